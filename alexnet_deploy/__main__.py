@@ -1,0 +1,5 @@
+"""``python -m alexnet_deploy`` is ``alexnet-deploy``."""
+
+from alexnet_deploy.cli import main
+
+main()

@@ -1,0 +1,236 @@
+"""Any image-classification ONNX -> ours: uint8 ``pixels`` in, ``logits`` out, contract in the metadata.
+
+Takes opsets 9 to 22, a static or free batch, float NCHW (or NHWC) input; a softmax at the end is taken off, since
+calibration, comparison and temperature work on logits.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx.reference import ReferenceEvaluator
+
+from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract, Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.onnx_file import (
+    IR_VERSION,
+    OPSET,
+    contract_in,
+    fixed_batch,
+    graph_inputs,
+    initializers,
+    load_onnx,
+    name_nodes,
+    save_onnx,
+    set_contract,
+)
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+OLDEST_OPSET, NEWEST_OPSET = 9, 22
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
+
+
+def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelContract:
+    """Write ``onnx_path`` to ``out`` in our form and return its contract; a model of ours is copied as it is.
+
+    A foreign model needs ``foreign.mean`` and ``std`` (0..1 scale, a value a channel): no file tells them, and a wrong
+    guess costs accuracy without a word. Raises InputError or UsageError, with ``out`` as it was.
+    """
+    model = load_onnx(onnx_path)
+    contract = contract_in(model, source=str(onnx_path))
+    if contract is not None:
+        if foreign.mean or foreign.std or foreign.labels:
+            raise UsageError(f"{onnx_path}: carries its own contract; leave out --mean, --std and --labels")
+        save_onnx(model, out)
+        return contract
+    if foreign.mean is None or foreign.std is None:
+        raise UsageError(
+            f"{onnx_path}: does not tell how its pixels are normalised; give --mean and --std on the 0..1 scale, "
+            "for models trained as torchvision's: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
+        )
+    model = _at_our_opset(model, onnx_path)
+    inputs = graph_inputs(model)
+    del model.graph.input[:]  # files of old tools list their weights here, too
+    model.graph.input.extend(inputs)
+    _fold_constants(model)
+    name_nodes(model)
+    height, width, channels_last = _image_size(model, onnx_path)
+    _end_in_logits(model, onnx_path)
+    classes = _class_count(model, onnx_path)
+    class_ids, labels = _names(foreign.labels, classes)
+    try:
+        pre = Preprocessing(
+            height,
+            width,
+            # torchvision's share: the crop is 224 of 256
+            resize_to=max(height, width) * 256 // 224,
+            mean=_three(foreign.mean),
+            std=_three(foreign.std),
+        )
+        contract = ModelContract(onnx_path.stem, labels, class_ids, pre)
+    except ValueError as exc:
+        raise UsageError(f"{onnx_path}: {exc}; check --mean, --std and --labels") from exc
+    _start_from_pixels(model, contract, channels_last=channels_last)
+    set_contract(model, contract)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        save_onnx(model, out)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise InputError(f"{onnx_path}: cannot be given pixel input ({str(exc).splitlines()[0]}); export it again") from exc
+    return contract
+
+
+def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InputError(f"{path}: opset {opset} is not within {OLDEST_OPSET}..{NEWEST_OPSET}; export it with --opset {OPSET}")
+    if opset != OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except (RuntimeError, ValueError) as exc:
+            reason = str(exc).splitlines()[0]
+            raise InputError(f"{path}: opset {opset} does not convert to {OPSET} ({reason}); export it anew") from exc
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _image_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, bool]:
+    """Height, width and whether channels come last."""
+    inputs = graph_inputs(model)
+    if len(inputs) != 1:
+        raise InputError(f"{path}: has {len(inputs)} inputs, an image classifier has one; cut the graph to that")
+    tensor = inputs[0].type.tensor_type
+    dims = [dim.dim_value for dim in tensor.shape.dim]
+    if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4:
+        raise InputError(f"{path}: input {inputs[0].name} is not float32 [N, 3, H, W]; export the model with such an input")
+    channels_last = dims[3] == 3 and dims[1] != 3
+    height, width = (dims[1], dims[2]) if channels_last else (dims[2], dims[3])
+    if dims[3 if channels_last else 1] != 3 or not height or not width:
+        raise InputError(f"{path}: input shape {dims} has no fixed 3 x H x W; export it with the size it was trained at")
+    return height, width, channels_last
+
+
+def _end_in_logits(model: onnx.ModelProto, path: Path) -> None:
+    """Rename the output to ``logits``; take a final softmax off; flatten ``[N, K, 1, 1]``."""
+    graph = model.graph
+    if len(graph.output) != 1:
+        raise InputError(f"{path}: has {len(graph.output)} outputs, a classifier has one; cut the auxiliary ones off")
+    producers = {name: node for node in graph.node for name in node.output}
+    last = graph.output[0].name
+    end = _through(producers, last)
+    if end is not None and end.op_type == "Softmax":
+        last = end.input[0]
+    # Flatten also undoes what an exporter, or the opset converter, puts around a softmax.
+    graph.node.append(helper.make_node("Flatten", [last], ["logits"], "logits/Flatten", axis=1))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+    _remove_dead(graph)
+
+
+def _through(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
+    """The node that computes ``name``, looking through nodes that only change its shape."""
+    node = producers.get(name)
+    while node is not None and node.op_type in ("Reshape", "Flatten", "Squeeze", "Identity"):
+        node = producers.get(node.input[0])
+    return node
+
+
+def _remove_dead(graph: onnx.GraphProto) -> None:
+    """Drop nodes and weights that nothing reads any more."""
+    used = {value.name for value in graph.output}
+    alive = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            alive.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            used.update(node.input)
+    weights = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(alive))
+    graph.initializer.extend(weights)
+
+
+def _class_count(model: onnx.ModelProto, path: Path) -> int:
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    dims = inferred.graph.output[0].type.tensor_type.shape.dim
+    classes = int(dims[1].dim_value) if len(dims) == 2 else 0
+    if classes < 2:
+        raise InputError(f"{path}: its output has no fixed number of classes; export it with static class scores [N, K]")
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [fixed_batch(model) or "N", classes])
+    model.graph.output[0].CopyFrom(output)
+    return classes
+
+
+def _fold_constants(model: onnx.ModelProto) -> None:
+    """Turn what depends on constants alone into weights: quantisation can only see weights that are there."""
+    graph = model.graph
+    constants = initializers(model)
+    body = []
+    for node in graph.node:
+        if node.op_type in _RANDOM or not all(name in constants for name in node.input if name):
+            body.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            continue
+        feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
+        results = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, feeds)
+        for name, value in zip(node.output, results, strict=True):
+            constants[name] = numpy_helper.from_array(np.asarray(value), name)
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(body)
+    graph.initializer.extend(constants.values())
+
+
+def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class ids and labels: a text file of one label a line, a JSON list, or ``imagenet1k``; numbers without one."""
+    if labels is None:
+        numbers = tuple(map(str, range(classes)))
+        return numbers, numbers
+    if str(labels) == "imagenet1k":
+        raw = json.loads((resources.files("alexnet_deploy") / "data" / "imagenet1k.json").read_text(encoding="utf-8"))
+        ids, names = tuple(raw["class_ids"]), tuple(raw["labels"])
+    else:
+        try:
+            text = labels.read_text(encoding="utf-8")
+            names = tuple(json.loads(text)) if text.lstrip().startswith("[") else tuple(text.splitlines())
+        except (OSError, ValueError) as exc:
+            raise InputError(f"{labels}: cannot be read as labels ({exc}); give a text file with one label a line") from exc
+        ids = names if len(set(names)) == len(names) else tuple(map(str, range(len(names))))
+    if len(names) != classes or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one label a line for each")
+    return ids, names
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
+    if len(values) != 3:
+        raise UsageError(f"--mean/--std take three numbers (R,G,B), got {len(values)}")
+    return values[0], values[1], values[2]
+
+
+def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, channels_last: bool) -> None:
+    """Prepend cast, layout and normalisation, the same nodes that ``export.py`` gives a model of ours."""
+    graph = model.graph
+    old = graph_inputs(model)[0]
+    batch = fixed_batch(model) or "N"
+    pre = contract.preprocessing
+    shape = (1, 1, 1, 3) if channels_last else (1, 3, 1, 1)
+    mean = np.asarray(pre.mean, np.float32).reshape(shape) * np.float32(255)
+    scale = np.float32(1) / (np.asarray(pre.std, np.float32).reshape(shape) * np.float32(255))
+    source = "pixels/float"
+    # Cast first: TensorRT transposes no uint8.
+    front = [helper.make_node("Cast", [contract.input_name], [source], "pixels/Cast", to=TensorProto.FLOAT)]
+    if not channels_last:
+        front.append(helper.make_node("Transpose", [source], ["pixels/nchw"], "pixels/Transpose", perm=[0, 3, 1, 2]))
+        source = "pixels/nchw"
+    front += [
+        helper.make_node("Sub", [source, "pixels/mean"], ["pixels/centred"], "pixels/Sub"),
+        helper.make_node("Mul", ["pixels/centred", "pixels/scale"], [old.name], "pixels/Mul"),
+    ]
+    body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:], graph.input[:]
+    graph.input.append(helper.make_tensor_value_info(contract.input_name, TensorProto.UINT8, [batch, pre.height, pre.width, 3]))
+    graph.node.extend([*front, *body])
+    graph.initializer.extend([numpy_helper.from_array(mean, "pixels/mean"), numpy_helper.from_array(scale, "pixels/scale")])

@@ -1,0 +1,184 @@
+"""build-engine as one function: any classifier ONNX -> a proved engine bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy import __version__
+from alexnet_deploy.achieved import explain, fallbacks
+from alexnet_deploy.adopt import adopt
+from alexnet_deploy.build import Build, build_plans
+from alexnet_deploy.bundle import CALIBRATION, MODEL, Manifest, save_manifest, write_bundle
+from alexnet_deploy.calibration import CalibrationSet, Method
+from alexnet_deploy.contract import SAYS_NOTHING, BatchProfile, Foreign, ModelContract
+from alexnet_deploy.errors import ProofError, UnavailableError, UsageError
+from alexnet_deploy.onnx_file import fixed_batch, load_onnx
+from alexnet_deploy.precision import to_fp16, to_quantized
+
+Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
+
+CALIBRATION_BATCH = 16
+"""Images a calibration step runs; the thresholds do not depend on it, memory does."""
+
+Report = Callable[[str, int, int], None]
+"""Called with a stage's name, the steps done and the steps in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What ``build-engine`` may be told. ``calibration`` is needed for int8 and fp8 and has no use elsewhere."""
+
+    precision: Precision = "fp32"
+    batch: BatchProfile | None = None
+    """None: 1..32 tuned for 8, or the one batch size that a static model takes."""
+    targets: tuple[str, ...] = ()
+    calibration: CalibrationSet | None = None
+    method: Method = "entropy"
+    exclude: str | None = None
+    allow_fallback: tuple[str, ...] = ()
+    foreign: Foreign = SAYS_NOTHING
+
+
+def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progress: Report | None = None) -> Manifest:
+    """Build ``onnx_path`` into the bundle ``out``; it appears whole, or ``out`` stays as it was.
+
+    Where no TensorRT is installed the bundle has no plan and its notes say so. Raises UsageError for options that
+    contradict each other, ProofError where a layer did not get its precision and ``allow_fallback`` does not name
+    it, and what the stages raise.
+    """
+    report = on_progress or (lambda stage, done, total: None)
+    quantized = options.precision.startswith(("int8", "fp8"))
+    if quantized and options.calibration is None:
+        raise UsageError(
+            f"--{options.precision.partition('+')[0]} needs --calibration-data DIR: without the value ranges of real images its "
+            "scales would be guesses; give a folder of photos like those of production, not the ones you evaluate on"
+        )
+    with write_bundle(out) as bundle, TemporaryDirectory(dir=bundle.parent, prefix=f".{out.name}.work-") as scratch:
+        adopted = Path(scratch) / "model.onnx"
+        contract = adopt(onnx_path, adopted, options.foreign)
+        batch = _batch(adopted, onnx_path, options.batch)
+        report("precision", 0, 1)
+        _apply_precision(adopted, bundle, options, contract, report)
+        report("precision", 1, 1)
+        notes: list[str] = []
+        built = _plans(bundle, batch, options, notes, report)
+        achieved = {plan.plan.file: plan.achieved for plan in built.plans}
+        missed = [layer for layers in achieved.values() for layer in fallbacks(layers, options.allow_fallback)]
+        if missed:
+            raise ProofError(
+                f"{out}: not written: {len(missed)} layers did not get their precision, first: {explain(missed[0])}; "
+                "accept them with --allow-fallback NAME (a regular expression), or choose another --target or precision"
+            )
+        allowed = [layer for layers in achieved.values() for layer in fallbacks(layers)]
+        notes += [f"allowed fallback: {explain(layer)}" for layer in allowed]
+        manifest = Manifest(
+            precision=options.precision,
+            contract=contract,
+            batch=batch,
+            tools=_tools(),
+            plans=tuple(plan.plan for plan in built.plans),
+            achieved=achieved,
+            notes=tuple(notes),
+        )
+        save_manifest(manifest, bundle)
+    return manifest
+
+
+def _batch(adopted: Path, onnx_path: Path, asked: BatchProfile | None) -> BatchProfile:
+    fixed = fixed_batch(load_onnx(adopted))
+    if fixed is None:
+        return asked or BatchProfile()
+    if asked is not None and (asked.min, asked.max) != (fixed, fixed):
+        raise UsageError(
+            f"{onnx_path}: takes batches of exactly {fixed}; leave out --min-batch and --max-batch, "
+            "or export it with a dynamic batch"
+        )
+    return BatchProfile(fixed, fixed, fixed)
+
+
+def _apply_precision(
+    adopted: Path, bundle: Path, options: EngineOptions, contract: ModelContract, report: Report
+) -> None:
+    """Write ``model.onnx`` in the asked precision, and ``calibration.json`` where images took part."""
+    out = bundle / MODEL
+    kind, _, high = options.precision.partition("+")
+    calibration = options.calibration
+    if kind == "fp32":
+        os.rename(adopted, out)
+    elif kind == "fp16":
+        to_fp16(adopted, out)
+    elif calibration is not None:
+        thresholds = to_quantized(
+            adopted,
+            out,
+            kind="int8" if kind == "int8" else "fp8",
+            batches=_counted_batches(calibration, contract, fixed_batch(load_onnx(adopted)), options.method, report),
+            method=options.method,
+            high="fp16" if high else "fp32",
+            exclude=options.exclude,
+        )
+        record = calibration.record() | {
+            "method": options.method,
+            "exclude": options.exclude,
+            "preprocessing": json.loads(contract.to_json())["preprocessing"],
+            "threshold_by_tensor": thresholds,
+            "tools": _tools(),
+        }
+        (bundle / CALIBRATION).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _counted_batches(
+    calibration: CalibrationSet, contract: ModelContract, fixed: int | None, method: Method, report: Report
+) -> Callable[[], Iterator[NDArray[np.uint8]]]:
+    """The calibration pixels, a pass a call, reported image by image over all passes."""
+    total = len(calibration.files) * (1 if method == "max" else 2)
+    done = 0
+
+    def batches() -> Iterator[NDArray[np.uint8]]:
+        nonlocal done
+        pre = contract.preprocessing
+        for pixels_NHWC in calibration.batches(pre, fixed or CALIBRATION_BATCH, fill=fixed is not None):
+            yield pixels_NHWC
+            done = min(done + len(pixels_NHWC), total)
+            report("calibration", done, total)
+
+    return batches
+
+
+def _plans(bundle: Path, batch: BatchProfile, options: EngineOptions, notes: list[str], report: Report) -> Build:
+    try:
+        built = build_plans(
+            bundle / MODEL,
+            bundle,
+            batch=batch,
+            targets=options.targets,
+            on_progress=lambda target, done, total: report(f"TensorRT {target}", done, total),
+        )
+    except UnavailableError as exc:
+        if options.targets:
+            raise  # whoever names a target wants a plan, not a bundle without one
+        notes.append(f"no TensorRT plan: {exc}")
+        return Build(())
+    notes += [f"no plan: {reason}" for reason in built.passed_over]
+    return built
+
+
+def _tools() -> dict[str, str]:
+    """Versions of what shaped the bundle; the plans name their TensorRT themselves."""
+    found = {"alexnet-deploy": __version__, "python": platform.python_version()}
+    for name in ("onnx", "onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

@@ -1,0 +1,155 @@
+"""Checkpoints: safetensors that carry their architecture, contract and recipe; published .pth files come in here.
+
+Nothing is ever unpickled: safetensors holds no code, and a .pth file is read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alexnet_deploy.atomic import atomic_file
+from alexnet_deploy.bundle import sha256_of
+from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.fetch import expected_prefix, fetch
+from alexnet_deploy.models import AlexNet, Architecture, architecture, architecture_from_dict
+
+ARCHITECTURE_KEY = "alexnet_deploy.architecture"
+RECIPE_KEY = "alexnet_deploy.recipe"
+
+IMAGENET1K_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
+"""torchvision's AlexNet_Weights.IMAGENET1K_V1: 56.522 top-1, 79.066 top-5 on ImageNet-1k."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights with everything needed to use them. ``recipe`` says how they came about, for people and records."""
+
+    arch: Architecture
+    contract: ModelContract
+    weights: dict[str, Tensor]
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> AlexNet:
+        """The module in eval mode with float32 weights."""
+        with torch.device("meta"):
+            model = AlexNet(self.arch)
+        model.load_state_dict({k: v.float() for k, v in self.weights.items()}, assign=True)
+        return model.eval()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> Path:
+    """Write safetensors with the contract, architecture and recipe in its metadata, atomically."""
+    metadata = {
+        METADATA_KEY: checkpoint.contract.to_json(),
+        ARCHITECTURE_KEY: json.dumps(checkpoint.arch.to_dict()),
+        RECIPE_KEY: json.dumps(checkpoint.recipe),
+    }
+    with atomic_file(path) as temporary:
+        save_file({k: v.contiguous() for k, v in checkpoint.weights.items()}, temporary, metadata)
+    return path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read what ``save_checkpoint`` wrote; InputError or ArtifactError where it cannot be used."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: no such checkpoint; train one, or leave --weights out for the shipped one") from exc
+    except (SafetensorError, OSError) as exc:
+        raise ArtifactError(f"{path}: is not a readable safetensors file ({exc}); copy or train it again") from exc
+    if METADATA_KEY not in metadata or ARCHITECTURE_KEY not in metadata:
+        raise InputError(f"{path}: carries no alexnet-deploy contract; export it to ONNX with its own tool and pass that")
+    contract = ModelContract.from_json(metadata[METADATA_KEY], source=str(path))
+    try:
+        raw_arch = json.loads(metadata[ARCHITECTURE_KEY])
+        recipe = json.loads(metadata.get(RECIPE_KEY, "{}"))
+    except ValueError as exc:
+        raise ArtifactError(f"{path}: its metadata is damaged ({exc}); copy or train it again") from exc
+    checkpoint = Checkpoint(architecture_from_dict(raw_arch, source=str(path)), contract, weights, recipe)
+    return _checked(checkpoint, path)
+
+
+def shipped_checkpoint() -> Path:
+    """The trained checkpoint inside this package."""
+    return Path(str(resources.files("alexnet_deploy") / "data" / "alexnet.safetensors"))
+
+
+def load_published(path: Path, arch: Architecture, contract: ModelContract) -> Checkpoint:
+    """A state dict from a .pth file (torchvision's, or the review code's), checked against ``arch``."""
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: no such file; check --weights") from exc
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as exc:
+        reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
+        raise InputError(f"{path}: is not a plain state dict of tensors ({reason}); save model.state_dict() alone") from exc
+    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise InputError(f"{path}: is not a plain state dict of tensors; save model.state_dict() alone")
+    return _checked(Checkpoint(arch, contract, weights, {"source": path.name}), path)
+
+
+def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    """Names, shapes and finiteness of all weights, so that a wrong file is told apart from a bad model."""
+    with torch.device("meta"):
+        expected = {key: tuple(v.shape) for key, v in AlexNet(checkpoint.arch).state_dict().items()}
+    found = {key: tuple(v.shape) for key, v in checkpoint.weights.items()}
+    if found != expected:
+        key = next(k for k in (expected | found) if expected.get(k) != found.get(k))
+        raise InputError(
+            f"{path}: does not fit {checkpoint.arch.name} with {checkpoint.arch.num_classes} classes: {key} is "
+            f"{found.get(key, 'absent')}, expected {expected.get(key, 'absent')}; check --arch"
+        )
+    if len(checkpoint.contract.labels) != checkpoint.arch.num_classes:
+        raise InputError(
+            f"{path}: {len(checkpoint.contract.labels)} labels for {checkpoint.arch.num_classes} outputs; check --labels"
+        )
+    bad = next((key for key, v in checkpoint.weights.items() if not torch.isfinite(v).all()), None)
+    if bad is not None:
+        raise InputError(f"{path}: {bad} holds NaN or infinity; take an earlier checkpoint")
+    return checkpoint
+
+
+def imagenet1k_contract(arch_name: str) -> ModelContract:
+    """ImageNet-1k's classes with torchvision's published preprocessing (resize 256, crop 224)."""
+    text = (resources.files("alexnet_deploy") / "data" / "imagenet1k.json").read_text(encoding="utf-8")
+    raw = json.loads(text)
+    return ModelContract(arch_name, tuple(raw["labels"]), tuple(raw["class_ids"]), Preprocessing())
+
+
+def load_weights(
+    source: str | None, arch_name: str | None = None, *, on_progress: Callable[[int, int | None], None] | None = None
+) -> Checkpoint:
+    """What ``--weights`` names: nothing (the shipped checkpoint), ``imagenet1k``, a URL, a .pth, or our own safetensors.
+
+    A .pth file is taken as ``arch_name`` (default ``alexnet``) on ImageNet-1k's classes. The SHA-256 prefix in a
+    published file's name (torch hub's convention) is verified for local files, too.
+    """
+    if source is None:
+        return load_checkpoint(shipped_checkpoint())
+    url = IMAGENET1K_URL if source == "imagenet1k" else source
+    path = fetch(url, on_progress=on_progress) if "://" in url else Path(source)
+    if path.suffix == ".safetensors":
+        return load_checkpoint(path)
+    _check_prefix(path)
+    arch = architecture(arch_name or "alexnet")
+    return load_published(path, arch, imagenet1k_contract(arch.name))
+
+
+def _check_prefix(path: Path) -> None:
+    prefix = expected_prefix(path.name)
+    if prefix is not None and path.is_file() and not (found := sha256_of(path)).startswith(prefix):
+        raise ArtifactError(f"{path}: SHA-256 starts with {found[: len(prefix)]}, its name says {prefix}; download it again")

@@ -1,0 +1,156 @@
+"""The contract of a model: what goes in, what comes out, what each output means.
+
+It travels with every artifact (safetensors metadata, ONNX metadata, ``bundle.json``), so no stage asks
+flags for what an artifact already knows. Standard library only: every module may import it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet_deploy.errors import ArtifactError, UsageError
+
+SCHEMA = 1
+METADATA_KEY = "alexnet_deploy.contract"
+"""Key under which safetensors and ONNX metadata carry the contract as JSON."""
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_SIDE = 4096
+"""Largest input side accepted from a file: a damaged or hostile contract must not size our buffers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """How an image file becomes the uint8 pixels of a model.
+
+    ``resize`` is ``"stretch"`` (both sides to height x width, aspect ratio ignored) or ``"shorter-side"``
+    (the shorter side to ``resize_to`` pixels, then a centre crop of height x width: torchvision's
+    Resize + CenterCrop). ``mean`` and ``std`` are per RGB channel on the 0..1 scale; the graph applies
+    them, they stand here so that a reader can see them.
+    """
+
+    height: int = 224
+    width: int = 224
+    resize: Literal["stretch", "shorter-side"] = "shorter-side"
+    resize_to: int | None = 256
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if not 1 <= getattr(self, name) <= MAX_SIDE:
+                raise ValueError(f"{name} {getattr(self, name)} is not within 1..{MAX_SIDE}")
+        if self.resize not in ("stretch", "shorter-side"):
+            raise ValueError(f"unknown resize rule {self.resize!r}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"unknown interpolation {self.interpolation!r}")
+        if self.resize == "shorter-side":
+            if self.resize_to is None or not max(self.height, self.width) <= self.resize_to <= MAX_SIDE:
+                raise ValueError(f"resize_to {self.resize_to} is not within the crop size..{MAX_SIDE}")
+        elif self.resize_to is not None:
+            raise ValueError("resize_to has no meaning with resize 'stretch'")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError("mean and std take three values, one a channel")
+        if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise ValueError(f"mean {self.mean} / std {self.std}: finite numbers, std above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContract:
+    """What one classifier promises.
+
+    Input: ``input_name``, uint8 ``[N, height, width, 3]`` RGB. Output: ``output_name``, float32 logits
+    ``[N, K]``, K = ``len(labels)``. ``class_ids[k]`` is the folder name of class k in a labelled data
+    set (a WordNet id for ImageNet), ``labels[k]`` its name for people. ``temperature`` divides the logits
+    before softmax (Guo et al. 2017, arXiv:1706.04599); 1.0 means uncalibrated.
+    """
+
+    architecture: str
+    labels: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    preprocessing: Preprocessing = Preprocessing()
+    input_name: str = "pixels"
+    output_name: str = "logits"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.labels:
+            raise ValueError("a contract needs at least one label")
+        if len(self.labels) != len(self.class_ids):
+            raise ValueError(f"{len(self.labels)} labels but {len(self.class_ids)} class ids")
+        if len(set(self.class_ids)) != len(self.class_ids):
+            raise ValueError("class ids are not unique")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature {self.temperature} is not above 0")
+
+    def to_json(self) -> str:
+        """The contract as JSON with sorted keys: equal contracts give equal text."""
+        return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, *, source: str) -> ModelContract:
+        """Read what ``to_json`` wrote. ``source`` names the artifact in the ArtifactError it raises."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            schema = raw.pop("schema")
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ArtifactError(f"{source}: its contract is not readable ({exc}); make the file again") from exc
+        if schema != SCHEMA:
+            raise ArtifactError(
+                f"{source}: contract schema {schema}, this version reads {SCHEMA}; "
+                "make the file again, or use the alexnet-deploy that wrote it"
+            )
+        try:
+            pre = raw.pop("preprocessing")
+            preprocessing = Preprocessing(**(pre | {key: tuple(map(float, pre[key])) for key in ("mean", "std")}))
+            labels, class_ids = (_strings(raw.pop(key), key) for key in ("labels", "class_ids"))
+            return cls(preprocessing=preprocessing, labels=labels, class_ids=class_ids, **raw)
+        except (ValueError, KeyError, TypeError) as exc:
+            raise ArtifactError(f"{source}: its contract is not valid ({exc}); make the file again") from exc
+
+
+def _strings(value: object, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{key} is not a list of strings")
+    return tuple(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """What an ONNX of another tool cannot tell of itself, as the user's flags say it; None: not said.
+
+    ``labels`` is a text file with one label a line, a JSON list, or the word ``imagenet1k``.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    labels: Path | None = None
+
+
+SAYS_NOTHING = Foreign()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProfile:
+    """Batch sizes an engine accepts (``min``..``max``) and the one it is tuned for (``opt``)."""
+
+    min: int = 1
+    opt: int = 8
+    max: int = 32
+
+    def __post_init__(self) -> None:
+        if self.min < 1:
+            raise UsageError(f"--min-batch {self.min}: a batch has at least one image; use 1 or more")
+        if self.min > self.max:
+            raise UsageError(f"--min-batch {self.min} exceeds --max-batch {self.max}; raise --max-batch")
+        if self.opt > self.max:
+            raise UsageError(f"--opt-batch {self.opt} exceeds --max-batch {self.max}; raise --max-batch")
+        if self.opt < self.min:
+            raise UsageError(f"--opt-batch {self.opt} is below --min-batch {self.min}; raise --opt-batch")

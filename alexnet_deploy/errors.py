@@ -1,0 +1,43 @@
+"""Everything that can go wrong in a way the user can mend.
+
+    DeployError               exit 1
+    ├── UsageError            exit 2: a flag is out of range, missing, or contradicts another
+    ├── InputError            something handed in cannot be used: image, folder, ONNX, checkpoint, label file
+    ├── ArtifactError         a file of ours is damaged, edited, or of another schema
+    ├── ProofError            a result was made and did not prove out: parity, achieved precision
+    └── UnavailableError      this machine lacks a package, a device or room for the job
+
+Every message is one line (names the file or flag, then the cause, then the next step).
+``cli.main`` is the one place that turns a DeployError into an exit code; any other exception is our bug
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class DeployError(Exception):
+    """Base of all errors whose message is meant for the user."""
+
+    exit_code = 1
+
+
+class UsageError(DeployError):
+    """A flag is out of range, missing, or contradicts another."""
+
+    exit_code = 2
+
+
+class InputError(DeployError):
+    """Something handed in cannot be used."""
+
+
+class ArtifactError(DeployError):
+    """A file of ours is damaged, edited, or of another schema."""
+
+
+class ProofError(DeployError):
+    """A result was made but did not prove out; nothing of it is left on disk."""
+
+
+class UnavailableError(DeployError):
+    """This machine lacks a package, a device or room for the job."""

@@ -1,0 +1,220 @@
+"""Image file -> uint8 RGB pixels: the only definition of decode, orientation, resize and crop.
+
+Training, calibration, inference and evaluation all come through here, so none can see other pixels than the rest.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import InputError
+
+# Legend: H height, W width, C channel (RGB)
+
+MAX_PIXELS = 178_956_970
+"""Larger images are refused. Pillow's own limit; it holds here even where a program has lifted Pillow's."""
+
+SUFFIXES = frozenset((
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
+    ".tif", ".tiff", ".webp",
+))  # fmt: skip
+"""File names that count as images inside a folder (compared in lower case)."""
+
+# Named, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+_QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_WHITE = {"I": 65535.0, "F": 1.0}
+_RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def load_pixels(path: Path, pre: Preprocessing, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+    """Pixels ``[H, W, 3]`` of an image file, written into ``out`` if given; raises InputError as ``open_rgb`` does."""
+    pixels_HWC = to_pixels(open_rgb(path), pre)
+    if out is None:
+        return pixels_HWC
+    out[...] = pixels_HWC
+    return out
+
+
+def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Image.Image:
+    """Decode the first frame of an image: upright by its EXIF orientation, mode RGB, detached from its file.
+
+    Transparency is laid over white, as browsers and photo viewers show it: dropping the alpha channel would
+    bring out whatever colour lies hidden under it, mostly black. 16-bit grey is scaled, not clipped; 32-bit
+    integers count as 16-bit and floats as 0..1, unless a value lies outside: then from the darkest to the lightest.
+
+    Raises InputError (``name`` or the path, and the cause) for anything that is not a whole image: missing,
+    unreadable, empty, cut off, of another kind, or above ``MAX_PIXELS``.
+    """
+    _hush_pillow()
+    label = name or (str(source) if isinstance(source, Path) else "image")
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+            image.load()
+            _turn_upright(image)
+            return _to_rgb(image)
+    except Exception as exc:  # a hostile file can make Pillow's parsers raise anything; no file may stop a run
+        raise InputError(f"{_one_line(label)}: {_cause(exc)}") from exc
+
+
+def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
+    """Resize (antialiased) and crop an RGB image by the model's rule -> ``[H, W, 3]``, contiguous, the caller's own.
+
+    ``shorter-side`` has the geometry of torchvision's Resize + CenterCrop, but only the part that survives the
+    crop is resized: a quarter faster, and a panorama of any aspect ratio needs no memory for what is cut away.
+    An image that already has the size of a ``stretch`` model comes through untouched.
+    """
+    box = None if pre.resize == "stretch" else _crop_box(image.width, image.height, pre)
+    resized = image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=box)
+    return np.array(resized, dtype=np.uint8)
+
+
+def _crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float, float, float]:
+    """The centre crop of the resized image, in coordinates of the original (left, top, right, bottom)."""
+    assert pre.resize_to is not None  # Preprocessing checks it
+    shorter = min(width, height)
+    # torchvision's rounding: the longer side is cut to an integer, the offset rounds half to even.
+    resized_width = pre.resize_to * width // shorter
+    resized_height = pre.resize_to * height // shorter
+    left, top = round((resized_width - pre.width) / 2), round((resized_height - pre.height) / 2)
+    x, y = width / resized_width, height / resized_height
+    right, bottom = min((left + pre.width) * x, width), min((top + pre.height) * y, height)
+    return left * x, top * y, right, bottom
+
+
+def _hush_pillow() -> None:
+    """Ignore Pillow's warnings in this process: a file's flaw is an InputError here, or does not matter.
+
+    ``warnings.catch_warnings`` is no choice: it is not thread-safe, and files are decoded in threads.
+    """
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
+
+
+def _turn_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:
+        return  # the picture itself was decoded; damaged metadata only costs the orientation
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _WHITE or image.mode.startswith("I;16"):
+        return _scaled_grey(image).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _scaled_grey(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
+    low, high, white = float(values.min()), float(values.max()), _WHITE.get(image.mode, 65535.0)
+    if not np.isfinite([low, high]).all():
+        raise ValueError("holds values that are not finite")
+    if low >= 0.0 and high <= white:
+        low, high = 0.0, white
+    return Image.fromarray(np.rint((values - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8))
+
+
+def _cause(exc: Exception) -> str:
+    match exc:
+        case FileNotFoundError():
+            return "no such file; check the path"
+        case IsADirectoryError():
+            return "is a folder, not an image; name a file"
+        case PermissionError():
+            return "cannot be read (permission denied); check its permissions"
+        case UnidentifiedImageError():
+            return "is not an image of a known format; use JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000"
+        case Image.DecompressionBombError():
+            return f"has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down first"
+        case _:
+            return f"cannot be decoded ({_one_line(str(exc)) or type(exc).__name__}); get a whole copy of the file"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
+    """Image files of the sources, in their order: files, folders (recursive, sorted), glob patterns (sorted).
+
+    A file that is named is always taken; folders and patterns yield what has a suffix of ``SUFFIXES`` and is
+    not hidden. Folders stream, one directory's names in memory at a time; each is read once, so a loop of
+    symbolic links ends. A folder that cannot be read is yielded itself: opening it tells the reason.
+
+    Raises InputError at the call, before anything is yielded, for a source that is missing or has no image.
+    """
+    return chain.from_iterable([_images_of(source) for source in sources])
+
+
+def _images_of(source: str | Path) -> Iterator[Path]:
+    path = Path(source)
+    if path.is_dir():
+        images, nothing = _walk(path), "holds no image; name a folder with image files"
+    elif path.exists() or not glob.has_magic(str(source)):
+        if not os.path.lexists(path):
+            raise InputError(f"{_one_line(str(path))}: no such file or folder; check the path")
+        return iter([path])
+    else:
+        matches = map(Path, sorted(glob.iglob(os.path.expanduser(source), recursive=True)))
+        images = (match for match in matches if match.suffix.lower() in SUFFIXES and match.is_file())
+        nothing = "matches no image; check the pattern"
+    first = next(images, None)
+    if first is None:
+        raise InputError(f"{_one_line(str(path))}: {nothing}")
+    return chain([first], images)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[tuple[int, int]] = set()
+    open_folders = [_entries(str(folder), seen)]  # a list, as folders may nest deeper than Python's stack
+    while open_folders:
+        path, is_folder = next(open_folders[-1], ("", False))
+        if is_folder:
+            open_folders.append(_entries(path, seen))
+        elif path:
+            yield Path(path)
+        else:
+            open_folders.pop()
+
+
+def _entries(folder: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
+    """Images and subfolders (path, is folder) of a folder not yet ``seen``, sorted by name."""
+    images: list[str] = []
+    subfolders: set[str] = set()
+    try:
+        status = os.stat(folder)
+        with os.scandir(folder) as scan:
+            for entry in scan:
+                is_link = entry.is_symlink()
+                if entry.name.startswith("."):
+                    continue
+                if os.path.isdir(entry.path) if is_link else entry.is_dir():
+                    subfolders.add(entry.name)
+                # A dangling link is an image that is missing, not one to pass over; pipes and sockets are none.
+                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (is_link or entry.is_file()):
+                    images.append(entry.name)
+    except OSError:
+        yield folder, False
+        return
+    if (identity := (status.st_dev, status.st_ino)) not in seen:
+        seen.add(identity)
+        yield from ((os.path.join(folder, name), name in subfolders) for name in sorted((*images, *subfolders)))

@@ -1,0 +1,152 @@
+"""Images + a Runner -> predictions: streaming, in order, decoding while the runner computes."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images import load_pixels
+from alexnet_deploy.runners import Runner
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+BATCH = 32
+"""Past this size a CPU gains nothing, and the first rows would only come later."""
+
+_BUFFERS = 3  # one with the runner, two being filled: a slow file in one does not starve the decoders
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One class of a prediction; ``index`` is its position in the logits."""
+
+    index: int
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the model says of one file: the likeliest classes first, or the one line that says why not."""
+
+    file: str
+    top: tuple[Answer, ...]
+    error: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """JSON-ready: ``{"file": …, "top": [{"index": …, "label": …, "probability": …}, …], "error": …}``."""
+        top = [{"index": a.index, "label": a.label, "probability": a.probability} for a in self.top]
+        return {"file": self.file, "top": top, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class PixelBatch:
+    """Files in order, an error for each that could not be decoded, and the pixels of the others.
+
+    ``pixels_NHWC`` is reused: it holds until the next batch is asked for.
+    """
+
+    files: tuple[Path, ...]
+    errors: tuple[str | None, ...]
+    pixels_NHWC: NDArray[np.uint8]
+
+
+def predict(
+    runner: Runner, files: Iterable[Path], *, top_k: int = 5, batch: int = BATCH, workers: int | None = None
+) -> Iterator[Prediction]:
+    """One Prediction a file, in the order of ``files``, however many there are: memory does not grow with them.
+
+    ``runner`` takes batches of any size up to ``batch`` (``open_runner`` sees to that). A file that cannot be
+    used becomes a Prediction with an error; a failing runner ends the run with its exception. However the run
+    ends, closing the iterator included, the decoding threads (``workers``, default one a core) end with it.
+
+    Raises UsageError at the call for a number out of range; more ``top_k`` than classes gives all classes.
+    """
+    for flag, value in (("--top-k", top_k), ("--batch", batch), ("--workers", 1 if workers is None else workers)):
+        if value < 1:
+            raise UsageError(f"{flag} {value} is out of range; use 1 or more")
+    return _predict(runner, files, top_k, batch, workers)
+
+
+def _predict(
+    runner: Runner, files: Iterable[Path], top_k: int, batch: int, workers: int | None
+) -> Iterator[Prediction]:
+    batches = read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers)
+    try:
+        for read in batches:
+            decoded = len(read.pixels_NHWC) > 0
+            answers = iter(top_answers(runner(read.pixels_NHWC), runner.contract, top_k) if decoded else [])
+            for file, error in zip(read.files, read.errors, strict=True):
+                top = () if error else next(answers)
+                if not (top or error):
+                    error = f"{file}: the model's output is not finite; try an engine of higher precision"
+                yield Prediction(str(file), top, error)
+    finally:
+        batches.close()
+
+
+def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: int) -> list[tuple[Answer, ...]]:
+    """The ``top_k`` likeliest classes of each row, equal ones by index; an empty tuple for a row that is not finite.
+
+    Probabilities are softmax(logits / temperature) in float64.
+    """
+    scaled_NK = logits_NK.astype(np.float64) / contract.temperature
+    finite_N = np.all(np.isfinite(scaled_NK), axis=1)
+    scaled_NK[~finite_N] = 0.0
+    powers_NK = np.exp(scaled_NK - scaled_NK.max(axis=1, keepdims=True))
+    probabilities_NK = powers_NK / powers_NK.sum(axis=1, keepdims=True)
+    order_NK = np.argsort(-scaled_NK, axis=1, kind="stable")[:, :top_k]
+    return [
+        tuple(Answer(int(k), contract.labels[k], float(row[k])) for k in order) if finite else ()
+        for row, order, finite in zip(probabilities_NK, order_NK, finite_N, strict=True)
+    ]
+
+
+def read_batches(
+    files: Iterable[Path], pre: Preprocessing, *, batch: int = BATCH, workers: int | None = None
+) -> Generator[PixelBatch]:
+    """Decode files in ``workers`` threads (default: one a core), up to two batches ahead of the reader."""
+    source = iter(files)
+    free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(_BUFFERS))
+    ahead: deque[tuple[NDArray[np.uint8], tuple[Path, ...], list[Future[str | None]]]] = deque()
+    pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode")
+    try:
+        while True:
+            while free and (paths := tuple(islice(source, batch))):
+                buffer = free.popleft()
+                jobs = [pool.submit(_decode, path, buffer[i], pre) for i, path in enumerate(paths)]
+                ahead.append((buffer, paths, jobs))
+            if not ahead:
+                return
+            buffer, paths, jobs = ahead.popleft()
+            errors = tuple(job.result() for job in jobs)
+            good = [i for i, error in enumerate(errors) if error is None]
+            pixels_NHWC = buffer[: len(paths)] if len(good) == len(paths) else buffer[good]
+            yield PixelBatch(paths, errors, pixels_NHWC)
+            free.append(buffer)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """Cores this process may use; containers often grant fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode(path: Path, out: NDArray[np.uint8], pre: Preprocessing) -> str | None:
+    try:
+        load_pixels(path, pre, out)
+    except InputError as exc:
+        return str(exc)
+    return None

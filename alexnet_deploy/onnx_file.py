@@ -1,0 +1,90 @@
+"""ONNX files of ours: read with every check, the contract in the metadata, written atomically, every node named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto
+
+from alexnet_deploy.atomic import atomic_file
+from alexnet_deploy.contract import METADATA_KEY, ModelContract
+from alexnet_deploy.errors import InputError
+
+OPSET = 21
+"""The first opset whose Q/DQ take float16 scales beside int8 and float8, which int8+fp16 needs."""
+IR_VERSION = 10
+"""The IR that goes with opset 21; newer ones are refused by runtimes a year old."""
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file with its external data; InputError where it is not a usable model."""
+    try:
+        model = onnx.load(path)
+        if not model.graph.node or not model.graph.output:
+            raise InputError(f"{path}: is not an ONNX model, or one without nodes or outputs; export it again")
+        onnx.checker.check_model(model)
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: no such ONNX file; make it: alexnet-deploy export") from exc
+    except IsADirectoryError as exc:
+        raise InputError(f"{path}: is a folder, expected an ONNX file; name the .onnx inside") from exc
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as exc:
+        raise InputError(f"{path}: is not a valid ONNX model ({_first_line(exc)}); export it again") from exc
+    return model
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
+    """Check the model and write it as one file, atomically."""
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_file(path) as temporary:
+        onnx.save(model, temporary)
+    return path
+
+
+def contract_in(model: onnx.ModelProto, *, source: str) -> ModelContract | None:
+    """The contract in a model's metadata, or None for a model of another tool."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            return ModelContract.from_json(entry.value, source=source)
+    return None
+
+
+def set_contract(model: onnx.ModelProto, contract: ModelContract) -> None:
+    """Put ``contract`` into the model's metadata in place of whatever stood there."""
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | {METADATA_KEY: contract.to_json()})
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The batch size the model is frozen to, or None where it takes any."""
+    dims = graph_inputs(model)[0].type.tensor_type.shape.dim
+    return int(dims[0].dim_value) or None
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller feeds: old files list their weights there, too."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a unique name; some converters skip nameless nodes without a word."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        taken.add(name)
+        node.name = name
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """The graph's weights by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def _first_line(exc: Exception) -> str:
+    text = re.sub(r"\s+", " ", str(exc)).strip()
+    return text[:160] or type(exc).__name__

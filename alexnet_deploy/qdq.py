@@ -1,0 +1,143 @@
+"""float32 graph -> graph with explicit Q/DQ, in memory.
+
+Where Q/DQ goes (x: activation, w: weight):
+
+    op        x                   w                           bias     after the op
+    Conv      int8, per tensor    int8, per output channel    float    nothing
+    Gemm      int8, per tensor    int8, per output channel    float    nothing
+    MatMul    int8, per tensor    int8, per output channel    -        nothing
+    others    as their inputs are
+
+Symmetric, zero point 0. With fp8 (E4M3) x and w both have one scale a tensor, and a convolution of fewer than
+16 input channels stays float: TensorRT has no FP8 kernel for it. A float bias is exact, and an int32 one does
+not parse in TensorRT. Nothing is quantised after an op, so logits keep their resolution.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.onnx_file import initializers
+
+Quantized = Literal["int8", "fp8"]
+
+LARGEST = {"int8": 127.0, "fp8": 448.0}
+"""Largest magnitude of symmetric int8 and of float8 E4M3FN."""
+SMALLEST_SCALE = 2.0**-24
+"""The smallest float16 above 0: scales become float16 in int8+fp16."""
+FP8_CONV_MIN_CHANNELS = 16
+_OPS = ("Conv", "Gemm", "MatMul")
+
+
+def quantizable(model: onnx.ModelProto, kind: Quantized, exclude: str | None = None) -> list[onnx.NodeProto]:
+    """Nodes of ``model`` that the table above quantises."""
+    try:
+        excluded = re.compile(exclude) if exclude else None
+    except re.error as exc:
+        raise UsageError(f"--exclude {exclude}: is not a regular expression ({exc})") from exc
+    weights = initializers(model)
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type in _OPS
+        and node.input[1] in weights
+        and node.input[0] not in weights
+        and weights[node.input[1]].data_type == TensorProto.FLOAT
+        and (node.op_type != "MatMul" or len(weights[node.input[1]].dims) == 2)
+        and (node.op_type != "Gemm" or (_attribute(node, "alpha", 1.0) == 1 and not _attribute(node, "transA", 0)))
+        and not (kind == "fp8" and node.op_type == "Conv" and weights[node.input[1]].dims[1] < FP8_CONV_MIN_CHANNELS)
+        and not (excluded and excluded.search(node.name))
+    ]
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def _output_axis(node: onnx.NodeProto) -> int:
+    """The axis of a weight that runs over output channels."""
+    return 0 if node.op_type == "Conv" or _attribute(node, "transB", 0) else 1
+
+
+def insert_qdq(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], thresholds: dict[str, float], kind: Quantized
+) -> None:
+    """Rewrite the graph in place; a tensor that feeds several nodes is quantised once."""
+    graph = model.graph
+    weights = initializers(model)
+    chosen = {node.name for node in nodes}
+    added: list[onnx.TensorProto] = []
+    body: list[onnx.NodeProto] = []
+    dequantized: dict[str, str] = {}
+    replaced: set[str] = set()
+    for node in graph.node:
+        if node.name in chosen:
+            x, w = node.input[0], node.input[1]
+            if x not in dequantized:
+                dequantized[x] = f"{x}/dq"
+                added += _scale_and_zero(x, np.float32(thresholds[x] / LARGEST[kind]), kind)
+                body.append(
+                    helper.make_node(
+                        "QuantizeLinear", [x, f"{x}/scale", f"{x}/zero"], [f"{x}/q"], f"{x}/QuantizeLinear"
+                    )
+                )
+                body.append(
+                    helper.make_node(
+                        "DequantizeLinear", [f"{x}/q", f"{x}/scale", f"{x}/zero"], [f"{x}/dq"], f"{x}/DequantizeLinear"
+                    )
+                )
+            if w not in dequantized:
+                dequantized[w] = f"{w}/dq"
+                axis = None if kind == "fp8" else _output_axis(node)
+                values, scale = _quantized_weight(numpy_helper.to_array(weights[w]), axis, kind, name=w)
+                added += [numpy_helper.from_array(values, f"{w}/q"), *_scale_and_zero(w, scale, kind)]
+                extra = {} if axis is None else {"axis": axis}
+                body.append(
+                    helper.make_node(
+                        "DequantizeLinear",
+                        [f"{w}/q", f"{w}/scale", f"{w}/zero"],
+                        [f"{w}/dq"],
+                        f"{w}/DequantizeLinear",
+                        **extra,
+                    )
+                )
+                replaced.add(w)
+            node.input[0], node.input[1] = dequantized[x], dequantized[w]
+        body.append(node)
+    still_used = {name for node in body for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced or tensor.name in still_used]
+    body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]
+    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(body)
+    graph.initializer.extend([*kept, *added])
+
+
+def _quantized_weight(
+    weight: NDArray[np.float32], axis: int | None, kind: Quantized, *, name: str
+) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
+    """Round a weight to ``kind`` with one scale an output channel (``axis``) or one for all (None)."""
+    if not np.isfinite(weight).all():
+        raise InputError(f"weight {name} holds NaN or infinity; export the model from a sound checkpoint")
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    largest = np.abs(weight).max(axis=others if axis is not None else None, keepdims=axis is not None)
+    scale = np.maximum(largest / LARGEST[kind], SMALLEST_SCALE).astype(np.float32)  # a dead channel has no range
+    if kind == "int8":
+        values: NDArray[np.generic] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
+    else:
+        values = np.clip(weight / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+    return values, scale.reshape(-1) if axis is not None else scale
+
+
+def _scale_and_zero(tensor: str, scale: NDArray[np.float32] | np.float32, kind: Quantized) -> list[onnx.TensorProto]:
+    scale = np.asarray(scale, np.float32)
+    zero = np.zeros(scale.shape, np.int8 if kind == "int8" else ml_dtypes.float8_e4m3fn)
+    return [numpy_helper.from_array(scale, f"{tensor}/scale"), numpy_helper.from_array(zero, f"{tensor}/zero")]

@@ -1,0 +1,131 @@
+"""Runners: pixels in, logits out, on whichever runtime this machine has.
+
+A runner is opened by ``open_runner``, which says what it picked and why it passed the others over.
+Each heavy library is imported at the top of one module here, and that module only inside ``open_runner``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.bundle import Engine
+from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+
+class Runner(Protocol):
+    """One engine, ready to run on one device."""
+
+    contract: ModelContract
+    description: str
+    """For people: runtime, version, device, e.g. ``OpenVINO 2026.4.1 on CPU``."""
+    batch: BatchProfile | None
+    """Batch sizes that one call accepts; None: any."""
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""
+        ...
+
+    def close(self) -> None:
+        """Give back device memory and threads; calling it twice is fine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A runner of any batch size, and why each runtime that would have come before it was passed over."""
+
+    runner: Runner
+    passed_over: tuple[str, ...] = ()
+
+
+def open_runner(engine: Engine, runtime: str = "auto", *, threads: int | None = None) -> Opened:
+    """Open ``engine`` on ``runtime``, or with ``"auto"`` on the first of ``RUNTIMES`` that can run it here.
+
+    Raises UsageError for an unknown runtime, UnavailableError where the machine cannot run the one asked for (or,
+    with ``"auto"``, any), InputError where the runtime refuses the model.
+    """
+    from alexnet_deploy.runners.batching import AnyBatch
+
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads}: takes 1 or more")
+    if runtime != "auto":
+        if runtime not in RUNTIMES:
+            raise UsageError(f"--runtime {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
+        return Opened(AnyBatch(RUNTIMES[runtime](engine, threads)))
+    passed_over: list[str] = []
+    for name, opener in RUNTIMES.items():
+        try:
+            return Opened(AnyBatch(opener(engine, threads)), tuple(passed_over))
+        except DeployError as exc:
+            passed_over.append(f"{name}: {exc}")
+    raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(passed_over)})")
+
+
+def _tensorrt(engine: Engine, threads: int | None) -> Runner:
+    if not engine.plans:
+        raise UnavailableError(f"{engine.name} holds no TensorRT plan; build one: alexnet-deploy build-engine")
+    from alexnet_deploy.runners import trt
+
+    return trt.open_plan(engine)
+
+
+def _onnxruntime_cuda(engine: Engine, threads: int | None) -> Runner:
+    _need_onnxruntime()
+    from alexnet_deploy.runners import ort
+
+    if "CUDAExecutionProvider" not in ort.providers():
+        raise UnavailableError("ONNX Runtime here has no CUDA; pip install 'alexnet-deploy[gpu]' in an environment of its own")
+    return ort.OrtRunner(engine.onnx_path, engine.contract, device="cuda", precision=engine.precision, threads=threads)
+
+
+def _openvino(engine: Engine, threads: int | None) -> Runner:
+    if importlib.util.find_spec("openvino") is None:
+        raise UnavailableError("OpenVINO is not installed; pip install 'alexnet-deploy[cpu]'")
+    from alexnet_deploy.runners import ov
+
+    return ov.OpenVinoRunner(engine.onnx_path, engine.contract, threads=threads)
+
+
+def _onnxruntime(engine: Engine, threads: int | None) -> Runner:
+    _need_onnxruntime()
+    from alexnet_deploy.runners import ort
+
+    return ort.OrtRunner(engine.onnx_path, engine.contract, precision=engine.precision, threads=threads)
+
+
+def _need_onnxruntime() -> None:
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if len(installed) > 1:
+        raise UnavailableError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "pip uninstall both, then install one"
+        )
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise UnavailableError("ONNX Runtime is not installed; pip install 'alexnet-deploy[cpu]' (or [gpu])")
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+RUNTIMES: dict[str, Callable[[Engine, int | None], Runner]] = {
+    "tensorrt": _tensorrt,
+    "onnxruntime-cuda": _onnxruntime_cuda,
+    "openvino": _openvino,
+    "onnxruntime": _onnxruntime,
+}
+"""In the order in which ``auto`` tries them."""

@@ -1,0 +1,89 @@
+"""The device seam through cuda-python (the CUDA runtime API): the first choice, since it has CUDA graphs."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from cuda.bindings import runtime as cudart
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import UnavailableError
+
+
+class CudartDevice:
+    """The current CUDA device; see ``device.Device``."""
+
+    graphs = True
+
+    def __init__(self) -> None:
+        if _call("cudaGetDeviceCount") == 0:
+            raise UnavailableError("no CUDA device is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES")
+        attributes = cudart.cudaDeviceAttr
+        major = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, 0)
+        minor = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, 0)
+        self.capability = f"sm{major}{minor}"
+        self.name = f"GPU {self.capability} through cuda-python"
+
+    def allocate(self, nbytes: int) -> int:
+        return int(_call("cudaMalloc", nbytes))
+
+    def free(self, pointer: int) -> None:
+        _call("cudaFree", pointer)
+
+    def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        address = int(_call("cudaMallocHost", nbytes))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+
+    def free_pinned(self, array: NDArray[np.uint8]) -> None:
+        _call("cudaFreeHost", array.ctypes.data)
+
+    def create_stream(self) -> int:
+        return int(_call("cudaStreamCreateWithFlags", cudart.cudaStreamNonBlocking))
+
+    def destroy_stream(self, stream: int) -> None:
+        _call("cudaStreamDestroy", stream)
+
+    def upload(self, pointer: int, source: NDArray[Any], stream: int) -> None:
+        kind = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
+        _call("cudaMemcpyAsync", pointer, source.ctypes.data, source.nbytes, kind, stream)
+
+    def download(self, target: NDArray[Any], pointer: int, stream: int) -> None:
+        kind = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        _call("cudaMemcpyAsync", target.ctypes.data, pointer, target.nbytes, kind, stream)
+
+    def synchronize(self, stream: int) -> None:
+        _call("cudaStreamSynchronize", stream)
+
+    def begin_capture(self, stream: int) -> None:
+        # Thread-local: another thread's allocation (a decoder's, say) must not spoil the capture.
+        _call("cudaStreamBeginCapture", stream, cudart.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+
+    def end_capture(self, stream: int) -> int:
+        template = _call("cudaStreamEndCapture", stream)
+        try:
+            return int(_call("cudaGraphInstantiate", template, 0))
+        finally:
+            _call("cudaGraphDestroy", template)
+
+    def launch(self, graph: int, stream: int) -> None:
+        _call("cudaGraphLaunch", graph, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        _call("cudaGraphExecDestroy", graph)
+
+    def close(self) -> None:
+        """Nothing to give back: the runtime API's context belongs to the process."""
+
+
+def _call(function: str, *args: Any) -> Any:
+    """Call ``cudart.<function>``; its one result, or UnavailableError with the name of CUDA's error."""
+    error, *results = getattr(cudart, function)(*args)
+    if error != cudart.cudaError_t.cudaSuccess:
+        _, name = cudart.cudaGetErrorName(error)
+        _, text = cudart.cudaGetErrorString(error)
+        raise UnavailableError(
+            f"{function}: {name.decode()} ({text.decode()}); check nvidia-smi and the driver's version"
+        )
+    return results[0] if results else None

@@ -1,0 +1,64 @@
+"""ONNX Runtime: CPU, or CUDA with the onnxruntime-gpu package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.errors import InputError, UnavailableError
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def providers() -> list[str]:
+    """Execution providers compiled into the installed package; one may still fail to start."""
+    return list(ort.get_available_providers())
+
+
+class OrtRunner:
+    """An ONNX model in ONNX Runtime."""
+
+    def __init__(
+        self,
+        onnx_path: Path,
+        contract: ModelContract,
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+    ) -> None:
+        self.contract = contract
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if precision.startswith("fp8"):
+            # Its extended optimisations compute an FP8 Gemm wrongly (measured with 1.32).
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            self._session = ort.InferenceSession(str(onnx_path), options, providers=[_PROVIDERS[device]])
+        except Exception as exc:  # its exceptions share no public base
+            reason = str(exc).strip().splitlines()[0][:200]
+            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({reason}); try --runtime openvino") from exc
+        if self._session.get_providers()[0] != _PROVIDERS[device]:
+            # onnxruntime-gpu falls back to the CPU in silence; a caller who asked for CUDA must know.
+            raise UnavailableError("ONNX Runtime could not start CUDA; check the driver, or use --runtime onnxruntime")
+        batch = self._session.get_inputs()[0].shape[0]
+        self.batch = BatchProfile(batch, batch, batch) if isinstance(batch, int) else None
+        self.description = f"ONNX Runtime {ort.__version__} on {device.upper()}"
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
+        (logits_NK,) = self._session.run([self.contract.output_name], {self.contract.input_name: pixels_NHWC})
+        return np.asarray(logits_NK, np.float32)
+
+    def close(self) -> None:
+        """The session's threads end with the last reference to it."""
+        self.__dict__.pop("_session", None)

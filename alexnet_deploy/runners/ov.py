@@ -1,0 +1,44 @@
+"""OpenVINO on the CPU, the default where there is no GPU: the fastest runtime measured there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.errors import InputError
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+
+class OpenVinoRunner:
+    """An ONNX model in OpenVINO."""
+
+    def __init__(self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None) -> None:
+        self.contract = contract
+        # Without the hint a CPU with bf16 units may compute in bf16 an engine that says fp32.
+        config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = ov.Core().compile_model(str(onnx_path), "CPU", config)
+        except RuntimeError as exc:
+            reason = str(exc).strip().splitlines()[-1][:200]
+            raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason}); try --runtime onnxruntime") from exc
+        dimension = compiled.input(contract.input_name).partial_shape[0]
+        size = None if dimension.is_dynamic else dimension.get_length()
+        self.batch = None if size is None else BatchProfile(size, size, size)
+        self._request = compiled.create_infer_request()
+        self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
+        results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
+        return np.array(results[self.contract.output_name], np.float32)
+
+    def close(self) -> None:
+        """The request's threads and memory end with the last reference to it."""
+        self.__dict__.pop("_request", None)

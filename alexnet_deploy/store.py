@@ -1,0 +1,68 @@
+"""Which engine a command means: a bundle by name or path, an ONNX file, or the store's newest bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from alexnet_deploy.bundle import MANIFEST, Engine, Manifest, list_bundles, open_bundle
+from alexnet_deploy.contract import SAYS_NOTHING, Foreign
+from alexnet_deploy.errors import InputError, UnavailableError, UsageError
+
+
+@contextmanager
+def resolve_engine(name: str | None, store: Path, foreign: Foreign = SAYS_NOTHING) -> Iterator[Engine]:
+    """Yield the engine that ``name`` means (None: the newest bundle of ``store``).
+
+    An ONNX of another tool is brought into our form in a temporary folder that lives as long as the block; for
+    anything that carries its contract, ``foreign`` must be empty (UsageError).
+    """
+    if name is not None and name.endswith(".onnx"):
+        with _onnx_engine(Path(name), foreign) as engine:
+            yield engine
+        return
+    if foreign != SAYS_NOTHING:
+        raise UsageError("--mean, --std and --labels describe an ONNX of another tool; a bundle carries its own contract")
+    yield open_bundle(find_bundle(name, store) if name is not None else _newest(store))
+
+
+def find_bundle(name: str, store: Path) -> Path:
+    """The bundle directory that ``name`` means: a path, or a name in ``store``; InputError names what there is."""
+    for directory in (Path(name), store / name):
+        if (directory / MANIFEST).is_file():
+            return directory
+    names = bundle_names(store)
+    raise InputError(f"{name}: no such engine in {store}/; " + (f"there is {', '.join(names)}" if names else _BUILD))
+
+
+def bundle_names(store: Path) -> list[str]:
+    """Names of the bundles in ``store`` that can be read, newest first."""
+    return [directory.name for directory, manifest in list_bundles(store) if isinstance(manifest, Manifest)]
+
+
+_BUILD = "build one: alexnet-deploy build-engine --fp16"
+
+
+def _newest(store: Path) -> Path:
+    names = bundle_names(store)
+    if not names:
+        raise InputError(f"{store}/: holds no engine; {_BUILD}")
+    return store / names[0]
+
+
+@contextmanager
+def _onnx_engine(path: Path, foreign: Foreign) -> Iterator[Engine]:
+    try:
+        from alexnet_deploy.adopt import adopt
+        from alexnet_deploy.onnx_file import contract_in, load_onnx
+    except ImportError as exc:
+        raise UnavailableError(f"{path}: reading an ONNX file needs the onnx package; pip install onnx") from exc
+    contract = contract_in(load_onnx(path), source=str(path))
+    if contract is not None and foreign == SAYS_NOTHING:
+        yield Engine(path.stem, path, contract, "fp32", None)
+        return
+    with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
+        adopted = Path(folder) / "model.onnx"
+        yield Engine(path.stem, adopted, adopt(path, adopted, foreign), "fp32", None)

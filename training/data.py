@@ -1,0 +1,173 @@
+"""Folder-per-class data: the listing, and batches in an order that depends on the seed and the step alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images import SUFFIXES, load_pixels, open_rgb
+from training.recipes import Recipe
+
+Item = tuple[int, int]
+"""(epoch, index): what a worker needs to draw the same crop in every run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Files with their class numbers. ``class_ids`` are the folder names in sorted order."""
+
+    class_ids: tuple[str, ...]
+    files: tuple[Path, ...]
+    targets: tuple[int, ...]
+
+    def digest(self, root: Path) -> str:
+        """SHA-256 over class names and relative paths: tells whether two runs saw the same listing."""
+        lines = [*self.class_ids, *(str(file.relative_to(root)) for file in self.files)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def list_folder(root: Path, *, class_ids: tuple[str, ...] | None = None) -> Listing:
+    """All images below ``root/<class>/``. With ``class_ids`` (a validation split) the classes must be among them."""
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; it should hold one folder of images a class")
+    found = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if class_ids is None:
+        if len(found) < 2:
+            raise InputError(f"{root}: holds {len(found)} class folders, a classifier needs 2; make one folder a class")
+        class_ids = tuple(found)
+    elif unknown := sorted(set(found) - set(class_ids)):
+        raise InputError(f"{root}: class {unknown[0]!r} is not in the training data; rename or remove the folder")
+    files, targets = [], []
+    for index, name in enumerate(class_ids):
+        folder = root / name
+        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+        if not images:
+            raise InputError(f"{folder}: holds no image; add some, or remove the class")
+        files += images
+        targets += [index] * len(images)
+    return Listing(class_ids, tuple(files), tuple(targets))
+
+
+def split(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
+    """A seeded split into training and validation, ``share`` of each class (at least one image) for validation."""
+    if not 0 < share < 1:
+        raise UsageError(f"--val-share {share}: takes a share between 0 and 1, such as 0.1")
+    targets = np.array(listing.targets)
+    held = np.zeros(len(targets), bool)
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(listing.class_ids):
+        members = np.flatnonzero(targets == index)
+        if len(members) < 2:
+            raise InputError(f"class {name!r} has one image; it needs at least 2 to be split, or pass --val")
+        held[rng.permutation(members)[: max(1, round(share * len(members)))]] = True
+
+    def part(mask: NDArray[np.bool_]) -> Listing:
+        chosen = np.flatnonzero(mask)
+        return Listing(listing.class_ids, tuple(listing.files[i] for i in chosen), tuple(targets[chosen].tolist()))
+
+    return part(~held), part(held)
+
+
+class TrainingCrops(Dataset[tuple[NDArray[np.uint8], int]]):
+    """Random resized crop and flip, drawn from (seed, epoch, index): independent of workers and of restarts."""
+
+    def __init__(self, listing: Listing, pre: Preprocessing, recipe: Recipe, seed: int) -> None:
+        self.listing, self.pre, self.recipe, self.seed = listing, pre, recipe, seed
+
+    def __len__(self) -> int:
+        return len(self.listing.files)
+
+    def __getitem__(self, item: Item) -> tuple[NDArray[np.uint8], int]:
+        epoch, index = item
+        rng = np.random.default_rng((self.seed, epoch, index))
+        image = open_rgb(self.listing.files[index])
+        box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
+        # Pillow resizes the box with antialiasing and crops in one pass.
+        image = image.resize((self.pre.width, self.pre.height), Image.Resampling.BILINEAR, box=box)
+        pixels = np.asarray(image)
+        if self.recipe.flip and rng.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        return np.ascontiguousarray(pixels), self.listing.targets[index]
+
+
+def random_box(
+    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A box of a random share of the area and an aspect ratio of 3/4..4/3 (Szegedy et al. 2014); the centre if none fits."""
+    area = width * height
+    for _ in range(10):
+        target = area * rng.uniform(*scale)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(target * ratio)), round(np.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return x, y, x + w, y + h
+    side = min(width, height)
+    x, y = (width - side) // 2, (height - side) // 2
+    return x, y, x + side, y + side
+
+
+class PlainPixels(Dataset[tuple[NDArray[np.uint8], int]]):
+    """Images as inference sees them: through ``images.load_pixels``."""
+
+    def __init__(self, listing: Listing, pre: Preprocessing) -> None:
+        self.listing, self.pre = listing, pre
+
+    def __len__(self) -> int:
+        return len(self.listing.files)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        return load_pixels(self.listing.files[index], self.pre), self.listing.targets[index]
+
+
+class StepSampler(Sampler[list[Item]]):
+    """Index batches from ``first_step`` on, without end, for one process of ``world``.
+
+    The permutation of an epoch comes from (seed, epoch); the last short batch is dropped. Each process takes
+    every ``world``-th item of the global batch, so a global batch holds the same images however many share it.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int, first_step: int, rank: int, world: int) -> None:
+        if batch % world:
+            raise UsageError(f"--batch {batch}: is not a multiple of {world} processes; choose one that is")
+        if count < batch:
+            raise UsageError(f"--batch {batch}: exceeds the {count} training images; lower it")
+        self.count, self.batch, self.seed = count, batch, seed
+        self.first_step, self.rank, self.world = first_step, rank, world
+        self.steps_per_epoch = count // batch
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        epoch, step = divmod(self.first_step, self.steps_per_epoch)
+        while True:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            for s in range(step, self.steps_per_epoch):
+                mine = order[s * self.batch : (s + 1) * self.batch][self.rank :: self.world]
+                yield [(epoch, int(i)) for i in mine]
+            epoch, step = epoch + 1, 0
+
+
+def training_loader(crops: TrainingCrops, sampler: StepSampler, workers: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of uint8 pixels ``[n, H, W, 3]`` and int64 targets ``[n]`` for this process."""
+    return DataLoader(
+        crops, batch_sampler=sampler, num_workers=workers, collate_fn=_collate, prefetch_factor=4 if workers else None
+    )
+
+
+def plain_loader(listing: Listing, pre: Preprocessing, *, batch: int, workers: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
+    """All images once, in listing order, preprocessed as inference does."""
+    return DataLoader(PlainPixels(listing, pre), batch_size=batch, num_workers=workers, collate_fn=_collate)
+
+
+def _collate(items: list[tuple[NDArray[np.uint8], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, targets = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(targets)
