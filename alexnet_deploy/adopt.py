@@ -82,14 +82,18 @@ def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelC
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         save_onnx(model, out)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise InputError(f"{onnx_path}: cannot be given pixel input ({str(exc).splitlines()[0]}); export it again") from exc
+        raise InputError(
+            f"{onnx_path}: cannot be given pixel input ({str(exc).splitlines()[0]}); export it again"
+        ) from exc
     return contract
 
 
 def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
-        raise InputError(f"{path}: opset {opset} is not within {OLDEST_OPSET}..{NEWEST_OPSET}; export it with --opset {OPSET}")
+        raise InputError(
+            f"{path}: opset {opset} is not within {OLDEST_OPSET}..{NEWEST_OPSET}; export it with --opset {OPSET}"
+        )
     if opset != OPSET:
         try:
             model = version_converter.convert_version(model, OPSET)
@@ -108,11 +112,15 @@ def _image_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, bool]:
     tensor = inputs[0].type.tensor_type
     dims = [dim.dim_value for dim in tensor.shape.dim]
     if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4:
-        raise InputError(f"{path}: input {inputs[0].name} is not float32 [N, 3, H, W]; export the model with such an input")
+        raise InputError(
+            f"{path}: input {inputs[0].name} is not float32 [N, 3, H, W]; export the model with such an input"
+        )
     channels_last = dims[3] == 3 and dims[1] != 3
     height, width = (dims[1], dims[2]) if channels_last else (dims[2], dims[3])
     if dims[3 if channels_last else 1] != 3 or not height or not width:
-        raise InputError(f"{path}: input shape {dims} has no fixed 3 x H x W; export it with the size it was trained at")
+        raise InputError(
+            f"{path}: input shape {dims} has no fixed 3 x H x W; export it with the size it was trained at"
+        )
     return height, width, channels_last
 
 
@@ -160,7 +168,9 @@ def _class_count(model: onnx.ModelProto, path: Path) -> int:
     dims = inferred.graph.output[0].type.tensor_type.shape.dim
     classes = int(dims[1].dim_value) if len(dims) == 2 else 0
     if classes < 2:
-        raise InputError(f"{path}: its output has no fixed number of classes; export it with static class scores [N, K]")
+        raise InputError(
+            f"{path}: its output has no fixed number of classes; export it with static class scores [N, K]"
+        )
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [fixed_batch(model) or "N", classes])
     model.graph.output[0].CopyFrom(output)
     return classes
@@ -197,10 +207,14 @@ def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[st
             text = labels.read_text(encoding="utf-8")
             names = tuple(json.loads(text)) if text.lstrip().startswith("[") else tuple(text.splitlines())
         except (OSError, ValueError) as exc:
-            raise InputError(f"{labels}: cannot be read as labels ({exc}); give a text file with one label a line") from exc
+            raise InputError(
+                f"{labels}: cannot be read as labels ({exc}); give a text file with one label a line"
+            ) from exc
         ids = names if len(set(names)) == len(names) else tuple(map(str, range(len(names))))
     if len(names) != classes or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one label a line for each")
+        raise InputError(
+            f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one label a line for each"
+        )
     return ids, names
 
 
@@ -231,6 +245,10 @@ def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, chann
     ]
     body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
     del graph.node[:], graph.input[:]
-    graph.input.append(helper.make_tensor_value_info(contract.input_name, TensorProto.UINT8, [batch, pre.height, pre.width, 3]))
+    graph.input.append(
+        helper.make_tensor_value_info(contract.input_name, TensorProto.UINT8, [batch, pre.height, pre.width, 3])
+    )
     graph.node.extend([*front, *body])
-    graph.initializer.extend([numpy_helper.from_array(mean, "pixels/mean"), numpy_helper.from_array(scale, "pixels/scale")])
+    graph.initializer.extend(
+        [numpy_helper.from_array(mean, "pixels/mean"), numpy_helper.from_array(scale, "pixels/scale")]
+    )

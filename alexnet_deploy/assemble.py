@@ -23,9 +23,10 @@ from alexnet_deploy.build import Build, build_plans
 from alexnet_deploy.bundle import CALIBRATION, MODEL, Manifest, save_manifest, write_bundle
 from alexnet_deploy.calibration import CalibrationSet, Method
 from alexnet_deploy.contract import SAYS_NOTHING, BatchProfile, Foreign, ModelContract
-from alexnet_deploy.errors import ProofError, UnavailableError, UsageError
+from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.onnx_file import fixed_batch, load_onnx
 from alexnet_deploy.precision import to_fp16, to_quantized
+from alexnet_deploy.trt_library import installed
 
 Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
 
@@ -62,8 +63,9 @@ def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progr
     quantized = options.precision.startswith(("int8", "fp8"))
     if quantized and options.calibration is None:
         raise UsageError(
-            f"--{options.precision.partition('+')[0]} needs --calibration-data DIR: without the value ranges of real images its "
-            "scales would be guesses; give a folder of photos like those of production, not the ones you evaluate on"
+            f"--{options.precision.partition('+')[0]} needs --calibration-data DIR: without the value ranges of real "
+            "images its scales would be guesses; give a folder of photos like those of production, not the ones you "
+            "evaluate on"
         )
     with write_bundle(out) as bundle, TemporaryDirectory(dir=bundle.parent, prefix=f".{out.name}.work-") as scratch:
         adopted = Path(scratch) / "model.onnx"
@@ -73,12 +75,16 @@ def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progr
         _apply_precision(adopted, bundle, options, contract, report)
         report("precision", 1, 1)
         notes: list[str] = []
-        built = _plans(bundle, batch, options, notes, report)
+        built = _plans(bundle, onnx_path, batch, options, notes, report)
         achieved = {plan.plan.file: plan.achieved for plan in built.plans}
-        missed = [layer for layers in achieved.values() for layer in fallbacks(layers, options.allow_fallback)]
+        missed = [
+            f"{file}: {explain(layer)}"
+            for file, layers in achieved.items()
+            for layer in fallbacks(layers, options.allow_fallback)
+        ]
         if missed:
             raise ProofError(
-                f"{out}: not written: {len(missed)} layers did not get their precision, first: {explain(missed[0])}; "
+                f"{out}: not written: {len(missed)} layers did not get their precision, first in {missed[0]}; "
                 "accept them with --allow-fallback NAME (a regular expression), or choose another --target or precision"
             )
         allowed = [layer for layers in achieved.values() for layer in fallbacks(layers)]
@@ -157,20 +163,22 @@ def _counted_batches(
     return batches
 
 
-def _plans(bundle: Path, batch: BatchProfile, options: EngineOptions, notes: list[str], report: Report) -> Build:
-    try:
-        built = build_plans(
-            bundle / MODEL,
-            bundle,
-            batch=batch,
-            targets=options.targets,
-            on_progress=lambda target, done, total: report(f"TensorRT {target}", done, total),
+def _plans(
+    bundle: Path, onnx_path: Path, batch: BatchProfile, options: EngineOptions, notes: list[str], report: Report
+) -> Build:
+    if not options.targets and not installed():
+        notes.append(
+            "no TensorRT plan: none is installed; pip install 'alexnet-deploy[rtx]' builds plans on any machine"
         )
-    except UnavailableError as exc:
-        if options.targets:
-            raise  # whoever names a target wants a plan, not a bundle without one
-        notes.append(f"no TensorRT plan: {exc}")
         return Build(())
+    built = build_plans(
+        bundle / MODEL,
+        bundle,
+        batch=batch,
+        targets=options.targets,
+        source=str(onnx_path),
+        on_progress=lambda target, done, total: report(f"TensorRT {target}", done, total),
+    )
     notes += [f"no plan: {reason}" for reason in built.passed_over]
     return built
 

@@ -1,7 +1,8 @@
-"""Artifacts appear whole or not at all: write to a temporary sibling, then rename.
+"""Artifacts appear whole or not at all: written inside a temporary sibling folder, then renamed.
 
-A kill at any moment leaves the old artifact or the new one. What a killed process left behind
-(``.NAME.tmp-PID``) is removed by the next writer of the same name, once that process is gone.
+A kill at any moment leaves the old artifact or the new one. What a killed process left behind (the folder
+``.NAME.tmp-PID``) is removed by the next writer of the same name, once that process is gone. A process writes a
+name at most once at a time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import glob
 import os
 import shutil
 import sys
@@ -20,85 +22,105 @@ from alexnet_deploy.errors import DeployError, UnavailableError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.EBUSY,
+    errno.EXDEV, errno.ENAMETOOLONG, errno.ELOOP,
+)  # fmt: skip
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path``; rename it to ``path`` when the block ends without an error.
+    """Yield where to write; what stands there becomes ``path`` when the block ends without an error.
 
-    Raises UnavailableError when the disk is full or the place cannot be written; ``path`` is then as it was.
+    The yielded path has the name of ``path`` and a folder of its own, for whatever else the writer leaves there. A
+    symbolic link is followed, as ``open`` does.
+
+    Raises UnavailableError when the disk is full, the place cannot be written, or ``path`` is something else than a
+    file; ``path`` is then as it was.
     """
     with _translated(path):
-        temporary = _temporary_sibling(path)
-    try:
-        with _translated(path):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            raise UnavailableError(f"{path}: is not a plain file and will not be replaced; choose another --output")
+        with _workspace(target) as temporary:
             yield temporary
             _fsync(temporary)
-            os.replace(temporary, path)
-            _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+            os.replace(temporary, target)
+            _fsync_folder(target.parent)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary sibling directory; swap it in as ``path`` when the block ends without an error.
+    """Yield an empty directory to fill; it becomes ``path`` when the block ends without an error.
 
-    Raises UnavailableError when the disk is full or the place cannot be written; ``path`` is then as it was.
+    Raises UnavailableError when the disk is full, the place cannot be written, or ``path`` is a file; ``path`` is then
+    as it was. Where the file system cannot exchange two names in one step (macOS, NFS), there is a moment without a
+    ``path``; after a kill in that very moment the next writer brings the old one back.
     """
     with _translated(path):
-        temporary = _temporary_sibling(path)
-        temporary.mkdir()
-    try:
-        with _translated(path):
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_dir():
+            raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another --output")
+        with _workspace(target) as temporary:
+            temporary.mkdir()
             yield temporary
             for file in temporary.iterdir():
                 _fsync(file)
-            _fsync(temporary)
-            _swap_in(temporary, path)
-            _fsync(path.parent)
+            _fsync_folder(temporary)
+            _swap_in(temporary, target)
+            _fsync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _workspace(target: Path) -> Iterator[Path]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(target)
+    folder = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    folder.mkdir()
+    try:
+        yield folder / target.name
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _temporary_sibling(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.tmp-*"):
-        pid = stale.name.rpartition("-")[2]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            if stale.is_dir():
-                shutil.rmtree(stale, ignore_errors=True)
-            else:
-                stale.unlink(missing_ok=True)
-    return path.parent / f".{path.name}.tmp-{os.getpid()}"
+def _clear_leftovers(target: Path) -> None:
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
+        pid = folder.name.rpartition("-")[2]
+        # Our own number is no sign of life: in a container every run may get the one of the run killed before.
+        if pid.isdecimal() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
+            with contextlib.suppress(OSError):
+                os.rename(_aside(folder / target.name), target)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:
-    if sys.platform == "win32":  # signal 0 would terminate there; keep the stranger's file
+    if sys.platform == "win32":  # signal 0 would terminate there; keep the stranger's folder
         return True
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
     return True
 
 
-def _swap_in(new: Path, path: Path) -> None:
-    if not path.exists():
-        os.rename(new, path)
-    elif not path.is_dir():
-        raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another --output")
-    elif not _exchange(new, path):
-        # No atomic exchange on this file system: the old directory is kept aside until the new one stands.
-        aside = path.with_name(f".{path.name}.old-{os.getpid()}")
-        os.rename(path, aside)
+def _swap_in(new: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(new, target)
+    elif not _exchange(new, target):
+        os.rename(target, _aside(new))
         try:
-            os.rename(new, path)
+            os.rename(new, target)
         except OSError:
-            os.rename(aside, path)
+            os.rename(_aside(new), target)
             raise
-        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(new: Path) -> Path:
+    """Where the old directory waits for the new one to take its place."""
+    return new.with_name(f"{new.name}.old")
 
 
 def _exchange(a: Path, b: Path) -> bool:
@@ -115,13 +137,17 @@ def _exchange(a: Path, b: Path) -> bool:
 
 
 def _fsync(path: Path) -> None:
-    if sys.platform == "win32" and path.is_dir():
-        return  # a directory has no handle to flush there
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fsync_folder(path: Path) -> None:
+    """Make the names in a folder outlive a power cut, where the platform lets a folder be flushed at all."""
+    with contextlib.suppress(OSError):
+        _fsync(path)
 
 
 @contextlib.contextmanager
@@ -132,8 +158,8 @@ def _translated(path: Path) -> Iterator[None]:
     except DeployError:
         raise
     except OSError as exc:
-        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        if exc.errno in _NO_ROOM:
             raise UnavailableError(f"{path}: no room left on the disk; free some, or choose another place") from exc
-        if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if exc.errno in _REFUSED:
             raise UnavailableError(f"{path}: cannot be written ({exc.strerror}); choose another place") from exc
         raise

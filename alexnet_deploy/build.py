@@ -71,21 +71,23 @@ def build_plans(
     batch: BatchProfile,
     targets: Sequence[str] = (),
     on_progress: Progress | None = None,
+    source: str | None = None,
 ) -> Build:
-    """Build ``onnx_path`` into one raw plan a target, ``out_dir/<target>.plan``.
+    """Build ``onnx_path`` into one raw plan a target, ``out_dir/<target>.plan``; errors call it ``source``.
 
     Without ``targets`` it builds for the GPU of this machine (``current``), and where there is none one
     ``portable`` plan. ``all`` stands for each of ``RTX_TARGETS`` that can run this ONNX. The full TensorRT is
     preferred where it is installed and the only target is the GPU at hand: it tunes on the device.
 
-    All plans of a call appear together, or none: an error, a kill or Ctrl-C (KeyboardInterrupt, within one of the
-    builder's steps) leaves ``out_dir`` as it was. One build at a time in a process: TensorRT has one logger.
+    All plans of a call appear together, or none: an error or Ctrl-C (KeyboardInterrupt, within one of the builder's
+    steps) leaves ``out_dir`` as it was, and a kill never leaves half a plan. One build at a time in a process:
+    TensorRT has one logger.
 
     Raises UsageError (a target or batch that cannot be), InputError (the ONNX), UnavailableError (no TensorRT, no
     GPU for ``current``, no room) and ProofError (the builder does not tell what it made of the layers).
     """
     library, wanted = choose(targets)
-    model = _Model(library, onnx_path, batch)
+    model = _Model(library, onnx_path, batch, source or str(onnx_path))
     plans: list[BuiltPlan] = []
     passed_over: list[str] = []
     with interrupt_noted() as interrupt, ExitStack() as finished:
@@ -134,7 +136,8 @@ def choose(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ...]]:
                 "pip install 'alexnet-deploy[rtx]' builds ahead of time"
             )
         if target not in (*RTX_TARGETS, PORTABLE):
-            raise UsageError(
+            kind = UnavailableError if target == here else UsageError
+            raise kind(
                 f"--target {target}: {libraries[RTX]} builds for {', '.join(RTX_TARGETS)}; "
                 f"on a machine with that GPU, pip install 'alexnet-deploy[gpu]' builds it"
             )
@@ -152,9 +155,10 @@ def _reporter(on_progress: Progress | None, target: str) -> Callable[[float], No
 class _Model:
     """One ONNX on its way through one TensorRT."""
 
-    def __init__(self, library: TensorRT, onnx_path: Path, batch: BatchProfile) -> None:
+    def __init__(self, library: TensorRT, onnx_path: Path, batch: BatchProfile, source: str) -> None:
         self._library = library
         self._path = onnx_path
+        self._source = source
         self._batch = batch
         self._asked = asked_precisions(load_onnx(onnx_path))
         self._fp8 = any(node.precision == "fp8" for node in self._asked)
@@ -168,10 +172,10 @@ class _Model:
         network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = api.OnnxParser(network, logger)
         if not parser.parse_from_file(str(self._path)):
-            raise InputError(f"{self._path}: {_refusal(self._library, parser.get_error(0))}")
+            raise InputError(f"{self._source}: {_refusal(self._library, parser.get_error(0))}")
         if (network.num_inputs, network.num_outputs) != (1, 1):
             raise InputError(
-                f"{self._path}: has {network.num_inputs} inputs and {network.num_outputs} outputs; "
+                f"{self._source}: has {network.num_inputs} inputs and {network.num_outputs} outputs; "
                 "export it with one image input, and its logits as the only output"
             )
         self._builder, self._network = builder, network
@@ -181,7 +185,7 @@ class _Model:
         """Build for one target into ``plan_path``; InputError where this model and this target do not fit."""
         since = f"sm{FP8_SINCE}" if self._fp8 else "sm80"
         if target != PORTABLE and self._fp8 and int(target[2:]) < FP8_SINCE:
-            raise InputError(f"{self._path}: --target {target} has no FP8; use {since} or later, or --int8")
+            raise InputError(f"{self._source}: --target {target} has no FP8; use {since} or later, or --int8")
         api, builder, network = self._library.api, self._builder, self._network
         self._library.messages.clear()
         config = builder.create_builder_config()
@@ -198,7 +202,7 @@ class _Model:
         if not built:
             advice = _advice(self._library)
             _forget_failed_build(self._library)
-            raise InputError(f"{self._path}: no plan for {target}: {advice}")
+            raise InputError(f"{self._source}: no plan for {target}: {advice}")
         watch.complete()
         plan = Plan(
             file=f"{target}.plan",
@@ -214,19 +218,19 @@ class _Model:
         fixed, *image = tensor.shape
         if -1 in image:
             raise InputError(
-                f"{self._path}: input {tensor.name} {tuple(tensor.shape)}: only the batch may vary; export it again"
+                f"{self._source}: input {tensor.name} {tuple(tensor.shape)}: only the batch may vary; export it again"
             )
         if fixed != -1:
             if (batch.min, batch.max) != (fixed, fixed):
                 raise UsageError(
-                    f"{self._path}: takes batches of exactly {fixed}; use "
+                    f"{self._source}: takes batches of exactly {fixed}; use "
                     f"--min-batch {fixed} --opt-batch {fixed} --max-batch {fixed}, or export it with a dynamic batch"
                 )
             return
         profile = builder.create_optimization_profile()
         profile.set_shape(tensor.name, *((size, *image) for size in (batch.min, batch.opt, batch.max)))
         if config.add_optimization_profile(profile) < 0:
-            raise InputError(f"{self._path}: batches {batch.min}..{batch.max}: {_advice(self._library)}")
+            raise InputError(f"{self._source}: batches {batch.min}..{batch.max}: {_advice(self._library)}")
 
     def _layers(self, plan_path: Path) -> list[EngineLayer]:
         api, messages = self._library.api, self._library.messages
@@ -243,7 +247,7 @@ class _Model:
             layers = layers_from_inspector(inspector.get_engine_information(api.LayerInformationFormat.JSON))
         if not layers:
             raise ProofError(
-                f"{self._path}: {self._library} does not report its layers, so their precision is not proved; "
+                f"{self._source}: {self._library} does not report its layers, so their precision is not proved; "
                 "build in a process where nothing else uses TensorRT"
             )
         return layers
@@ -264,7 +268,7 @@ def _forget_failed_build(library: TensorRT) -> None:
 
 
 def _refusal(library: TensorRT, error: Any) -> str:
-    cause = one_line([error.desc()])
+    cause = one_line([error.desc()]).removeprefix(f"{error.node_name()}: ")
     if "Plugin not found" in cause:
         cause = f"{library} has no such operator"
     node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""

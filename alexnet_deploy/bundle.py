@@ -19,12 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.atomic import atomic_directory
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -48,7 +49,7 @@ class FileRecord:
 class Plan:
     """One TensorRT plan. ``builder`` is ``"tensorrt"`` or ``"tensorrt_rtx"``: their plans do not mix.
 
-    ``target`` is a compute capability such as ``"sm89"``, or ``"current"`` resolved to one by the builder.
+    ``target`` is a compute capability such as ``"sm89"``, or ``"sm80+"`` for a portable plan of that one and later.
     """
 
     file: str
@@ -105,11 +106,18 @@ class Engine:
 def write_bundle(directory: Path) -> Iterator[Path]:
     """Yield a directory to fill with files and ``save_manifest``; it becomes ``directory`` as a whole.
 
-    A kill at any moment leaves the old bundle or the new one. An existing directory that is not a bundle is
-    never replaced (InputError).
+    A kill at any moment leaves the old bundle or the new one. A directory is replaced only if it is empty or a bundle
+    and nothing else: a file that no bundle holds is the user's, and would be lost with it (InputError).
     """
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / MANIFEST).exists():
-        raise InputError(f"{directory}: is not an engine bundle and will not be replaced; choose another --output")
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    foreign = sorted(
+        name for name in names if name not in (MANIFEST, MODEL, CALIBRATION) and not name.endswith(".plan")
+    )
+    if foreign or (names and MANIFEST not in names):
+        raise InputError(
+            f"{directory}: holds {foreign[0] if foreign else f'no {MANIFEST}'}, so it is not just an engine bundle and "
+            "will not be replaced; choose another --output"
+        )
     with atomic_directory(directory) as temporary:
         yield temporary
 
@@ -136,10 +144,12 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
         raw: dict[str, Any] = json.loads(path.read_bytes())
         schema = raw.pop("schema")
     except FileNotFoundError as exc:
-        raise InputError(f"{directory}: no engine bundle there ({MANIFEST} is missing); list them: alexnet-deploy engines") from exc
+        raise InputError(
+            f"{directory}: no engine bundle there ({MANIFEST} is missing); list them: alexnet-deploy engines"
+        ) from exc
     except OSError as exc:
         raise InputError(f"{path}: cannot be read ({exc.strerror}); check its permissions") from exc
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ArtifactError(f"{path}: is damaged ({exc}); build the bundle again") from exc
     if schema != SCHEMA:
         raise ArtifactError(
@@ -157,12 +167,25 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
         manifest = Manifest(
             contract=contract, batch=batch, plans=plans, achieved=achieved, notes=tuple(raw.pop("notes")), **raw
         )
+        _check_types(manifest)
         missing = {MODEL, *(plan.file for plan in plans)} - files.keys()
         if missing:
             raise ValueError(f"lists no {sorted(missing)}")
-    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as exc:
         raise ArtifactError(f"{path}: is not a valid manifest ({exc}); build the bundle again") from exc
     return manifest, files
+
+
+def _check_types(manifest: Manifest) -> None:
+    """ValueError or TypeError where JSON put another type, or text that no file can hold, into a field."""
+    texts = [manifest.precision, manifest.created, *manifest.notes, *manifest.tools.keys(), *manifest.tools.values()]
+    for plan in manifest.plans:
+        texts += dataclasses.astuple(plan)
+    for layer in chain.from_iterable(manifest.achieved.values()):
+        texts += dataclasses.astuple(layer)
+    "".join(texts).encode()
+    if not all(isinstance(size, int) for size in dataclasses.astuple(manifest.batch)):
+        raise ValueError(f"batch sizes {manifest.batch} are not whole numbers")
 
 
 def _checked_name(name: str) -> str:
@@ -172,20 +195,37 @@ def _checked_name(name: str) -> str:
 
 
 def verify(directory: Path, *, only: set[str] | None = None) -> Manifest:
-    """Check size and SHA-256 of the bundle's files (``only`` names a subset); ArtifactError on the first that differs."""
-    manifest, files = load_manifest(directory)
-    for name, record in files.items():
-        if only is not None and name not in only:
-            continue
-        path = directory / name
-        if not path.is_file():
-            raise ArtifactError(f"{path}: is missing from its bundle; build the bundle again")
+    """Check size and SHA-256 of a bundle's files (``only``: a subset); ArtifactError on the first that differs.
+
+    A bundle that is replaced meanwhile is read anew, so the files of two are never mixed up.
+    """
+    found = load_manifest(directory)
+    while True:
+        manifest, files = found
+        try:
+            for name, record in files.items():
+                if only is None or name in only:
+                    _check_file(directory / name, record)
+        except ArtifactError:
+            found = load_manifest(directory)
+            if found == (manifest, files):
+                raise
+        else:
+            return manifest
+
+
+def _check_file(path: Path, record: FileRecord) -> None:
+    try:
         size = path.stat().st_size
-        if size != record.bytes:
-            raise ArtifactError(f"{path}: has {size} bytes, the manifest says {record.bytes}; build the bundle again")
-        if sha256_of(path) != record.sha256:
-            raise ArtifactError(f"{path}: its SHA-256 differs from the manifest, the file was edited; build the bundle again")
-    return manifest
+        sha256 = sha256_of(path) if size == record.bytes else None
+    except FileNotFoundError as exc:
+        raise ArtifactError(f"{path}: is missing from its bundle; build the bundle again") from exc
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read ({exc.strerror}); build the bundle again") from exc
+    if sha256 is None:
+        raise ArtifactError(f"{path}: has {size} bytes, the manifest says {record.bytes}; build the bundle again")
+    if sha256 != record.sha256:
+        raise ArtifactError(f"{path}: was edited, its SHA-256 differs from the manifest; build the bundle again")
 
 
 def open_bundle(directory: Path) -> Engine:
@@ -210,8 +250,8 @@ def list_bundles(store: Path) -> list[tuple[Path, Manifest | ArtifactError]]:
             continue
         try:
             found.append((directory, load_manifest(directory)[0]))
-        except ArtifactError as exc:
-            found.append((directory, exc))
+        except DeployError as exc:
+            found.append((directory, ArtifactError(str(exc))))
     return sorted(found, key=lambda row: row[1].created if isinstance(row[1], Manifest) else "", reverse=True)
 
 

@@ -79,7 +79,9 @@ def choose_images(root: Path, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> 
     if count < 1:
         raise UsageError(f"--calibration-images {count}: takes 1 or more; {DEFAULT_IMAGES} is a good number")
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; --calibration-data takes a folder of images like those of production")
+        raise InputError(
+            f"{root}: no such folder; --calibration-data takes a folder of images like those of production"
+        )
     groups: dict[str, list[Path]] = {}
     for file in find_images([root]):
         relative = file.relative_to(root)

@@ -7,9 +7,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.console import Console
@@ -19,6 +19,8 @@ from alexnet_deploy import __version__, show
 from alexnet_deploy.calibration import DEFAULT_IMAGES, METHODS
 from alexnet_deploy.contract import BatchProfile, Foreign
 from alexnet_deploy.errors import DeployError, InputError, UsageError
+
+Choice = TypeVar("Choice", bound=str)
 
 STORE = Path("engines")
 DEFAULT_ONNX = STORE / "alexnet.onnx"
@@ -31,16 +33,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+_WIDE = 160  # columns of a table in a pipe, where no terminal tells its width
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDE)
+err = Console(highlight=False, markup=False, stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 Store = Annotated[Path, typer.Option("--engines", help="The engine store: where bundles are written and looked for.")]
 Mean = Annotated[str | None, typer.Option(help="R,G,B mean on the 0..1 scale, for an ONNX of another tool.")]
 Std = Annotated[str | None, typer.Option(help="R,G,B standard deviation, as --mean.")]
-Labels = Annotated[
-    Path | None, typer.Option(help="Labels, one a line, or 'imagenet1k'; for an ONNX of another tool.")
-]
+Labels = Annotated[Path | None, typer.Option(help="Labels, one a line, or 'imagenet1k'; for an ONNX of another tool.")]
 Runtime = Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, openvino or onnxruntime.")]
 
 
@@ -49,7 +50,9 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")] = DEFAULT_ONNX,
     weights: Annotated[
         str | None,
-        typer.Option(help="checkpoint.safetensors, a published .pth (path or URL), or imagenet1k; else the shipped one."),
+        typer.Option(
+            help="checkpoint.safetensors, a published .pth (path or URL), or imagenet1k; else the shipped one."
+        ),
     ] = None,
     arch: Annotated[str | None, typer.Option(help="Architecture of a .pth file (see summary --help).")] = None,
     parity_images: Annotated[
@@ -77,7 +80,9 @@ def build_engine(
         Path | None, typer.Option("--output", "-o", help="Bundle to write; else <store>/<model>-<precision>.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="float16; with --int8 or --fp8, what is not quantised.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="int8 convolutions and dense layers; needs calibration.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="int8 convolutions and dense layers; needs calibration.")
+    ] = False,
     fp8: Annotated[bool, typer.Option("--fp8", help="float8 E4M3 instead of int8; sm89 and later.")] = False,
     calibration_data: Annotated[Path | None, typer.Option(help="Folder of images like those of production.")] = None,
     calibration_images: Annotated[int, typer.Option(help="How many of them to use.")] = DEFAULT_IMAGES,
@@ -102,8 +107,7 @@ def build_engine(
 ) -> None:
     """Build an engine bundle: typed ONNX plus TensorRT plans, with the achieved precision proved."""
     precision = _precision(fp16=fp16, int8=int8, fp8=fp8)
-    if calibration_method not in METHODS:
-        raise UsageError(f"--calibration-method {calibration_method}: unknown; choose one of {', '.join(METHODS)}")
+    method = _choice("--calibration-method", calibration_method, METHODS)
     if calibration_data is not None and not (int8 or fp8):
         raise UsageError("--calibration-data has no use without --int8 or --fp8; add one, or leave it out")
     batch = _batch(min_batch, opt_batch, max_batch)
@@ -114,13 +118,15 @@ def build_engine(
     if calibration_data is not None:
         chosen = choose_images(calibration_data, count=calibration_images, seed=seed)
         if len(chosen.files) < calibration_images:
-            err.print(f"note: {calibration_data} holds {len(chosen.files)} usable images, {calibration_images} were asked for")
+            err.print(
+                f"note: {calibration_data} holds {len(chosen.files)} usable images, {calibration_images} were asked for"
+            )
     options = EngineOptions(
         precision=precision,
         batch=batch,
         targets=tuple(target or ()),
         calibration=chosen,
-        method=calibration_method,
+        method=method,
         exclude=exclude,
         allow_fallback=tuple(allow_fallback or ()),
         foreign=_foreign(mean, std, labels),
@@ -159,8 +165,7 @@ def infer(
     from alexnet_deploy.runners import open_runner
     from alexnet_deploy.store import resolve_engine
 
-    if format_ not in get_args(Format):
-        raise UsageError(f"--format {format_}: unknown; choose one of {', '.join(get_args(Format))}")
+    kind = _choice("--format", format_, get_args(Format))
     files = find_images(images)
     with resolve_engine(engine, engines, _foreign(mean, std, labels)) as found:
         opened = open_runner(found, runtime, threads=threads)
@@ -169,7 +174,10 @@ def infer(
         err.print(f"running {found.name} ({found.precision}) with {opened.runner.description}", soft_wrap=True)
         failed = count = 0
         try:
-            with _progress() as progress, open_writer(format_, output, top_k=top_k, console=out) as write:
+            columns = min(top_k, len(found.contract.labels))
+            # One console draws bar and table where both go to a terminal, so that neither writes over the other.
+            screen = err if err.is_terminal and out.is_terminal else out
+            with _progress() as progress, open_writer(kind, output, top_k=columns, console=screen) as write:
                 task = progress.add_task("images", total=None)
                 for prediction in predict(opened.runner, files, top_k=top_k, batch=batch, workers=workers):
                     write(prediction)
@@ -285,7 +293,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what the libraries below report.")] = False,
 ) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, stream=sys.stderr)
@@ -323,6 +333,13 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
     return numbers
 
 
+def _choice(flag: str, value: str, choices: Sequence[Choice]) -> Choice:
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise UsageError(f"{flag} {value}: unknown; choose one of {', '.join(map(str, choices))}")
+
+
 @contextlib.contextmanager
 def _needs(extra: str) -> Iterator[None]:
     """Turn a missing package into the name of the extra that brings it."""
@@ -334,7 +351,12 @@ def _needs(extra: str) -> Iterator[None]:
 
 def _progress() -> Progress:
     """A progress bar on a terminal; nothing in a pipe."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(show_speed=True), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
@@ -359,7 +381,7 @@ def main() -> None:
     try:
         app()
     except DeployError as exc:
-        err.print(f"error: {exc}", style="red", soft_wrap=True, markup=False)
+        err.print(f"error: {exc}", style="red", soft_wrap=True)
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
         err.print("interrupted; nothing was left half written", style="yellow")

@@ -44,16 +44,17 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        for name in ("height", "width"):
-            if not 1 <= getattr(self, name) <= MAX_SIDE:
-                raise ValueError(f"{name} {getattr(self, name)} is not within 1..{MAX_SIDE}")
+        for name in ("height", "width") if self.resize_to is None else ("height", "width", "resize_to"):
+            value: object = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= MAX_SIDE:
+                raise ValueError(f"{name} {value!r} is not a whole number within 1..{MAX_SIDE}")
         if self.resize not in ("stretch", "shorter-side"):
             raise ValueError(f"unknown resize rule {self.resize!r}")
         if self.interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"unknown interpolation {self.interpolation!r}")
         if self.resize == "shorter-side":
-            if self.resize_to is None or not max(self.height, self.width) <= self.resize_to <= MAX_SIDE:
-                raise ValueError(f"resize_to {self.resize_to} is not within the crop size..{MAX_SIDE}")
+            if self.resize_to is None or self.resize_to < max(self.height, self.width):
+                raise ValueError(f"resize_to {self.resize_to} is below the crop's {self.height} x {self.width}")
         elif self.resize_to is not None:
             raise ValueError("resize_to has no meaning with resize 'stretch'")
         if len(self.mean) != 3 or len(self.std) != 3:
@@ -87,6 +88,8 @@ class ModelContract:
             raise ValueError(f"{len(self.labels)} labels but {len(self.class_ids)} class ids")
         if len(set(self.class_ids)) != len(self.class_ids):
             raise ValueError("class ids are not unique")
+        # TypeError for what is not text, UnicodeEncodeError (a ValueError) for text that no file can hold.
+        "".join((self.architecture, self.input_name, self.output_name, *self.labels, *self.class_ids)).encode()
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature {self.temperature} is not above 0")
 
@@ -100,7 +103,7 @@ class ModelContract:
         try:
             raw: dict[str, Any] = json.loads(text)
             schema = raw.pop("schema")
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
             raise ArtifactError(f"{source}: its contract is not readable ({exc}); make the file again") from exc
         if schema != SCHEMA:
             raise ArtifactError(
@@ -112,7 +115,7 @@ class ModelContract:
             preprocessing = Preprocessing(**(pre | {key: tuple(map(float, pre[key])) for key in ("mean", "std")}))
             labels, class_ids = (_strings(raw.pop(key), key) for key in ("labels", "class_ids"))
             return cls(preprocessing=preprocessing, labels=labels, class_ids=class_ids, **raw)
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, OverflowError) as exc:
             raise ArtifactError(f"{source}: its contract is not valid ({exc}); make the file again") from exc
 
 

@@ -16,9 +16,15 @@ from __future__ import annotations
 
 
 class DeployError(Exception):
-    """Base of all errors whose message is meant for the user."""
+    """Base of all errors whose message is meant for the user.
+
+    A message may quote a damaged or hostile file; line breaks and control characters in it are written as escapes.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class UsageError(DeployError):

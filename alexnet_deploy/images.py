@@ -37,6 +37,7 @@ SUFFIXES = frozenset((
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_STRIP = 1 << 16  # pixels scaled at a time in float64: all at once, a large scan would need gigabytes
 _WHITE = {"I": 65535.0, "F": 1.0}
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -124,13 +125,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _scaled_grey(image: Image.Image) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    low, high, white = float(values.min()), float(values.max()), _WHITE.get(image.mode, 65535.0)
-    if not np.isfinite([low, high]).all():
+    values = np.asarray(image)
+    if not np.isfinite(values).all():
         raise ValueError("holds values that are not finite")
+    low, high, white = float(values.min()), float(values.max()), _WHITE.get(image.mode, 65535.0)
     if low >= 0.0 and high <= white:
         low, high = 0.0, white
-    return Image.fromarray(np.rint((values - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8))
+    scale = 255.0 / ((high - low) or 1.0)
+    grey = np.empty(values.size, np.uint8)
+    flat = values.reshape(-1)
+    for i in range(0, flat.size, _STRIP):
+        grey[i : i + _STRIP] = np.rint((flat[i : i + _STRIP].astype(np.float64) - low) * scale)
+    return Image.fromarray(grey.reshape(values.shape))
 
 
 def _cause(exc: Exception) -> str:
@@ -142,7 +148,8 @@ def _cause(exc: Exception) -> str:
         case PermissionError():
             return "cannot be read (permission denied); check its permissions"
         case UnidentifiedImageError():
-            return "is not an image of a known format; use JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000"
+            known = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000"
+            return f"is not an image of a known format, or its header is damaged; use {known}"
         case Image.DecompressionBombError():
             return f"has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down first"
         case _:

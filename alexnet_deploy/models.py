@@ -46,6 +46,8 @@ class Architecture:
     feature_name: str = "features"
 
     def __post_init__(self) -> None:
+        if self.lrn not in ("none", "before-pool", "after-pool") or self.activation not in ("relu", "tanh"):
+            raise ValueError(f"unknown lrn {self.lrn!r} or activation {self.activation!r}")
         if self.num_classes < 2:
             raise UsageError(f"{self.name}: {self.num_classes} classes; a classifier needs at least 2")
         if not 0 <= self.dropout < 1:
@@ -83,10 +85,19 @@ def architecture_from_dict(raw: dict[str, Any], *, source: str) -> Architecture:
     try:
         values = raw | {key: tuple(int(v) for v in raw[key]) for key in ("widths", "groups")}
         arch = Architecture(**values)
-        if len(arch.widths) != 5 or len(arch.groups) != 5 or max(*arch.widths, arch.hidden, arch.num_classes) > 1 << 16:
+        sizes = (*arch.widths, *arch.groups, arch.hidden, arch.num_classes, arch.dense_rank or 1)
+        if len(sizes) != 13 or not all(type(size) is int and 0 < size <= 1 << 16 for size in sizes):
             raise ValueError("widths, groups or sizes are out of range")
-    except (KeyError, TypeError, ValueError, UsageError) as exc:
-        raise InputError(f"{source}: its architecture is not one of this family ({exc}); export it with its own tool") from exc
+        if FAMILY[arch.name].feature_name != arch.feature_name:
+            raise ValueError(f"{arch.name} has no {arch.feature_name!r}")
+        if not all(isinstance(switch, bool) for switch in (arch.overlapping_pool, arch.conv_bias)):
+            raise ValueError("a switch is neither true nor false")
+        with torch.device("meta"):
+            AlexNet(arch)  # raises where the groups do not divide the widths
+    except (KeyError, TypeError, ValueError, OverflowError, UsageError) as exc:
+        raise InputError(
+            f"{source}: its architecture is not one of this family ({exc}); export it with its own tool"
+        ) from exc
     return arch
 
 
@@ -103,7 +114,12 @@ class PaperLRN(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
-            attributes = {"size": self.size, "alpha": self.alpha_times_size, "beta": self.beta, "bias": self.k}
+            attributes: dict[str, Any] = {
+                "size": self.size,
+                "alpha": self.alpha_times_size,
+                "beta": self.beta,
+                "bias": self.k,
+            }
             return torch.onnx.ops.symbolic("LRN", [x_NCHW], attributes, dtype=x_NCHW.dtype, shape=x_NCHW.shape)
         return nn.functional.local_response_norm(x_NCHW, self.size, self.alpha_times_size, self.beta, self.k)
 
@@ -170,15 +186,16 @@ def initialise(model: AlexNet, scheme: Literal["paper", "kaiming"]) -> None:
     """Draw new weights in place from torch's global generator.
 
     ``paper`` (section 5): weights N(0, 0.01), bias 1 in convolutions 2, 4, 5 and the hidden dense layers, 0
-    elsewhere. ``kaiming`` (He et al., arXiv:1502.01852): N(0, 2 / fan_in), bias 0; the factors of a low-rank
-    layer share the gain, since nothing rectifies between them.
+    elsewhere. ``kaiming`` (He et al., arXiv:1502.01852): variance 2 / fan_in, or 1 / fan_in where no ReLU follows
+    (the last layer, the first factor of a low-rank one), bias 0.
     """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     dense = [m for m in model.classifier.modules() if isinstance(m, nn.Linear)]
     factors = {id(m[0]) for m in model.classifier if isinstance(m, nn.Sequential)}
     last = dense[-1]
     ones = {id(convolutions[i]) for i in (1, 3, 4)} | {id(m) for m in dense if m is not last}
-    for layer in (*convolutions, *dense):
+    layers: list[nn.Conv2d | nn.Linear] = [*convolutions, *dense]
+    for layer in layers:
         if scheme == "paper":
             nn.init.normal_(layer.weight, std=0.01)
         else:

@@ -22,7 +22,7 @@ IR_VERSION = 10
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file with its external data; InputError where it is not a usable model."""
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, format="protobuf")  # else the file's name decides what to parse it as
         if not model.graph.node or not model.graph.output:
             raise InputError(f"{path}: is not an ONNX model, or one without nodes or outputs; export it again")
         onnx.checker.check_model(model)
@@ -39,7 +39,7 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
     """Check the model and write it as one file, atomically."""
     onnx.checker.check_model(model, full_check=True)
     with atomic_file(path) as temporary:
-        onnx.save(model, temporary)
+        onnx.save(model, temporary, format="protobuf")
     return path
 
 

@@ -27,7 +27,7 @@ _FILE_CELLS, _LABEL_CELLS = 48, 28  # widths of the table's columns: room for mo
 
 
 @contextmanager
-def open_writer(format: Format, output: Path | None, *, top_k: int, console: Console | None = None) -> Iterator[Write]:
+def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Console | None = None) -> Iterator[Write]:
     """Yield the function that writes one prediction, to ``output`` or, without it, to the standard output.
 
     A file appears whole when the block ends without an error, else what stood there before stays. A reader of
@@ -40,7 +40,7 @@ def open_writer(format: Format, output: Path | None, *, top_k: int, console: Con
     """
     if output is not None and output.exists() and not output.is_file():
         raise UsageError(f"--output {output}: is not a plain file; name a file")
-    if format == "parquet":
+    if format_ == "parquet":
         if output is None:
             raise UsageError("--format parquet cannot go to the standard output; add --output FILE")
         try:
@@ -53,9 +53,9 @@ def open_writer(format: Format, output: Path | None, *, top_k: int, console: Con
             yield write
         return
     with _text_stream(output) as stream:
-        if format == "jsonl":
+        if format_ == "jsonl":
             yield _jsonl_writer(stream)
-        elif format == "csv":
+        elif format_ == "csv":
             yield _csv_writer(stream, top_k)
         else:
             console = console or Console(file=sys.stdout)

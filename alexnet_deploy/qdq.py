@@ -9,7 +9,7 @@ Where Q/DQ goes (x: activation, w: weight):
     others    as their inputs are
 
 Symmetric, zero point 0. With fp8 (E4M3) x and w both have one scale a tensor, and a convolution of fewer than
-16 input channels stays float: TensorRT has no FP8 kernel for it. A float bias is exact, and an int32 one does
+16 input channels stays float: TensorRT-RTX falls back to float for AlexNet's first one anyway. A float bias is exact, and an int32 one does
 not parse in TensorRT. Nothing is quantised after an op, so logits keep their resolution.
 """
 

@@ -33,5 +33,7 @@ def parity_pixels(folder: Path | None, pre: Preprocessing) -> NDArray[np.uint8]:
         except InputError:
             continue
     if not pixels:
-        raise InputError(f"{folder}: none of its first {PARITY_IMAGES} images is readable; choose other --parity-images")
+        raise InputError(
+            f"{folder}: none of its first {PARITY_IMAGES} images is readable; choose other --parity-images"
+        )
     return np.stack(pixels)

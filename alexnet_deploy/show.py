@@ -118,24 +118,28 @@ def _store_row(directory: Path, found: Manifest | ArtifactError) -> dict[str, An
 def latencies(console: Console, rows: Sequence[tuple[Engine, Latency]], *, as_json: bool) -> None:
     """Latency of engines, one row each."""
     if as_json:
-        _json([{"engine": engine.name, "precision": engine.precision} | dataclasses.asdict(row) for engine, row in rows])
+        _json(
+            [{"engine": engine.name, "precision": engine.precision} | dataclasses.asdict(row) for engine, row in rows]
+        )
         return
-    table = _table("engine", "precision", "runner", "batch", "median ms", "p90 ms", "p99 ms", "images/s")
+    table = _table("engine", "precision", "batch", "median ms", "p90 ms", "p99 ms", "images/s", "runner")
     for engine, row in rows:
         numbers = (f"{row.median_ms:.2f}", f"{row.p90_ms:.2f}", f"{row.p99_ms:.2f}", f"{row.images_per_s:.0f}")
-        table.add_row(engine.name, engine.precision, row.description, str(row.batch), *numbers)
+        table.add_row(engine.name, engine.precision, str(row.batch), *numbers, row.description)
     console.print(table)
 
 
 def accuracies(console: Console, rows: Sequence[tuple[Engine, Accuracy]], *, as_json: bool) -> None:
     """Accuracy of engines, one row each."""
     if as_json:
-        _json([{"engine": engine.name, "precision": engine.precision} | dataclasses.asdict(row) for engine, row in rows])
+        _json(
+            [{"engine": engine.name, "precision": engine.precision} | dataclasses.asdict(row) for engine, row in rows]
+        )
         return
-    table = _table("engine", "precision", "runner", "images", "top-1 %", "top-5 %")
+    table = _table("engine", "precision", "images", "top-1 %", "top-5 %", "runner")
     for engine, row in rows:
         numbers = (str(row.images), f"{row.top1_percent:.2f}", f"{row.top5_percent:.2f}")
-        table.add_row(engine.name, engine.precision, row.description, *numbers)
+        table.add_row(engine.name, engine.precision, *numbers, row.description)
     console.print(table)
 
 

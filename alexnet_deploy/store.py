@@ -24,7 +24,9 @@ def resolve_engine(name: str | None, store: Path, foreign: Foreign = SAYS_NOTHIN
             yield engine
         return
     if foreign != SAYS_NOTHING:
-        raise UsageError("--mean, --std and --labels describe an ONNX of another tool; a bundle carries its own contract")
+        raise UsageError(
+            "--mean, --std and --labels describe an ONNX of another tool; a bundle carries its own contract"
+        )
     yield open_bundle(find_bundle(name, store) if name is not None else _newest(store))
 
 

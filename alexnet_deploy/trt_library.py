@@ -65,7 +65,12 @@ class TensorRT:
 
 @functools.cache
 def load(name: str) -> TensorRT:
-    """Import one of the two; UnavailableError says why it cannot be, and names the extra to install."""
+    """Import one of the two; UnavailableError says why it cannot be, and names the extra to install.
+
+    ``name`` may come out of a manifest, and no other module is ever imported.
+    """
+    if name not in EXTRA:
+        raise UnavailableError(f"{name!r} is not a TensorRT that this version knows ({', '.join(EXTRA)})")
     hint = f"pip install 'alexnet-deploy[{EXTRA[name]}]'"
     try:
         api = importlib.import_module(name)

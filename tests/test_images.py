@@ -43,14 +43,14 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+def encoded(image: Image.Image, codec: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format, **options)
+    image.save(stream, codec, **options)
     return stream.getvalue()
 
 
-def rgb_of(image: Image.Image, format: str, **options: object) -> NDArray[np.uint8]:
-    opened = open_rgb(encoded(image, format, **options))
+def rgb_of(image: Image.Image, codec: str, **options: object) -> NDArray[np.uint8]:
+    opened = open_rgb(encoded(image, codec, **options))
     assert opened.mode == "RGB"
     return np.asarray(opened)
 
@@ -60,15 +60,15 @@ def png_claiming(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">II4s", zlib.crc32(header), 9, b"IDAT")
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("codec", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_every_exif_orientation_comes_out_upright(orientation: int, format: str) -> None:
+def test_every_exif_orientation_comes_out_upright(orientation: int, codec: str) -> None:
     upright = noise(4, 6)
     stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
-    np.testing.assert_array_equal(rgb_of(stored, format, exif=exif, **options), upright)
+    options = {"lossless": True, "exact": True} if codec == "WEBP" else {}
+    np.testing.assert_array_equal(rgb_of(stored, codec, exif=exif, **options), upright)
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ GREY_KINDS = [
 def test_a_grey_picture_is_that_grey_in_every_mode_and_format(
     kind: tuple[str, str], value: int, width: int, height: int
 ) -> None:
-    mode, format = kind
-    pixels = rgb_of(Image.new("L", (width, height), value).convert(mode), format)
+    mode, codec = kind
+    pixels = rgb_of(Image.new("L", (width, height), value).convert(mode), codec)
     assert pixels.shape == (height, width, 3)
     # lossy codecs and the YCbCr integer matrices are off by a few of 255; lossless ones are exact
-    tolerance = 0 if format in ("PNG", "BMP", "PPM", "GIF") or (format == "TIFF" and mode != "YCbCr") else 3
+    tolerance = 0 if codec in ("PNG", "BMP", "PPM", "GIF") or (codec == "TIFF" and mode != "YCbCr") else 3
     assert np.abs(pixels.astype(int) - value).max() <= tolerance
 
 
@@ -123,10 +123,10 @@ def test_adobe_cmyk_jpeg_is_not_inverted() -> None:
     assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 4  # lossy
 
 
-@pytest.mark.parametrize("format", ["PNG", "TIFF", "PPM"])
-def test_sixteen_bit_grey_is_scaled_not_clipped(format: str) -> None:
+@pytest.mark.parametrize("codec", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(codec: str) -> None:
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    pixels = rgb_of(Image.fromarray(grey.astype(np.uint16) * 257), format)
+    pixels = rgb_of(Image.fromarray(grey.astype(np.uint16) * 257), codec)
     np.testing.assert_array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
 
 
@@ -143,6 +143,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(format: str) -> None:
 )
 def test_wide_grey_keeps_its_own_scale_or_is_stretched(values: NDArray[np.generic], expected: list[int]) -> None:
     assert rgb_of(Image.fromarray(values), "TIFF")[0, :, 0].tolist() == expected
+
+
+def test_wide_grey_is_scaled_alike_across_strips() -> None:
+    values = np.linspace(-50, 50, 300 * 300, dtype=np.float32).reshape(300, 300)  # more than one strip
+    expected = np.rint((values.astype(np.float64) + 50) * 2.55)
+    np.testing.assert_array_equal(rgb_of(Image.fromarray(values), "TIFF")[..., 0], expected)
 
 
 def test_grey_that_is_not_finite_is_refused() -> None:
@@ -169,10 +175,10 @@ def test_a_transparent_colour_without_alpha_channel_is_white(mode: str) -> None:
     assert (rgb_of(Image.new(mode, (2, 2)), "PNG", transparency=black) == 255).all()
 
 
-@pytest.mark.parametrize("format", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_the_first_frame_of_many_is_taken(format: str) -> None:
+@pytest.mark.parametrize("codec", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_the_first_frame_of_many_is_taken(codec: str) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
-    pixels = rgb_of(frames[0], format, save_all=True, append_images=frames[1:])
+    pixels = rgb_of(frames[0], codec, save_all=True, append_images=frames[1:])
     assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 4  # WebP is lossy
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images import find_images, load_pixels
-from alexnet_deploy.infer import Answer, predict, read_batches, top_answers
+from alexnet_deploy.infer import Prediction, predict, read_batches, top_answers
 from alexnet_deploy.runners import Runner
 from alexnet_deploy.runners.batching import AnyBatch
 
@@ -185,8 +185,8 @@ def test_probabilities_are_a_distribution_in_the_order_of_the_logits(
 
 
 def test_temperature_divides_the_logits() -> None:
-    logits_NK = np.array([[2.0, 0.0]], np.float32)
-    assert top_answers(logits_NK, contract_of(2, 2.0), 1) == [(Answer(0, "0", pytest.approx(1 / (1 + math.exp(-1)))),)]
+    ((answer,),) = top_answers(np.array([[2.0, 0.0]], np.float32), contract_of(2, 2.0), 1)
+    assert answer.probability == pytest.approx(1 / (1 + math.exp(-1)))
 
 
 def endless(path: Path, taken: list[int]) -> Iterator[Path]:
@@ -213,7 +213,7 @@ def test_a_failing_runner_ends_the_run_and_its_threads(folder: Path, error: Base
                 raise error
             return super().__call__(pixels_NHWC)
 
-    rows = []
+    rows: list[Prediction] = []
     with pytest.raises(type(error)):
         rows.extend(predict(Failing(), endless(folder / "001.png", [0]), batch=4))
     assert decoding_threads() == []

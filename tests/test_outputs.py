@@ -29,8 +29,8 @@ ODD = Prediction(os.fsdecode(b"caf\xe9 \xc3\xa9\n\x1b[2J.jpg"), (Answer(1, 'a "b
 ROWS = [GOOD, BAD, ODD]
 
 
-def written(path: Path, format: Format, rows: list[Prediction], *, top_k: int = 2) -> Path:
-    with open_writer(format, path, top_k=top_k) as write:
+def written(path: Path, format_: Format, rows: list[Prediction], *, top_k: int = 2) -> Path:
+    with open_writer(format_, path, top_k=top_k) as write:
         for row in rows:
             write(row)
     return path
@@ -84,10 +84,10 @@ def test_parquet_nests_the_answers_and_streams_row_groups(tmp_path: Path, monkey
     assert pq.ParquetFile(path).num_row_groups == 2
 
 
-@pytest.mark.parametrize(("format", "size"), [("jsonl", 0), ("csv", 1), ("parquet", 0), ("table", 0)])
-def test_no_predictions_still_make_a_file(tmp_path: Path, format: Format, size: int) -> None:
-    path = written(tmp_path / "out", format, [])
-    rows = pq.read_table(path).num_rows if format == "parquet" else len(path.read_text().splitlines())
+@pytest.mark.parametrize(("format_", "size"), [("jsonl", 0), ("csv", 1), ("parquet", 0), ("table", 0)])
+def test_no_predictions_still_make_a_file(tmp_path: Path, format_: Format, size: int) -> None:
+    path = written(tmp_path / "out", format_, [])
+    rows = pq.read_table(path).num_rows if format_ == "parquet" else len(path.read_text().splitlines())
     assert rows == size
 
 
@@ -117,25 +117,25 @@ def test_a_table_on_a_terminal_keeps_to_its_width_and_the_end_of_the_path() -> N
     assert bad.index("cannot") == long.index("church")
 
 
-@pytest.mark.parametrize("format", ["jsonl", "csv", "table"])
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "table"])
 def test_the_standard_output_gets_the_same_bytes_and_stays_open(
-    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], format: Format
+    tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes], format_: Format
 ) -> None:
-    with open_writer(format, None, top_k=2) as write:
+    with open_writer(format_, None, top_k=2) as write:
         for row in ROWS:
             write(row)
     sys.stdout.write("after\n")
     sys.stdout.flush()
-    assert capfdbinary.readouterr().out == written(tmp_path / "out", format, ROWS).read_bytes() + b"after\n"
+    assert capfdbinary.readouterr().out == written(tmp_path / "out", format_, ROWS).read_bytes() + b"after\n"
 
 
-@pytest.mark.parametrize("format", ["jsonl", "csv", "parquet", "table"])
-def test_a_run_that_fails_leaves_the_old_file(tmp_path: Path, format: Format) -> None:
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet", "table"])
+def test_a_run_that_fails_leaves_the_old_file(tmp_path: Path, format_: Format) -> None:
     path = tmp_path / "out"
     path.write_text("old")
 
     def run() -> None:
-        with open_writer(format, path, top_k=2) as write:
+        with open_writer(format_, path, top_k=2) as write:
             write(GOOD)
             raise RuntimeError("device lost")
 
@@ -145,16 +145,16 @@ def test_a_run_that_fails_leaves_the_old_file(tmp_path: Path, format: Format) ->
     assert os.listdir(tmp_path) == ["out"]
 
 
-@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("format_", ["jsonl", "parquet"])
 def test_a_full_disk_is_one_line_and_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: Format
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: Format
 ) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)  # where file systems that allocate late say so
     with pytest.raises(UnavailableError, match="no room left"):
-        written(tmp_path / "out", format, ROWS)
+        written(tmp_path / "out", format_, ROWS)
     assert os.listdir(tmp_path) == []
 
 
@@ -178,17 +178,18 @@ def test_an_output_that_is_no_plain_file_is_refused(output: str) -> None:
     assert Path(os.devnull).is_char_device()
 
 
-@pytest.mark.parametrize("format", ["jsonl", "csv", "table"])
-def test_a_reader_that_leaves_ends_the_block_quietly(format: Format) -> None:
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "table"])
+def test_a_reader_that_leaves_ends_the_block_quietly(format_: Format) -> None:
     program = f"""
 from alexnet_deploy.infer import Answer, Prediction
 from alexnet_deploy.outputs import open_writer
-with open_writer({format!r}, None, top_k=1) as write:
+with open_writer({format_!r}, None, top_k=1) as write:
     while True:
         write(Prediction("a.jpg", (Answer(0, "church", 1.0),)))
 """
     command = [sys.executable, "-W", "error", "-c", program]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=buffered) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()

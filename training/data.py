@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +17,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import SUFFIXES, load_pixels, open_rgb
+from alexnet_deploy.images import find_images, load_pixels, open_rgb
 from training.recipes import Recipe
 
 Item = tuple[int, int]
 """(epoch, index): what a worker needs to draw the same crop in every run."""
+Sample = tuple[NDArray[np.uint8], int]
+"""Pixels ``[H, W, 3]`` and the class number."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""uint8 pixels ``[n, H, W, 3]`` and int64 targets ``[n]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,28 +39,33 @@ class Listing:
     def digest(self, root: Path) -> str:
         """SHA-256 over class names and relative paths: tells whether two runs saw the same listing."""
         lines = [*self.class_ids, *(str(file.relative_to(root)) for file in self.files)]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
 
 def list_folder(root: Path, *, class_ids: tuple[str, ...] | None = None) -> Listing:
-    """All images below ``root/<class>/``. With ``class_ids`` (a validation split) the classes must be among them."""
+    """All images below ``root/<class>/``.
+
+    With ``class_ids`` (a validation split) the classes must be among them; some may be missing. Raises InputError
+    where there is nothing to use: no folder, no classes, a class without images, a name that cannot be printed.
+    """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; it should hold one folder of images a class")
     found = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if odd := [name for name in found if not name.isprintable()]:
+        raise InputError(f"{root}: class folder {odd[0]!r} has a name that cannot be printed; rename it")
     if class_ids is None:
         if len(found) < 2:
-            raise InputError(f"{root}: holds {len(found)} class folders, a classifier needs 2; make one folder a class")
+            raise InputError(f"{root}: class folders: {len(found)}, a classifier needs 2; make one folder a class")
         class_ids = tuple(found)
     elif unknown := sorted(set(found) - set(class_ids)):
         raise InputError(f"{root}: class {unknown[0]!r} is not in the training data; rename or remove the folder")
+    elif not found:
+        raise InputError(f"{root}: holds no folder of a class; it should hold one folder of images a class")
     files, targets = [], []
-    for index, name in enumerate(class_ids):
-        folder = root / name
-        images = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-        if not images:
-            raise InputError(f"{folder}: holds no image; add some, or remove the class")
+    for name in found:
+        images = list(find_images([root / name]))
         files += images
-        targets += [index] * len(images)
+        targets += [class_ids.index(name)] * len(images)
     return Listing(class_ids, tuple(files), tuple(targets))
 
 
@@ -78,7 +89,7 @@ def split(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
     return part(~held), part(held)
 
 
-class TrainingCrops(Dataset[tuple[NDArray[np.uint8], int]]):
+class TrainingCrops(Dataset[Sample]):
     """Random resized crop and flip, drawn from (seed, epoch, index): independent of workers and of restarts."""
 
     def __init__(self, listing: Listing, pre: Preprocessing, recipe: Recipe, seed: int) -> None:
@@ -87,7 +98,7 @@ class TrainingCrops(Dataset[tuple[NDArray[np.uint8], int]]):
     def __len__(self) -> int:
         return len(self.listing.files)
 
-    def __getitem__(self, item: Item) -> tuple[NDArray[np.uint8], int]:
+    def __getitem__(self, item: Item) -> Sample:
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
         image = open_rgb(self.listing.files[index])
@@ -103,7 +114,7 @@ class TrainingCrops(Dataset[tuple[NDArray[np.uint8], int]]):
 def random_box(
     width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A box of a random share of the area and an aspect ratio of 3/4..4/3 (Szegedy et al. 2014); the centre if none fits."""
+    """A random share of the area, at an aspect ratio of 3/4..4/3 (Szegedy et al. 2014); the centre if none fits."""
     area = width * height
     for _ in range(10):
         target = area * rng.uniform(*scale)
@@ -117,7 +128,7 @@ def random_box(
     return x, y, x + side, y + side
 
 
-class PlainPixels(Dataset[tuple[NDArray[np.uint8], int]]):
+class PlainPixels(Dataset[Sample]):
     """Images as inference sees them: through ``images.load_pixels``."""
 
     def __init__(self, listing: Listing, pre: Preprocessing) -> None:
@@ -126,7 +137,7 @@ class PlainPixels(Dataset[tuple[NDArray[np.uint8], int]]):
     def __len__(self) -> int:
         return len(self.listing.files)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+    def __getitem__(self, index: int) -> Sample:
         return load_pixels(self.listing.files[index], self.pre), self.listing.targets[index]
 
 
@@ -156,18 +167,29 @@ class StepSampler(Sampler[list[Item]]):
             epoch, step = epoch + 1, 0
 
 
-def training_loader(crops: TrainingCrops, sampler: StepSampler, workers: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of uint8 pixels ``[n, H, W, 3]`` and int64 targets ``[n]`` for this process."""
-    return DataLoader(
-        crops, batch_sampler=sampler, num_workers=workers, collate_fn=_collate, prefetch_factor=4 if workers else None
-    )
+def training_batches(crops: TrainingCrops, sampler: StepSampler, workers: int) -> Iterator[Batch]:
+    """This process's share of each global batch, without end. InputError where an image cannot be read."""
+    return _batches(crops, workers, batch_sampler=sampler, prefetch_factor=4 if workers else None)
 
 
-def plain_loader(listing: Listing, pre: Preprocessing, *, batch: int, workers: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
-    """All images once, in listing order, preprocessed as inference does."""
-    return DataLoader(PlainPixels(listing, pre), batch_size=batch, num_workers=workers, collate_fn=_collate)
+def plain_batches(listing: Listing, pre: Preprocessing, *, batch: int, workers: int) -> Iterator[Batch]:
+    """All images once, in listing order, preprocessed as inference does. InputError where one cannot be read."""
+    return _batches(PlainPixels(listing, pre), workers, batch_size=batch)
 
 
-def _collate(items: list[tuple[NDArray[np.uint8], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+def _batches(dataset: Dataset[Sample], workers: int, **how: Any) -> Iterator[Batch]:
+    loader = DataLoader(dataset, num_workers=workers, collate_fn=_collate, worker_init_fn=_leave_group, **how)
+    try:
+        yield from loader
+    except InputError as exc:  # a worker's error comes with its whole traceback as the message, ours at the end
+        raise InputError(str(exc).rpartition("InputError: ")[2].removesuffix(r"\n")) from exc
+
+
+def _leave_group(worker: int) -> None:
+    # Ctrl-C, and a signal to the whole process group, must reach only the trainer: it finishes its step and saves.
+    os.setsid()
+
+
+def _collate(items: list[Sample]) -> Batch:
     pixels, targets = zip(*items, strict=True)
     return torch.from_numpy(np.stack(pixels)), torch.tensor(targets)

@@ -9,25 +9,28 @@ import torch
 
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.models import PixelClassifier
-from training.data import list_folder, plain_loader
+from training.data import list_folder, plain_batches
 
 
 @torch.inference_mode()
 def evaluate_checkpoint(checkpoint: Checkpoint, data: Path, *, workers: int) -> dict[str, Any]:
-    """Top-1 and top-5 in percent (float32) over ``data``, whose class folders are among the contract's class ids."""
+    """Top-1 and top-5 in percent (float32) over ``data``, whose class folders are among the contract's class ids.
+
+    The accuracy by class is keyed by class id: labels may repeat (ImageNet has two cranes).
+    """
     contract = checkpoint.contract
     listing = list_folder(data, class_ids=contract.class_ids)
     classifier = PixelClassifier(checkpoint.build(), contract.preprocessing.mean, contract.preprocessing.std).eval()
     k = min(5, len(contract.labels))
     hits, targets = [], []
-    for pixels_NHWC, targets_N in plain_loader(listing, contract.preprocessing, batch=64, workers=workers):
+    for pixels_NHWC, targets_N in plain_batches(listing, contract.preprocessing, batch=64, workers=workers):
         top_NK = classifier(pixels_NHWC).topk(k).indices
         hits.append(top_NK == targets_N[:, None])
         targets.append(targets_N)
     hit_NK, target_N = torch.cat(hits), torch.cat(targets)
     per_class = {
-        label: round(100 * hit_NK[target_N == index, 0].float().mean().item(), 2)
-        for index, label in enumerate(contract.labels)
+        class_id: round(100 * hit_NK[target_N == index, 0].float().mean().item(), 2)
+        for index, class_id in enumerate(contract.class_ids)
         if (target_N == index).any()
     }
     return {

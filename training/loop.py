@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ from alexnet_deploy.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, ProofError
 from alexnet_deploy.models import AlexNet, Architecture, PixelClassifier, initialise
-from training.data import Listing, StepSampler, TrainingCrops, plain_loader, training_loader
+from training.data import Listing, StepSampler, TrainingCrops, plain_batches, training_batches
 from training.recipes import Recipe
 from training.state import STATE_FILE, Progress, load_state, save_state
 
@@ -45,14 +47,22 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """What decides the weights bit by bit on one machine; a resumed run must have the same."""
-        config = {"arch": self.arch.to_dict(), "recipe": self.recipe.to_dict(), "seed": self.seed, "data": self.data_digest}
-        plain: dict[str, Any] = json.loads(json.dumps(config))
+        decides = {
+            "arch": self.arch.to_dict(),
+            "recipe": self.recipe.to_dict(),
+            "seed": self.seed,
+            "data": self.data_digest,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(decides))
         return plain
 
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One line of metrics.jsonl. ``val_top1_percent`` is of the averaged weights where the recipe averages."""
+    """One line of metrics.jsonl; after a resume ``train_loss`` and the speeds are of the rest of that epoch.
+
+    ``val_top1_percent`` is of the averaged weights where the recipe averages.
+    """
 
     epoch: int
     lr: float
@@ -71,7 +81,8 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights where the recipe averages).
 
     ``state.safetensors`` is written every epoch and on SIGINT/SIGTERM (then Stopped is raised); with
-    ``run.resume`` it goes on from there to the weights an undisturbed run reaches, bit by bit on a CPU.
+    ``run.resume`` it goes on from there to the weights an undisturbed run of as many processes reaches, bit by bit on
+    a CPU.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = _device(rank)
@@ -79,9 +90,11 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     torch.manual_seed(run.seed)
     model = AlexNet(run.arch)
     initialise(model, recipe.init)
-    model.to(device, memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub forgets it
     classifier = PixelClassifier(model, run.preprocessing.mean, run.preprocessing.std).to(device)
-    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay)) if recipe.ema_decay else None
+    ema = None
+    if recipe.ema_decay is not None:
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))  # type: ignore[no-untyped-call]
     optimizer = _optimizer(model, recipe)
     progress = Progress(0, run.config())
     state_path = run.output / STATE_FILE
@@ -95,7 +108,7 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     sampler = StepSampler(len(run.train.files), recipe.batch, run.seed, progress.step, rank, world)
     per_epoch = sampler.steps_per_epoch
     crops = TrainingCrops(run.train, run.preprocessing, recipe, run.seed)
-    batches = iter(training_loader(crops, sampler, run.workers))
+    batches = training_batches(crops, sampler, run.workers)
     stop = _StopSignal()
     try:
         for epoch in range(progress.step // per_epoch, recipe.epochs):
@@ -103,38 +116,42 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
             first = progress.step
             classifier.train()
             while progress.step < (epoch + 1) * per_epoch:
-                for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr_at(progress.step / per_epoch)
-                # Dropout's draw depends on the step alone, so a resumed run repeats an undisturbed one.
-                torch.manual_seed(((run.seed << 40) + progress.step) * world + rank)
-                asked = time.perf_counter()
-                pixels_NHWC, targets_N = next(batches)
-                waited += time.perf_counter() - asked
-                losses.append(_step(network, optimizer, loss_of, pixels_NHWC.to(device), targets_N.to(device), recipe.clip_norm))
-                if ema is not None:
-                    ema.update_parameters(model)
-                progress.step += 1
-                on_step(progress.step, recipe.epochs * per_epoch)
                 if stop.asked:
                     if rank == 0:
                         save_state(state_path, progress, model, ema, optimizer)
                     raise Stopped(f"{run.output}: stopped at step {progress.step}, saved; go on with --resume")
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr_at(progress.step / per_epoch)
+                # Dropout's draw depends on the step alone, so a resumed run repeats an undisturbed one.
+                torch.manual_seed(_mixed(run.seed, progress.step, rank))
+                asked = time.perf_counter()
+                pixels_NHWC, targets_N = next(batches)
+                waited += time.perf_counter() - asked
+                batch = pixels_NHWC.to(device), targets_N.to(device)
+                losses.append(_step(network, optimizer, loss_of, *batch, recipe.clip_norm))
+                if ema is not None:
+                    ema.update_parameters(model)
+                progress.step += 1
+                on_step(progress.step, recipe.epochs * per_epoch)
             seconds = time.perf_counter() - started
-            mean_loss = torch.stack(losses).mean().item()
-            if not torch.isfinite(torch.tensor(mean_loss)):
+            mean = torch.stack(losses).mean()
+            if world > 1:
+                dist.all_reduce(mean)  # each process has seen its own images alone
+            mean_loss = mean.item() / world
+            if not math.isfinite(mean_loss):
                 raise ProofError(f"{run.output}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr")
             if rank == 0:
                 final = ema.module if ema is not None else model
                 val_loss, top1 = validate(final, run, device)
                 images = (progress.step - first) * recipe.batch
-                row = EpochRow(
-                    epoch + 1, optimizer.param_groups[0]["lr"], mean_loss, val_loss, top1, images / seconds, 100 * waited / seconds
-                )
+                lr = optimizer.param_groups[0]["lr"]
+                row = EpochRow(epoch + 1, lr, mean_loss, val_loss, top1, images / seconds, 100 * waited / seconds)
+                if epoch + 1 == recipe.epochs:
+                    # Before the state: with the last state on disk, a resumed run has nothing left to do.
+                    save_checkpoint(_checkpoint(run, final, row), run.output / "checkpoint.safetensors")
                 save_state(state_path, progress, model, ema, optimizer)
                 _append(run.output / "metrics.jsonl", row)
                 on_epoch(row)
-                if epoch + 1 == recipe.epochs:
-                    save_checkpoint(_checkpoint(run, final, row), run.output / "checkpoint.safetensors")
             if world > 1:
                 dist.barrier()
     finally:
@@ -142,14 +159,24 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     return run.output / "checkpoint.safetensors"
 
 
+def _mixed(*numbers: int) -> int:
+    """One seed out of several numbers, of which any may be large."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
 def _step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, loss_of: nn.Module, pixels_NHWC: Tensor, targets_N: Tensor, clip: float | None
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: nn.Module,
+    pixels_NHWC: Tensor,
+    targets_N: Tensor,
+    clip: float | None,
 ) -> Tensor:
     with torch.autocast(pixels_NHWC.device.type, torch.bfloat16):
         logits_NK = network(pixels_NHWC)
     loss: Tensor = loss_of(logits_NK.float(), targets_N)
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if clip is not None:
         nn.utils.clip_grad_norm_(network.parameters(), clip)
     optimizer.step()
@@ -161,7 +188,7 @@ def validate(model: nn.Module, run: Run, device: torch.device) -> tuple[float, f
     """Mean cross-entropy and top-1 in percent on ``run.val``, preprocessed as inference does."""
     classifier = PixelClassifier(model, run.preprocessing.mean, run.preprocessing.std).to(device).eval()
     loss = correct = 0.0
-    for pixels_NHWC, targets_N in plain_loader(run.val, run.preprocessing, batch=64, workers=run.workers):
+    for pixels_NHWC, targets_N in plain_batches(run.val, run.preprocessing, batch=64, workers=run.workers):
         with torch.autocast(device.type, torch.bfloat16):
             logits_NK = classifier(pixels_NHWC.to(device)).float().cpu()
         loss += nn.functional.cross_entropy(logits_NK, targets_N, reduction="sum").item()
@@ -181,7 +208,7 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]  # a bias has no scale to keep small
-    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
 
 

@@ -47,7 +47,7 @@ class Recipe:
         if epoch < self.warmup_epochs:
             return self.lr * (epoch + 1e-3) / self.warmup_epochs
         if self.schedule == "step":
-            return self.lr * 0.1 ** (epoch // self.step_epochs)
+            return self.lr * math.pow(0.1, epoch // self.step_epochs)
         progress = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 

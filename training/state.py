@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from alexnet_deploy.atomic import atomic_file
+from alexnet_deploy.checkpoint import write_tensors
 from alexnet_deploy.errors import ArtifactError, InputError
 
 STATE_FILE = "state.safetensors"
@@ -36,28 +35,32 @@ def save_state(path: Path, progress: Progress, model: nn.Module, ema: nn.Module 
     for index, slot in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
     metadata = {_KEY: json.dumps({"step": progress.step, "config": progress.config})}
-    with atomic_file(path) as temporary:
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, temporary, metadata)
+    write_tensors(tensors, path, metadata)
 
 
 def load_state(
     path: Path, config: dict[str, Any], model: nn.Module, ema: nn.Module | None, optimizer: Optimizer
 ) -> Progress:
-    """Put a saved state back in place. InputError where it belongs to another configuration."""
+    """Put a saved state back in place.
+
+    Raises InputError where there is none or it belongs to another configuration, ArtifactError where it is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             raw = json.loads((file.metadata() or {})[_KEY])
+            progress = Progress(int(raw["step"]), dict(raw["config"]))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as exc:
         raise InputError(f"{path.parent}: holds no run to resume; leave --resume out to start one") from exc
-    except (SafetensorError, OSError, KeyError, ValueError) as exc:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as exc:
         raise ArtifactError(f"{path}: is not a readable training state ({exc}); start a new run") from exc
-    differs = [k for k in sorted(config.keys() | raw["config"].keys()) if config.get(k) != raw["config"].get(k)]
+    had = progress.config
+    differs = [key for key in sorted(config.keys() | had.keys()) if config.get(key) != had.get(key)]
     if differs:
         key = differs[0]
         raise InputError(
-            f"{path.parent}: this run had {key} {raw['config'].get(key)}, now it is {config.get(key)}; "
-            "use the same flags, or another --output"
+            f"{path.parent}: this run had {key} {had.get(key)}, now it is {config.get(key)}; "
+            "use the same flags and data, or another --output"
         )
     model.load_state_dict(_under("model.", tensors))
     if ema is not None:
@@ -67,7 +70,7 @@ def load_state(
         index, _, name = key.partition(".")
         slots.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
-    return Progress(int(raw["step"]), raw["config"])
+    return progress
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -84,7 +84,9 @@ def _onnxruntime_cuda(engine: Engine, threads: int | None) -> Runner:
     from alexnet_deploy.runners import ort
 
     if "CUDAExecutionProvider" not in ort.providers():
-        raise UnavailableError("ONNX Runtime here has no CUDA; pip install 'alexnet-deploy[gpu]' in an environment of its own")
+        raise UnavailableError(
+            "ONNX Runtime here has no CUDA; pip install 'alexnet-deploy[gpu]' in an environment of its own"
+        )
     return ort.OrtRunner(engine.onnx_path, engine.contract, device="cuda", precision=engine.precision, threads=threads)
 
 

@@ -1,8 +1,8 @@
 """A TensorRT plan on the GPU, through the full TensorRT or TensorRT-RTX, whichever built it.
 
 Everything that can be allocated is allocated once, for the largest batch; a call copies pixels in, runs, and copies
-logits out. Launching AlexNet's some twenty kernels one by one costs about as much as running them at batch 1, so
-they run as one CUDA graph: TensorRT-RTX captures by itself, for the full TensorRT it is done here.
+logits out. AlexNet is some twenty kernels, and a CUDA graph launches them, and both copies, in one call: TensorRT-RTX
+captures by itself, for the full TensorRT it is done here.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ MAX_GRAPHS = 4
 """Batch sizes kept as CUDA graphs. Each holds an execution context, so activations for the largest batch."""
 
 
-def open_plan(engine: Engine) -> TrtRunner:
-    """The first plan of ``engine`` that this machine can run; UnavailableError says why each of them cannot."""
-    if engine.batch is None or not engine.plans:
-        raise UnavailableError(f"{engine.name} holds no TensorRT plan; build one: alexnet-deploy build-engine")
+def open_plan(bundle: Engine) -> TrtRunner:
+    """The first plan of ``bundle`` that this machine can run; UnavailableError says why each of them cannot."""
+    if bundle.batch is None or not bundle.plans:
+        raise UnavailableError(f"{bundle.name} holds no TensorRT plan; build one: alexnet-deploy build-engine")
     reasons = []
-    for plan, path in engine.plans:
+    for plan, path in bundle.plans:
         reason = why_not(plan)
         if reason is None:
-            return open_trt(path, plan, engine.contract, engine.batch)
+            return open_trt(path, plan, bundle.contract, bundle.batch)
         reasons.append(f"{plan.file}: {reason}")
-    raise UnavailableError(f"{engine.name}: no plan for this machine ({'; '.join(reasons)})")
+    raise UnavailableError(f"{bundle.name}: no plan for this machine ({'; '.join(reasons)})")
 
 
 def why_not(plan: Plan, device: Device | None = None) -> str | None:
@@ -210,8 +210,8 @@ class TrtRunner:
         TensorRT's guide ties a captured graph to the state of its context, which nothing may change afterwards: the
         context is the graph's own from then on.
         """
-        self._device.begin_capture(self._stream)
         try:
+            self._device.begin_capture(self._stream)
             self._enqueue(self._context, count)
             graph = self._device.end_capture(self._stream)
         except UnavailableError:

@@ -1,0 +1,51 @@
+# Everything starts here: `make demo` to see it work, `make test` to prove it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+CHECKPOINT := alexnet_deploy/data/alexnet.safetensors
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
+	@echo "make test   run the whole test suite"
+	@echo "make check  formatting, lint, types"
+	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
+
+demo: engines/alexnet-fp16/bundle.json engines/alexnet-int8/bundle.json
+	$(BIN)/alexnet-deploy engines
+	$(BIN)/alexnet-deploy infer samples --engine alexnet-int8 --top-k 3
+	$(BIN)/alexnet-deploy profile alexnet-fp16 alexnet-int8
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+check: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/infer_folder.py $(ALEXNET_DEPLOY_PHOTOS)
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache engines/*.onnx engines/*/
+
+.venv/.demo: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) '.[cpu,rtx,export]'
+	touch $@
+
+.venv/.dev: .venv/.demo
+	$(INSTALL) '.[cpu,rtx,export,train,dev]'
+	touch $@
+
+engines/alexnet.onnx: .venv/.demo $(CHECKPOINT)
+	$(BIN)/alexnet-deploy export
+
+engines/alexnet-fp16/bundle.json: engines/alexnet.onnx
+	$(BIN)/alexnet-deploy build-engine --fp16
+
+# A dozen photos show how it is done; calibrate a real engine on some 500 images of your own.
+engines/alexnet-int8/bundle.json: engines/alexnet.onnx
+	$(BIN)/alexnet-deploy build-engine --int8 --calibration-data samples --calibration-images 12

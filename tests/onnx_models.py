@@ -1,0 +1,89 @@
+"""Small ONNX graphs in the forms that the tests of building and of precision need, made node by node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+SIDE, CLASSES = 32, 10
+"""Of ``tiny_classifier``."""
+
+PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16", "fp8")
+
+
+class Graph:
+    """Nodes and weights in the order in which they are added; every method returns the name of a tensor.
+
+    ``fp16`` makes every float of the graph a float16, as a converter would.
+    """
+
+    def __init__(self, *, fp16: bool = False) -> None:
+        self.float = np.float16 if fp16 else np.float32
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[TensorProto] = []
+        self._random = np.random.default_rng(0)
+
+    def constant(self, values: NDArray[Any]) -> str:
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(values, name))
+        return name
+
+    def weight(self, *shape: int) -> str:
+        return self.constant(self._random.normal(0, 0.1, shape).astype(self.float))
+
+    def node(self, op: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        label = f"{op.lower()}_{len(self.nodes)}"
+        self.nodes.append(
+            helper.make_node(op, inputs, [f"{label}_out"], name=label if name is None else name, **attributes)
+        )
+        return f"{label}_out"
+
+    def quantised(self, tensor: str, kind: str = "int8") -> str:
+        """``tensor`` through a QuantizeLinear/DequantizeLinear pair of type ``kind`` ("int8" or "fp8")."""
+        scale = self.constant(np.array(0.05, self.float))
+        zero = f"w{len(self.weights)}"
+        element = TensorProto.INT8 if kind == "int8" else TensorProto.FLOAT8E4M3FN
+        self.weights.append(helper.make_tensor(zero, element, [], [0]))
+        return self.node("DequantizeLinear", self.node("QuantizeLinear", tensor, scale, zero), scale, zero)
+
+    def save(
+        self, output: str, path: Path, shape: list[int | str], kind: int = TensorProto.FLOAT, **options: Any
+    ) -> Path:
+        """Write the graph with input ``pixels`` (of ``kind``) and output ``logits``, one axis after the batch."""
+        self.nodes.append(helper.make_node("Identity", [output], ["logits"], name="logits"))
+        graph = helper.make_graph(
+            self.nodes,
+            "g",
+            [helper.make_tensor_value_info("pixels", kind, shape)],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [shape[0], None])],
+            self.weights,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        onnx.save(model, path, **options)
+        return path
+
+
+def tiny_classifier(
+    path: Path, precision: str = "fp32", *, batch: int | str = "N", side: int | str = SIDE, **options: Any
+) -> Path:
+    """uint8 ``pixels`` [batch, side, side, 3] -> ``logits`` [batch, CLASSES]: three convolutions and two Gemms."""
+    g = Graph(fp16="fp16" in precision)
+    quantisation = "int8" if "int8" in precision else "fp8" if "fp8" in precision else None
+
+    def q(tensor: str) -> str:
+        return g.quantised(tensor, quantisation) if quantisation else tensor
+
+    x = g.node("Cast", "pixels", to=helper.np_dtype_to_tensor_dtype(np.dtype(g.float)))
+    x = g.node("Mul", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant(np.array(1 / 128, g.float)))
+    for channels_in, channels in ((3, 16), (16, 32), (32, 32)):
+        x = g.node("Conv", q(x), q(g.weight(channels, channels_in, 3, 3)), g.weight(channels), pads=[1] * 4)
+        x = g.node("MaxPool", g.node("Relu", x), kernel_shape=[2, 2], strides=[2, 2])
+    x = g.node("Flatten", x)
+    for features_in, features in ((32 * (SIDE // 8) ** 2, 32), (32, CLASSES)):
+        x = g.node("Gemm", q(x), q(g.weight(features, features_in)), g.weight(features), transB=1)
+    return g.save(g.node("Cast", x, to=TensorProto.FLOAT), path, [batch, side, side, 3], TensorProto.UINT8, **options)

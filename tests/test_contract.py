@@ -1,0 +1,186 @@
+"""The contract survives its way through JSON, and damaged JSON is an ArtifactError, whatever the damage."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_deploy.contract import MAX_SIDE, BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.errors import ArtifactError, UsageError
+
+CONTRACT = ModelContract("alexnet", ("church", "tench"), ("n03028079", "n01440764"))
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+sides = st.integers(1, MAX_SIDE)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+positive = st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def preprocessings(draw: st.DrawFn) -> Preprocessing:
+    height, width = draw(sides), draw(sides)
+    return Preprocessing(
+        height=height,
+        width=width,
+        **draw(
+            st.one_of(
+                st.just({"resize": "stretch", "resize_to": None}),
+                st.fixed_dictionaries({"resize_to": st.integers(max(height, width), MAX_SIDE)}),
+            )
+        ),
+        interpolation=draw(st.sampled_from(["bilinear", "bicubic"])),
+        mean=draw(st.tuples(finite, finite, finite)),
+        std=draw(st.tuples(positive, positive, positive)),
+    )
+
+
+@st.composite
+def contracts(draw: st.DrawFn) -> ModelContract:
+    class_ids = tuple(draw(st.lists(texts, min_size=1, max_size=5, unique=True)))
+    labels = tuple(draw(st.lists(texts, min_size=len(class_ids), max_size=len(class_ids))))
+    others = {name: draw(texts) for name in ("architecture", "input_name", "output_name")}
+    return ModelContract(
+        labels=labels, class_ids=class_ids, preprocessing=draw(preprocessings()), temperature=draw(positive), **others
+    )
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=10,
+)
+
+
+@given(contracts())
+def test_it_survives_json(contract: ModelContract) -> None:
+    again = ModelContract.from_json(contract.to_json().encode(), source="x")
+    assert again == contract
+    assert again.to_json() == contract.to_json()
+
+
+def read_or_refuse(text: str | bytes) -> None:
+    """Refused in one line that names the source, or accepted as something that every field's type allows."""
+    try:
+        contract = ModelContract.from_json(text, source="engines/x/bundle.json")
+    except ArtifactError as exc:
+        assert str(exc).startswith("engines/x/bundle.json: ")
+        assert "\n" not in str(exc)
+    else:
+        pre = contract.preprocessing
+        assert all(type(name) is str for name in (contract.architecture, contract.input_name, contract.output_name))
+        assert all(type(name) is str for name in (*contract.labels, *contract.class_ids))
+        assert all(isinstance(size, int) for size in (pre.height, pre.width, pre.resize_to or 0))
+        assert ModelContract.from_json(contract.to_json().encode(), source="x") == contract
+
+
+@given(st.sampled_from([(), ("preprocessing",)]), st.data())
+def test_any_value_in_any_field_is_taken_or_refused(path: tuple[str, ...], data: st.DataObject) -> None:
+    raw = json.loads(CONTRACT.to_json())
+    target = raw["preprocessing"] if path else raw
+    key = data.draw(st.sampled_from(sorted(target)) | st.text(max_size=3))
+    target[key] = data.draw(json_values)
+    read_or_refuse(json.dumps(raw))
+
+
+@given(st.sampled_from(sorted(json.loads(CONTRACT.to_json()))))
+def test_a_missing_field_is_refused_or_has_a_default(key: str) -> None:
+    raw = json.loads(CONTRACT.to_json())
+    del raw[key]
+    if key in ("input_name", "output_name", "temperature"):
+        assert ModelContract.from_json(json.dumps(raw), source="x") == CONTRACT
+    else:
+        with pytest.raises(ArtifactError, match=key):
+            ModelContract.from_json(json.dumps(raw), source="x")
+
+
+@given(json_values)
+def test_any_json_is_refused(value: Any) -> None:
+    with pytest.raises(ArtifactError):
+        ModelContract.from_json(json.dumps(value), source="x")
+
+
+@given(st.integers(0, len(CONTRACT.to_json()) - 1))
+def test_a_truncated_text_is_refused(length: int) -> None:
+    with pytest.raises(ArtifactError):
+        ModelContract.from_json(CONTRACT.to_json()[:length], source="x")
+
+
+@given(st.binary())
+def test_bytes_of_any_kind_are_refused(text: bytes) -> None:
+    with pytest.raises(ArtifactError):
+        ModelContract.from_json(text, source="x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000])
+def test_json_made_to_break_a_parser_is_refused(text: str) -> None:
+    with pytest.raises(ArtifactError):
+        ModelContract.from_json(text, source="x")
+
+
+def test_another_schema_is_refused_with_both_numbers() -> None:
+    raw = json.loads(CONTRACT.to_json()) | {"schema": 2}
+    with pytest.raises(ArtifactError) as caught:
+        ModelContract.from_json(json.dumps(raw), source="model.onnx")
+    assert str(caught.value) == (
+        "model.onnx: contract schema 2, this version reads 1; make the file again, or use the alexnet-deploy that wrote it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"height": 0}, "height 0 is not a whole number within 1..4096"),
+        ({"width": 4097}, "width 4097 is not"),
+        ({"height": 224.0}, "height 224.0 is not a whole number"),
+        ({"resize": "crop"}, "unknown resize rule 'crop'"),
+        ({"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
+        ({"resize_to": 223}, "resize_to 223 is below the crop's 224 x 224"),
+        ({"resize_to": None}, "resize_to None"),
+        ({"resize": "stretch"}, "resize_to has no meaning with resize 'stretch'"),
+        ({"mean": (0.5, 0.5)}, "three values"),
+        ({"std": (1.0, 1.0, 0.0)}, "std above 0"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "finite numbers"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Preprocessing(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"labels": (), "class_ids": ()}, "at least one label"),
+        ({"labels": ("a",)}, "1 labels but 2 class ids"),
+        ({"class_ids": ("a", "a")}, "not unique"),
+        ({"temperature": 0.0}, "temperature 0.0"),
+        ({"temperature": float("inf")}, "temperature inf"),
+        ({"labels": ("a", "\udcff")}, "surrogates not allowed"),
+    ],
+)
+def test_a_contract_that_cannot_be_is_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ModelContract(**({"architecture": "alexnet", "labels": ("a", "b"), "class_ids": ("a", "b")} | change))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ((0, 8, 32), "--min-batch 0: a batch has at least one image; use 1 or more"),
+        ((64, 64, 32), "--min-batch 64 exceeds --max-batch 32; raise --max-batch"),
+        ((1, 64, 32), "--opt-batch 64 exceeds --max-batch 32; raise --max-batch"),
+        ((4, 2, 32), "--opt-batch 2 is below --min-batch 4; raise --opt-batch"),
+    ],
+)
+def test_batch_sizes_that_contradict_name_the_flag(sizes: tuple[int, int, int], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        BatchProfile(*sizes)
+    assert str(caught.value) == says
+
+
+def test_one_batch_size_for_all_is_fine() -> None:
+    assert BatchProfile(4, 4, 4).max == 4
