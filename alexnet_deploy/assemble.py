@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +19,13 @@ from alexnet_deploy import __version__
 from alexnet_deploy.achieved import explain, fallbacks
 from alexnet_deploy.adopt import adopt
 from alexnet_deploy.build import Build, build_plans
-from alexnet_deploy.bundle import CALIBRATION, MODEL, Manifest, save_manifest, write_bundle
+from alexnet_deploy.bundle import CALIBRATION, MODEL, Manifest, Precision, save_manifest, write_bundle
 from alexnet_deploy.calibration import CalibrationSet, Method
 from alexnet_deploy.contract import SAYS_NOTHING, BatchProfile, Foreign, ModelContract
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.onnx_file import fixed_batch, load_onnx
 from alexnet_deploy.precision import to_fp16, to_quantized
 from alexnet_deploy.trt_library import installed
-
-Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
 
 CALIBRATION_BATCH = 16
 """Images a calibration step runs; the thresholds do not depend on it, memory does."""

@@ -21,13 +21,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from alexnet_deploy.atomic import atomic_directory
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 
 SCHEMA = 1
+Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
+"""``int8+fp16``: int8 where it is quantised, float16 elsewhere."""
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 CALIBRATION = "calibration.json"

@@ -9,8 +9,8 @@ Where Q/DQ goes (x: activation, w: weight):
     others    as their inputs are
 
 Symmetric, zero point 0. With fp8 (E4M3) x and w both have one scale a tensor, and a convolution of fewer than
-16 input channels stays float: TensorRT-RTX falls back to float for AlexNet's first one anyway. A float bias is exact, and an int32 one does
-not parse in TensorRT. Nothing is quantised after an op, so logits keep their resolution.
+16 input channels stays float: TensorRT-RTX falls back to float for AlexNet's first one anyway. A float bias is
+exact, and an int32 one does not parse in TensorRT. Nothing is quantised after an op, so logits keep their resolution.
 """
 
 from __future__ import annotations
@@ -76,49 +76,36 @@ def insert_qdq(
     chosen = {node.name for node in nodes}
     added: list[onnx.TensorProto] = []
     body: list[onnx.NodeProto] = []
-    dequantized: dict[str, str] = {}
-    replaced: set[str] = set()
+    done: set[str] = set()
     for node in graph.node:
         if node.name in chosen:
             x, w = node.input[0], node.input[1]
-            if x not in dequantized:
-                dequantized[x] = f"{x}/dq"
+            if x not in done:
                 added += _scale_and_zero(x, np.float32(thresholds[x] / LARGEST[kind]), kind)
-                body.append(
-                    helper.make_node(
-                        "QuantizeLinear", [x, f"{x}/scale", f"{x}/zero"], [f"{x}/q"], f"{x}/QuantizeLinear"
-                    )
-                )
-                body.append(
-                    helper.make_node(
-                        "DequantizeLinear", [f"{x}/q", f"{x}/scale", f"{x}/zero"], [f"{x}/dq"], f"{x}/DequantizeLinear"
-                    )
-                )
-            if w not in dequantized:
-                dequantized[w] = f"{w}/dq"
+                body += [_linear("QuantizeLinear", x, x, "q"), _linear("DequantizeLinear", x, f"{x}/q", "dq")]
+            if w not in done:
                 axis = None if kind == "fp8" else _output_axis(node)
                 values, scale = _quantized_weight(numpy_helper.to_array(weights[w]), axis, kind, name=w)
                 added += [numpy_helper.from_array(values, f"{w}/q"), *_scale_and_zero(w, scale, kind)]
-                extra = {} if axis is None else {"axis": axis}
-                body.append(
-                    helper.make_node(
-                        "DequantizeLinear",
-                        [f"{w}/q", f"{w}/scale", f"{w}/zero"],
-                        [f"{w}/dq"],
-                        f"{w}/DequantizeLinear",
-                        **extra,
-                    )
-                )
-                replaced.add(w)
-            node.input[0], node.input[1] = dequantized[x], dequantized[w]
+                body.append(_linear("DequantizeLinear", w, f"{w}/q", "dq", axis))
+            done |= {x, w}
+            node.input[0], node.input[1] = f"{x}/dq", f"{w}/dq"
         body.append(node)
-    still_used = {name for node in body for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name not in replaced or tensor.name in still_used]
-    body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]
-    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    used = {name for node in body for name in node.input} | {value.name for value in graph.output}
+    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
+    body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]  # clearing the graph empties them
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(body)
     graph.initializer.extend([*kept, *added])
+
+
+def _linear(op: str, tensor: str, source: str, suffix: str, axis: int | None = None) -> onnx.NodeProto:
+    """QuantizeLinear or DequantizeLinear of ``source`` with the scale and zero point of ``tensor``."""
+    inputs = [source, f"{tensor}/scale", f"{tensor}/zero"]
+    node = helper.make_node(op, inputs, [f"{tensor}/{suffix}"], f"{tensor}/{op}")
+    if axis is not None:
+        node.attribute.append(helper.make_attribute("axis", axis))
+    return node
 
 
 def _quantized_weight(

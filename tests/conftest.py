@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
     from alexnet_deploy.checkpoint import Checkpoint
+
+# A busy machine makes any example slow; hypothesis would call that a failure.
+hypothesis.settings.register_profile("no-deadline", deadline=None)
+hypothesis.settings.load_profile("no-deadline")
 
 CLASSES = {"n01_red": (200, 60, 50), "n02_green": (60, 190, 70), "n03_blue": (50, 70, 200)}
 """Class folders of ``photo_folder`` and the RGB colour that tells each class."""

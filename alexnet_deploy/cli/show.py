@@ -33,7 +33,8 @@ def parity(console: Console, path: Path, contract: ModelContract, result: Parity
         f"  in   {contract.input_name} uint8 [N,{pre.height},{pre.width},3] RGB ({pre.resize})\n"
         f"  out  {contract.output_name} float32 [N,{len(contract.labels)}]\n"
         f"parity with torch on {result.images} images in {result.runtime}: max abs difference "
-        f"{result.max_abs_difference:.2e} of {result.largest_logit:.1f}, top-1 agreement {result.top1_agreement_percent:.0f} %",
+        f"{result.max_abs_difference:.2e} of {result.largest_logit:.1f}, "
+        f"top-1 agreement {result.top1_agreement_percent:.0f} %",
         soft_wrap=True,
     )
 

@@ -1,0 +1,67 @@
+"""The command line: parse, call the stages, print. Heavy libraries load inside the command that needs them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from alexnet_deploy import __version__
+from alexnet_deploy.cli import measure, pipeline, store
+from alexnet_deploy.cli.terminal import err
+from alexnet_deploy.errors import DeployError
+
+app = typer.Typer(
+    name="alexnet-deploy",
+    help="From a trained AlexNet to an engine one can trust: export, build-engine, infer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    pipeline.export,
+    pipeline.build_engine,
+    pipeline.infer,
+    measure.evaluate,
+    measure.profile,
+    store.engines,
+    store.inspect,
+    store.summary,
+):
+    app.command()(command)
+
+
+@app.command()
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"alexnet-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what the libraries below report.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, stream=sys.stderr)
+
+
+def main() -> None:
+    """Entry point: the one place where an error of ours becomes a line and an exit code."""
+    try:
+        app()
+    except DeployError as exc:
+        err.print(f"error: {exc}", style="red", soft_wrap=True)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was left half written", style="yellow")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

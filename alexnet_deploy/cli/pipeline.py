@@ -1,0 +1,166 @@
+"""The main job: export, build-engine, infer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from alexnet_deploy.calibration import DEFAULT_IMAGES, METHODS
+from alexnet_deploy.cli import show
+from alexnet_deploy.cli.options import (
+    DEFAULT_ONNX,
+    STORE,
+    Json,
+    Labels,
+    Mean,
+    Runtime,
+    Std,
+    Store,
+    Threads,
+    batch_profile,
+    choice,
+    foreign_of,
+    precision_of,
+)
+from alexnet_deploy.cli.running import needs, running
+from alexnet_deploy.cli.terminal import bytes_into, err, out, progress_bars, steps_into
+from alexnet_deploy.errors import UsageError
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The ONNX file to write.")] = DEFAULT_ONNX,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="checkpoint.safetensors, a published .pth (path or URL), or imagenet1k; else the shipped one."
+        ),
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="Architecture of a .pth file (see summary --help).")] = None,
+    parity_images: Annotated[
+        Path | None, typer.Option(help="Folder of images to prove parity on; else the sample photos.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Export a checkpoint to ONNX (uint8 pixels in, logits out) and prove that it answers as torch does."""
+    with needs("export"):
+        from alexnet_deploy.checkpoint import load_weights
+        from alexnet_deploy.export import export_onnx
+    from alexnet_deploy.samples import parity_pixels
+
+    with progress_bars() as progress:
+        checkpoint = load_weights(weights, arch, on_progress=bytes_into(progress, "weights"))
+    pixels_NHWC = parity_pixels(parity_images, checkpoint.contract.preprocessing)
+    parity = export_onnx(checkpoint, output, pixels_NHWC=pixels_NHWC)
+    show.parity(out, output, checkpoint.contract, parity, as_json=json_)
+
+
+def build_engine(
+    onnx: Annotated[Path, typer.Argument(help="A classifier as ONNX: ours, or of another tool.")] = DEFAULT_ONNX,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Bundle to write; else <store>/<model>-<precision>.")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16; with --int8 or --fp8, what is not quantised.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="int8 convolutions and dense layers; needs calibration.")
+    ] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="float8 E4M3 instead of int8; sm89 and later.")] = False,
+    calibration_data: Annotated[Path | None, typer.Option(help="Folder of images like those of production.")] = None,
+    calibration_images: Annotated[int, typer.Option(help="How many of them to use.")] = DEFAULT_IMAGES,
+    calibration_method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "entropy",
+    seed: Annotated[int, typer.Option(help="Decides which images calibrate.")] = 0,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="sm75, sm80, sm86, sm89, sm120, sm121, portable, all or current; may be repeated."),
+    ] = None,
+    min_batch: Annotated[int | None, typer.Option(help="Smallest batch of the plan [default: 1].")] = None,
+    opt_batch: Annotated[int | None, typer.Option(help="Batch to tune for [default: 8].")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Largest batch of the plan [default: 32].")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Regular expression of nodes not to quantise.")] = None,
+    allow_fallback: Annotated[
+        list[str] | None, typer.Option(help="Node that may miss its precision; a name or regular expression.")
+    ] = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: Labels = None,
+    engines: Store = STORE,
+    json_: Json = False,
+) -> None:
+    """Build an engine bundle: typed ONNX plus TensorRT plans, with the achieved precision proved."""
+    precision = precision_of(fp16=fp16, int8=int8, fp8=fp8)
+    method = choice("--calibration-method", calibration_method, METHODS)
+    if calibration_data is not None and not (int8 or fp8):
+        raise UsageError("--calibration-data has no use without --int8 or --fp8; add one, or leave it out")
+    batch = batch_profile(min_batch, opt_batch, max_batch)
+    from alexnet_deploy.assemble import EngineOptions, build_engine
+    from alexnet_deploy.calibration import choose_images
+
+    chosen = None
+    if calibration_data is not None:
+        chosen = choose_images(calibration_data, count=calibration_images, seed=seed)
+        if len(chosen.files) < calibration_images:
+            err.print(
+                f"note: {calibration_data} holds {len(chosen.files)} usable images, {calibration_images} were asked for"
+            )
+    options = EngineOptions(
+        precision=precision,
+        batch=batch,
+        targets=tuple(target or ()),
+        calibration=chosen,
+        method=method,
+        exclude=exclude,
+        allow_fallback=tuple(allow_fallback or ()),
+        foreign=foreign_of(mean, std, labels),
+    )
+    bundle = output or engines / f"{onnx.stem}-{precision.replace('+', '-')}".removesuffix("-")
+    with progress_bars() as progress:
+        manifest = build_engine(onnx, bundle, options, on_progress=steps_into(progress))
+    show.bundle(out, bundle, manifest, as_json=json_)
+
+
+def infer(
+    images: Annotated[list[str], typer.Argument(help="Image files, folders (recursive) and glob patterns.")],
+    engine: Annotated[
+        str | None, typer.Option(help="Bundle (name or path) or ONNX file; else the newest bundle of the store.")
+    ] = None,
+    runtime: Runtime = "auto",
+    top_k: Annotated[int, typer.Option(help="Answers an image.")] = 5,
+    batch: Annotated[int, typer.Option(help="Images computed at once.")] = 32,
+    workers: Annotated[int | None, typer.Option(help="Decoding threads [default: one a core].")] = None,
+    threads: Threads = None,
+    format_: Annotated[str, typer.Option("--format", help="table, jsonl, csv or parquet.")] = "table",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write instead of the screen.")] = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: Labels = None,
+    engines: Store = STORE,
+) -> None:
+    """Classify images: the likeliest labels with their probabilities, one row an image.
+
+    Exit code 0: all classified; 1: error; 2: usage; 3: finished, but some inputs failed.
+    """
+    from alexnet_deploy.images import find_images
+    from alexnet_deploy.infer import predict
+    from alexnet_deploy.outputs import Format, open_writer
+
+    kind = choice("--format", format_, get_args(Format))
+    files = find_images(images)
+    failed = count = 0
+    with running(engine, engines, runtime, threads, foreign_of(mean, std, labels)) as (found, runner):
+        predictions = predict(runner, files, top_k=top_k, batch=batch, workers=workers)
+        columns = min(top_k, len(found.contract.labels))
+        # One console draws bar and table where both go to a terminal, so that neither writes over the other.
+        screen = err if err.is_terminal and out.is_terminal else out
+        with progress_bars() as progress, open_writer(kind, output, top_k=columns, console=screen) as write:
+            # Counting first reads directories alone; a bar without an end would be of no use.
+            total = None if progress.disable else sum(1 for _ in find_images(images))
+            task = progress.add_task("images", total=total)
+            for prediction in predictions:
+                write(prediction)
+                failed += prediction.error is not None
+                count += 1
+                progress.update(task, completed=count)
+    if failed:
+        err.print(f"{failed} of {count} inputs failed; their rows say why", style="yellow")
+        raise typer.Exit(3)
