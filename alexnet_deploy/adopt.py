@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_converter
 from onnx.reference import ReferenceEvaluator
 
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract, Preprocessing
@@ -33,7 +33,10 @@ from alexnet_deploy.onnx_file import (
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 22
-_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
+_NOT_FOLDED = frozenset((
+    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial",
+    "DequantizeLinear",  # a weight that is quantised already stays so
+))  # fmt: skip
 
 
 def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelContract:
@@ -54,10 +57,11 @@ def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelC
             f"{onnx_path}: does not tell how its pixels are normalised; give --mean and --std on the 0..1 scale, "
             "for models trained as torchvision's: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
         )
-    model = _at_our_opset(model, onnx_path)
+    model = _at_our_opset(inliner.inline_local_functions(model), onnx_path)
     inputs = graph_inputs(model)
     del model.graph.input[:]  # files of old tools list their weights here, too
     model.graph.input.extend(inputs)
+    _free_our_names(model.graph)
     _fold_constants(model)
     name_nodes(model)
     height, width, channels_last = _image_size(model, onnx_path)
@@ -89,6 +93,12 @@ def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelC
 
 
 def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    unknown = next((node for node in model.graph.node if not defs.has(node.op_type, node.domain)), None)
+    if unknown is not None:
+        raise InputError(
+            f"{path}: operator {unknown.domain}.{unknown.op_type} (node {unknown.name!r}) is none of ONNX's own; "
+            "export it without"
+        )
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise InputError(
@@ -97,7 +107,7 @@ def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if opset != OPSET:
         try:
             model = version_converter.convert_version(model, OPSET)
-        except (RuntimeError, ValueError) as exc:
+        except (version_converter.ConvertError, RuntimeError, ValueError) as exc:
             reason = str(exc).splitlines()[0]
             raise InputError(f"{path}: opset {opset} does not convert to {OPSET} ({reason}); export it anew") from exc
     model.ir_version = IR_VERSION
@@ -149,6 +159,16 @@ def _through(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto 
     return node
 
 
+def _free_our_names(graph: onnx.GraphProto) -> None:
+    """Rename tensors that are called as our input and output will be; many exporters name theirs so, too."""
+    new = {name: f"model/{name}" for name in ("pixels", "logits")}
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = new.get(value.name, value.name)
+
+
 def _remove_dead(graph: onnx.GraphProto) -> None:
     """Drop nodes and weights that nothing reads any more."""
     used = {value.name for value in graph.output}
@@ -182,16 +202,29 @@ def _fold_constants(model: onnx.ModelProto) -> None:
     constants = initializers(model)
     body = []
     for node in graph.node:
-        if node.op_type in _RANDOM or not all(name in constants for name in node.input if name):
+        values = None
+        if node.op_type not in _NOT_FOLDED and all(name in constants for name in node.input if name):
+            values = _values(node, constants)
+        if values is None:
             body.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            continue
-        feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
-        results = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, feeds)
-        for name, value in zip(node.output, results, strict=True):
-            constants[name] = numpy_helper.from_array(np.asarray(value), name)
+        else:
+            constants |= values
     del graph.node[:], graph.initializer[:]
     graph.node.extend(body)
     graph.initializer.extend(constants.values())
+
+
+def _values(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> dict[str, TensorProto] | None:
+    """What ``node`` gives for constant inputs; None where the reference evaluator cannot tell."""
+    feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
+    try:
+        results = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, feeds)
+        return {
+            name: numpy_helper.from_array(np.asarray(value), name)
+            for name, value in zip(node.output, results, strict=True)
+        }
+    except Exception:  # it can raise anything, and not to fold is always right
+        return None
 
 
 def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -204,14 +237,16 @@ def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[st
         ids, names = tuple(raw["class_ids"]), tuple(raw["labels"])
     else:
         try:
-            text = labels.read_text(encoding="utf-8")
+            text = labels.read_text(encoding="utf-8-sig")
             names = tuple(json.loads(text)) if text.lstrip().startswith("[") else tuple(text.splitlines())
-        except (OSError, ValueError) as exc:
+        except (OSError, ValueError, RecursionError) as exc:
             raise InputError(
                 f"{labels}: cannot be read as labels ({exc}); give a text file with one label a line"
             ) from exc
         ids = names if len(set(names)) == len(names) else tuple(map(str, range(len(names))))
-    if len(names) != classes or not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{labels}: its list holds what is not text; put each label in quotes")
+    if len(names) != classes:
         raise InputError(
             f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one label a line for each"
         )

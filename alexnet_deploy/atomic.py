@@ -25,7 +25,7 @@ _RENAME_EXCHANGE = 2
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EFBIG, errno.EBUSY,
-    errno.EXDEV, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EXDEV, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOENT,
 )  # fmt: skip
 
 

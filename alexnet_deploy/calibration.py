@@ -93,8 +93,8 @@ def choose_images(root: Path, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> 
     rounds = zip_longest(*(groups[name] for name in sorted(groups)))
     chosen: dict[str, Path] = {}
     for file in (file for files in rounds for file in files if file is not None):
-        sha256 = sha256_of(file)
-        if sha256 not in chosen and _is_readable(file):
+        sha256 = _hash_of_image(file)
+        if sha256 is not None and sha256 not in chosen:
             chosen[sha256] = file
             if len(chosen) == count:
                 break
@@ -103,9 +103,10 @@ def choose_images(root: Path, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> 
     return CalibrationSet(root, tuple(chosen.values()), tuple(chosen), count, seed)
 
 
-def _is_readable(file: Path) -> bool:
+def _hash_of_image(file: Path) -> str | None:
+    """SHA-256 of the file's content; None where it cannot be read as an image, a dangling link say."""
     try:
         load_pixels(file, Preprocessing(8, 8, "stretch", None))
-    except InputError:
-        return False
-    return True
+        return sha256_of(file)
+    except (InputError, OSError):
+        return None

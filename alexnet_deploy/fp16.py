@@ -60,8 +60,9 @@ class _Halver:
             raise InputError(
                 f"node {node.name}: control flow ({node.op_type}) has no float16 form here; export without it"
             )
-        schema = defs.get_schema(node.op_type, self.opset, node.domain)
-        stays = node.name in self.keep or not any(_takes_half(port) for port in schema.outputs)
+        schema = _schema(node, self.opset)
+        gives_float = any(name in self.was_float for name in node.output)
+        stays = node.name in self.keep or (gives_float and not any(_takes_half(port) for port in schema.outputs))
         for index, name in enumerate(node.input):
             if not name:
                 continue
@@ -107,6 +108,15 @@ class _Halver:
                     if used == name:
                         names[index] = inner
         self.body.append(helper.make_node("Cast", [inner], [name], f"{name}/Cast", to=FLOAT))
+
+
+def _schema(node: onnx.NodeProto, opset: int) -> defs.OpSchema:
+    try:
+        return defs.get_schema(node.op_type, opset, node.domain)
+    except defs.SchemaError as exc:
+        raise InputError(
+            f"node {node.name}: {node.domain}.{node.op_type} is no ONNX operator; export without it, or stay at fp32"
+        ) from exc
 
 
 def _takes_half(port: defs.OpSchema.FormalParameter) -> bool:

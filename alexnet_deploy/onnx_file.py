@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.contract import METADATA_KEY, ModelContract
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import ArtifactError, InputError
 
 OPSET = 21
 """The first opset whose Q/DQ take float16 scales beside int8 and float8, which int8+fp16 needs."""
@@ -44,11 +44,28 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
 
 
 def contract_in(model: onnx.ModelProto, *, source: str) -> ModelContract | None:
-    """The contract in a model's metadata, or None for a model of another tool."""
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            return ModelContract.from_json(entry.value, source=source)
-    return None
+    """The contract in a model's metadata, or None for a model of another tool.
+
+    Raises ArtifactError where the graph does not have the input and output that the contract promises.
+    """
+    text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
+    if text is None:
+        return None
+    contract = ModelContract.from_json(text, source=source)
+    pre = contract.preprocessing
+    promised = [
+        (contract.input_name, TensorProto.UINT8, [pre.height, pre.width, 3]),
+        (contract.output_name, TensorProto.FLOAT, [len(contract.labels)]),
+    ]
+    if [_interface(value) for value in (*graph_inputs(model), *model.graph.output)] != promised:
+        raise ArtifactError(f"{source}: its graph is not what its contract says, it was edited; export it again")
+    return contract
+
+
+def _interface(value: onnx.ValueInfoProto) -> tuple[str, int, list[int]]:
+    """Name, element type and the sizes after the batch."""
+    tensor = value.type.tensor_type
+    return value.name, tensor.elem_type, [dim.dim_value for dim in tensor.shape.dim[1:]]
 
 
 def set_contract(model: onnx.ModelProto, contract: ModelContract) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.calibration import Method
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.fp16 import halve
-from alexnet_deploy.onnx_file import load_onnx, save_onnx
+from alexnet_deploy.onnx_file import load_onnx, name_nodes, save_onnx
 from alexnet_deploy.qdq import Quantized, insert_qdq, quantizable
 
 
@@ -54,6 +54,7 @@ def to_quantized(
     model = load_onnx(onnx_path)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise InputError(f"{onnx_path}: is quantised already; give the float model")
+    name_nodes(model)  # below, a node is known by its name
     nodes = quantizable(model, kind, exclude)
     if not nodes:
         raise InputError(f"{onnx_path}: has no Conv, Gemm or MatMul to quantise; check --exclude")

@@ -81,7 +81,7 @@ def insert_qdq(
         if node.name in chosen:
             x, w = node.input[0], node.input[1]
             if x not in done:
-                added += _scale_and_zero(x, np.float32(thresholds[x] / LARGEST[kind]), kind)
+                added += _scale_and_zero(x, np.float32(max(thresholds[x] / LARGEST[kind], SMALLEST_SCALE)), kind)
                 body += [_linear("QuantizeLinear", x, x, "q"), _linear("DequantizeLinear", x, f"{x}/q", "dq")]
             if w not in done:
                 axis = None if kind == "fp8" else _output_axis(node)

@@ -43,7 +43,8 @@ def tensor_thresholds(
         largest = dict.fromkeys(tensors, 0.0)
         for values in _runs(session, tensors, batches):
             for name, array in values.items():
-                largest[name] = max(largest[name], float(np.abs(array).max()))
+                # Not Python's max, which drops a NaN.
+                largest[name] = float(np.maximum(largest[name], np.abs(array).max()))
         for name, value in largest.items():
             if not np.isfinite(value):
                 raise InputError(f"calibration: tensor {name} is not finite; the model's weights are broken")
@@ -110,8 +111,12 @@ def _session_with_outputs(model: onnx.ModelProto, tensors: tuple[str, ...], fold
     path = folder / "calibrated.onnx"
     onnx.save(extended, path)
     options = ort.SessionOptions()
-    options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 4  # its errors are raised, and told in one line
+    try:
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # its exceptions share no public base
+        reason = " ".join(str(exc).split())[:200]
+        raise InputError(f"calibration: ONNX Runtime refuses the model ({reason}); export it without that") from exc
 
 
 def _runs(

@@ -86,7 +86,9 @@ def test_a_new_manifest_tells_when_it_was_made() -> None:
 class TestFiles:
     def test_a_truncated_one_is_named_with_both_sizes(self, bundle: Path) -> None:
         (bundle / MODEL).write_bytes(b"mode")
-        with pytest.raises(ArtifactError, match=r"model.onnx: has 4 bytes, the manifest says 5; build the bundle again"):
+        with pytest.raises(
+            ArtifactError, match=r"model.onnx: has 4 bytes, the manifest says 5; build the bundle again"
+        ):
             verify(bundle)
 
     def test_an_edited_one_is_named(self, bundle: Path) -> None:
@@ -175,9 +177,7 @@ json_values = st.recursive(
 
 
 @given(st.data())
-def test_any_value_anywhere_is_taken_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_any_value_anywhere_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     bundle = tmp_path_factory.getbasetemp() / "damaged"
     if not bundle.exists():
         write(bundle)

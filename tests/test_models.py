@@ -219,7 +219,9 @@ def test_an_architecture_survives_json(name: str) -> None:
 )
 def test_an_architecture_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
     raw = FAMILY["alexnet"].to_dict() | change
-    with pytest.raises(InputError, match=r"^model.safetensors: its architecture is not one of this family \(.+\); export"):
+    with pytest.raises(
+        InputError, match=r"^model.safetensors: its architecture is not one of this family \(.+\); export"
+    ):
         architecture_from_dict(raw, source="model.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""``python -m training DATA`` trains; ``python -m training evaluate CHECKPOINT DATA`` measures a checkpoint."""
+"""``python -m training DATA`` trains; ``evaluate`` measures a checkpoint, ``pack`` makes it small."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from alexnet_deploy.models import FAMILY, architecture
 from training.data import list_folder, split
 from training.evaluate import evaluate_checkpoint
 from training.loop import EpochRow, Run, Stopped, train
+from training.pack import pack
 from training.recipes import RECIPES, recipe
 
 MAX_SEED = 2**63 - 1
@@ -115,6 +116,17 @@ def evaluate_command(
     print(json.dumps(result, indent=1))
 
 
+@app.command("pack")
+def pack_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.safetensors.")],
+    output: Annotated[Path, typer.Argument(help="The float16 checkpoint to write.")],
+    data: Annotated[Path, typer.Option(help="Folder to measure it on: one folder of images a class.")],
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+) -> None:
+    """Store a checkpoint as float16, with the accuracy it then has in its recipe."""
+    print(json.dumps(pack(checkpoint, output, data, workers=workers), indent=1))
+
+
 def _make_writable(output: Path) -> None:
     """Find out now, and not after the first epoch, that nothing can be saved."""
     try:
@@ -139,7 +151,7 @@ def _labels(class_names: Path | None, class_ids: tuple[str, ...]) -> tuple[str, 
 
 def main(arguments: list[str]) -> int:
     """Run a command; ``train`` is the one meant where none is named. A DeployError becomes its exit code."""
-    if arguments and arguments[0] not in ("train", "evaluate", "--help"):
+    if arguments and arguments[0] not in ("train", "evaluate", "pack", "--help"):
         arguments = ["train", *arguments]
     try:
         app(arguments, standalone_mode=True)

@@ -70,7 +70,7 @@ def list_folder(root: Path, *, class_ids: tuple[str, ...] | None = None) -> List
 
 
 def split(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
-    """A seeded split into training and validation, ``share`` of each class (at least one image) for validation."""
+    """A seeded split into training and validation, ``share`` of each class (one image at least) to validate on."""
     if not 0 < share < 1:
         raise UsageError(f"--val-share {share}: takes a share between 0 and 1, such as 0.1")
     targets = np.array(listing.targets)
@@ -80,7 +80,8 @@ def split(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
         members = np.flatnonzero(targets == index)
         if len(members) < 2:
             raise InputError(f"class {name!r} has one image; it needs at least 2 to be split, or pass --val")
-        held[rng.permutation(members)[: max(1, round(share * len(members)))]] = True
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        held[rng.permutation(members)[:count]] = True
 
     def part(mask: NDArray[np.bool_]) -> Listing:
         chosen = np.flatnonzero(mask)
@@ -178,11 +179,27 @@ def plain_batches(listing: Listing, pre: Preprocessing, *, batch: int, workers: 
 
 
 def _batches(dataset: Dataset[Sample], workers: int, **how: Any) -> Iterator[Batch]:
-    loader = DataLoader(dataset, num_workers=workers, collate_fn=_collate, worker_init_fn=_leave_group, **how)
-    try:
-        yield from loader
-    except InputError as exc:  # a worker's error comes with its whole traceback as the message, ours at the end
-        raise InputError(str(exc).rpartition("InputError: ")[2].removesuffix(r"\n")) from exc
+    loader = DataLoader(_Telling(dataset), num_workers=workers, collate_fn=_collate, worker_init_fn=_leave_group, **how)
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class _Telling(Dataset[Sample | InputError]):
+    """Hands an InputError over as a value: raised in a worker it would arrive as a page of traceback."""
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # both of ours are sized
+
+    def __getitem__(self, index: Any) -> Sample | InputError:
+        try:
+            return self.dataset[index]
+        except InputError as exc:
+            return exc
 
 
 def _leave_group(worker: int) -> None:
@@ -190,6 +207,11 @@ def _leave_group(worker: int) -> None:
     os.setsid()
 
 
-def _collate(items: list[Sample]) -> Batch:
-    pixels, targets = zip(*items, strict=True)
+def _collate(items: list[Sample | InputError]) -> Batch | InputError:
+    samples: list[Sample] = []
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+        samples.append(item)
+    pixels, targets = zip(*samples, strict=True)
     return torch.from_numpy(np.stack(pixels)), torch.tensor(targets)

@@ -122,27 +122,27 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
                     raise Stopped(f"{run.output}: stopped at step {progress.step}, saved; go on with --resume")
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.lr_at(progress.step / per_epoch)
-                # Dropout's draw depends on the step alone, so a resumed run repeats an undisturbed one.
-                torch.manual_seed(_mixed(run.seed, progress.step, rank))
                 asked = time.perf_counter()
                 pixels_NHWC, targets_N = next(batches)
                 waited += time.perf_counter() - asked
                 batch = pixels_NHWC.to(device), targets_N.to(device)
+                # Dropout's draw depends on the step alone, so a resumed run repeats an undisturbed one. Not earlier:
+                # a loader that starts its workers draws a number, too.
+                torch.manual_seed(_mixed(run.seed, progress.step, rank))
                 losses.append(_step(network, optimizer, loss_of, *batch, recipe.clip_norm))
                 if ema is not None:
                     ema.update_parameters(model)
                 progress.step += 1
                 on_step(progress.step, recipe.epochs * per_epoch)
-            seconds = time.perf_counter() - started
             mean = torch.stack(losses).mean()
             if world > 1:
                 dist.all_reduce(mean)  # each process has seen its own images alone
-            mean_loss = mean.item() / world
-            if not math.isfinite(mean_loss):
-                raise ProofError(f"{run.output}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr")
+            mean_loss = _finite(mean.item() / world, run, epoch)  # waits for the GPU, so the time stops after it
+            seconds = time.perf_counter() - started
             if rank == 0:
                 final = ema.module if ema is not None else model
                 val_loss, top1 = validate(final, run, device)
+                _finite(val_loss, run, epoch)
                 images = (progress.step - first) * recipe.batch
                 lr = optimizer.param_groups[0]["lr"]
                 row = EpochRow(epoch + 1, lr, mean_loss, val_loss, top1, images / seconds, 100 * waited / seconds)
@@ -157,6 +157,13 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     finally:
         stop.restore()
     return run.output / "checkpoint.safetensors"
+
+
+def _finite(loss: float, run: Run, epoch: int) -> float:
+    """Nothing of an epoch that went wrong is saved, so a resumed run goes on from the last good one."""
+    if not math.isfinite(loss):
+        raise ProofError(f"{run.output}: the loss became {loss} in epoch {epoch + 1}; lower --lr")
+    return loss
 
 
 def _mixed(*numbers: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from typing import Annotated
 
@@ -35,7 +34,6 @@ for command in (
     app.command()(command)
 
 
-@app.command()
 def _version(asked: bool) -> None:
     if asked:
         print(f"alexnet-deploy {__version__}")
@@ -53,15 +51,12 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: the one place where an error of ours becomes a line and an exit code."""
+    """Entry point: the one place where an error of ours becomes a line and an exit code.
+
+    Typer itself ends usage errors with 2 and Ctrl-C with 130.
+    """
     try:
         app()
     except DeployError as exc:
         err.print(f"error: {exc}", style="red", soft_wrap=True)
         sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
-        err.print("interrupted; nothing was left half written", style="yellow")
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

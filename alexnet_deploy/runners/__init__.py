@@ -54,21 +54,29 @@ def open_runner(engine: Engine, runtime: str = "auto", *, threads: int | None = 
     Raises UsageError for an unknown runtime, UnavailableError where the machine cannot run the one asked for (or,
     with ``"auto"``, any), InputError where the runtime refuses the model.
     """
-    from alexnet_deploy.runners.batching import AnyBatch
-
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: takes 1 or more")
     if runtime != "auto":
         if runtime not in RUNTIMES:
             raise UsageError(f"--runtime {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
-        return Opened(AnyBatch(RUNTIMES[runtime](engine, threads)))
+        return Opened(_open(runtime, engine, threads))
     passed_over: list[str] = []
-    for name, opener in RUNTIMES.items():
+    for name in RUNTIMES:
         try:
-            return Opened(AnyBatch(opener(engine, threads)), tuple(passed_over))
+            return Opened(_open(name, engine, threads), tuple(passed_over))
         except DeployError as exc:
             passed_over.append(f"{name}: {exc}")
     raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(passed_over)})")
+
+
+def _open(runtime: str, engine: Engine, threads: int | None) -> Runner:
+    from alexnet_deploy.runners.batching import AnyBatch
+
+    try:
+        return AnyBatch(RUNTIMES[runtime](engine, threads))
+    except ImportError as exc:  # installed, but for another Python or without a library that it needs
+        reason = " ".join(str(exc).split())[:200]
+        raise UnavailableError(f"the package of {runtime} does not load ({reason}); install it anew") from exc
 
 
 def _tensorrt(engine: Engine, threads: int | None) -> Runner:

@@ -36,7 +36,7 @@ class OrtRunner:
     ) -> None:
         self.contract = contract
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, and told in one line
         if threads is not None:
             options.intra_op_num_threads = threads
         if precision.startswith("fp8"):
@@ -45,8 +45,8 @@ class OrtRunner:
         try:
             self._session = ort.InferenceSession(str(onnx_path), options, providers=[_PROVIDERS[device]])
         except Exception as exc:  # its exceptions share no public base
-            reason = str(exc).strip().splitlines()[0][:200]
-            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({reason}); try --runtime openvino") from exc
+            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({_reason(exc)}); try --runtime openvino") from exc
+        self._path = onnx_path
         if self._session.get_providers()[0] != _PROVIDERS[device]:
             # onnxruntime-gpu falls back to the CPU in silence; a caller who asked for CUDA must know.
             raise UnavailableError("ONNX Runtime could not start CUDA; check the driver, or use --runtime onnxruntime")
@@ -56,9 +56,19 @@ class OrtRunner:
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
-        (logits_NK,) = self._session.run([self.contract.output_name], {self.contract.input_name: pixels_NHWC})
+        session = self._session
+        try:
+            (logits_NK,) = session.run([self.contract.output_name], {self.contract.input_name: pixels_NHWC})
+        except Exception as exc:
+            raise InputError(
+                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({_reason(exc)}); export it for that batch size"
+            ) from exc
         return np.asarray(logits_NK, np.float32)
 
     def close(self) -> None:
         """The session's threads end with the last reference to it."""
         self.__dict__.pop("_session", None)
+
+
+def _reason(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300]

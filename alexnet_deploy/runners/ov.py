@@ -26,8 +26,8 @@ class OpenVinoRunner:
         try:
             compiled = ov.Core().compile_model(str(onnx_path), "CPU", config)
         except RuntimeError as exc:
-            reason = str(exc).strip().splitlines()[-1][:200]
-            raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason}); try --runtime onnxruntime") from exc
+            raise InputError(f"{onnx_path}: OpenVINO refuses it ({_reason(exc)}); try --runtime onnxruntime") from exc
+        self._path = onnx_path
         dimension = compiled.input(contract.input_name).partial_shape[0]
         size = None if dimension.is_dynamic else dimension.get_length()
         self.batch = None if size is None else BatchProfile(size, size, size)
@@ -36,9 +36,18 @@ class OpenVinoRunner:
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
-        results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
+        try:
+            results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
+        except RuntimeError as exc:
+            raise InputError(
+                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({_reason(exc)}); export it for that batch size"
+            ) from exc
         return np.array(results[self.contract.output_name], np.float32)
 
     def close(self) -> None:
         """The request's threads and memory end with the last reference to it."""
         self.__dict__.pop("_request", None)
+
+
+def _reason(exc: Exception) -> str:
+    return str(exc).strip().splitlines()[-1][:200]  # the lines before it name OpenVINO's own source files

@@ -1,0 +1,148 @@
+"""build-engine as a function: what a bundle holds, and that nothing is left of one that does not prove out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from alexnet_deploy import assemble
+from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.bundle import LayerPrecision, open_bundle, verify
+from alexnet_deploy.calibration import choose_images
+from alexnet_deploy.checkpoint import Checkpoint
+from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.errors import ProofError, UnavailableError, UsageError
+from alexnet_deploy.export import export_onnx
+from alexnet_deploy.runners import open_runner
+from alexnet_deploy.samples import parity_pixels
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
+    export_onnx(tiny_checkpoint, path, pixels_NHWC=parity_pixels(None, tiny_checkpoint.contract.preprocessing))
+    return path
+
+
+def test_bundle_holds_what_its_manifest_says(exported: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    made = build_engine(exported, out, EngineOptions("fp16", batch=BatchProfile(1, 2, 4), targets=("sm86", "sm89")))
+    assert sorted(p.name for p in out.iterdir()) == ["bundle.json", "model.onnx", "sm86.plan", "sm89.plan"]
+    assert verify(out) == made
+    assert [plan.target for plan in made.plans] == ["sm86", "sm89"]
+    assert set(made.achieved) == {"sm86.plan", "sm89.plan"}
+    assert {"alexnet-deploy", "python", "onnx", "onnxruntime"} <= made.tools.keys()
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_all_precisions_answer_alike(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
+    """The bundle's model, in both runtimes, is the exported model but for rounding."""
+    calibration = choose_images(photo_folder / "train", count=18)
+    reference_NK = None
+    pixels_NHWC = None
+    for precision in ("fp32", "fp16", "int8", "int8+fp16", "fp8+fp16"):
+        out = tmp_path / precision
+        quantized = calibration if "8" in precision else None
+        build_engine(exported, out, EngineOptions(precision, targets=("sm89",), calibration=quantized, method="max"))
+        engine = open_bundle(out)
+        if pixels_NHWC is None:
+            pixels_NHWC = np.concatenate(list(calibration.batches(engine.contract.preprocessing, 6)))
+        for runtime in ("openvino", "onnxruntime"):
+            runner = open_runner(engine, runtime).runner
+            logits_NK = runner(pixels_NHWC)
+            runner.close()
+            reference_NK = logits_NK if reference_NK is None else reference_NK
+            error = np.abs(logits_NK - reference_NK).max() / np.abs(reference_NK).max()
+            # Relative to the largest logit: fp32 differs by summation order, fp16 keeps 11 bits, int8 8 bits and fp8
+            # 4 bits a value, over eight layers whose rounding errors partly cancel.
+            assert error < {"fp32": 1e-4, "fp16": 0.01, "int8": 0.1, "int8+fp16": 0.1, "fp8+fp16": 0.3}[precision]
+
+
+def test_without_tensorrt_the_bundle_says_so(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble, "installed", dict)
+    monkeypatch.setattr("alexnet_deploy.build.installed", dict)
+    made = build_engine(exported, tmp_path / "bundle", EngineOptions("fp16"))
+    assert made.plans == ()
+    assert made.notes == (
+        "no TensorRT plan: none is installed; pip install 'alexnet-deploy[rtx]' builds plans on any machine",
+    )
+    with pytest.raises(UnavailableError, match="no TensorRT is installed"):
+        build_engine(exported, tmp_path / "other", EngineOptions("fp16", targets=("sm89",)))
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_layer_that_misses_its_precision_fails_the_build(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seam is the builder's report: a real fallback depends on the TensorRT version."""
+    genuine = assemble.build_plans
+
+    def one_falls_back(*args: object, **kwargs: object) -> assemble.Build:
+        built = genuine(*args, **kwargs)  # type: ignore[arg-type]
+        first, *rest = built.plans[0].achieved
+        fallen = LayerPrecision(first.node, first.op, first.asked, "fp32", first.engine_layer)
+        plan = type(built.plans[0])(built.plans[0].plan, (fallen, *rest))
+        return assemble.Build((plan,))
+
+    monkeypatch.setattr(assemble, "build_plans", one_falls_back)
+    options = EngineOptions("fp16", targets=("sm89",))
+    with pytest.raises(
+        ProofError, match=r"1 layers did not get .* sm89.plan: features.0/Conv \(Conv\) asked for fp16, got fp32"
+    ):
+        build_engine(exported, tmp_path / "bundle", options)
+    assert list(tmp_path.iterdir()) == []
+    allowed = EngineOptions("fp16", targets=("sm89",), allow_fallback=("features.0/Conv",))
+    made = build_engine(exported, tmp_path / "bundle", allowed)
+    assert [note.startswith("allowed fallback: features.0/Conv") for note in made.notes] == [True]
+
+
+def test_all_targets_are_built_or_explained(exported: Path, tmp_path: Path) -> None:
+    made = build_engine(exported, tmp_path / "bundle", EngineOptions("fp32", targets=("all",)))
+    assert [plan.target for plan in made.plans] == ["sm80", "sm86", "sm89", "sm120", "sm121"]
+    (note,) = made.notes
+    assert note.startswith("no plan: ")
+    assert "sm75" in note
+
+
+def test_a_static_model_gets_its_own_batch(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
+    model = onnx.load(exported)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    static = tmp_path / "static.onnx"
+    onnx.save(model, static)
+    with pytest.raises(UsageError, match="takes batches of exactly 4"):
+        build_engine(static, tmp_path / "bundle", EngineOptions(batch=BatchProfile(1, 8, 32)))
+    calibration = choose_images(photo_folder / "train", count=6)  # one batch and a half
+    made = build_engine(static, tmp_path / "bundle", EngineOptions("int8", calibration=calibration, targets=("sm89",)))
+    assert made.batch == BatchProfile(4, 4, 4)
+    runner = open_runner(open_bundle(tmp_path / "bundle")).runner
+    assert runner(np.zeros((6, 224, 224, 3), np.uint8)).shape == (6, 3)
+    runner.close()
+
+
+def test_progress_counts_images_and_builder_steps(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
+    calibration = choose_images(photo_folder / "train", count=5)
+    seen: dict[str, list[tuple[int, int]]] = {}
+    build_engine(
+        exported,
+        tmp_path / "bundle",
+        EngineOptions("int8", calibration=calibration, method="percentile", targets=("sm89",)),
+        on_progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
+    )
+    assert seen["calibration"][-1] == (10, 10)  # five images, two passes
+    assert seen["TensorRT sm89"][-1][0] > 0
+    assert seen["TensorRT sm89"] == sorted(seen["TensorRT sm89"])
+
+
+def test_calibration_json_has_every_threshold(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
+    calibration = choose_images(photo_folder / "train", count=4, seed=7)
+    options = EngineOptions("int8", calibration=calibration, method="mse", exclude="classifier", targets=("sm89",))
+    build_engine(exported, tmp_path / "bundle", options)
+    record = json.loads((tmp_path / "bundle/calibration.json").read_text())
+    assert (record["seed"], record["method"], record["exclude"]) == (7, "mse", "classifier")
+    assert record["digest"] == calibration.digest()
+    assert len(record["threshold_by_tensor"]) == 5  # the convolutions alone

@@ -1,0 +1,375 @@
+"""A run learns, survives kills bit by bit, is the same on two processes, and says what is wrong with its input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import CLASSES, save_photo
+
+from alexnet_deploy.checkpoint import load_checkpoint
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import ArtifactError, InputError, ProofError, UsageError
+from alexnet_deploy.models import architecture
+from training.__main__ import main
+from training.data import list_folder
+from training.evaluate import evaluate_checkpoint
+from training.loop import EpochRow, Run, Stopped, train
+from training.recipes import recipe
+from training.state import STATE_FILE
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
+    """Two epochs of three steps; 32 hidden units instead of 4096, and everything in this process."""
+    train_files = list_folder(photo_folder / "train")
+    return Run(
+        arch=architecture("alexnet", num_classes=3, hidden=32),
+        recipe=recipe("modern", epochs=2, batch=6),
+        train=train_files,
+        val=list_folder(photo_folder / "val", class_ids=train_files.class_ids),
+        data_digest=train_files.digest(photo_folder / "train"),
+        labels=("red", "green", "blue"),
+        preprocessing=Preprocessing(),
+        output=tmp_path / "run",
+        workers=0,
+    )
+
+
+def rows_of(run: Run, *, on_step: Callable[[int, int], None] = lambda step, total: None) -> list[EpochRow]:
+    rows: list[EpochRow] = []
+    train(run, on_epoch=rows.append, on_step=on_step)
+    return rows
+
+
+def metrics(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(output / "checkpoint.safetensors").weights
+
+
+def identical(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+class TestRun:
+    def test_two_epochs_learn_and_leave_a_whole_record(self, tiny_run: Run) -> None:
+        run = dataclasses.replace(tiny_run, arch=dataclasses.replace(tiny_run.arch, dropout=0.0))
+        steps: list[tuple[int, int]] = []
+        rows = rows_of(run, on_step=lambda *step: steps.append(step))
+        assert steps == [(step, 6) for step in range(1, 7)]
+        assert rows[1].train_loss < 0.8 * rows[0].train_loss
+        assert [row.epoch for row in rows] == [1, 2]
+        assert metrics(run.output) == [dataclasses.asdict(row) for row in rows]
+        checkpoint = load_checkpoint(run.output / "checkpoint.safetensors")
+        assert checkpoint.arch == run.arch
+        assert checkpoint.contract.class_ids == tuple(CLASSES)
+        assert checkpoint.contract.labels == ("red", "green", "blue")
+        assert checkpoint.recipe["recipe"] == json.loads(json.dumps(run.recipe.to_dict()))
+        assert checkpoint.recipe["result"] == dataclasses.asdict(rows[1])
+        assert sorted(path.name for path in run.output.iterdir()) == [
+            "checkpoint.safetensors", "metrics.jsonl", STATE_FILE,
+        ]  # fmt: skip
+
+    def test_the_same_seed_gives_the_same_weights_and_another_other_ones(self, tiny_run: Run, tmp_path: Path) -> None:
+        for name, seed in (("a", 2**40), ("b", 2**40), ("c", 1)):
+            rows_of(dataclasses.replace(tiny_run, output=tmp_path / name, seed=seed))
+        assert identical(weights(tmp_path / "a"), weights(tmp_path / "b"))
+        assert not identical(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+    @pytest.mark.parametrize("recipe_name", ["modern", "torchvision"])
+    def test_stopping_at_any_step_and_resuming_changes_no_bit(
+        self, tiny_run: Run, tmp_path: Path, recipe_name: str
+    ) -> None:
+        tiny_run = dataclasses.replace(tiny_run, recipe=recipe(recipe_name, epochs=2, batch=6, lr=1e-4))
+        undisturbed = dataclasses.replace(tiny_run, output=tmp_path / "undisturbed")
+        rows_of(undisturbed)
+        run = dataclasses.replace(tiny_run, output=tmp_path / "stopped")
+
+        def stop_at(step: int, total: int) -> None:
+            if step in (1, 3, 5):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        for _ in range(3):
+            with pytest.raises(Stopped, match=r"stopped at step [135], saved; go on with --resume"):
+                rows_of(run, on_step=stop_at)
+            run = dataclasses.replace(run, resume=True)
+        rows_of(run)
+        assert identical(weights(run.output), weights(undisturbed.output))
+        assert [row["epoch"] for row in metrics(run.output)] == [1, 2]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_a_signal_in_the_last_step_finishes_the_run(self, tiny_run: Run) -> None:
+        def stop_at_the_end(step: int, total: int) -> None:
+            if step == total:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        rows_of(tiny_run, on_step=stop_at_the_end)
+        assert (tiny_run.output / "checkpoint.safetensors").is_file()
+
+    def test_a_kill_while_the_checkpoint_is_saved_loses_no_checkpoint(
+        self, tiny_run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr("training.loop.save_checkpoint", lambda *_: sys.exit())
+            rows_of(tiny_run)
+        assert [row.epoch for row in rows_of(dataclasses.replace(tiny_run, resume=True))] == [2]
+        assert (tiny_run.output / "checkpoint.safetensors").is_file()
+
+    def test_a_loss_that_explodes_stops_the_run_and_saves_nothing(self, tiny_run: Run) -> None:
+        with pytest.raises(ProofError, match=r"run: the loss became (nan|inf) in epoch 1; lower --lr"):
+            rows_of(dataclasses.replace(tiny_run, recipe=recipe("torchvision", epochs=1, batch=6, lr=100.0)))
+        assert not tiny_run.output.exists()
+
+
+class TestResume:
+    @pytest.fixture
+    def finished(self, tiny_run: Run) -> Run:
+        run = dataclasses.replace(tiny_run, recipe=recipe("modern", epochs=1, batch=18))
+        rows_of(run)
+        return dataclasses.replace(run, resume=True)
+
+    def test_a_finished_run_has_nothing_left_to_do(self, finished: Run) -> None:
+        assert rows_of(finished) == []
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"seed": 1}, "this run had seed 0, now it is 1; use the same flags and data, or another --output"),
+            ({"data_digest": "other"}, "this run had data "),
+            ({"recipe": recipe("modern", epochs=2, batch=18)}, "this run had recipe "),
+            ({"arch": architecture("alexnet", num_classes=3, hidden=33)}, "this run had arch "),
+        ],
+    )
+    def test_another_configuration_is_refused(self, finished: Run, change: dict[str, Any], says: str) -> None:
+        with pytest.raises(InputError) as caught:
+            rows_of(dataclasses.replace(finished, **change))
+        assert str(caught.value).startswith(f"{finished.output}: ")
+        assert says in str(caught.value)
+
+    def test_a_run_is_not_overwritten_without_resume(self, finished: Run) -> None:
+        with pytest.raises(InputError, match="already holds a run; add --resume to continue it"):
+            rows_of(dataclasses.replace(finished, resume=False))
+
+    def test_nothing_to_resume_is_told(self, tiny_run: Run) -> None:
+        with pytest.raises(InputError, match=r"holds no run to resume; leave --resume out to start one"):
+            rows_of(dataclasses.replace(tiny_run, resume=True))
+
+    @pytest.mark.parametrize("share", [0, 0.001, 0.9])
+    def test_a_truncated_state_is_an_artifact_error(self, finished: Run, share: float) -> None:
+        state = finished.output / STATE_FILE
+        state.write_bytes(state.read_bytes()[: int(share * state.stat().st_size)])
+        with pytest.raises(ArtifactError, match="is not a readable training state"):
+            rows_of(finished)
+
+    def test_a_checkpoint_in_place_of_the_state_is_an_artifact_error(self, finished: Run) -> None:
+        shutil.copy(finished.output / "checkpoint.safetensors", finished.output / STATE_FILE)
+        with pytest.raises(ArtifactError, match="is not a readable training state"):
+            rows_of(finished)
+
+
+def command(data: Path, output: Path, *flags: str) -> list[str]:
+    """Four epochs of three steps, with a rank so small that saving takes no time."""
+    small = ["--dense-rank", "4", "--epochs", "4", "--batch", "6", "--workers", "1"]
+    return [str(data), "--output", str(output), *small, *flags]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as many in every run: another split of a sum has other bits
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith(f"epoch   {epoch}/"):
+            return
+    pytest.fail(f"ended before epoch {epoch}: {''.join(lines)}")
+
+
+def test_kill_9_and_sigterm_and_resume_give_the_weights_of_an_undisturbed_run(
+    photo_folder: Path, tmp_path: Path
+) -> None:
+    undisturbed = start("training", *command(photo_folder, tmp_path / "undisturbed"))
+    disturbed = command(photo_folder, tmp_path / "disturbed")
+    process = start("training", *disturbed)
+    wait_for_epoch(process, 1)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    process = start("training", *disturbed, "--resume")
+    wait_for_epoch(process, 2)
+    os.killpg(process.pid, signal.SIGTERM)  # the processes that decode hear it, too
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "saved; go on with --resume" in told
+    assert "Traceback" not in told
+    process = start("training", *disturbed, "--resume")
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    _, told = undisturbed.communicate()
+    assert undisturbed.returncode == 0, told
+    assert identical(weights(tmp_path / "disturbed"), weights(tmp_path / "undisturbed"))
+    assert [row["epoch"] for row in metrics(tmp_path / "disturbed")] == [1, 2, 3, 4]
+
+
+def test_two_processes_have_the_loss_curve_of_one(photo_folder: Path, tmp_path: Path) -> None:
+    flags = ("--dropout", "0", "--epochs", "2")  # dropout draws other masks for other shares of a batch
+    two = start(
+        "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training",
+        *command(photo_folder, tmp_path / "two", *flags),
+    )  # fmt: skip
+    one = start("training", *command(photo_folder, tmp_path / "one", *flags))
+    for process in (one, two):
+        _, told = process.communicate()
+        assert process.returncode == 0, told
+    for alone, together in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        for name in ("train_loss", "val_loss"):
+            # Gradients are rounded to bfloat16 (8 bits) before they are summed, in one part or in two.
+            assert together[name] == pytest.approx(alone[name], rel=0.02), name
+        assert together["lr"] == alone["lr"]
+
+
+class TestCommand:
+    """``python -m training``: what is wrong is one line and an exit code."""
+
+    @pytest.fixture(autouse=True)
+    def _no_training(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("training.__main__.train", lambda *_, **__: pytest.fail("was not refused"))
+
+    def refused(self, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str) -> None:
+        assert main(arguments) == code
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+        assert says in told
+
+    @pytest.mark.parametrize(
+        ("flags", "code", "says"),
+        [
+            (["--lr", "0"], 2, "--lr 0.0: is not within 1e-08..100.0"),
+            (["--epochs", "0"], 2, "--epochs 0: is not within"),
+            (["--arch", "lenet"], 2, "--arch lenet: unknown; choose one of alexnet"),
+            (["--recipe", "quick"], 2, "--recipe quick: unknown; choose one of torchvision, modern"),
+            (["--dropout", "1"], 2, "--dropout 1.0: takes a probability"),
+            (["--dense-rank", "4096"], 2, "--dense-rank 4096: takes 1 to 4095"),
+            (["--resize", "crop"], 2, "--resize crop: takes stretch or shorter-side"),
+            (["--val", "nowhere"], 1, "nowhere: no such folder"),
+            (["--class-names", "nowhere.json"], 1, "nowhere.json: is not a readable JSON object"),
+            (["--output", "/sys/run"], 1, "--output /sys/run: cannot be made"),
+            (["--output", "/dev/null"], 1, "--output /dev/null: cannot be made"),
+        ],
+    )
+    def test_a_flag_that_cannot_be(
+        self,
+        photo_folder: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        flags: list[str],
+        code: int,
+        says: str,
+    ) -> None:
+        self.refused(capsys, [str(photo_folder), "--output", str(tmp_path / "run"), *flags], code, says)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("flags", [["--seed", "-1"], ["--workers", "-1"], ["--seed", str(2**63)], ["--lr", "fast"]])
+    def test_a_flag_that_the_parser_refuses(self, photo_folder: Path, tmp_path: Path, flags: list[str]) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main([str(photo_folder), "--output", str(tmp_path), *flags])
+        assert caught.value.code == 2
+
+    def test_a_missing_data_folder_with_brackets_in_its_name(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        data = tmp_path / "[/x] [bold]" / ("long " * 20)
+        self.refused(capsys, [str(data), "--output", str(tmp_path / "run")], 1, f"{data}: no such folder")
+
+    def test_a_class_of_the_validation_folder_is_unknown(
+        self, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        shutil.copytree(photo_folder, tmp_path / "photos")
+        save_photo(tmp_path / "photos" / "val" / "zebra" / "0.jpg", (0, 0, 0), 0)
+        arguments = [str(tmp_path / "photos"), "--output", str(tmp_path / "run")]
+        self.refused(capsys, arguments, 1, "class 'zebra' is not in the training data")
+
+    def test_class_names_that_lack_one(
+        self, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        names = tmp_path / "names.json"
+        names.write_text(json.dumps({"n01_red": "red"}))
+        arguments = [str(photo_folder), "--output", str(tmp_path / "run"), "--class-names", str(names)]
+        self.refused(capsys, arguments, 1, f"{names}: names no class 'n02_green'; add it")
+
+
+def test_a_batch_above_the_images_is_refused_before_the_first_step(
+    photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(photo_folder, tmp_path / "run", "--batch", "19")) == 2
+    assert capsys.readouterr().err == "error: --batch 19: exceeds the 18 training images; lower it\n"
+
+
+def test_another_split_is_another_run(photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resuming with another --val-share would train on images that were held out before."""
+    flags = ("--epochs", "1", "--workers", "0")
+    split = command(photo_folder / "train", tmp_path / "run", "--val-share", "0.2", *flags)
+    with pytest.raises(SystemExit) as caught:
+        main(split)
+    assert caught.value.code == 0
+    assert main([*split, "--val-share", "0.4", "--resume"]) == 1
+    assert "this run had data " in capsys.readouterr().err
+
+
+class TestEvaluate:
+    def test_it_counts_right_answers_in_all_and_by_class(
+        self, tiny_run: Run, photo_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows_of(dataclasses.replace(tiny_run, recipe=recipe("modern", epochs=1, batch=18)))
+        path = tiny_run.output / "checkpoint.safetensors"
+        checkpoint = load_checkpoint(path)
+        bias = checkpoint.weights["classifier.6.bias"]
+        bias[:] = torch.tensor([0.0, 1e6, 1e5])  # always green, then blue
+        result = evaluate_checkpoint(checkpoint, photo_folder / "val", workers=0)
+        assert result == {
+            "images": 6,
+            "top1_percent": 33.333,
+            "top5_percent": 100.0,
+            "top1_percent_by_class": {"n01_red": 0.0, "n02_green": 100.0, "n03_blue": 0.0},
+        }
+        with pytest.raises(SystemExit) as caught:
+            main(["evaluate", str(path), str(photo_folder / "val"), "--workers", "0"])
+        assert caught.value.code == 0
+        assert json.loads(capsys.readouterr().out)["images"] == 6
+
+    def test_a_subset_of_the_classes_is_measured_alone(
+        self, tiny_checkpoint: Any, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(photo_folder / "val" / "n03_blue", tmp_path / "n03_blue")
+        result = evaluate_checkpoint(tiny_checkpoint, tmp_path, workers=0)
+        assert result["images"] == 2
+        assert result["top1_percent_by_class"].keys() == {"n03_blue"}
+
+
+def test_usage_errors_are_of_the_family() -> None:
+    assert UsageError("x").exit_code == 2
