@@ -13,17 +13,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_converter
-from onnx.reference import ReferenceEvaluator
 
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.graph_edits import fold_constants, remove_dead, rename_tensors
 from alexnet_deploy.onnx_file import (
     IR_VERSION,
     OPSET,
     contract_in,
     fixed_batch,
     graph_inputs,
-    initializers,
     load_onnx,
     name_nodes,
     save_onnx,
@@ -33,10 +32,6 @@ from alexnet_deploy.onnx_file import (
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 OLDEST_OPSET, NEWEST_OPSET = 9, 22
-_NOT_FOLDED = frozenset((
-    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial",
-    "DequantizeLinear",  # a weight that is quantised already stays so
-))  # fmt: skip
 
 
 def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelContract:
@@ -61,8 +56,9 @@ def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelC
     inputs = graph_inputs(model)
     del model.graph.input[:]  # files of old tools list their weights here, too
     model.graph.input.extend(inputs)
-    _free_our_names(model.graph)
-    _fold_constants(model)
+    # Many exporters call their own tensors so, too.
+    rename_tensors(model.graph, {name: f"model/{name}" for name in ("pixels", "logits")})
+    fold_constants(model)
     name_nodes(model)
     height, width, channels_last = _image_size(model, onnx_path)
     _end_in_logits(model, onnx_path)
@@ -148,7 +144,7 @@ def _end_in_logits(model: onnx.ModelProto, path: Path) -> None:
     graph.node.append(helper.make_node("Flatten", [last], ["logits"], "logits/Flatten", axis=1))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
-    _remove_dead(graph)
+    remove_dead(graph)
 
 
 def _through(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
@@ -159,30 +155,6 @@ def _through(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto 
     return node
 
 
-def _free_our_names(graph: onnx.GraphProto) -> None:
-    """Rename tensors that are called as our input and output will be; many exporters name theirs so, too."""
-    new = {name: f"model/{name}" for name in ("pixels", "logits")}
-    for node in graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
-        value.name = new.get(value.name, value.name)
-
-
-def _remove_dead(graph: onnx.GraphProto) -> None:
-    """Drop nodes and weights that nothing reads any more."""
-    used = {value.name for value in graph.output}
-    alive = []
-    for node in reversed(graph.node):
-        if used.intersection(node.output):
-            alive.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            used.update(node.input)
-    weights = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(alive))
-    graph.initializer.extend(weights)
-
-
 def _class_count(model: onnx.ModelProto, path: Path) -> int:
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     dims = inferred.graph.output[0].type.tensor_type.shape.dim
@@ -191,40 +163,12 @@ def _class_count(model: onnx.ModelProto, path: Path) -> int:
         raise InputError(
             f"{path}: its output has no fixed number of classes; export it with static class scores [N, K]"
         )
+    if fixed_batch(model) is None and dims[0].dim_value:
+        # A Reshape inside freezes what the input calls free: with the truth, runners can split batches.
+        graph_inputs(model)[0].type.tensor_type.shape.dim[0].dim_value = dims[0].dim_value
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [fixed_batch(model) or "N", classes])
     model.graph.output[0].CopyFrom(output)
     return classes
-
-
-def _fold_constants(model: onnx.ModelProto) -> None:
-    """Turn what depends on constants alone into weights: quantisation can only see weights that are there."""
-    graph = model.graph
-    constants = initializers(model)
-    body = []
-    for node in graph.node:
-        values = None
-        if node.op_type not in _NOT_FOLDED and all(name in constants for name in node.input if name):
-            values = _values(node, constants)
-        if values is None:
-            body.append(onnx.NodeProto.FromString(node.SerializeToString()))
-        else:
-            constants |= values
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(body)
-    graph.initializer.extend(constants.values())
-
-
-def _values(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> dict[str, TensorProto] | None:
-    """What ``node`` gives for constant inputs; None where the reference evaluator cannot tell."""
-    feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
-    try:
-        results = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, feeds)
-        return {
-            name: numpy_helper.from_array(np.asarray(value), name)
-            for name, value in zip(node.output, results, strict=True)
-        }
-    except Exception:  # it can raise anything, and not to fold is always right
-        return None
 
 
 def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

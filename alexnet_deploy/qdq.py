@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.graph_edits import names_read
 from alexnet_deploy.onnx_file import initializers
 
 Quantized = Literal["int8", "fp8"]
@@ -91,7 +92,7 @@ def insert_qdq(
             done |= {x, w}
             node.input[0], node.input[1] = f"{x}/dq", f"{w}/dq"
         body.append(node)
-    used = {name for node in body for name in node.input} | {value.name for value in graph.output}
+    used = {value.name for value in graph.output}.union(*map(names_read, body))
     kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
     body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]  # clearing the graph empties them
     del graph.node[:], graph.initializer[:], graph.value_info[:]

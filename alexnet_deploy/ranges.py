@@ -115,8 +115,9 @@ def _session_with_outputs(model: onnx.ModelProto, tensors: tuple[str, ...], fold
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # its exceptions share no public base
-        reason = " ".join(str(exc).split())[:200]
-        raise InputError(f"calibration: ONNX Runtime refuses the model ({reason}); export it without that") from exc
+        raise InputError(
+            f"calibration: ONNX Runtime refuses the model ({_reason(exc)}); export it without that"
+        ) from exc
 
 
 def _runs(
@@ -124,4 +125,14 @@ def _runs(
 ) -> Iterator[Mapping[str, NDArray[np.float32]]]:
     feed = session.get_inputs()[0].name
     for pixels in batches():
-        yield dict(zip(tensors, session.run(list(tensors), {feed: pixels}), strict=True))
+        try:
+            values = session.run(list(tensors), {feed: pixels})
+        except Exception as exc:
+            raise InputError(
+                f"calibration: the model fails on pixels {pixels.shape} ({_reason(exc)}); export it for that batch size"
+            ) from exc
+        yield dict(zip(tensors, values, strict=True))
+
+
+def _reason(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300]

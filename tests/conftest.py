@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from alexnet_deploy.checkpoint import Checkpoint
+
+# Models as small as these gain nothing from threads, and on a busy machine wait for them; read when torch loads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine makes any example slow; hypothesis would call that a failure.
 hypothesis.settings.register_profile("no-deadline", deadline=None)

@@ -49,7 +49,7 @@ def foreign_classifier(
     def clip(x: str) -> str:
         if opset < 11:
             return g.node("Clip", x, min=0.0, max=6.0)
-        return g.node("Clip", x, g.constant(np.float32(0)), g.constant(np.float32(6)))
+        return g.node("Clip", x, g.constant(np.array(0, np.float32)), g.constant(np.array(6, np.float32)))
 
     def pad(x: str) -> str:
         pads = [0, 0, 0, 0, 0, 0, 1, 1]
@@ -103,7 +103,9 @@ def random_pixels(count: int, side: int = SIDE, seed: int = 0) -> NDArray[np.uin
 
 def scores_by_hand(path: Path, pixels_NHWC: NDArray[np.uint8], *, channels_last: bool = False) -> NDArray[np.float32]:
     """What the file answers to pixels normalised outside of it, one image at a time where its batch is fixed."""
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     images = ((pixels_NHWC / 255.0 - MEAN) / STD).astype(np.float32)
     if not channels_last:
         images = images.transpose(0, 3, 1, 2)

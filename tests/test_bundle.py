@@ -252,7 +252,7 @@ with write_bundle(Path(sys.argv[1])) as temporary:
 
 
 def test_kill_9_leaves_the_old_bundle(bundle: Path) -> None:
-    command = [sys.executable, "-c", WRITING, bundle]
+    command = [sys.executable, "-c", WRITING, str(bundle)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"writing\n"

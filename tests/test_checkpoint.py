@@ -43,7 +43,7 @@ def saved(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory)
 
 
 def changed(checkpoint: Checkpoint, path: Path, weights: dict[str, Tensor] | None = None, **metadata: str) -> Path:
-    """A safetensors file with some weights or metadata changed (the latter by the last word of its key)."""
+    """A safetensors file with some weights or metadata changed; ``metadata`` goes by the last word of its key."""
     whole = {
         METADATA_KEY: checkpoint.contract.to_json(),
         ARCHITECTURE_KEY: json.dumps(checkpoint.arch.to_dict()),
@@ -133,7 +133,7 @@ class TestRefused:
 
     def test_damaged_metadata(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
         for name, damage in (("contract", "{"), ("architecture", "{"), ("recipe", "[" * 100_000), ("recipe", "5")):
-            path = changed(tiny_checkpoint, tmp_path / "x.safetensors", **{name: damage})
+            path = changed(tiny_checkpoint, tmp_path / "x.safetensors", None, **{name: damage})
             self.check(path, ArtifactError, "again")
 
     def test_another_architecture(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:

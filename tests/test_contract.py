@@ -126,7 +126,8 @@ def test_another_schema_is_refused_with_both_numbers() -> None:
     with pytest.raises(ArtifactError) as caught:
         ModelContract.from_json(json.dumps(raw), source="model.onnx")
     assert str(caught.value) == (
-        "model.onnx: contract schema 2, this version reads 1; make the file again, or use the alexnet-deploy that wrote it"
+        "model.onnx: contract schema 2, this version reads 1; "
+        "make the file again, or use the alexnet-deploy that wrote it"
     )
 
 

@@ -47,5 +47,5 @@ def test_measure_reports_what_it_ran() -> None:
 
 @pytest.mark.parametrize(("batch", "duration_s"), [(0, 1.0), (-1, 1.0), (1, 0.0), (1, -1.0), (1, float("nan"))])
 def test_measure_refuses_numbers_out_of_range(batch: int, duration_s: float) -> None:
-    with pytest.raises(UsageError, match="--batch|--duration"):
+    with pytest.raises(UsageError, match=r"--batch|--duration"):
         measure(Idle(), batch=batch, duration_s=duration_s)

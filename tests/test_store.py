@@ -39,7 +39,7 @@ def test_a_name_in_the_store_or_a_path(store: Path) -> None:
 
 
 def test_unknown_name_and_empty_store_say_what_to_do(store: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with pytest.raises(InputError, match="nope: no such engine in .*; there is new, middle, old"):
+    with pytest.raises(InputError, match=r"nope: no such engine in .*; there is new, middle, old"):
         find_bundle("nope", store)
     with pytest.raises(InputError, match="holds no engine; build one"), resolve_engine(None, store / "nothing"):
         pass

@@ -86,7 +86,9 @@ class TestCrops:
 
     def test_a_crop_is_drawn_from_seed_epoch_and_index(self, crops: TrainingCrops) -> None:
         pixels_HWC, target = crops[2, 7]
-        assert (pixels_HWC.shape, pixels_HWC.dtype, target) == ((32, 32, 3), np.uint8, 1)
+        assert pixels_HWC.shape == (32, 32, 3)
+        assert pixels_HWC.dtype == np.uint8
+        assert target == 1
         assert np.array_equal(crops[2, 7][0], pixels_HWC)
         assert not np.array_equal(crops[3, 7][0], pixels_HWC)
         assert not np.array_equal(crops[2, 8][0], pixels_HWC)

@@ -42,7 +42,13 @@ class OpenVinoRunner:
             raise InputError(
                 f"{self._path}: fails on pixels {pixels_NHWC.shape} ({_reason(exc)}); export it for that batch size"
             ) from exc
-        return np.array(results[self.contract.output_name], np.float32)
+        logits_NK = np.array(results[self.contract.output_name], np.float32)
+        if len(logits_NK) != len(pixels_NHWC):
+            # Where a Reshape inside fixes the batch it does not fail, but gives the result of an earlier call.
+            raise InputError(
+                f"{self._path}: answers {len(logits_NK)} images of {len(pixels_NHWC)}; export it for any batch"
+            )
+        return logits_NK
 
     def close(self) -> None:
         """The request's threads and memory end with the last reference to it."""
