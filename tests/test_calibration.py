@@ -92,6 +92,7 @@ class TestChoice:
             shutil.copy(tmp_path / "ant" / "00.png", tmp_path / copy)
         chosen = choose_images(tmp_path)
         assert len(chosen.files) == len(set(chosen.sha256)) == 2
+        assert names(choose_images(tmp_path, count=1)) == names(chosen)[:1]  # it stays where it came first
 
     def test_what_is_no_image_is_passed_over(self, tmp_path: Path) -> None:
         folder_of(tmp_path, ant=2)
@@ -175,9 +176,10 @@ class TestBatches:
         np.testing.assert_array_equal(together_NHWC, np.stack([load_pixels(file, PRE) for file in seven.files]))
 
     def test_a_fixed_batch_is_filled_with_the_last_image(self, seven: CalibrationSet) -> None:
-        batches = list(seven.batches(PRE, 3, fill=True))
-        assert [len(pixels_NHWC) for pixels_NHWC in batches] == [3, 3, 3]
-        np.testing.assert_array_equal(batches[2], np.stack([load_pixels(seven.files[6], PRE)] * 3))
+        first_NHWC, last_NHWC = seven.batches(PRE, 5, fill=True)
+        assert len(first_NHWC) == 5
+        expected = [load_pixels(seven.files[i], PRE) for i in (5, 6, 6, 6, 6)]
+        np.testing.assert_array_equal(last_NHWC, np.stack(expected))
 
     def test_every_pass_is_the_same(self, seven: CalibrationSet) -> None:
         first, second = (np.concatenate(list(seven.batches(PRE, 2))) for _ in range(2))

@@ -164,13 +164,14 @@ class TestTable:
         assert producer(model, "r").input[:] == ["a"]
 
     def test_nothing_else_is_quantised(self) -> None:
-        """Two activations, a weight of another rank, a scaled or transposed Gemm: the table does not name them."""
+        """Two activations or two weights, a weight of another rank, a scaled or transposed Gemm: not in the table."""
         model = model_of(
             helper.make_node("MatMul", ["x", "x"], ["a"], "activations"),
             helper.make_node("MatMul", ["a", "w3"], ["b"], "rank_3"),
             helper.make_node("MatMul", ["w", "b"], ["c"], "weight_first"),
             helper.make_node("Squeeze", ["c"], ["d"], "squeeze"),
-            helper.make_node("Gemm", ["d", "w"], ["e"], "scaled", alpha=2.0),
+            helper.make_node("MatMul", ["w", "w"], ["ww"], "weights"),
+            helper.make_node("Gemm", ["d", "w", "ww"], ["e"], "scaled", alpha=2.0),
             helper.make_node("Gemm", ["e", "w"], ["y"], "transposed", transA=1),
             shape=[4, 4],
             w=random(4, 4),
@@ -229,6 +230,22 @@ class TestShared:
         )
         np.testing.assert_array_equal(numpy_helper.to_array(initializers(model)["w"]), weight)
         assert initializers(model)["w/q"].data_type == INT8
+
+    def test_a_weight_that_a_branch_reads_too_stays_beside(self) -> None:
+        result = helper.make_tensor_value_info("b", FLOAT, None)
+        branches = [
+            helper.make_graph([helper.make_node(op, ["a", "w"], ["b"])], op, [], [result]) for op in ("Add", "Sub")
+        ]
+        model = quantised(
+            model_of(
+                conv("x", "w", "a"),
+                helper.make_node("Constant", [], ["yes"], "yes", value=numpy_helper.from_array(np.array(True))),
+                helper.make_node("If", ["yes"], ["y"], "choice", then_branch=branches[0], else_branch=branches[1]),
+                shape=["N", 1, 4, 4],
+                w=random(1, 1, 1, 1),
+            )
+        )
+        assert initializers(model)["w"].data_type == FLOAT
 
 
 class TestExclude:

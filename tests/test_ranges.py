@@ -293,6 +293,19 @@ class TestMse:
         # The histogram knows each number to half of a 2048th, the error of int8 is some half of a 127th.
         assert error(found) <= 1.02 * best
 
+    def test_by_hand(self) -> None:
+        """Each of 300 bins as a number in its middle, rounded to 127 steps; with Python's own round, half to even."""
+        counts = np.histogram(np.random.default_rng(1).gamma(0.5, 1, 3000), 300)[0]
+
+        def error(stop: int) -> float:
+            step = stop / 127
+            return float(
+                sum(
+                n * (i + 0.5 - min(round((i + 0.5) / step), 127) * step) ** 2 for i, n in enumerate(counts.tolist())
+            )
+
+        assert threshold(counts, 300.0, "mse") == min(range(LEVELS, 301), key=error)
+
     def test_it_clips_a_tail_but_not_a_box(self) -> None:
         random = np.random.default_rng(0)
         tail = np.histogram(random.exponential(1, 100_000), BINS)[0]
