@@ -299,8 +299,7 @@ class TestMse:
 
         def error(stop: int) -> float:
             step = stop / 127
-            return float(
-                sum(
+            return sum(
                 n * (i + 0.5 - min(round((i + 0.5) / step), 127) * step) ** 2 for i, n in enumerate(counts.tolist())
             )
 
