@@ -24,7 +24,8 @@ from alexnet_deploy.calibration import CalibrationSet, Method
 from alexnet_deploy.contract import SAYS_NOTHING, BatchProfile, Foreign, ModelContract
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.onnx_file import fixed_batch, load_onnx
-from alexnet_deploy.precision import to_fp16, to_quantized
+from alexnet_deploy.precision import method_for, to_fp16, to_quantized
+from alexnet_deploy.qdq import Quantized
 from alexnet_deploy.trt_library import installed
 
 CALIBRATION_BATCH = 16
@@ -43,7 +44,8 @@ class EngineOptions:
     """None: 1..32 tuned for 8, or the one batch size that a static model takes."""
     targets: tuple[str, ...] = ()
     calibration: CalibrationSet | None = None
-    method: Method = "entropy"
+    method: Method | None = None
+    """None: the default of the type, entropy for int8 and max for fp8."""
     exclude: str | None = None
     allow_fallback: tuple[str, ...] = ()
     foreign: Foreign = SAYS_NOTHING
@@ -123,17 +125,19 @@ def _apply_precision(
     elif kind == "fp16":
         to_fp16(adopted, out)
     elif calibration is not None:
+        quantized: Quantized = "int8" if kind == "int8" else "fp8"
+        method = method_for(quantized, options.method)
         thresholds = to_quantized(
             adopted,
             out,
-            kind="int8" if kind == "int8" else "fp8",
-            batches=_counted_batches(calibration, contract, fixed_batch(load_onnx(adopted)), options.method, report),
-            method=options.method,
+            kind=quantized,
+            batches=_counted_batches(calibration, contract, fixed_batch(load_onnx(adopted)), method, report),
+            method=method,
             high="fp16" if high else "fp32",
             exclude=options.exclude,
         )
         record = calibration.record() | {
-            "method": options.method,
+            "method": method,
             "exclude": options.exclude,
             "preprocessing": json.loads(contract.to_json())["preprocessing"],
             "threshold_by_tensor": thresholds,

@@ -28,6 +28,12 @@ Method = Literal["max", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = ("max", "percentile", "entropy", "mse")
 """How a threshold is picked from a tensor's values; ``ranges.py`` defines each."""
 
+METHODS_FOR: dict[str, tuple[Method, ...]] = {
+    "int8": ("entropy", "mse", "percentile", "max"),
+    "fp8": ("max", "percentile"),
+}
+"""What fits a type, its default first: entropy and mse weigh int8's even steps, which a float8 does not have."""
+
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSet:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from alexnet_deploy.atomic import atomic_file
+from alexnet_deploy.bundle import Precision
 from alexnet_deploy.contract import METADATA_KEY, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError
 
@@ -100,6 +101,17 @@ def name_nodes(model: onnx.ModelProto) -> None:
 def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
     """The graph's weights by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def precision_in(model: onnx.ModelProto) -> Precision:
+    """The precision that a typed graph is in, told by the types of its weights."""
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    half = TensorProto.FLOAT16 in types
+    if TensorProto.FLOAT8E4M3FN in types:
+        return "fp8+fp16" if half else "fp8"
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8+fp16" if half else "int8"
+    return "fp16" if half else "fp32"
 
 
 def _first_line(exc: Exception) -> str:

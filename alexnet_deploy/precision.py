@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.calibration import Method
+from alexnet_deploy.calibration import METHODS_FOR, Method
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.fp16 import halve
 from alexnet_deploy.onnx_file import load_onnx, name_nodes, save_onnx
@@ -29,13 +29,21 @@ def to_fp16(onnx_path: Path, out: Path, *, keep: frozenset[str] = frozenset()) -
     return save_onnx(halve(model, keep=keep), out)
 
 
+def method_for(kind: Quantized, method: Method | None) -> Method:
+    """``method``, or the default of ``kind`` for None; UsageError where the two do not fit."""
+    fitting = METHODS_FOR[kind]
+    if method is not None and method not in fitting:
+        raise UsageError(f"--calibration-method {method}: does not fit {kind}; choose one of {', '.join(fitting)}")
+    return method or fitting[0]
+
+
 def to_quantized(
     onnx_path: Path,
     out: Path,
     *,
     kind: Quantized,
     batches: Callable[[], Iterator[NDArray[np.uint8]]],
-    method: Method = "entropy",
+    method: Method | None = None,
     high: Literal["fp32", "fp16"] = "fp32",
     exclude: str | None = None,
 ) -> dict[str, float]:
@@ -45,6 +53,7 @@ def to_quantized(
     not quantised. Nodes whose name matches the regular expression ``exclude`` stay as they are. ``out`` is written
     atomically. Raises InputError for a model that is quantised already or has nothing to quantise.
     """
+    method = method_for(kind, method)
     try:
         from alexnet_deploy.ranges import tensor_thresholds
     except ImportError as exc:

@@ -58,13 +58,15 @@ def _newest(store: Path) -> Path:
 def _onnx_engine(path: Path, foreign: Foreign) -> Iterator[Engine]:
     try:
         from alexnet_deploy.adopt import adopt
-        from alexnet_deploy.onnx_file import contract_in, load_onnx
+        from alexnet_deploy.onnx_file import contract_in, load_onnx, precision_in
     except ImportError as exc:
         raise UnavailableError(f"{path}: reading an ONNX file needs the onnx package; pip install onnx") from exc
-    contract = contract_in(load_onnx(path), source=str(path))
+    model = load_onnx(path)
+    contract, precision = contract_in(model, source=str(path)), precision_in(model)
+    del model  # some hundred MB that the runner reads for itself
     if contract is not None and foreign == SAYS_NOTHING:
-        yield Engine(path.stem, path, contract, "fp32", None)
+        yield Engine(path.stem, path, contract, precision, None)
         return
     with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
         adopted = Path(folder) / "model.onnx"
-        yield Engine(path.stem, adopted, adopt(path, adopted, foreign), "fp32", None)
+        yield Engine(path.stem, adopted, adopt(path, adopted, foreign), precision, None)

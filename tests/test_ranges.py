@@ -295,15 +295,13 @@ class TestMse:
 
     def test_by_hand(self) -> None:
         """Each of 300 bins as a number in its middle, rounded to 127 steps; with Python's own round, half to even."""
-        counts = np.histogram(np.random.default_rng(1).gamma(0.5, 1, 3000), 300)[0]
+        counts: list[int] = np.histogram(np.random.default_rng(1).gamma(0.5, 1, 3000), 300)[0].tolist()
 
         def error(stop: int) -> float:
             step = stop / 127
-            return sum(
-                n * (i + 0.5 - min(round((i + 0.5) / step), 127) * step) ** 2 for i, n in enumerate(counts.tolist())
-            )
+            return sum(n * (i + 0.5 - min(round((i + 0.5) / step), 127) * step) ** 2 for i, n in enumerate(counts))
 
-        assert threshold(counts, 300.0, "mse") == min(range(LEVELS, 301), key=error)
+        assert threshold(np.array(counts), 300.0, "mse") == min(range(LEVELS, 301), key=error)
 
     def test_it_clips_a_tail_but_not_a_box(self) -> None:
         random = np.random.default_rng(0)

@@ -295,3 +295,25 @@ class TestRefused:
     def test_onnxruntime_falling_back_from_cuda_in_silence(self, engine: Engine) -> None:
         with pytest.raises(UnavailableError, match=r"could not start CUDA"):
             OrtRunner(engine.onnx_path, engine.contract, device="cuda")
+
+
+def test_a_signal_after_several_openvino_runners_is_only_a_signal(engine: Engine) -> None:
+    """A core that went before a later one left the thread a freed signal stack, and Ctrl-C became a segfault."""
+    code = f"""
+import faulthandler, os, signal
+faulthandler.enable()
+from pathlib import Path
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.runners.ov import OpenVinoRunner
+
+contract = ModelContract("tiny", {LABELS!r}, {LABELS!r})
+runners = [OpenVinoRunner(Path({str(engine.onnx_path)!r}), contract) for _ in range(3)]
+while runners:
+    runners.pop(0)
+heard = []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+os.kill(os.getpid(), signal.SIGINT)
+print(heard)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr

@@ -20,10 +20,12 @@ from conftest import CLASSES, save_photo
 from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, ProofError
-from alexnet_deploy.models import architecture
+from alexnet_deploy.images import load_pixels
+from alexnet_deploy.models import AlexNet, PixelClassifier, architecture
 from training.__main__ import main
+from training.augment import measure_colours, paper_square, ten_crops
 from training.data import list_folder
-from training.evaluate import evaluate_checkpoint
+from training.evaluate import evaluate_checkpoint, mean_probability
 from training.loop import EpochRow, Run, Stopped, train
 from training.pack import pack
 from training.recipes import recipe
@@ -92,7 +94,7 @@ class TestRun:
         assert identical(weights(tmp_path / "a"), weights(tmp_path / "b"))
         assert not identical(weights(tmp_path / "a"), weights(tmp_path / "c"))
 
-    @pytest.mark.parametrize("recipe_name", ["modern", "torchvision"])
+    @pytest.mark.parametrize("recipe_name", ["modern", "torchvision", "paper"])
     def test_stopping_at_any_step_and_resuming_changes_no_bit(
         self, tiny_run: Run, tmp_path: Path, recipe_name: str
     ) -> None:
@@ -113,6 +115,31 @@ class TestRun:
         assert identical(weights(run.output), weights(undisturbed.output))
         assert [row["epoch"] for row in metrics(run.output)] == [1, 2]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_the_paper_lowers_the_rate_on_a_plateau_and_a_resumed_run_remembers_it(
+        self, tiny_run: Run, tmp_path: Path
+    ) -> None:
+        # At so small a rate no answer changes, so each epoch after the first adds to the plateau.
+        stalling = dataclasses.replace(recipe("paper", epochs=5, batch=18, lr=1e-8), patience=2)
+        undisturbed = dataclasses.replace(tiny_run, recipe=stalling, output=tmp_path / "undisturbed")
+        rates = [1e-8, 1e-8, 1e-8, 1e-9, 1e-9]
+        assert [row.lr for row in rows_of(undisturbed)] == pytest.approx(rates, rel=1e-9)
+        run = dataclasses.replace(undisturbed, output=tmp_path / "stopped")
+
+        def stop_at(step: int, total: int) -> None:
+            if step in (2, 4):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        for _ in range(2):
+            with pytest.raises(Stopped):
+                rows_of(run, on_step=stop_at)
+            run = dataclasses.replace(run, resume=True)
+        rows_of(run)
+        assert [row["lr"] for row in metrics(run.output)] == pytest.approx(rates, rel=1e-9)
+        assert identical(weights(run.output), weights(undisturbed.output))
+        colours = load_checkpoint(run.output / "checkpoint.safetensors").recipe["colours"]
+        measured = dataclasses.asdict(measure_colours(run.train.files, run.seed))
+        assert colours == json.loads(json.dumps(measured))
 
     def test_a_signal_in_the_last_step_finishes_the_run(self, tiny_run: Run) -> None:
         def stop_at_the_end(step: int, total: int) -> None:
@@ -152,6 +179,7 @@ class TestResume:
         [
             ({"seed": 1}, "this run had seed 0, now it is 1; use the same flags and data, or another --output"),
             ({"data_digest": "other"}, "this run had data "),
+            ({"preprocessing": Preprocessing(resize_to=300)}, "this run had preprocessing "),
             ({"recipe": recipe("modern", epochs=2, batch=18)}, "this run had recipe "),
             ({"arch": architecture("alexnet", num_classes=3, hidden=33)}, "this run had arch "),
         ],
@@ -255,6 +283,27 @@ def test_two_processes_have_the_loss_curve_of_one(photo_folder: Path, tmp_path: 
         assert together["lr"] == alone["lr"]
 
 
+def test_two_processes_leave_out_what_the_first_cannot_read(photo_folder: Path, tmp_path: Path) -> None:
+    photos = Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+    bad = photos / "train" / "n01_red" / "0.jpg"
+    bad.write_bytes(b"")
+    two = (
+        "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "training",
+        *command(photos, tmp_path / "run", "--recipe", "paper", "--epochs", "1"),
+    )  # fmt: skip
+    process = start(*two)
+    _, told = process.communicate()
+    assert process.returncode == 1, told
+    assert told.count(f"error: {bad}: ") == 1
+    assert not list((tmp_path / "run").iterdir())
+    process = start(*two, "--allow-unreadable")
+    _, told = process.communicate()
+    assert process.returncode == 0, told
+    bad.unlink()
+    readable = [list_folder(photos / split).digest(photos / split) for split in ("train", "val")]
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").recipe["data"] == "".join(readable)
+
+
 class TestCommand:
     """``python -m training``: what is wrong is one line and an exit code."""
 
@@ -278,6 +327,14 @@ class TestCommand:
             (["--recipe", "quick"], 2, "--recipe quick: unknown; choose one of torchvision, modern"),
             (["--dropout", "1"], 2, "--dropout 1.0: takes a probability"),
             (["--dense-rank", "4096"], 2, "--dense-rank 4096: takes 1 to 4095"),
+            (["--activation", "gelu"], 2, "--activation gelu: takes relu or tanh"),
+            (["--lrn", "yes"], 2, "--lrn yes: takes none, before-pool or after-pool"),
+            (["--pool", "mean"], 2, "--pool mean: takes overlapping or plain"),
+            (["--groups", "2"], 2, "--groups 2: takes five whole numbers, one a convolution, such as 1,2,1,2,2"),
+            (["--groups", "1,2,1,0,2"], 2, "--groups 1,2,1,0,2: takes five whole numbers"),
+            (["--groups", "1,2,one,2,2"], 2, "--groups 1,2,one,2,2: takes five whole numbers"),
+            (["--groups", "2,1,1,1,1"], 2, "2 does not divide the 3 channels into convolution 1 of alexnet"),
+            (["--groups", "1,1,1,1,3"], 2, "3 does not divide the 256 channels into convolution 5 of alexnet"),
             (["--resize", "crop"], 2, "--resize crop: takes stretch or shorter-side"),
             (["--val", "nowhere"], 1, "nowhere: no such folder"),
             (["--class-names", "nowhere.json"], 1, "nowhere.json: is not a readable JSON object"),
@@ -326,6 +383,41 @@ class TestCommand:
         self.refused(capsys, arguments, 1, f"{names}: names no class 'n02_green'; add it")
 
 
+class TestSwitches:
+    @pytest.fixture
+    def runs(self, monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+        """The runs that would have been trained."""
+        runs: list[Run] = []
+        monkeypatch.setattr("training.__main__.train", lambda run, **_: runs.append(run))
+        return runs
+
+    def test_the_papers_switches_change_the_architecture(
+        self, photo_folder: Path, tmp_path: Path, runs: list[Run]
+    ) -> None:
+        flags = ["--activation", "tanh", "--lrn", "after-pool", "--pool", "plain", "--groups", "1,2,1,2,4"]
+        with pytest.raises(SystemExit):
+            main([str(photo_folder), "--output", str(tmp_path), *flags])
+        assert runs[0].arch == dataclasses.replace(
+            architecture("alexnet", num_classes=3),
+            activation="tanh", lrn="after-pool", overlapping_pool=False, groups=(1, 2, 1, 2, 4),
+        )  # fmt: skip
+        AlexNet(runs[0].arch)
+
+    def test_without_them_it_is_the_familys_own(self, photo_folder: Path, tmp_path: Path, runs: list[Run]) -> None:
+        for flags in ([], ["--lrn", "none"]):
+            with pytest.raises(SystemExit):
+                main([str(photo_folder), "--output", str(tmp_path), "--arch", "alexnet-2012", *flags])
+        own = architecture("alexnet-2012", num_classes=3)
+        assert [run.arch for run in runs] == [own, dataclasses.replace(own, lrn="none")]
+
+    def test_the_paper_has_raw_pixels_in_its_contract(
+        self, photo_folder: Path, tmp_path: Path, runs: list[Run]
+    ) -> None:
+        with pytest.raises(SystemExit):
+            main([str(photo_folder), "--output", str(tmp_path), "--recipe", "paper", "--resize", "stretch"])
+        assert runs[0].preprocessing == Preprocessing(resize="stretch", resize_to=None, std=(1 / 255,) * 3)
+
+
 def test_a_batch_above_the_images_is_refused_before_the_first_step(
     photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,6 +448,7 @@ class TestEvaluate:
         result = evaluate_checkpoint(checkpoint, photo_folder / "val", workers=0)
         assert result == {
             "images": 6,
+            "views": 1,
             "top1_percent": 33.333,
             "top5_percent": 100.0,
             "top1_percent_by_class": {"n01_red": 0.0, "n02_green": 100.0, "n03_blue": 0.0},
@@ -364,6 +457,34 @@ class TestEvaluate:
             main(["evaluate", str(path), str(photo_folder / "val"), "--workers", "0"])
         assert caught.value.code == 0
         assert json.loads(capsys.readouterr().out)["images"] == 6
+
+    def test_ten_crops_average_the_softmax_of_ten_views(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        pre = tiny_checkpoint.contract.preprocessing
+        listing = list_folder(photo_folder / "val")
+        classifier = PixelClassifier(tiny_checkpoint.build(), pre.mean, pre.std).eval()
+        right = []
+        with torch.inference_mode():
+            for file, target in zip(listing.files, listing.targets, strict=True):
+                views_VHWC = ten_crops(load_pixels(file, paper_square(pre)), pre.height, pre.width)
+                mean_K = classifier(torch.from_numpy(views_VHWC)).softmax(1).mean(0)
+                right.append(mean_K.argmax().item() == target)
+        path = save_checkpoint(tiny_checkpoint, tmp_path / "checkpoint.safetensors")
+        with pytest.raises(SystemExit) as caught:
+            main(["evaluate", str(path), str(photo_folder / "val"), "--workers", "0", "--ten-crop"])
+        assert caught.value.code == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["images"], result["views"]) == (6, 10)
+        assert result["top1_percent"] == round(100 * sum(right) / 6, 3)
+
+    def test_views_are_averaged_as_probabilities_not_as_logits(self) -> None:
+        """One view is very sure of the second class, nine lean to the first: e / (e + 2) = 0.5761 each."""
+        logits_NVK = torch.tensor([[[0.0, 100.0, 0.0], *[[1.0, 0.0, 0.0]] * 9]])
+        expected = [0.9 * 0.5761, 0.1 + 0.9 * 0.2119, 0.9 * 0.2119]
+        assert mean_probability(logits_NVK)[0].tolist() == pytest.approx(expected, abs=1e-4)
+        unlikely = mean_probability(torch.tensor([[[500.0, 0.0, 10.0]]]))[0]
+        assert unlikely.argsort(descending=True).tolist() == [0, 2, 1]
 
     def test_a_subset_of_the_classes_is_measured_alone(
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.images import load_pixels
+from training.augment import random_box
 from training.data import (
     Batch,
     Item,
@@ -25,7 +26,6 @@ from training.data import (
     TrainingCrops,
     list_folder,
     plain_batches,
-    random_box,
     split,
     training_batches,
 )
@@ -263,6 +263,22 @@ class TestRecipe:
         rates = [RECIPES["torchvision"].lr_at(epoch) for epoch in (0, 29.9, 30, 60)]
         assert rates == pytest.approx([0.01, 0.01, 0.001, 0.0001])
 
+    def test_a_plateau_divides_by_ten_after_five_epochs_without_a_new_lowest_error(self) -> None:
+        paper = RECIPES["paper"]
+
+        def rates(errors: list[float]) -> list[float]:
+            return [paper.lr_at(epoch, errors[:epoch]) for epoch in range(len(errors) + 1)]
+
+        assert rates([50.0 - k for k in range(30)]) == [0.01] * 31
+        # Equal is not better; after a drop the count starts anew against the same lowest error.
+        assert rates([50.0, 40.0, 40.0, 41.0, 40.0, 45.0, 40.0, 42.0, 42.0]) == [0.01] * 7 + [0.001] * 3
+        assert rates([50.0, *[60.0] * 4, 49.0, *[60.0] * 5]) == [0.01] * 11 + [0.001]
+        assert rates([50.0] * 40)[-1] == pytest.approx(1e-5)  # three times, as in the paper, and no more
+
+    @given(st.lists(st.floats(0, 100), max_size=60), st.integers(0, 60))
+    def test_a_plateau_never_raises_the_rate(self, errors: list[float], cut: int) -> None:
+        assert RECIPES["paper"].lr_at(0, errors[:cut]) >= RECIPES["paper"].lr_at(0, errors)
+
     def test_what_is_none_stays_as_it_is(self) -> None:
         assert recipe("modern", epochs=None, lr=None) == RECIPES["modern"]
 
@@ -283,5 +299,5 @@ class TestRecipe:
             recipe("modern", **changes)
 
     def test_an_unknown_recipe_names_the_known(self) -> None:
-        with pytest.raises(UsageError, match="--recipe quick: unknown; choose one of torchvision, modern"):
+        with pytest.raises(UsageError, match="--recipe quick: unknown; choose one of torchvision, modern, paper"):
             recipe("quick")

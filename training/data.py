@@ -18,14 +18,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images import find_images, load_pixels, open_rgb
+from training.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
 from training.recipes import Recipe
 
 Item = tuple[int, int]
 """(epoch, index): what a worker needs to draw the same crop in every run."""
 Sample = tuple[NDArray[np.uint8], int]
-"""Pixels ``[H, W, 3]`` and the class number."""
+"""Pixels ``[H, W, 3]`` (of ten crops ``[10, H, W, 3]``) and the class number."""
 Batch = tuple[torch.Tensor, torch.Tensor]
-"""uint8 pixels ``[n, H, W, 3]`` and int64 targets ``[n]``."""
+"""uint8 pixels ``[n, H, W, 3]`` (of ten crops ``[n, 10, H, W, 3]``) and int64 targets ``[n]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,11 @@ class Listing:
         """SHA-256 over class names and relative paths: tells whether two runs saw the same listing."""
         lines = [*self.class_ids, *(str(file.relative_to(root)) for file in self.files)]
         return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+    def where(self, mask: NDArray[np.bool_]) -> Listing:
+        """The files for which ``mask`` is true, with the same classes."""
+        chosen = np.flatnonzero(mask)
+        return Listing(self.class_ids, tuple(self.files[i] for i in chosen), tuple(self.targets[i] for i in chosen))
 
 
 def list_folder(root: Path, *, class_ids: tuple[str, ...] | None = None) -> Listing:
@@ -82,19 +88,21 @@ def split(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
             raise InputError(f"class {name!r} has one image; it needs at least 2 to be split, or pass --val")
         count = min(max(1, round(share * len(members))), len(members) - 1)
         held[rng.permutation(members)[:count]] = True
-
-    def part(mask: NDArray[np.bool_]) -> Listing:
-        chosen = np.flatnonzero(mask)
-        return Listing(listing.class_ids, tuple(listing.files[i] for i in chosen), tuple(targets[chosen].tolist()))
-
-    return part(~held), part(held)
+    return listing.where(~held), listing.where(held)
 
 
 class TrainingCrops(Dataset[Sample]):
-    """Random resized crop and flip, drawn from (seed, epoch, index): independent of workers and of restarts."""
+    """Random crop, flip and colour, drawn from (seed, epoch, index): independent of workers and of restarts.
 
-    def __init__(self, listing: Listing, pre: Preprocessing, recipe: Recipe, seed: int) -> None:
-        self.listing, self.pre, self.recipe, self.seed = listing, pre, recipe, seed
+    ``colours`` are needed where ``recipe.pca_sigma`` is not 0.
+    """
+
+    def __init__(
+        self, listing: Listing, pre: Preprocessing, recipe: Recipe, seed: int, colours: Colours | None = None
+    ) -> None:
+        if recipe.pca_sigma and colours is None:
+            raise ValueError(f"the recipe {recipe.name} adds colour noise; measure_colours gives what it needs")
+        self.listing, self.pre, self.recipe, self.seed, self.colours = listing, pre, recipe, seed, colours
 
     def __len__(self) -> int:
         return len(self.listing.files)
@@ -102,31 +110,20 @@ class TrainingCrops(Dataset[Sample]):
     def __getitem__(self, item: Item) -> Sample:
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
-        image = open_rgb(self.listing.files[index])
-        box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
-        # Pillow resizes the box with antialiasing and crops in one pass.
-        image = image.resize((self.pre.width, self.pre.height), Image.Resampling.BILINEAR, box=box)
-        pixels = np.asarray(image)
+        pixels = self._crop(self.listing.files[index], rng)
         if self.recipe.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
+        if self.colours is not None:
+            pixels = add_colour_noise(pixels, self.colours, self.recipe.pca_sigma, rng)
         return np.ascontiguousarray(pixels), self.listing.targets[index]
 
-
-def random_box(
-    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """A random share of the area, at an aspect ratio of 3/4..4/3 (Szegedy et al. 2014); the centre if none fits."""
-    area = width * height
-    for _ in range(10):
-        target = area * rng.uniform(*scale)
-        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round(np.sqrt(target * ratio)), round(np.sqrt(target / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
-            return x, y, x + w, y + h
-    side = min(width, height)
-    x, y = (width - side) // 2, (height - side) // 2
-    return x, y, x + side, y + side
+    def _crop(self, file: Path, rng: np.random.Generator) -> NDArray[np.uint8]:
+        if self.recipe.crop_scale is None:
+            return random_crop(load_pixels(file, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
+        image = open_rgb(file)
+        box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
+        # Pillow resizes the box with antialiasing and crops in one pass.
+        return np.asarray(image.resize((self.pre.width, self.pre.height), Image.Resampling.BILINEAR, box=box))
 
 
 class PlainPixels(Dataset[Sample]):
@@ -140,6 +137,14 @@ class PlainPixels(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return load_pixels(self.listing.files[index], self.pre), self.listing.targets[index]
+
+
+class TenCrops(PlainPixels):
+    """The paper's ten test views of each image."""
+
+    def __getitem__(self, index: int) -> Sample:
+        square_HWC = load_pixels(self.listing.files[index], paper_square(self.pre))
+        return ten_crops(square_HWC, self.pre.height, self.pre.width), self.listing.targets[index]
 
 
 class StepSampler(Sampler[list[Item]]):
@@ -173,9 +178,14 @@ def training_batches(crops: TrainingCrops, sampler: StepSampler, workers: int) -
     return _batches(crops, workers, batch_sampler=sampler, prefetch_factor=4 if workers else None)
 
 
-def plain_batches(listing: Listing, pre: Preprocessing, *, batch: int, workers: int) -> Iterator[Batch]:
-    """All images once, in listing order, preprocessed as inference does. InputError where one cannot be read."""
-    return _batches(PlainPixels(listing, pre), workers, batch_size=batch)
+def plain_batches(
+    listing: Listing, pre: Preprocessing, *, batch: int, workers: int, ten_crop: bool = False
+) -> Iterator[Batch]:
+    """All images once, in listing order, as inference sees them or ten crops of each.
+
+    Raises InputError where an image cannot be read.
+    """
+    return _batches((TenCrops if ten_crop else PlainPixels)(listing, pre), workers, batch_size=batch)
 
 
 def _batches(dataset: Dataset[Sample], workers: int, **how: Any) -> Iterator[Batch]:

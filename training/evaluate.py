@@ -6,25 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.models import PixelClassifier
 from training.data import list_folder, plain_batches
 
 
+def mean_probability(logits_NVK: Tensor) -> Tensor:
+    """Softmax over the classes, averaged over the views: ``[N, K]``.
+
+    In float64, where classes that are far from likely keep their order instead of all becoming 0.
+    """
+    return logits_NVK.double().softmax(2).mean(1)
+
+
 @torch.inference_mode()
-def evaluate_checkpoint(checkpoint: Checkpoint, data: Path, *, workers: int) -> dict[str, Any]:
+def evaluate_checkpoint(checkpoint: Checkpoint, data: Path, *, workers: int, ten_crop: bool = False) -> dict[str, Any]:
     """Top-1 and top-5 in percent (float32) over ``data``, whose class folders are among the contract's class ids.
 
-    The accuracy by class is keyed by class id: labels may repeat (ImageNet has two cranes).
+    With ``ten_crop`` the softmax is averaged over the paper's ten views of each image. The accuracy by class is
+    keyed by class id: labels may repeat (ImageNet has two cranes).
     """
     contract = checkpoint.contract
     listing = list_folder(data, class_ids=contract.class_ids)
     classifier = PixelClassifier(checkpoint.build(), contract.preprocessing.mean, contract.preprocessing.std).eval()
     k = min(5, len(contract.labels))
     hits, targets = [], []
-    for pixels_NHWC, targets_N in plain_batches(listing, contract.preprocessing, batch=64, workers=workers):
-        top_NK = classifier(pixels_NHWC).topk(k).indices
+    batch = 8 if ten_crop else 64
+    for pixels, targets_N in plain_batches(
+        listing, contract.preprocessing, batch=batch, workers=workers, ten_crop=ten_crop
+    ):
+        pixels_NVHWC = pixels if ten_crop else pixels[:, None]
+        logits_NVK = classifier(pixels_NVHWC.flatten(0, 1)).unflatten(0, pixels_NVHWC.shape[:2])
+        top_NK = mean_probability(logits_NVK).topk(k).indices
         hits.append(top_NK == targets_N[:, None])
         targets.append(targets_N)
     hit_NK, target_N = torch.cat(hits), torch.cat(targets)
@@ -35,6 +50,7 @@ def evaluate_checkpoint(checkpoint: Checkpoint, data: Path, *, workers: int) -> 
     }
     return {
         "images": len(target_N),
+        "views": 10 if ten_crop else 1,
         "top1_percent": round(100 * hit_NK[:, 0].float().mean().item(), 3),
         "top5_percent": round(100 * hit_NK.any(1).float().mean().item(), 3),
         "top1_percent_by_class": per_class,

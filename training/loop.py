@@ -24,6 +24,7 @@ from alexnet_deploy.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, ProofError
 from alexnet_deploy.models import AlexNet, Architecture, PixelClassifier, initialise
+from training.augment import measure_colours
 from training.data import Listing, StepSampler, TrainingCrops, plain_batches, training_batches
 from training.recipes import Recipe
 from training.state import STATE_FILE, Progress, load_state, save_state
@@ -50,11 +51,11 @@ class Run:
         decides = {
             "arch": self.arch.to_dict(),
             "recipe": self.recipe.to_dict(),
+            "preprocessing": dataclasses.asdict(self.preprocessing),
             "seed": self.seed,
             "data": self.data_digest,
         }
-        plain: dict[str, Any] = json.loads(json.dumps(decides))
-        return plain
+        return _plain(decides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,12 @@ class EpochRow:
     val_top1_percent: float
     images_per_s: float
     data_wait_percent: float
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back: a tuple is a list."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
 
 
 class Stopped(Exception):
@@ -96,10 +103,12 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     if recipe.ema_decay is not None:
         ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay))  # type: ignore[no-untyped-call]
     optimizer = _optimizer(model, recipe)
-    progress = Progress(0, run.config())
+    colours = measure_colours(run.train.files, run.seed) if recipe.pca_sigma else None
+    config = run.config() | {"colours": _plain(dataclasses.asdict(colours)) if colours else None}
+    progress = Progress(0, config)
     state_path = run.output / STATE_FILE
     if run.resume:
-        progress = load_state(state_path, run.config(), model, ema, optimizer)
+        progress = load_state(state_path, config, model, ema, optimizer)
     elif state_path.exists():
         raise InputError(f"{run.output}: already holds a run; add --resume to continue it, or choose another --output")
 
@@ -107,7 +116,7 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     sampler = StepSampler(len(run.train.files), recipe.batch, run.seed, progress.step, rank, world)
     per_epoch = sampler.steps_per_epoch
-    crops = TrainingCrops(run.train, run.preprocessing, recipe, run.seed)
+    crops = TrainingCrops(run.train, run.preprocessing, recipe, run.seed, colours)
     batches = training_batches(crops, sampler, run.workers)
     stop = _StopSignal()
     try:
@@ -121,7 +130,7 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
                         save_state(state_path, progress, model, ema, optimizer)
                     raise Stopped(f"{run.output}: stopped at step {progress.step}, saved; go on with --resume")
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.lr_at(progress.step / per_epoch)
+                    group["lr"] = recipe.lr_at(progress.step / per_epoch, progress.val_errors)
                 asked = time.perf_counter()
                 pixels_NHWC, targets_N = next(batches)
                 waited += time.perf_counter() - asked
@@ -139,21 +148,29 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
                 dist.all_reduce(mean)  # each process has seen its own images alone
             mean_loss = _finite(mean.item() / world, run, epoch)  # waits for the GPU, so the time stops after it
             seconds = time.perf_counter() - started
+            val_error = 0.0
             if rank == 0:
                 final = ema.module if ema is not None else model
                 val_loss, top1 = validate(final, run, device)
                 _finite(val_loss, run, epoch)
+                val_error = 100 - top1
+                progress.val_errors.append(val_error)
                 images = (progress.step - first) * recipe.batch
                 lr = optimizer.param_groups[0]["lr"]
                 row = EpochRow(epoch + 1, lr, mean_loss, val_loss, top1, images / seconds, 100 * waited / seconds)
                 if epoch + 1 == recipe.epochs:
                     # Before the state: with the last state on disk, a resumed run has nothing left to do.
-                    save_checkpoint(_checkpoint(run, final, row), run.output / "checkpoint.safetensors")
+                    save_checkpoint(_checkpoint(run, config, final, row), run.output / "checkpoint.safetensors")
                 save_state(state_path, progress, model, ema, optimizer)
                 _append(run.output / "metrics.jsonl", row)
                 on_epoch(row)
             if world > 1:
-                dist.barrier()
+                told = torch.tensor(
+                    val_error, dtype=torch.float64, device=device
+                )  # the others wait here until it is measured
+                dist.broadcast(told, 0)
+                if rank > 0:
+                    progress.val_errors.append(told.item())
     finally:
         stop.restore()
     return run.output / "checkpoint.safetensors"
@@ -204,9 +221,9 @@ def validate(model: nn.Module, run: Run, device: torch.device) -> tuple[float, f
     return loss / count, 100 * correct / count
 
 
-def _checkpoint(run: Run, model: nn.Module, row: EpochRow) -> Checkpoint:
+def _checkpoint(run: Run, config: dict[str, Any], model: nn.Module, row: EpochRow) -> Checkpoint:
     contract = ModelContract(run.arch.name, run.labels, run.train.class_ids, run.preprocessing)
-    recipe = run.config() | {"result": dataclasses.asdict(row), "torch": torch.__version__}
+    recipe = config | {"result": dataclasses.asdict(row), "torch": torch.__version__}
     return Checkpoint(run.arch, contract, {k: v.cpu() for k, v in model.state_dict().items()}, recipe)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,14 @@ _KEY = "alexnet_deploy.training"
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands. ``config`` is what must be equal for a run to be continued."""
+    """Where a run stands. ``config`` is what must be equal for a run to be continued.
+
+    ``val_errors`` holds the validation error in percent of each finished epoch.
+    """
 
     step: int
     config: dict[str, Any]
+    val_errors: list[float] = field(default_factory=list)
 
 
 def save_state(path: Path, progress: Progress, model: nn.Module, ema: nn.Module | None, optimizer: Optimizer) -> None:
@@ -34,7 +38,7 @@ def save_state(path: Path, progress: Progress, model: nn.Module, ema: nn.Module 
         tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
     for index, slot in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
-    metadata = {_KEY: json.dumps({"step": progress.step, "config": progress.config})}
+    metadata = {_KEY: json.dumps(asdict(progress))}
     write_tensors(tensors, path, metadata)
 
 
@@ -48,7 +52,7 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             raw = json.loads((file.metadata() or {})[_KEY])
-            progress = Progress(int(raw["step"]), dict(raw["config"]))
+            progress = Progress(int(raw["step"]), dict(raw["config"]), [float(error) for error in raw["val_errors"]])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as exc:
         raise InputError(f"{path.parent}: holds no run to resume; leave --resume out to start one") from exc

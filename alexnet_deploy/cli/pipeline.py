@@ -68,7 +68,9 @@ def build_engine(
     fp8: Annotated[bool, typer.Option("--fp8", help="float8 E4M3 instead of int8; sm89 and later.")] = False,
     calibration_data: Annotated[Path | None, typer.Option(help="Folder of images like those of production.")] = None,
     calibration_images: Annotated[int, typer.Option(help="How many of them to use.")] = DEFAULT_IMAGES,
-    calibration_method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = "entropy",
+    calibration_method: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(METHODS)} [default: entropy; max for --fp8].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides which images calibrate.")] = 0,
     target: Annotated[
         list[str] | None,
@@ -89,7 +91,7 @@ def build_engine(
 ) -> None:
     """Build an engine bundle: typed ONNX plus TensorRT plans, with the achieved precision proved."""
     precision = precision_of(fp16=fp16, int8=int8, fp8=fp8)
-    method = choice("--calibration-method", calibration_method, METHODS)
+    method = choice("--calibration-method", calibration_method, METHODS) if calibration_method else None
     if calibration_data is not None and not (int8 or fp8):
         raise UsageError("--calibration-data has no use without --int8 or --fp8; add one, or leave it out")
     batch = batch_profile(min_batch, opt_batch, max_batch)

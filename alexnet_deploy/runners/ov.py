@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ class OpenVinoRunner:
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            compiled = ov.Core().compile_model(str(onnx_path), "CPU", config)
+            compiled = _core().compile_model(str(onnx_path), "CPU", config)
         except RuntimeError as exc:
             raise InputError(f"{onnx_path}: OpenVINO refuses it ({_reason(exc)}); try --runtime onnxruntime") from exc
         self._path = onnx_path
@@ -53,6 +54,17 @@ class OpenVinoRunner:
     def close(self) -> None:
         """The request's threads and memory end with the last reference to it."""
         self.__dict__.pop("_request", None)
+
+
+@functools.cache
+def _core() -> ov.Core:
+    """One for the process, never given back.
+
+    A core's CPU plugin lends the thread an alternate signal stack and, when it goes, puts back the one it found. With
+    cores that go in another order than they came, that one is freed memory, and the next Ctrl-C kills the process
+    (2026.4).
+    """
+    return ov.Core()
 
 
 def _reason(exc: Exception) -> str:

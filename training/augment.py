@@ -1,0 +1,104 @@
+"""What training does to a picture beyond the model's own preprocessing; all chance comes from the caller's generator.
+
+"The paper" is Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convolutional Neural Networks" (2012).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.images import open_rgb
+
+# Legend: H height, W width, C channel (RGB), N pixel, V view
+
+SAMPLED_FILES, SAMPLED_SIDE = 4000, 16
+"""A million pixels: seeds differ by 4 % in an eigenvalue on Imagenette (by 40 % with 500 files), for some seconds."""
+
+
+def random_box(
+    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random share of the area, at an aspect ratio of 3/4..4/3 (Szegedy et al. 2014); the centre if none fits."""
+    area = width * height
+    for _ in range(10):
+        target = area * rng.uniform(*scale)
+        ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(target * ratio)), round(np.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return x, y, x + w, y + h
+    side = min(width, height)
+    x, y = (width - side) // 2, (height - side) // 2
+    return x, y, x + side, y + side
+
+
+def paper_square(pre: Preprocessing) -> Preprocessing:
+    """How a file becomes the 256 x 256 picture that the paper (section 2) takes its 224 x 224 crops from.
+
+    The central square of the picture at ``pre.resize_to``; all of it, in the same proportion, where ``pre`` stretches.
+    """
+    side = pre.resize_to or round(max(pre.height, pre.width) * 256 / 224)
+    return dataclasses.replace(pre, height=side, width=side)
+
+
+def random_crop(square_HWC: NDArray[np.uint8], height: int, width: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A view of ``height`` x ``width`` pixels at any place with equal chance."""
+    y, x = (int(rng.integers(have - want + 1)) for have, want in zip(square_HWC.shape, (height, width), strict=False))
+    return square_HWC[y : y + height, x : x + width]
+
+
+def ten_crops(square_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The paper's test views (section 4.1) ``[10, height, width, 3]``: corners and centre, then their mirror images."""
+    bottom, right = square_HWC.shape[0] - height, square_HWC.shape[1] - width
+    places = ((0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2)))
+    five_VHWC = np.stack([square_HWC[y : y + height, x : x + width] for y, x in places])
+    return np.concatenate([five_VHWC, five_VHWC[:, :, ::-1]])
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """Principal components of RGB values on the 0..1 scale; ``eigenvectors[k]`` belongs to ``eigenvalues[k]``."""
+
+    eigenvalues: tuple[float, ...]
+    eigenvectors: tuple[tuple[float, ...], ...]
+
+
+def measure_colours(files: Sequence[Path], seed: int) -> Colours:
+    """Principal components of the colours in a seeded sample of ``files``, to six decimals, largest first.
+
+    Raises InputError where a file of the sample cannot be read.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(files))[:SAMPLED_FILES]
+    # Nearest neighbours are true pixels; an average would narrow their spread.
+    size, nearest = (SAMPLED_SIDE, SAMPLED_SIDE), Image.Resampling.NEAREST
+    samples = [np.asarray(open_rgb(files[i]).resize(size, nearest)).reshape(-1, 3) for i in chosen]
+    return principal_colours(np.concatenate(samples))
+
+
+def principal_colours(pixels_NC: NDArray[np.uint8]) -> Colours:
+    """Eigenvalues and eigenvectors of the covariance of ``pixels_NC / 255``, to six decimals, largest first."""
+    values, vectors = np.linalg.eigh(np.cov(pixels_NC / 255.0, rowvar=False, bias=True))
+    rows = vectors.T[::-1].round(6).tolist()
+    return Colours(tuple(values[::-1].round(6).tolist()), tuple(tuple(row) for row in rows))
+
+
+def add_colour_noise(
+    pixels_HWC: NDArray[np.uint8], colours: Colours, sigma: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """The paper's colour noise (section 4.1): one shift for all pixels, sum over k of N(0, sigma) λ_k p_k.
+
+    The paper does not say on which scale λ is the variance; it is 0..1 here, as in most implementations since (on
+    0..255 the noise would drown the picture). The shift is rounded and the result clipped to what a pixel can be.
+    """
+    strengths = rng.normal(0.0, sigma, 3) * np.array(colours.eigenvalues)
+    shift_C = np.rint(255 * (strengths @ np.array(colours.eigenvectors))).astype(np.int16)
+    shifted_HWC: NDArray[np.int16] = np.clip(pixels_HWC.astype(np.int16) + shift_C, 0, 255)
+    return shifted_HWC.astype(np.uint8)
