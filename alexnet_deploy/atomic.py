@@ -12,6 +12,7 @@ import ctypes
 import errno
 import glob
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -159,7 +160,17 @@ def _translated(path: Path) -> Iterator[None]:
         raise
     except OSError as exc:
         if exc.errno in _NO_ROOM:
-            raise UnavailableError(f"{path}: no room left on the disk; free some, or choose another place") from exc
+            raise UnavailableError(
+                f"{_meant(path)}: no room left on the disk; free some, or choose another place"
+            ) from exc
         if exc.errno in _REFUSED:
-            raise UnavailableError(f"{path}: cannot be written ({exc.strerror}); choose another place") from exc
+            raise UnavailableError(f"{_meant(path)}: cannot be written ({exc.strerror}); choose another place") from exc
         raise
+
+
+def _meant(path: Path) -> Path:
+    """The artifact that the user knows, where ``path`` lies in the workspace of one that is being written."""
+    for index, part in enumerate(path.parts):
+        if (workspace := re.fullmatch(r"\.(.+)\.tmp-\d+", part)) is not None:
+            return Path(*path.parts[:index], workspace[1])
+    return path

@@ -88,7 +88,7 @@ class Manifest:
     """Proof of precision by plan file name."""
     notes: tuple[str, ...] = ()
     """Sentences for whoever inspects the bundle: why there is no plan, which fallback was allowed."""
-    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
 
 @dataclass(frozen=True, slots=True)

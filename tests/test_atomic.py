@@ -306,3 +306,15 @@ def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="in the way"), atomic_directory(tmp_path / "bundle"):
         pytest.fail("refused only after the work")
     assert (tmp_path / "bundle").read_text() == "mine"
+
+
+def test_a_file_inside_a_bundle_that_cannot_be_written_is_told_as_the_bundle(tmp_path: Path) -> None:
+    """The temporary path would be gone when the user looks for it."""
+
+    def write_a_name_too_long() -> None:
+        with atomic_directory(tmp_path / "bundle") as folder, atomic_file(folder / ("x" * 300)):
+            pass
+
+    with pytest.raises(UnavailableError) as caught:
+        write_a_name_too_long()
+    assert str(caught.value).startswith(f"{tmp_path / 'bundle'}: cannot be written (File name too long)")

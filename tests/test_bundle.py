@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -294,3 +295,9 @@ class TestList:
 
     def test_no_store_is_an_empty_list(self, tmp_path: Path) -> None:
         assert list_bundles(tmp_path / "nothing") == []
+
+
+def test_two_bundles_of_one_second_are_told_apart() -> None:
+    """The newest bundle is what a command means that names none, and two builds can fall into one second."""
+    created = Manifest("fp32", ModelContract("alexnet", ("a", "b"), ("a", "b")), BatchProfile(), {}).created
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", created)
