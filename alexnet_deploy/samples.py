@@ -19,7 +19,7 @@ PARITY_IMAGES = 16
 def sample_photos() -> list[Path]:
     """The freely licensed photos that come with this package (``samples/`` in a checkout)."""
     package = Path(__file__).parent
-    folder = next(f for f in (package / "samples", package.parent / "samples") if f.is_dir())
+    folder = next(f for f in (package / "data" / "samples", package.parent / "samples") if f.is_dir())
     return list(find_images([folder]))
 
 
