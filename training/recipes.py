@@ -111,7 +111,8 @@ RECIPES: dict[str, Recipe] = {
         # biases 0 and 1; 0.01 divided by 10 when the validation error stops improving, three times; some 90 cycles.
         # Section 4.1: crops out of 256 x 256, reflections, colour noise of 0.1. Section 2: pixels on the 0..255 scale
         # less their mean (by pixel there, by channel here): with unit variance so small an initialisation has no
-        # signal left after five layers. The authors lowered the rate by hand; 5 epochs of patience are ours.
+        # signal left after five layers. The authors lowered the rate by hand; 5 epochs of patience are ours. The rate
+        # is for 1000 classes: ten need --lr 0.0003 (docs/training.md says why).
         Recipe(
             "paper",
             90,
