@@ -7,14 +7,13 @@ calibration, comparison and temperature work on logits.
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_converter
 
-from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract, Preprocessing
+from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract, Preprocessing, imagenet1k_classes
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.graph_edits import fold_constants, remove_dead, rename_tensors
 from alexnet_deploy.onnx_file import (
@@ -98,7 +97,7 @@ def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise InputError(
-            f"{path}: opset {opset} is not within {OLDEST_OPSET}..{NEWEST_OPSET}; export it with --opset {OPSET}"
+            f"{path}: opset {opset} is not within {OLDEST_OPSET}..{NEWEST_OPSET}; export it with opset {OPSET}"
         )
     if opset != OPSET:
         try:
@@ -177,8 +176,7 @@ def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[st
         numbers = tuple(map(str, range(classes)))
         return numbers, numbers
     if str(labels) == "imagenet1k":
-        raw = json.loads((resources.files("alexnet_deploy") / "data" / "imagenet1k.json").read_text(encoding="utf-8"))
-        ids, names = tuple(raw["class_ids"]), tuple(raw["labels"])
+        ids, names = imagenet1k_classes()
     else:
         try:
             text = labels.read_text(encoding="utf-8-sig")

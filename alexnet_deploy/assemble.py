@@ -69,9 +69,10 @@ def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progr
     with write_bundle(out) as bundle, TemporaryDirectory(dir=bundle.parent, prefix=f".{out.name}.work-") as scratch:
         adopted = Path(scratch) / "model.onnx"
         contract = adopt(onnx_path, adopted, options.foreign)
-        batch = _batch(adopted, onnx_path, options.batch)
+        fixed = fixed_batch(load_onnx(adopted))
+        batch = _batch(fixed, onnx_path, options.batch)
         report("precision", 0, 1)
-        _apply_precision(adopted, bundle, options, contract, report)
+        _apply_precision(adopted, bundle, options, contract, fixed, report)
         report("precision", 1, 1)
         notes: list[str] = []
         built = _plans(bundle, onnx_path, batch, options, notes, report)
@@ -101,8 +102,7 @@ def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progr
     return manifest
 
 
-def _batch(adopted: Path, onnx_path: Path, asked: BatchProfile | None) -> BatchProfile:
-    fixed = fixed_batch(load_onnx(adopted))
+def _batch(fixed: int | None, onnx_path: Path, asked: BatchProfile | None) -> BatchProfile:
     if fixed is None:
         return asked or BatchProfile()
     if asked is not None and (asked.min, asked.max) != (fixed, fixed):
@@ -114,7 +114,7 @@ def _batch(adopted: Path, onnx_path: Path, asked: BatchProfile | None) -> BatchP
 
 
 def _apply_precision(
-    adopted: Path, bundle: Path, options: EngineOptions, contract: ModelContract, report: Report
+    adopted: Path, bundle: Path, options: EngineOptions, contract: ModelContract, fixed: int | None, report: Report
 ) -> None:
     """Write ``model.onnx`` in the asked precision, and ``calibration.json`` where images took part."""
     out = bundle / MODEL
@@ -131,7 +131,7 @@ def _apply_precision(
             adopted,
             out,
             kind=quantized,
-            batches=_counted_batches(calibration, contract, fixed_batch(load_onnx(adopted)), method, report),
+            batches=_counted_batches(calibration, contract, fixed, method, report),
             method=method,
             high="fp16" if high else "fp32",
             exclude=options.exclude,

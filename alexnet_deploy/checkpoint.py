@@ -22,7 +22,7 @@ from torch import Tensor
 
 from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.bundle import sha256_of
-from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing
+from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing, imagenet1k_classes
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 from alexnet_deploy.fetch import expected_prefix, fetch
 from alexnet_deploy.models import INPUT_SIDE, AlexNet, Architecture, architecture, architecture_from_dict
@@ -161,9 +161,8 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
 
 def imagenet1k_contract(arch_name: str) -> ModelContract:
     """ImageNet-1k's classes with torchvision's published preprocessing (resize 256, crop 224)."""
-    text = (resources.files("alexnet_deploy") / "data" / "imagenet1k.json").read_text(encoding="utf-8")
-    raw = json.loads(text)
-    return ModelContract(arch_name, tuple(raw["labels"]), tuple(raw["class_ids"]), Preprocessing())
+    class_ids, labels = imagenet1k_classes()
+    return ModelContract(arch_name, labels, class_ids, Preprocessing())
 
 
 def load_weights(

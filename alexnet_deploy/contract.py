@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +118,12 @@ class ModelContract:
             return cls(preprocessing=preprocessing, labels=labels, class_ids=class_ids, **raw)
         except (ValueError, KeyError, TypeError, OverflowError) as exc:
             raise ArtifactError(f"{source}: its contract is not valid ({exc}); make the file again") from exc
+
+
+def imagenet1k_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class ids (WordNet) and labels of ImageNet-1k, in the order of published models' outputs."""
+    raw = json.loads((resources.files("alexnet_deploy") / "data" / "imagenet1k.json").read_text(encoding="utf-8"))
+    return tuple(raw["class_ids"]), tuple(raw["labels"])
 
 
 def _strings(value: object, key: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def resolve_engine(name: str | None, store: Path, foreign: Foreign = SAYS_NOTHIN
         raise UsageError(
             "--mean, --std and --labels describe an ONNX of another tool; a bundle carries its own contract"
         )
-    yield open_bundle(find_bundle(name, store) if name is not None else _newest(store))
+    yield open_bundle(find_bundle(name, store) if name is not None else store / some_bundle_names(store)[0])
 
 
 def find_bundle(name: str, store: Path) -> Path:
@@ -47,11 +47,12 @@ def bundle_names(store: Path) -> list[str]:
 _BUILD = "build one: alexnet-deploy build-engine --fp16"
 
 
-def _newest(store: Path) -> Path:
+def some_bundle_names(store: Path) -> list[str]:
+    """``bundle_names``, at least one; InputError says how to make the first."""
     names = bundle_names(store)
     if not names:
-        raise InputError(f"{store}/: holds no engine; {_BUILD}")
-    return store / names[0]
+        raise InputError(f"{store}/ holds no engine; {_BUILD}")
+    return names
 
 
 @contextmanager

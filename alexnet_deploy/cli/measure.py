@@ -9,10 +9,8 @@ import typer
 
 from alexnet_deploy.cli import show
 from alexnet_deploy.cli.options import STORE, Json, Runtime, Store, Threads
-from alexnet_deploy.cli.running import running
+from alexnet_deploy.cli.running import each_running
 from alexnet_deploy.cli.terminal import out
-from alexnet_deploy.errors import InputError
-from alexnet_deploy.store import bundle_names
 
 
 def evaluate(
@@ -28,10 +26,8 @@ def evaluate(
     """Measure top-1 and top-5 accuracy of engines on labelled images."""
     from alexnet_deploy.evaluate import evaluate as accuracy_of
 
-    rows = []
-    for name in engine or _all_of(engines):
-        with running(name, engines, runtime, threads) as (found, runner):
-            rows.append((found, accuracy_of(runner, data)))
+    each = each_running(engine, engines, runtime, threads)
+    rows = [(found, accuracy_of(runner, data)) for found, runner in each]
     show.accuracies(out, rows, as_json=json_)
 
 
@@ -47,15 +43,6 @@ def profile(
     """Measure the latency of engines, by trtexec's rules, on this machine."""
     from alexnet_deploy.latency import measure
 
-    rows = []
-    for name in engine or _all_of(engines):
-        with running(name, engines, runtime, threads) as (found, runner):
-            rows.append((found, measure(runner, batch=batch, duration_s=duration)))
+    each = each_running(engine, engines, runtime, threads)
+    rows = [(found, measure(runner, batch=batch, duration_s=duration)) for found, runner in each]
     show.latencies(out, rows, as_json=json_)
-
-
-def _all_of(store: Path) -> list[str]:
-    names = bundle_names(store)
-    if not names:
-        raise InputError(f"{store}/ holds no engine; build one: alexnet-deploy build-engine --fp16")
-    return names
