@@ -37,7 +37,7 @@ clean:
 	touch $@
 
 .venv/.dev: .venv/.demo
-	$(INSTALL) '.[cpu,rtx,export,train,dev]'
+	$(INSTALL) '.[cpu,rtx,export,train,measure,dev]'
 	touch $@
 
 engines/alexnet.onnx: .venv/.demo $(CHECKPOINT)

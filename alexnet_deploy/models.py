@@ -18,10 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.lrn import PaperLRN
 
 # Legend: N batch, C channel, H height, W width, K class
 
 INPUT_SIDE = 224
+FEATURE_SIDE = 6
 KERNELS = (11, 5, 3, 3, 3)
 POOLED = (0, 1, 4)
 """Convolutions (from 0) that a max-pool follows; the first two are also the ones that LRN may follow."""
@@ -101,31 +103,12 @@ def architecture_from_dict(raw: dict[str, Any], *, source: str) -> Architecture:
     return arch
 
 
-class PaperLRN(nn.Module):
-    """Local response normalisation as in the paper, section 3.3, across channels, shape unchanged.
-
-        b_i = a_i / (k + alpha * sum of a_j^2 over the n channels around i)^beta,  k=2, n=5, alpha=1e-4, beta=0.75
-
-    torch and ONNX divide alpha by n, so theirs is 5e-4. In an ONNX export this is one LRN node: torch would
-    otherwise take it apart into a padded 3-D average pool that no runtime is fast at.
-    """
-
-    size, alpha_times_size, beta, k = 5, 5e-4, 0.75, 2.0
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
-            attributes: dict[str, Any] = {
-                "size": self.size,
-                "alpha": self.alpha_times_size,
-                "beta": self.beta,
-                "bias": self.k,
-            }
-            return torch.onnx.ops.symbolic("LRN", [x_NCHW], attributes, dtype=x_NCHW.dtype, shape=x_NCHW.shape)
-        return nn.functional.local_response_norm(x_NCHW, self.size, self.alpha_times_size, self.beta, self.k)
-
-
 class AlexNet(nn.Module):
-    """Normalised float pixels ``[N, 3, 224, 224]`` in, logits ``[N, num_classes]`` out."""
+    """Normalised float pixels ``[N, 3, 224, 224]`` in, logits ``[N, num_classes]`` out.
+
+    Pictures of another size, down to 63 pixels, are taken as torchvision's module takes them: the features are
+    averaged to 6 x 6.
+    """
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
@@ -135,6 +118,8 @@ class AlexNet(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         features: Tensor = self.get_submodule(self.arch.feature_name)(x_NCHW)
+        if features.shape[2:] != (FEATURE_SIDE, FEATURE_SIDE):  # smaller pictures, in training alone
+            features = nn.functional.adaptive_avg_pool2d(features, FEATURE_SIDE)
         logits_NK: Tensor = self.classifier(features.flatten(1))
         return logits_NK
 
@@ -159,7 +144,7 @@ def _features(arch: Architecture) -> nn.Sequential:
 
 
 def _classifier(arch: Architecture) -> nn.Sequential:
-    flat = arch.widths[-1] * 6 * 6
+    flat = arch.widths[-1] * FEATURE_SIDE**2
     return nn.Sequential(
         nn.Dropout(arch.dropout),
         _dense(flat, arch.hidden, arch.dense_rank),

@@ -25,7 +25,8 @@ from training.augment import (
     random_crop,
     ten_crops,
 )
-from training.data import TrainingCrops, list_folder, plain_batches
+from training.data import TrainingCrops, plain_batches
+from training.listing import list_folder
 from training.recipes import recipe
 
 GREY = Colours((0.75, 0.0, 0.0), ((3**-0.5, 3**-0.5, 3**-0.5), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))

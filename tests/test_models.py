@@ -12,10 +12,10 @@ from torch import nn
 
 from alexnet_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.lrn import PaperLRN
 from alexnet_deploy.models import (
     FAMILY,
     AlexNet,
-    PaperLRN,
     PixelClassifier,
     architecture,
     architecture_from_dict,
@@ -108,7 +108,8 @@ def test_the_paper_and_the_review_order_lrn_and_pool_as_they_say() -> None:
     assert kinds(on_meta("alexnet-2012")).count("PaperLRN") == 2
 
 
-def test_lrn_is_the_papers_formula() -> None:
+@pytest.mark.parametrize("training", [False, True])
+def test_lrn_is_the_papers_formula(training: bool) -> None:
     """Section 3.3, channel by channel: k = 2, n = 5, alpha = 1e-4, beta = 0.75."""
     a = np.random.default_rng(0).normal(0, 100, (2, 9, 4, 3))  # large, so that the sum of squares matters
     b = np.empty_like(a)
@@ -116,7 +117,21 @@ def test_lrn_is_the_papers_formula() -> None:
         squares = (a[:, max(0, i - 2) : min(8, i + 2) + 1] ** 2).sum(1)
         b[:, i] = a[:, i] / (2 + 1e-4 * squares) ** 0.75
     # float64 leaves only rounding; torch's own default (alpha over n, k = 1) is off by tens of percent.
-    np.testing.assert_allclose(PaperLRN()(torch.from_numpy(a)).numpy(), b, rtol=1e-12)
+    with torch.set_grad_enabled(training):
+        np.testing.assert_allclose(PaperLRN()(torch.from_numpy(a)).numpy(), b, rtol=1e-12)
+
+
+def test_lrns_gradient_is_the_formulas() -> None:
+    a = torch.from_numpy(np.random.default_rng(0).normal(0, 100, (2, 9, 3, 2))).requires_grad_()
+    assert torch.autograd.gradcheck(PaperLRN(), a, eps=1e-3)  # against finite differences, in float64
+
+
+@pytest.mark.parametrize("side", [63, 128, 223, 225, 300])
+def test_pictures_of_another_size_are_taken_as_torchvision_takes_them(side: int) -> None:
+    model = AlexNet(architecture("alexnet", **SMALL)).eval()
+    x_NCHW = torch.rand(2, 3, side, side)
+    averaged = nn.functional.adaptive_avg_pool2d(model.features(x_NCHW), 6)  # torchvision's forward
+    torch.testing.assert_close(model(x_NCHW), model.classifier(averaged.flatten(1)), rtol=0, atol=0)
 
 
 def test_grouped_convolutions_see_half_of_the_channels() -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from alexnet_deploy.errors import InputError
 from training.__main__ import main
-from training.data import list_folder
+from training.listing import list_folder
 from training.loop import Run
 from training.preflight import (
     ALLOW_LEAK,

@@ -18,17 +18,8 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.images import load_pixels
 from training.augment import random_box
-from training.data import (
-    Batch,
-    Item,
-    Listing,
-    StepSampler,
-    TrainingCrops,
-    list_folder,
-    plain_batches,
-    split,
-    training_batches,
-)
+from training.data import Batch, Item, StepSampler, TrainingCrops, plain_batches, training_batches
+from training.listing import Listing, list_folder, split
 from training.recipes import RECIPES, recipe
 
 PRE = Preprocessing(height=32, width=32, resize_to=40)
@@ -78,11 +69,15 @@ class TestOrder:
         with pytest.raises(UsageError, match=r"--batch 128: exceeds the 12 training images; lower it"):
             StepSampler(12, 128, 0, 0, 0, 1)
 
+    def test_more_processes_than_images_are_refused(self) -> None:
+        with pytest.raises(UsageError, match=r"16 processes for 12 training images: start fewer"):
+            StepSampler(12, 16, 0, 0, 0, 16)
+
 
 class TestCrops:
     @pytest.fixture
     def crops(self, photo_folder: Path) -> TrainingCrops:
-        return TrainingCrops(list_folder(photo_folder / "train"), PRE, RECIPES["modern"], seed=3)
+        return TrainingCrops(list_folder(photo_folder / "train"), PRE, RECIPES["torchvision"], seed=3)
 
     def test_a_crop_is_drawn_from_seed_epoch_and_index(self, crops: TrainingCrops) -> None:
         pixels_HWC, target = crops[2, 7]
@@ -98,7 +93,8 @@ class TestCrops:
     def test_about_half_are_mirrored(self, photo_folder: Path) -> None:
         listing = list_folder(photo_folder / "train")
         plain, flipped = (
-            TrainingCrops(listing, PRE, recipe("modern", flip=flip, crop_scale=(1.0, 1.0)), 0) for flip in (False, True)
+            TrainingCrops(listing, PRE, recipe("torchvision", flip=flip, crop_scale=(1.0, 1.0)), 0)
+            for flip in (False, True)
         )
         mirrored = [np.array_equal(plain[e, 0][0][:, ::-1], flipped[e, 0][0]) for e in range(64)]
         straight = [np.array_equal(plain[e, 0][0], flipped[e, 0][0]) for e in range(64)]

@@ -1,13 +1,11 @@
-"""Folder-per-class data: the listing, and batches in an order that depends on the seed and the step alone."""
+"""Batches of a listing, in an order that depends on the seed and the step alone."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +15,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import find_images, load_pixels, open_rgb
+from alexnet_deploy.images import load_pixels, open_rgb
 from training.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
+from training.listing import Listing
 from training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from training.policies import Policy
 
 Item = tuple[int, int]
 """(epoch, index): what a worker needs to draw the same crop in every run."""
@@ -29,70 +31,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 """uint8 pixels ``[n, H, W, 3]`` (of ten crops ``[n, 10, H, W, 3]``) and int64 targets ``[n]``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Files with their class numbers. ``class_ids`` are the folder names in sorted order."""
-
-    class_ids: tuple[str, ...]
-    files: tuple[Path, ...]
-    targets: tuple[int, ...]
-
-    def digest(self, root: Path) -> str:
-        """SHA-256 over class names and relative paths: tells whether two runs saw the same listing."""
-        lines = [*self.class_ids, *(str(file.relative_to(root)) for file in self.files)]
-        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
-
-    def where(self, mask: NDArray[np.bool_]) -> Listing:
-        """The files for which ``mask`` is true, with the same classes."""
-        chosen = np.flatnonzero(mask)
-        return Listing(self.class_ids, tuple(self.files[i] for i in chosen), tuple(self.targets[i] for i in chosen))
-
-
-def list_folder(root: Path, *, class_ids: tuple[str, ...] | None = None) -> Listing:
-    """All images below ``root/<class>/``.
-
-    With ``class_ids`` (a validation split) the classes must be among them; some may be missing. Raises InputError
-    where there is nothing to use: no folder, no classes, a class without images, a name that cannot be printed.
-    """
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; it should hold one folder of images a class")
-    found = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if odd := [name for name in found if not name.isprintable()]:
-        raise InputError(f"{root}: class folder {odd[0]!r} has a name that cannot be printed; rename it")
-    if class_ids is None:
-        if len(found) < 2:
-            raise InputError(f"{root}: class folders: {len(found)}, a classifier needs 2; make one folder a class")
-        class_ids = tuple(found)
-    elif unknown := sorted(set(found) - set(class_ids)):
-        raise InputError(f"{root}: class {unknown[0]!r} is not in the training data; rename or remove the folder")
-    elif not found:
-        raise InputError(f"{root}: holds no folder of a class; it should hold one folder of images a class")
-    files, targets = [], []
-    for name in found:
-        images = list(find_images([root / name]))
-        files += images
-        targets += [class_ids.index(name)] * len(images)
-    return Listing(class_ids, tuple(files), tuple(targets))
-
-
-def split(listing: Listing, share: float, seed: int) -> tuple[Listing, Listing]:
-    """A seeded split into training and validation, ``share`` of each class (one image at least) to validate on."""
-    if not 0 < share < 1:
-        raise UsageError(f"--val-share {share}: takes a share between 0 and 1, such as 0.1")
-    targets = np.array(listing.targets)
-    held = np.zeros(len(targets), bool)
-    rng = np.random.default_rng(seed)
-    for index, name in enumerate(listing.class_ids):
-        members = np.flatnonzero(targets == index)
-        if len(members) < 2:
-            raise InputError(f"class {name!r} has one image; it needs at least 2 to be split, or pass --val")
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        held[rng.permutation(members)[:count]] = True
-    return listing.where(~held), listing.where(held)
-
-
 class TrainingCrops(Dataset[Sample]):
-    """Random crop, flip and colour, drawn from (seed, epoch, index): independent of workers and of restarts.
+    """Random crop, flip, policy and colour, drawn from (seed, epoch, index): independent of workers and of restarts.
 
     ``colours`` are needed where ``recipe.pca_sigma`` is not 0.
     """
@@ -103,6 +43,7 @@ class TrainingCrops(Dataset[Sample]):
         if recipe.pca_sigma and colours is None:
             raise ValueError(f"the recipe {recipe.name} adds colour noise; measure_colours gives what it needs")
         self.listing, self.pre, self.recipe, self.seed, self.colours = listing, pre, recipe, seed, colours
+        self._policy = _policy(recipe.augment) if recipe.augment != "none" else None
 
     def __len__(self) -> int:
         return len(self.listing.files)
@@ -110,20 +51,29 @@ class TrainingCrops(Dataset[Sample]):
     def __getitem__(self, item: Item) -> Sample:
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
-        pixels = self._crop(self.listing.files[index], rng)
+        pixels = self._crop(self.listing.files[index], epoch, rng)
         if self.recipe.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
+        if self._policy is not None:
+            pixels = self._policy(pixels, int(rng.integers(2**63)))
         if self.colours is not None:
             pixels = add_colour_noise(pixels, self.colours, self.recipe.pca_sigma, rng)
         return np.ascontiguousarray(pixels), self.listing.targets[index]
 
-    def _crop(self, file: Path, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _crop(self, file: Path, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        height, width = (self.recipe.side_at(epoch, side) for side in (self.pre.height, self.pre.width))
         if self.recipe.crop_scale is None:
-            return random_crop(load_pixels(file, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
+            return random_crop(load_pixels(file, paper_square(self.pre)), height, width, rng)
         image = open_rgb(file)
         box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
         # Pillow resizes the box with antialiasing and crops in one pass.
-        return np.asarray(image.resize((self.pre.width, self.pre.height), Image.Resampling.BILINEAR, box=box))
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def _policy(name: Literal["trivial", "rand"]) -> Policy:
+    from training.policies import Policy  # kornia takes seconds to import
+
+    return Policy(name)
 
 
 class PlainPixels(Dataset[Sample]):
@@ -155,6 +105,8 @@ class StepSampler(Sampler[list[Item]]):
     """
 
     def __init__(self, count: int, batch: int, seed: int, first_step: int, rank: int, world: int) -> None:
+        if world > count:
+            raise UsageError(f"{world} processes for {count} training images: start fewer (torchrun --nproc-per-node)")
         if batch % world:
             raise UsageError(f"--batch {batch}: is not a multiple of {world} processes; choose one that is")
         if count < batch:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.models import PixelClassifier
-from training.data import list_folder, plain_batches
+from training.data import plain_batches
+from training.listing import list_folder
 
 
 def mean_probability(logits_NVK: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images import open_rgb
-from training.data import Listing
+from training.listing import Listing
 
 _CHUNK = 64  # files a task: a task for each of a million files would need gigabytes
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from alexnet_deploy.checkpoint import write_tensors
 from alexnet_deploy.errors import ArtifactError, InputError
+from training.run import EpochRow
+from training.step import Trainer
 
 STATE_FILE = "state.safetensors"
 _KEY = "alexnet_deploy.training"
@@ -21,30 +22,30 @@ _KEY = "alexnet_deploy.training"
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands. ``config`` is what must be equal for a run to be continued.
-
-    ``val_errors`` holds the validation error in percent of each finished epoch.
-    """
+    """Where a run stands: steps done, a row a finished epoch. ``config`` must be equal for a run to be continued."""
 
     step: int
     config: dict[str, Any]
-    val_errors: list[float] = field(default_factory=list)
+    rows: list[EpochRow] = field(default_factory=list)
+
+    @property
+    def val_errors(self) -> list[float]:
+        """Validation error in percent of each validated epoch."""
+        return [100 - row.val_top1_percent for row in self.rows if row.val_top1_percent is not None]
 
 
-def save_state(path: Path, progress: Progress, model: nn.Module, ema: nn.Module | None, optimizer: Optimizer) -> None:
-    """Write model, averaged model and optimizer state atomically: a kill leaves the last good state."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    if ema is not None:
-        tensors |= {f"ema.{k}": v for k, v in ema.state_dict().items()}
-    for index, slot in optimizer.state_dict()["state"].items():
+def save_state(path: Path, progress: Progress, trainer: Trainer) -> None:
+    """Write models, optimizer and loss scale atomically: a kill or a full disk leaves the last good state."""
+    tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
+    if trainer.ema is not None:
+        tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
+    for index, slot in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
-    metadata = {_KEY: json.dumps(asdict(progress))}
+    metadata = {_KEY: json.dumps(asdict(progress) | {"scaler": trainer.scaler.state_dict()})}
     write_tensors(tensors, path, metadata)
 
 
-def load_state(
-    path: Path, config: dict[str, Any], model: nn.Module, ema: nn.Module | None, optimizer: Optimizer
-) -> Progress:
+def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> Progress:
     """Put a saved state back in place.
 
     Raises InputError where there is none or it belongs to another configuration, ArtifactError where it is damaged.
@@ -52,7 +53,8 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             raw = json.loads((file.metadata() or {})[_KEY])
-            progress = Progress(int(raw["step"]), dict(raw["config"]), [float(error) for error in raw["val_errors"]])
+            progress = Progress(int(raw["step"]), dict(raw["config"]), [EpochRow(**row) for row in raw["rows"]])
+            scaler = dict(raw["scaler"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as exc:
         raise InputError(f"{path.parent}: holds no run to resume; leave --resume out to start one") from exc
@@ -66,14 +68,17 @@ def load_state(
             f"{path.parent}: this run had {key} {had.get(key)}, now it is {config.get(key)}; "
             "use the same flags and data, or another --output"
         )
-    model.load_state_dict(_under("model.", tensors))
-    if ema is not None:
-        ema.load_state_dict(_under("ema.", tensors))
+    trainer.model.load_state_dict(_under("model.", tensors))
+    if trainer.ema is not None:
+        trainer.ema.load_state_dict(_under("ema.", tensors))
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in _under("optimizer.", tensors).items():
         index, _, name = key.partition(".")
-        slots.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+        # As the weights lie (step.py): a fused step walks both by memory, without a look at their strides.
+        layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
+        slots.setdefault(int(index), {})[name] = value.contiguous(memory_format=layout)
+    trainer.optimizer.load_state_dict(trainer.optimizer.state_dict() | {"state": slots})
+    trainer.scaler.load_state_dict(scaler)
     return progress
 
 

@@ -1,0 +1,94 @@
+"""What one training run is told, and what it tells after each epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from alexnet_deploy.checkpoint import Checkpoint
+from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.models import Architecture
+from training.listing import Listing
+from training.recipes import Recipe
+
+Precision = Literal["bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One training run: what, on which data, where to."""
+
+    arch: Architecture
+    recipe: Recipe
+    train: Listing
+    val: Listing
+    data_digest: str
+    labels: tuple[str, ...]
+    preprocessing: Preprocessing
+    output: Path
+    seed: int = 0
+    workers: int = 2
+    resume: bool = False
+    start: Checkpoint | None = None
+    """Weights to begin with instead of drawn ones; of the same architecture and classes."""
+    precision: Precision = "bf16"
+    """Of the matrix products, by autocast; fp32: no autocast. Weights are always float32."""
+    compile: bool = False
+    """Run the network through torch.compile: pays off on a GPU, after minutes of compiling."""
+    val_every: int = 1
+    """Epochs from one validation to the next; the last epoch always has one."""
+    save_minutes: float = 10.0
+    """Time after which the state is saved within an epoch, too."""
+
+    def config(self) -> dict[str, Any]:
+        """What decides the weights bit by bit on one machine; a resumed run must have the same."""
+        return as_json(
+            {
+                "arch": self.arch.to_dict(),
+                "recipe": self.recipe.to_dict(),
+                "preprocessing": dataclasses.asdict(self.preprocessing),
+                "seed": self.seed,
+                "data": self.data_digest,
+                "precision": self.precision,
+                "start": weights_digest(self.start) if self.start else None,
+            }
+        )
+
+    def contract(self) -> ModelContract:
+        """Of the model that the run makes."""
+        return ModelContract(self.arch.name, self.labels, self.train.class_ids, self.preprocessing)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One line of metrics.jsonl; after a resume ``train_loss`` and the speeds are of the rest of that epoch.
+
+    What is validated are the averaged weights where the recipe averages; None in an epoch without validation.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_loss: float | None
+    val_top1_percent: float | None
+    images_per_s: float
+    data_wait_percent: float
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the names and values of the weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(checkpoint.weights.items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """As JSON gives them back: a tuple is a list."""
+    plain: dict[str, Any] = json.loads(json.dumps(values))
+    return plain
