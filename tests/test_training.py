@@ -456,6 +456,8 @@ class TestEvaluate:
             main(["evaluate", str(path), str(photo_folder / "val"), "--workers", "0"])
         assert caught.value.code == 0
         assert json.loads(capsys.readouterr().out)["images"] == 6
+        counted = evaluate_checkpoint(checkpoint, photo_folder / "val", workers=0, confusion=True)
+        assert counted == result | {"confusion": [[0, 2, 0]] * 3}  # two photos a class, all taken for green
 
     def test_ten_crops_average_the_softmax_of_ten_views(
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

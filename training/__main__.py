@@ -26,10 +26,12 @@ def evaluate_command(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.safetensors.")],
     data: Annotated[Path, typer.Argument(help="Folder with one folder of images a class.")],
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
+    confusion: Annotated[bool, typer.Option("--confusion", help="Count the answers of each class, too.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
 ) -> None:
     """Top-1 and top-5 of a checkpoint, in total and per class."""
-    result = evaluate_checkpoint(load_checkpoint(checkpoint), data, workers=workers, ten_crop=ten_crop)
+    loaded = load_checkpoint(checkpoint)
+    result = evaluate_checkpoint(loaded, data, workers=workers, ten_crop=ten_crop, confusion=confusion)
     print(json.dumps(result, indent=1))
 
 

@@ -23,17 +23,20 @@ def mean_probability(logits_NVK: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def evaluate_checkpoint(checkpoint: Checkpoint, data: Path, *, workers: int, ten_crop: bool = False) -> dict[str, Any]:
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, data: Path, *, workers: int, ten_crop: bool = False, confusion: bool = False
+) -> dict[str, Any]:
     """Top-1 and top-5 in percent (float32) over ``data``, whose class folders are among the contract's class ids.
 
     With ``ten_crop`` the softmax is averaged over the paper's ten views of each image. The accuracy by class is
-    keyed by class id: labels may repeat (ImageNet has two cranes).
+    keyed by class id: labels may repeat (ImageNet has two cranes). With ``confusion`` the result has the counts
+    ``[truth][answer]`` over all classes, too.
     """
     contract = checkpoint.contract
     listing = list_folder(data, class_ids=contract.class_ids)
     classifier = PixelClassifier(checkpoint.build(), contract.preprocessing.mean, contract.preprocessing.std).eval()
     k = min(5, len(contract.labels))
-    hits, targets = [], []
+    hits, targets, answers = [], [], []
     batch = 8 if ten_crop else 64
     for pixels, targets_N in plain_batches(
         listing, contract.preprocessing, batch=batch, workers=workers, ten_crop=ten_crop
@@ -43,16 +46,23 @@ def evaluate_checkpoint(checkpoint: Checkpoint, data: Path, *, workers: int, ten
         top_NK = mean_probability(logits_NVK).topk(k).indices
         hits.append(top_NK == targets_N[:, None])
         targets.append(targets_N)
+        answers.append(top_NK[:, 0])
     hit_NK, target_N = torch.cat(hits), torch.cat(targets)
     per_class = {
         class_id: round(100 * hit_NK[target_N == index, 0].float().mean().item(), 2)
         for index, class_id in enumerate(contract.class_ids)
         if (target_N == index).any()
     }
+    counts = {}
+    if confusion:
+        classes = len(contract.labels)
+        flat = torch.bincount(target_N * classes + torch.cat(answers), minlength=classes**2)
+        counts = {"confusion": flat.reshape(classes, classes).tolist()}
     return {
         "images": len(target_N),
         "views": 10 if ten_crop else 1,
         "top1_percent": round(100 * hit_NK[:, 0].float().mean().item(), 3),
         "top5_percent": round(100 * hit_NK.any(1).float().mean().item(), 3),
         "top1_percent_by_class": per_class,
+        **counts,
     }

@@ -1,0 +1,103 @@
+"""How much of a bare loop's speed does training keep on real images?
+
+    python benchmarks/training_loop.py imagenette [--rounds 3] [--steps 20]
+
+Alternates, in one process: our Trainer fed by our loader from real files, and a hand-written loop on one synthetic
+batch in memory with the same network, precision, layout and optimizer
+(torch's default implementation of it). Prints each round's ratio and their median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.models import AlexNet, PixelClassifier, architecture, initialise
+from training.data import StepSampler, TrainingCrops, training_batches
+from training.listing import list_folder, splits_below
+from training.recipes import recipe
+from training.run import Run
+from training.step import Trainer
+
+WARM_UP = 3
+Step = Callable[[int], float]
+"""Trains on one batch; the loss."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with train/ and val/, or class folders")
+    parser.add_argument("--recipe", default="torchvision", help="a recipe; at 224 pixels throughout")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    asked = parser.parse_args()
+    listing = list_folder(splits_below(asked.data)[0])
+    chosen = dataclasses.replace(recipe(asked.recipe), sides=())
+    pre = Preprocessing(resize="stretch", resize_to=None)
+    arch = architecture("alexnet", num_classes=len(listing.class_ids))
+    run = Run(arch, chosen, listing, listing, "", listing.class_ids, pre, Path("."), workers=asked.workers)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trainer = Trainer(run, device, 0)
+    trainer.classifier.train()
+    sampler = StepSampler(len(listing.files), chosen.batch, 0, 0, 0, 1)
+    batches = training_batches(TrainingCrops(listing, pre, chosen, 0), sampler, asked.workers)
+
+    def ours(step: int) -> float:
+        pixels_NHWC, targets_N = next(batches)
+        return trainer.step(step, 1e-4, pixels_NHWC, targets_N).item()
+
+    bare = bare_loop(run, device)
+    rounds = []
+    for number in range(asked.rounds):
+        rates = [rate(step, asked.steps, chosen.batch) for step in (ours, bare)]
+        rounds.append({"ours_images_per_s": rates[0], "bare_images_per_s": rates[1], "ratio": rates[0] / rates[1]})
+        print(f"round {number + 1}: ours {rates[0]:.0f}, bare {rates[1]:.0f} images/s, {rates[0] / rates[1]:.3f}")
+    ratios = [round_["ratio"] for round_ in rounds]
+    print(f"ours / bare: {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
+    print(json.dumps({"recipe": chosen.name, "batch": chosen.batch, "rounds": rounds}))
+
+
+def bare_loop(run: Run, device: torch.device) -> Step:
+    """A step on synthetic pixels as one would write it by hand, with torch's defaults for the optimizer."""
+    model = AlexNet(run.arch)
+    initialise(model, "kaiming")
+    network = PixelClassifier(model, run.preprocessing.mean, run.preprocessing.std)
+    network.to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9, weight_decay=1e-4)
+    pixels_NHWC = torch.randint(0, 256, (run.recipe.batch, 224, 224, 3), dtype=torch.uint8, device=device)
+    targets_N = torch.randint(0, run.arch.num_classes, (run.recipe.batch,), device=device)
+
+    def step(number: int) -> float:
+        with torch.autocast(device.type, torch.bfloat16):
+            logits_NK = network(pixels_NHWC)
+        loss = nn.functional.cross_entropy(logits_NK.float(), targets_N)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def rate(step: Step, steps: int, batch: int) -> float:
+    """Images a second, after a warm-up that also fills the loader's queue."""
+    for number in range(WARM_UP):
+        step(number)
+    started = time.perf_counter()
+    for number in range(steps):
+        step(number)
+    return steps * batch / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
