@@ -5,6 +5,7 @@
       model.onnx         the typed ONNX: runs in ONNX Runtime and OpenVINO on any machine
       sm89.plan          raw TensorRT plan, one a target GPU (zero or more)
       calibration.json   what calibrated it (int8 and fp8 only)
+      confidence.json    the fit that its temperature comes from (calibrate-confidence)
 
 The manifest is the only place for metadata; a plan stays loadable by any TensorRT program.
 """
@@ -33,6 +34,7 @@ Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 CALIBRATION = "calibration.json"
+CONFIDENCE = "confidence.json"
 MAX_MANIFEST_BYTES = 16 << 20
 """A manifest is some 100 KiB; a larger file is not one, and is not read into memory."""
 
@@ -112,9 +114,8 @@ def write_bundle(directory: Path) -> Iterator[Path]:
     and nothing else: a file that no bundle holds is the user's, and would be lost with it (InputError).
     """
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    foreign = sorted(
-        name for name in names if name not in (MANIFEST, MODEL, CALIBRATION) and not name.endswith(".plan")
-    )
+    ours = (MANIFEST, MODEL, CALIBRATION, CONFIDENCE)
+    foreign = sorted(name for name in names if name not in ours and not name.endswith(".plan"))
     if foreign or (names and MANIFEST not in names):
         raise InputError(
             f"{directory}: holds {foreign[0] if foreign else f'no {MANIFEST}'}, so it is not just an engine bundle and "

@@ -1,14 +1,14 @@
-"""Which images calibrate: chosen by seed, balanced over classes, hashed, recorded, streamed through ``images.py``."""
+"""Which images calibrate: chosen by seed, balanced over classes, hashed, streamed through ``images.py``."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,9 @@ from alexnet_deploy.images import find_images, load_pixels
 
 DEFAULT_IMAGES = 512
 """TensorRT's guide finds about 500 images enough for ImageNet networks."""
-RECORD_SCHEMA = 1
+
+FLAGS = ("--calibration-data", "--calibration-images")
+"""How the command line calls a folder to choose from, and the count."""
 
 Method = Literal["max", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = ("max", "percentile", "entropy", "mse")
@@ -42,7 +44,6 @@ class CalibrationSet:
     root: Path
     files: tuple[Path, ...]
     sha256: tuple[str, ...]
-    requested: int
     seed: int
 
     def batches(self, pre: Preprocessing, batch: int, *, fill: bool = False) -> Iterator[NDArray[np.uint8]]:
@@ -57,41 +58,34 @@ class CalibrationSet:
             yield np.stack([load_pixels(file, pre) for file in files])
 
     def digest(self) -> str:
-        """SHA-256 over the images' hashes in order: equal for equal images, wherever they lie."""
-        return hashlib.sha256("\n".join(self.sha256).encode()).hexdigest()
-
-    def record(self) -> dict[str, Any]:
-        """For ``calibration.json``: paths relative to the folder, so that no machine's layout is published."""
-        return {
-            "schema": RECORD_SCHEMA,
-            "images": len(self.files),
-            "images_requested": self.requested,
-            "seed": self.seed,
-            "digest": self.digest(),
-            "files": [
-                {"file": file.relative_to(self.root).as_posix(), "sha256": sha256}
-                for file, sha256 in zip(self.files, self.sha256, strict=True)
-            ],
-        }
+        """``images_digest`` of the images."""
+        return images_digest(self.sha256)
 
 
-def choose_images(root: Path, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> CalibrationSet:
-    """Choose up to ``count`` readable, distinct images below ``root``.
+def images_digest(sha256: Iterable[str]) -> str:
+    """SHA-256 over images' hashes in order: equal for equal images, wherever they lie."""
+    return hashlib.sha256("\n".join(sha256).encode()).hexdigest()
+
+
+def choose_images(
+    root: Path, *, count: int = DEFAULT_IMAGES, seed: int = 0, flags: tuple[str, str] = FLAGS
+) -> CalibrationSet:
+    """Choose ``count`` readable, distinct images below ``root``.
 
     Where ``root`` holds folders they are taken for classes and drawn from in turn; the draw depends on ``seed`` and
     the file names alone. A file that is no image, or the same bytes as one already chosen, is passed over.
-    Raises InputError where ``root`` has no usable image.
+    Errors call the folder and the count by ``flags``.
+    Raises InputError where a class folder holds no image, or ``root`` not enough usable ones.
     """
     if count < 1:
-        raise UsageError(f"--calibration-images {count}: takes 1 or more; {DEFAULT_IMAGES} is a good number")
+        raise UsageError(f"{flags[1]} {count}: takes 1 or more; {DEFAULT_IMAGES} is a good number")
     if not root.is_dir():
-        raise InputError(
-            f"{root}: no such folder; --calibration-data takes a folder of images like those of production"
-        )
+        raise InputError(f"{root}: no such folder; {flags[0]} takes a folder of images like those of production")
     groups: dict[str, list[Path]] = {}
     for file in find_images([root]):
         relative = file.relative_to(root)
         groups.setdefault(relative.parts[0] if len(relative.parts) > 1 else "", []).append(file)
+    _refuse_empty_class(root, groups.keys())
     rng = random.Random(seed)
     for members in groups.values():
         members.sort()
@@ -103,10 +97,23 @@ def choose_images(root: Path, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> 
         if sha256 is not None and sha256 not in chosen:
             chosen[sha256] = file
             if len(chosen) == count:
-                break
+                return CalibrationSet(root, tuple(chosen.values()), tuple(chosen), seed)
     if not chosen:
-        raise InputError(f"{root}: holds no readable image; --calibration-data takes a folder of photos")
-    return CalibrationSet(root, tuple(chosen.values()), tuple(chosen), count, seed)
+        raise InputError(f"{root}: holds no readable image; {flags[0]} takes a folder of photos")
+    useless = sum(map(len, groups.values())) - len(chosen)
+    raise InputError(
+        f"{root}: holds {len(chosen)} usable images{f' ({useless} more are damaged or copies)' if useless else ''}, "
+        f"{flags[1]} asks for {count}; add images, or accept fewer with {flags[1]} {len(chosen)}"
+    )
+
+
+def _refuse_empty_class(root: Path, classes: Collection[str]) -> None:
+    """A class without an image would leave the balance silently; images beside the folders mean no classes at all."""
+    if "" in classes:
+        return
+    for folder in sorted(root.iterdir()):
+        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in classes:
+            raise InputError(f"{folder}: is a class folder without an image; fill it, or take it away")
 
 
 def _hash_of_image(file: Path) -> str | None:

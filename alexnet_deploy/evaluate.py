@@ -1,67 +1,115 @@
-"""Labelled images + a Runner -> accuracy."""
+"""Labelled images + open engines -> accuracy, confidence, latency and size of each, and each beside the first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from alexnet_deploy.accuracy import Accuracy, Paired, accuracy, paired
+from alexnet_deploy.contenders import Contender, unique_names
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import InputError
-from alexnet_deploy.images import find_images
-from alexnet_deploy.infer import read_batches
-from alexnet_deploy.runners import Runner
+from alexnet_deploy.errors import ProofError, UsageError
+from alexnet_deploy.labelled import Answers, Labelled, answers_of
+from alexnet_deploy.latency import measure
+
+LATENCY_S = 0.5
+"""Seconds an engine is timed: some hundred calls, steady enough to stand beside its accuracy."""
+EPSILON = 1e-9
+"""Points. 30 of 1000 images are 3 points, whatever the binary fractions say."""
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Share of images whose class is the first, or among the first five answers. Unreadable files are left out."""
+class EngineResult:
+    """What was measured of one engine."""
 
-    description: str
+    name: str
+    """Unique among the results."""
+    precision: str
+    runner: str
+    model_bytes: int
+    temperature: float
+    """Of its contract."""
+    accuracy: Accuracy
+    latency_ms: float | None
+    """Median of calls with one image; None where it was not asked for."""
+    calibration_images: int | None
+    """How many of the images calibrated it; None where no record says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that ``evaluate`` found on one folder."""
+
+    data: Path
+    naming: str
+    contract: ModelContract
+    """Of the first engine: names the classes."""
     images: int
-    unreadable: int
-    top1_percent: float
-    top5_percent: float
+    unreadable: tuple[str, ...]
+    engines: tuple[EngineResult, ...]
+    pairs: tuple[Paired, ...]
+    """``engines[i + 1]`` beside ``engines[0]``."""
 
 
-def evaluate(runner: Runner, folder: Path) -> Accuracy:
-    """Accuracy on ``folder``, which holds one folder of images a class, named by class id, label or class number."""
-    targets: list[int] = []
-    files = _labelled(folder, runner.contract, targets)
-    top1 = top5 = images = unreadable = seen = 0
-    for read in read_batches(files, runner.contract.preprocessing):
-        mine = targets[seen : seen + len(read.files)]
-        seen += len(mine)
-        target_N = np.array([target for target, error in zip(mine, read.errors, strict=True) if error is None], int)
-        unreadable += len(read.files) - len(target_N)
-        if not len(target_N):
-            continue
-        order_NK = np.argsort(-runner(read.pixels_NHWC), axis=1, kind="stable")[:, :5]
-        hit_NK = order_NK == target_N[:, None]
-        top1 += int(hit_NK[:, 0].sum())
-        top5 += int(hit_NK.any(axis=1).sum())
-        images += len(target_N)
-    if not images:
-        raise InputError(f"{folder}: none of its images is readable; check the folder")
-    return Accuracy(runner.description, images, unreadable, 100 * top1 / images, 100 * top5 / images)
+def evaluate(
+    contenders: Sequence[Contender],
+    data: Labelled,
+    *,
+    overlap: Mapping[str, Sequence[Path]],
+    latency_s: float | None = LATENCY_S,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Evaluation, Answers]:
+    """Measure all engines on the same pixels; then time each alone, for ``latency_s`` seconds (None: not at all).
 
-
-def _labelled(folder: Path, contract: ModelContract, targets: list[int]) -> Iterator[Path]:
-    """Files class by class; each one's class number goes to ``targets`` as it is yielded."""
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one that holds one folder of images a class")
-    classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    numbers = {str(k): k for k in range(len(contract.labels))}
-    numbers |= {label: k for k, label in enumerate(contract.labels)} | {i: k for k, i in enumerate(contract.class_ids)}
-    unknown = next((d.name for d in classes if d.name not in numbers), None)
-    if unknown is not None or not classes:
-        raise InputError(
-            f"{folder}: {f'folder {unknown!r} is no class of this model' if unknown else 'holds no class folders'}; "
-            f"its classes are {', '.join(contract.class_ids[:3])}, ..."
+    ``overlap`` is what ``calibration_overlap`` found. Raises what ``answers_of`` raises.
+    """
+    answers = answers_of([c.runner for c in contenders], data, on_progress=on_progress)
+    results = [
+        EngineResult(
+            name=name,
+            precision=contender.precision,
+            runner=contender.runner.description,
+            model_bytes=contender.model_bytes,
+            temperature=contender.runner.contract.temperature,
+            accuracy=accuracy(answers, i, contender.runner.contract),
+            latency_ms=None if latency_s is None else measure(contender.runner, duration_s=latency_s).median_ms,
+            calibration_images=None if contender.calibrated_on is None else len(overlap.get(contender.name, ())),
         )
-    for directory in classes:
-        for file in find_images([directory]):
-            targets.append(numbers[directory.name])
-            yield file
+        for i, (contender, name) in enumerate(zip(contenders, unique_names(contenders), strict=True))
+    ]
+    evaluation = Evaluation(
+        data=data.root,
+        naming=data.naming,
+        contract=contenders[0].runner.contract,
+        images=len(answers.files),
+        unreadable=answers.unreadable,
+        engines=tuple(results),
+        pairs=tuple(paired(answers, 0, i) for i in range(1, len(contenders))),
+    )
+    return evaluation, answers
+
+
+def check_bound(max_drop: float) -> None:
+    """UsageError for a ``--max-drop`` that is no bound."""
+    if not 0 <= max_drop <= 100:  # false for NaN
+        raise UsageError(f"--max-drop {max_drop}: takes points of top-1 accuracy within 0..100, such as 0.3")
+
+
+def gate(found: Paired, first: str, second: str, max_drop: float, *, confident: bool = False) -> None:
+    """ProofError where ``second`` is more than ``max_drop`` points of top-1 below ``first``.
+
+    What is compared is the drop that was measured; with ``confident`` the largest that its 95 % interval allows.
+    """
+    low, high = found.points_interval.low, found.points_interval.high
+    drop = -(low if confident else found.points)
+    if drop <= max_drop + EPSILON:
+        return
+    is_, bound, more = (
+        ("may be", " (the bound of the 95 % interval)", "more images, or ") if confident else ("is", "", "")
+    )
+    raise ProofError(
+        f"--max-drop {max_drop:g}: {second} {is_} {drop:.2f} points of top-1 below {first}{bound}; measured "
+        f"{found.points:+.2f}, 95 % interval {low:+.2f}..{high:+.2f}; give {more}the worst layers back to float: "
+        "alexnet-deploy diagnose ranks them"
+    )

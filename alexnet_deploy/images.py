@@ -81,12 +81,12 @@ def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
     crop is resized: a quarter faster, and a panorama of any aspect ratio needs no memory for what is cut away.
     An image that already has the size of a ``stretch`` model comes through untouched.
     """
-    box = None if pre.resize == "stretch" else _crop_box(image.width, image.height, pre)
+    box = None if pre.resize == "stretch" else crop_box(image.width, image.height, pre)
     resized = image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=box)
     return np.array(resized, dtype=np.uint8)
 
 
-def _crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float, float, float]:
+def crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float, float, float]:
     """The centre crop of the resized image, in coordinates of the original (left, top, right, bottom)."""
     assert pre.resize_to is not None  # Preprocessing checks it
     shorter = min(width, height)

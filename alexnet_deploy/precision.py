@@ -1,19 +1,24 @@
 """fp32 ONNX -> fp16, int8, int8+fp16, fp8 ONNX: precision is a graph transform, the builder only obeys it.
 
-``fp16.py`` and ``qdq.py`` are the transforms, ``ranges.py`` measures what int8 and fp8 must represent; the stages
-here are functions from file to file.
+``fp16.py`` and ``qdq.py`` are the transforms, ``ranges.py`` measures what int8 and fp8 must represent and
+``thresholds.py`` decides where they clip; the stages here are functions from file to file.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.calibration import METHODS_FOR, Method
+from alexnet_deploy.calibration_cache import CalibrationCache
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.fp16 import halve
 from alexnet_deploy.onnx_file import load_onnx, name_nodes, save_onnx
@@ -37,6 +42,16 @@ def method_for(kind: Quantized, method: Method | None) -> Method:
     return method or fitting[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """What ``to_quantized`` made its scales of, by tensor, and whether the values came from the cache."""
+
+    weights_sha256: str
+    largest_by_tensor: dict[str, float]
+    threshold_by_tensor: dict[str, float]
+    from_cache: bool
+
+
 def to_quantized(
     onnx_path: Path,
     out: Path,
@@ -46,31 +61,94 @@ def to_quantized(
     method: Method | None = None,
     high: Literal["fp32", "fp16"] = "fp32",
     exclude: str | None = None,
-) -> dict[str, float]:
-    """Insert Q/DQ around every Conv, Gemm and MatMul with constant weights; return each tensor's threshold.
+    cache: CalibrationCache | None = None,
+    source: str | None = None,
+) -> Quantization:
+    """Insert Q/DQ around every Conv, Gemm and MatMul with constant weights, by the table of ``qdq.py``.
 
-    ``batches`` yields the calibration pixels and is called once a pass. ``high`` is the type of everything that is
-    not quantised. Nodes whose name matches the regular expression ``exclude`` stay as they are. ``out`` is written
-    atomically. Raises InputError for a model that is quantised already or has nothing to quantise.
+    ``batches`` yields the calibration pixels and is called once a pass; not at all where ``cache`` knows the values.
+    ``high`` is the type of everything that is not quantised. Nodes whose name matches the regular expression
+    ``exclude`` stay as they are. ``out`` is written atomically. Raises InputError for a model that is quantised
+    already, has broken weights or nothing to quantise (they call it ``source``, else by its path), and for a tensor
+    that the images do not vary.
+    """
+    model, nodes, made = calibrated(
+        onnx_path, kind=kind, batches=batches, method=method, exclude=exclude, cache=cache, source=source
+    )
+    insert_qdq(model, nodes, made.threshold_by_tensor, kind)
+    if high == "fp16":
+        model = halve(model)
+    save_onnx(model, out)
+    return made
+
+
+def calibrated(
+    onnx_path: Path,
+    *,
+    kind: Quantized,
+    batches: Callable[[], Iterator[NDArray[np.uint8]]],
+    method: Method | None = None,
+    exclude: str | None = None,
+    cache: CalibrationCache | None = None,
+    source: str | None = None,
+) -> tuple[onnx.ModelProto, list[onnx.NodeProto], Quantization]:
+    """The float model with every node named, its nodes to quantise, and the thresholds: all that Q/DQ needs.
+
+    Arguments and errors are those of ``to_quantized``.
     """
     method = method_for(kind, method)
     try:
-        from alexnet_deploy.ranges import tensor_thresholds
+        from alexnet_deploy.ranges import observe, thresholds_of
     except ImportError as exc:
         raise UnavailableError(
             f"--{kind}: calibration runs in ONNX Runtime, which is not installed; pip install 'alexnet-deploy[cpu]'"
         ) from exc
+    source = source or str(onnx_path)
     model = load_onnx(onnx_path)
+    weights = weights_sha256(model)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
-        raise InputError(f"{onnx_path}: is quantised already; give the float model")
+        raise InputError(f"{source}: is quantised already; give the float model")
     name_nodes(model)  # below, a node is known by its name
     nodes = quantizable(model, kind, exclude)
     if not nodes:
-        raise InputError(f"{onnx_path}: has no Conv, Gemm or MatMul to quantise; check --exclude")
-    tensors = tuple(dict.fromkeys(node.input[0] for node in nodes))
-    thresholds = tensor_thresholds(model, tensors, batches, method)
-    insert_qdq(model, nodes, thresholds, kind)
-    if high == "fp16":
-        model = halve(model)
-    save_onnx(model, out)
-    return thresholds
+        raise InputError(f"{source}: has no Conv, Gemm or MatMul to quantise; check --exclude")
+    _refuse_broken_weights(model, nodes, source)
+    # Those of all that could be quantised: one pass then serves every method, type and --exclude.
+    observed_tensors = _inputs(quantizable(model, "int8"))
+    histograms = method != "max"
+    observed = cache.load(weights, observed_tensors, histograms=histograms) if cache else None
+    from_cache = observed is not None
+    if observed is None:
+        observed = observe(model, observed_tensors, batches, histograms=histograms)
+        if cache:
+            cache.save(weights, observed)
+    thresholds = thresholds_of(model, observed, _inputs(nodes), method)
+    made = Quantization(weights, {name: observed[name].largest for name in thresholds}, thresholds, from_cache)
+    return model, nodes, made
+
+
+def weights_sha256(model: onnx.ModelProto) -> str:
+    """SHA-256 of what the model computes: its graph with the weights, opsets and functions; no metadata of the file."""
+    parts = (*sorted(model.opset_import, key=lambda opset: opset.domain), *model.functions, model.graph)
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.SerializeToString(deterministic=True)
+        digest.update(len(raw).to_bytes(8))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def _inputs(nodes: list[onnx.NodeProto]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node.input[0] for node in nodes))
+
+
+def _refuse_broken_weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto], source: str) -> None:
+    """NaN is wrong in any weight, infinity in those of ``nodes``: elsewhere it may be the bound of a Clip."""
+    operands = {name for node in nodes for name in node.input[1:]}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            values = numpy_helper.to_array(tensor)
+            if np.isnan(values).any() or (tensor.name in operands and np.isinf(values).any()):
+                raise InputError(
+                    f"{source}: weight {tensor.name} holds NaN or infinity; export the model from a sound checkpoint"
+                )

@@ -117,7 +117,10 @@ def _quantized_weight(
         raise InputError(f"weight {name} holds NaN or infinity; export the model from a sound checkpoint")
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others if axis is not None else None, keepdims=axis is not None)
-    scale = np.maximum(largest / LARGEST[kind], SMALLEST_SCALE).astype(np.float32)  # a dead channel has no range
+    # A dead channel has no range of its own. With a tiny scale the int32 that ONNX Runtime makes of its bias (1.32,
+    # WeightBiasQuantization) would overflow.
+    largest = np.where(largest == 0, largest.max(), largest)
+    scale = np.maximum(largest / LARGEST[kind], SMALLEST_SCALE).astype(np.float32)
     if kind == "int8":
         values: NDArray[np.generic] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
     else:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import shutil
 import tempfile
 import tracemalloc
@@ -59,11 +57,12 @@ class TestChoice:
     @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), count=st.integers(1, 25))
     @settings(max_examples=25, deadline=None)
     def test_no_class_has_two_more_than_one_that_had_more_to_give(self, sizes: list[int], count: int) -> None:
+        count = min(count, sum(sizes))
         with tempfile.TemporaryDirectory() as root:
             has = {f"class{i}": size for i, size in enumerate(sizes)}
             chosen = choose_images(folder_of(Path(root), **has), count=count)
         got = classes(chosen)
-        assert sum(got.values()) == min(count, sum(sizes))
+        assert sum(got.values()) == count
         assert max(got.values()) <= 1 + min((got[name] for name in has if got[name] < has[name]), default=max(sizes))
 
     def test_deeper_folders_belong_to_their_class(self, tmp_path: Path) -> None:
@@ -72,7 +71,7 @@ class TestChoice:
 
     def test_a_folder_without_classes(self, tmp_path: Path) -> None:
         files = {save(tmp_path / f"{i}.png").name for i in range(5)}
-        assert set(names(choose_images(tmp_path))) == files
+        assert set(names(choose_images(tmp_path, count=5))) == files
 
     def test_it_depends_on_seed_and_names_alone(self, tmp_path: Path) -> None:
         here, there = (folder_of(tmp_path / place, ant=8, bee=8) for place in ("here", "there"))
@@ -90,26 +89,26 @@ class TestChoice:
         for copy in ("ant/copy.png", "bee/copy.png"):
             (tmp_path / copy).parent.mkdir(exist_ok=True)
             shutil.copy(tmp_path / "ant" / "00.png", tmp_path / copy)
-        chosen = choose_images(tmp_path)
-        assert len(chosen.files) == len(set(chosen.sha256)) == 2
+        chosen = choose_images(tmp_path, count=2)
+        assert len(set(chosen.sha256)) == 2
         assert names(choose_images(tmp_path, count=1)) == names(chosen)[:1]  # it stays where it came first
 
     def test_what_is_no_image_is_passed_over(self, tmp_path: Path) -> None:
         folder_of(tmp_path, ant=2)
-        good = names(choose_images(tmp_path))
+        good = names(choose_images(tmp_path, count=2))
         (tmp_path / "ant" / "text.jpg").write_text("not an image")
         (tmp_path / "ant" / "empty.png").touch()
         cut = save(tmp_path / "ant" / "cut.png")
         cut.write_bytes(cut.read_bytes()[:45])
         (tmp_path / "ant" / "gone.png").symlink_to(tmp_path / "nowhere.png")
         (tmp_path / "ant" / "notes.txt").write_text("no image suffix")
-        assert set(names(choose_images(tmp_path))) == set(good)
+        assert set(names(choose_images(tmp_path, count=2))) == set(good)
 
     def test_a_link_to_an_image_is_one(self, tmp_path: Path) -> None:
         target = save(tmp_path / "elsewhere.png")
         (tmp_path / "data" / "ant").mkdir(parents=True)
         (tmp_path / "data" / "ant" / "link.png").symlink_to(target)
-        assert names(choose_images(tmp_path / "data")) == ["ant/link.png"]
+        assert names(choose_images(tmp_path / "data", count=1)) == ["ant/link.png"]
 
 
 class TestRefused:
@@ -131,41 +130,49 @@ class TestRefused:
         with pytest.raises(InputError, match=r"holds no readable image"):
             choose_images(tmp_path)
 
+    def test_fewer_than_asked(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, ant=3, bee=2)
+        with pytest.raises(InputError, match=r"holds 5 usable images, --calibration-images asks for 6; .* 5$"):
+            choose_images(tmp_path, count=6)
+        shutil.copy(tmp_path / "ant" / "00.png", tmp_path / "bee" / "copy.png")
+        (tmp_path / "bee" / "broken.png").write_text("not an image")
+        with pytest.raises(InputError, match=r"holds 5 usable images \(2 more are damaged or copies\)"):
+            choose_images(tmp_path, count=6)
+        assert len(choose_images(tmp_path, count=5).files) == 5
+
+    def test_a_class_without_an_image(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, ant=3)
+        (tmp_path / ".hidden").mkdir()
+        assert len(choose_images(tmp_path, count=3).files) == 3
+        (tmp_path / "bee").mkdir()
+        (tmp_path / "bee" / "notes.txt").write_text("no image")
+        with pytest.raises(InputError, match=r"bee: is a class folder without an image; fill it, or take it away"):
+            choose_images(tmp_path, count=3)
+        save(tmp_path / "beside.png")  # so the folders are no classes
+        assert len(choose_images(tmp_path, count=4).files) == 4
+
     @pytest.mark.parametrize("count", [0, -1])
     def test_fewer_than_one(self, count: int, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf"--calibration-images {count}: takes 1 or more"):
             choose_images(folder_of(tmp_path, ant=1), count=count)
 
 
-class TestRecord:
-    def test_it_says_what_calibrated_in_order(self, tmp_path: Path) -> None:
-        chosen = choose_images(folder_of(tmp_path, ant=3, bee=3), count=4, seed=7)
-        record = json.loads(json.dumps(chosen.record()))
-        assert (record["images"], record["images_requested"], record["seed"]) == (4, 4, 7)
-        assert [row["file"] for row in record["files"]] == names(chosen)
-        for row in record["files"]:
-            assert row["sha256"] == hashlib.sha256((tmp_path / row["file"]).read_bytes()).hexdigest()
-        assert str(tmp_path) not in json.dumps(record)
-
-    def test_fewer_than_asked_shows(self, tmp_path: Path) -> None:
-        record = choose_images(folder_of(tmp_path, ant=3), count=100).record()
-        assert (record["images"], record["images_requested"]) == (3, 100)
-
+class TestDigest:
     def test_the_digest_follows_content_and_order_not_the_place(self, tmp_path: Path) -> None:
         folder_of(tmp_path / "here", ant=3)
         shutil.copytree(tmp_path / "here", tmp_path / "there")
-        here, there = choose_images(tmp_path / "here"), choose_images(tmp_path / "there")
-        assert here.digest() == there.digest() == here.record()["digest"]
-        backwards = CalibrationSet(here.root, here.files[::-1], here.sha256[::-1], here.requested, here.seed)
+        here, there = choose_images(tmp_path / "here", count=3), choose_images(tmp_path / "there", count=3)
+        assert here.digest() == there.digest()
+        backwards = CalibrationSet(here.root, here.files[::-1], here.sha256[::-1], here.seed)
         assert backwards.digest() != here.digest()
         save(tmp_path / "there" / "ant" / "00.png")
-        assert choose_images(tmp_path / "there").digest() != here.digest()
+        assert choose_images(tmp_path / "there", count=3).digest() != here.digest()
 
 
 class TestBatches:
     @pytest.fixture
     def seven(self, tmp_path: Path) -> CalibrationSet:
-        return choose_images(folder_of(tmp_path, ant=4, bee=3))
+        return choose_images(folder_of(tmp_path, ant=4, bee=3), count=7)
 
     @pytest.mark.parametrize("batch", [1, 3, 7, 10])
     def test_the_pixels_of_images_py_in_order(self, batch: int, seven: CalibrationSet) -> None:
@@ -204,7 +211,7 @@ class TestBatches:
     def test_one_batch_is_in_memory(self, seven: CalibrationSet) -> None:
         pre = Preprocessing(256, 256, "stretch", None)
         image_bytes = 256 * 256 * 3
-        many = CalibrationSet(seven.root, seven.files * 6, seven.sha256 * 6, 42, 0)
+        many = CalibrationSet(seven.root, seven.files * 6, seven.sha256 * 6, 0)
         tracemalloc.start()
         try:
             assert sum(len(pixels_NHWC) for pixels_NHWC in many.batches(pre, 2)) == 42

@@ -21,7 +21,7 @@ from alexnet_deploy.calibration import METHODS, Method
 from alexnet_deploy.contract import Foreign, ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_file import contract_in, load_onnx, save_onnx
-from alexnet_deploy.precision import to_fp16, to_quantized
+from alexnet_deploy.precision import to_fp16, to_quantized, weights_sha256
 from alexnet_deploy.qdq import Quantized
 from alexnet_deploy.runners import open_runner
 
@@ -129,7 +129,7 @@ class TestQuantised:
     @pytest.mark.parametrize("method", METHODS)
     def test_thresholds_are_returned_and_in_the_graph(self, method: Method, fp32: Path, tmp_path: Path) -> None:
         out = tmp_path / "out.onnx"
-        thresholds = to_quantized(fp32, out, kind="int8", batches=batches, method=method)
+        thresholds = to_quantized(fp32, out, kind="int8", batches=batches, method=method).threshold_by_tensor
         graph = load_onnx(out).graph
         scales = {tensor.name: float(numpy_helper.to_array(tensor)) for tensor in graph.initializer if not tensor.dims}
         quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
@@ -139,19 +139,15 @@ class TestQuantised:
             assert scales[node.input[1]] == pytest.approx(thresholds[node.input[0]] / 127, rel=1e-6)
 
     def test_methods_differ(self, fp32: Path, tmp_path: Path) -> None:
-        found = [
-            tuple(to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method=method).values())
-            for method in METHODS
-        ]
-        assert len(set(found)) == len(METHODS)
-        largest = found[METHODS.index("max")]
-        assert all(value <= most for values in found for value, most in zip(values, largest, strict=True))
+        made = [to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method=m) for m in METHODS]
+        assert len({tuple(each.threshold_by_tensor.values()) for each in made}) == len(METHODS)
+        for each in made:
+            assert each.largest_by_tensor == made[METHODS.index("max")].threshold_by_tensor
+            assert all(each.threshold_by_tensor[name] <= most for name, most in each.largest_by_tensor.items())
 
     def test_excluded_nodes_need_no_threshold(self, fp32: Path, tmp_path: Path) -> None:
-        thresholds = to_quantized(
-            fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method="max", exclude="^conv"
-        )
-        assert len(thresholds) == 2
+        made = to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method="max", exclude="^conv")
+        assert len(made.threshold_by_tensor) == len(made.largest_by_tensor) == 2
 
     def test_int8_and_fp16_leave_no_float32_but_the_logits(self, fp32: Path, tmp_path: Path) -> None:
         out = tmp_path / "out.onnx"
@@ -167,7 +163,8 @@ class TestQuantised:
         for node in model.graph.node:
             node.name = ""
         nameless = save_onnx(model, tmp_path / "nameless.onnx")
-        assert len(to_quantized(nameless, tmp_path / "out.onnx", kind="int8", batches=batches, method="max")) == 5
+        made = to_quantized(nameless, tmp_path / "out.onnx", kind="int8", batches=batches, method="max")
+        assert len(made.threshold_by_tensor) == 5
         pixels_NHWC = noise(2)
         to_quantized(fp32, tmp_path / "named.onnx", kind="int8", batches=batches, method="max")
         np.testing.assert_array_equal(
@@ -196,18 +193,58 @@ class TestRefused:
         with pytest.raises(InputError, match=r"calibration: the model fails on pixels \(4, 31, 31, 3\)"):
             to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=lambda: batches(31))
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize("weight", ["first", "last"])
-    def test_broken_weights_leave_what_stood_there(self, weight: str, fp32: Path, tmp_path: Path) -> None:
+    def test_broken_weights_are_named_before_an_image_is_read(
+        self, weight: str, value: float, fp32: Path, tmp_path: Path
+    ) -> None:
         model = load_onnx(fp32)
         matrices = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1]
         tensor = matrices[0 if weight == "first" else -1]
         values = numpy_helper.to_array(tensor).copy()
-        values.flat[0] = np.nan
+        values.flat[0] = value
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
         broken = save_onnx(model, tmp_path / "broken.onnx")
         out = tmp_path / "out.onnx"
         out.write_text("old")
-        with pytest.raises(InputError, match=r"not finite|NaN or infinity"):
-            to_quantized(broken, out, kind="int8", batches=batches)
+        with pytest.raises(InputError, match=rf"broken.onnx: weight {tensor.name} holds NaN or infinity; export"):
+            to_quantized(broken, out, kind="int8", batches=lambda: pytest.fail("an image was read"))
         assert out.read_text() == "old"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.onnx", "out.onnx"]
+
+    def test_infinity_is_fine_where_it_bounds(self, tmp_path: Path) -> None:
+        model = load_onnx(tiny_classifier(tmp_path / "net.onnx"))
+        first = next(node for node in model.graph.node if node.op_type == "Relu")
+        first.op_type = "Clip"
+        first.input.extend(["zero", "infinity"])
+        bounds = {"zero": np.float32(0), "infinity": np.float32(np.inf)}
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in bounds.items())
+        source = save_onnx(model, tmp_path / "clipped.onnx")
+        made = to_quantized(source, tmp_path / "out.onnx", kind="int8", batches=batches, method="max")
+        assert len(made.threshold_by_tensor) == 5
+
+
+class TestWeightsDigest:
+    def test_it_follows_what_is_computed_and_nothing_else(self, fp32: Path) -> None:
+        digest = weights_sha256(load_onnx(fp32))
+        assert weights_sha256(load_onnx(fp32)) == digest
+        model = load_onnx(fp32)
+        model.producer_name = "another"
+        onnx.helper.set_model_props(model, {"key": "value"})
+        assert weights_sha256(model) == digest
+
+        def weight(model: onnx.ModelProto) -> None:
+            raw = bytearray(model.graph.initializer[1].raw_data)
+            raw[0] ^= 1  # the last bit of one number
+            model.graph.initializer[1].raw_data = bytes(raw)
+
+        def attribute(model: onnx.ModelProto) -> None:
+            next(a for n in model.graph.node for a in n.attribute if a.name == "pads").ints[0] = 2
+
+        def opset(model: onnx.ModelProto) -> None:
+            model.opset_import[0].version += 1
+
+        for change in (weight, attribute, opset):
+            model = load_onnx(fp32)
+            change(model)
+            assert weights_sha256(model) != digest

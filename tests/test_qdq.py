@@ -310,6 +310,18 @@ class TestExtremes:
         assert np.all(y[:, 2] == 0)
         assert np.all(np.isfinite(y))
 
+    def test_a_dead_channel_keeps_its_bias(self) -> None:
+        """A pruned filter still adds its bias; with a tiny scale ONNX Runtime's int32 bias overflowed to -0.85."""
+        weight = random(4, 16, 1, 1)
+        weight[2] = 0
+        bias = np.array([0.0, 1.0, 2.0, 3.0], np.float32)
+        both = (conv("x", "w", "h", "b"), conv("h", "v", "y"))  # between two of them ONNX Runtime changes the bias
+        passing = np.eye(4)[:, :, None, None]
+        model = model_of(*both, shape=["N", 16, 2, 2], w=weight, b=bias, v=passing)
+        insert_qdq(model, quantizable(model, "int8"), {"x": 1.0, "h": 4.0}, "int8")
+        y = run(model, x=0.1 * random(3, 16, 2, 2))
+        np.testing.assert_allclose(y[:, 2], 2.0, atol=4 / 127)  # one step of h
+
     def test_a_weight_of_nothing_but_zeros(self) -> None:
         model = quantised(model_of(conv("x", "w", "y"), shape=["N", 16, 2, 2], w=np.zeros((4, 16, 1, 1))), "fp8")
         assert np.all(run(model, x=random(3, 16, 2, 2)) == 0)

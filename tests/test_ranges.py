@@ -19,7 +19,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, c
 
 from alexnet_deploy.calibration import METHODS, Method
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.ranges import BINS, LEVELS, tensor_thresholds, threshold
+from alexnet_deploy.ranges import observe, thresholds_of
+from alexnet_deploy.thresholds import BINS, LEVELS, Values, threshold
 
 Batches = Callable[[], Iterator[NDArray[np.uint8]]]
 
@@ -46,6 +47,12 @@ def images(*values: int) -> NDArray[np.uint8]:
 
 def in_batches(pixels_NHWC: NDArray[np.uint8], batch: int) -> Batches:
     return lambda: (pixels_NHWC[i : i + batch] for i in range(0, len(pixels_NHWC), batch))
+
+
+def tensor_thresholds(
+    model: onnx.ModelProto, tensors: tuple[str, ...], batches: Batches, method: Method
+) -> dict[str, float]:
+    return thresholds_of(model, observe(model, tensors, batches, histograms=method != "max"), tensors, method)
 
 
 MINUS_150 = pixel_model(helper.make_node("Sub", ["x", "c"], ["y"]), c=150)
@@ -92,6 +99,21 @@ class TestPasses:
         assert MINUS_150.SerializeToString() == before
 
 
+class TestValues:
+    def test_both_ends_and_every_number(self) -> None:
+        pixels_NHWC = images(100, 200, 170)  # y: 8 x -50, 8 x 50 and so on, and -150 in the corners
+        (found,) = observe(MINUS_150, ("y",), in_batches(pixels_NHWC, 2), histograms=True).values()
+        assert (found.lowest, found.highest, found.largest) == (-150, 50, 150)
+        assert found.histogram is not None
+        bins = {i: int(n) for i, n in enumerate(found.histogram) if n}
+        assert bins == {20 * BINS // 150: 11, 50 * BINS // 150: 22, BINS - 1: 3}
+
+    def test_a_method_that_weighs_needs_a_histogram(self) -> None:
+        assert threshold(Values(-1, 2, None).histogram, 2, "max") == 2
+        with pytest.raises(ValueError, match="method mse needs a histogram"):
+            threshold(None, 2, "mse")
+
+
 class TestBroken:
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize(
@@ -111,10 +133,26 @@ class TestBroken:
             tensor_thresholds(model, ("d", "y"), in_batches(pixels_NHWC, 1), method)
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_a_tensor_that_is_always_zero(self, method: Method) -> None:
-        model = pixel_model(helper.make_node("Mul", ["x", "c"], ["y"]), c=0)
-        with pytest.raises(InputError, match=r"calibration: tensor y is 0 on every image"):
-            tensor_thresholds(model, ("y",), in_batches(images(1, 2), 1), method)
+    @pytest.mark.parametrize("constant", [0, -0.25])
+    def test_a_tensor_that_is_always_the_same(self, constant: float, method: Method) -> None:
+        model = pixel_model(
+            helper.make_node("Mul", ["x", "zero"], ["zeros"]),
+            helper.make_node("Add", ["zeros", "c"], ["flat"]),
+            helper.make_node("Relu", ["flat"], ["y"], "features.1"),
+            zero=0,
+            c=constant,
+        )
+        with pytest.raises(
+            InputError,
+            match=rf"tensor flat \(input of layer features.1\) is {constant} everywhere on every image; .* --exclude",
+        ):
+            tensor_thresholds(model, ("x", "flat"), in_batches(images(1, 2), 1), method)
+        found = observe(model, ("x", "flat"), in_batches(images(1, 2), 1), histograms=True)
+        assert thresholds_of(model, found, ("x",), method)["x"] > 0  # who does not need the tensor is not stopped
+
+    def test_a_tensor_that_varies_from_image_to_image_alone(self) -> None:
+        pixels_NHWC = np.repeat(np.array([10, 20], np.uint8), 12).reshape(-1, 2, 2, 3)
+        assert tensor_thresholds(MINUS_150, ("x",), in_batches(pixels_NHWC, 1), "max") == {"x": 20}
 
     def test_a_model_that_onnxruntime_refuses(self) -> None:
         model = pixel_model(helper.make_node("Sharpen", ["x"], ["y"], domain="acme"))

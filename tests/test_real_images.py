@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from alexnet_deploy.accuracy import accuracy
 from alexnet_deploy.assemble import EngineOptions, build_engine
 from alexnet_deploy.bundle import open_bundle
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.checkpoint import load_checkpoint, shipped_checkpoint
-from alexnet_deploy.evaluate import evaluate
 from alexnet_deploy.export import export_onnx
 from alexnet_deploy.images import find_images
 from alexnet_deploy.infer import predict
+from alexnet_deploy.labelled import answers_of, list_labelled
 from alexnet_deploy.runners import open_runner
 from alexnet_deploy.samples import parity_pixels
 
@@ -46,7 +47,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def top1(bundle: Path) -> float:
     runner = open_runner(open_bundle(bundle)).runner
     try:
-        return evaluate(runner, DATA / "imagenette/val").top1_percent
+        data = list_labelled(DATA / "imagenette/val", runner.contract)
+        return accuracy(answers_of([runner], data), 0, runner.contract).top1_percent
     finally:
         runner.close()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +180,24 @@ class TestPrecision:
     ) -> None:
         assert main([str(photo_folder), "--output", str(tmp_path / "run"), "--precision", "int8"]) == 2
         assert capsys.readouterr().err == "error: --precision int8: takes bf16, fp16 or fp32\n"
+
+
+def test_compiling_that_fails_is_one_line(photo_folder: Path, tmp_path: Path) -> None:
+    """Without a C++ compiler; in a process of its own, for torch's compiler warns of itself when it is imported."""
+    flags = ["--epochs", "1", "--batch", "18", "--workers", "0", "--dense-rank", "4", "--skip-preflight", "--compile"]
+    fast = ["--set", "augment=none", "--set", "sides=[[0, 96]]"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "training", str(photo_folder), "--output", str(tmp_path / "run"), *flags, *fast],
+        cwd=Path(__file__).parent.parent,
+        env=os.environ | {"CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1, ran.stderr
+    (told,) = ran.stderr.splitlines()
+    assert told.startswith("error: --compile: torch cannot compile the network here (")
+    assert "leave --compile out" in told
 
 
 def test_validation_comes_every_other_epoch_and_after_the_last(tiny_run: Run) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.models import AlexNet, PixelClassifier, initialise
 from training.augment import cut_and_paste
 from training.recipes import Recipe
@@ -68,7 +70,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         pixels_NHWC, targets = pixels_NHWC.to(self.device), targets.to(self.device)
-        with autocast(self.run.precision, self.device):
+        with autocast(self.run.precision, self.device), _told_of_compiling(self.run.compile):
             logits_NK = self.network(pixels_NHWC)
         loss: Tensor = self._loss_of(logits_NK.float(), targets)
         self.optimizer.zero_grad()
@@ -92,6 +94,21 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     """UsageError where ``device`` cannot train in it."""
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("--precision fp16: a CPU has no gradient scaling in float16; use bf16 or fp32")
+
+
+@contextmanager
+def _told_of_compiling(compiles: bool) -> Iterator[None]:
+    """The first call compiles; what goes wrong there is a page of the compiler's output."""
+    try:
+        yield
+    except Exception as exc:
+        if not compiles or type(exc).__module__.split(".")[0] != "torch":
+            raise
+        cause = " ".join(str(exc).split())[:200]
+        raise UnavailableError(
+            f"--compile: torch cannot compile the network here ({cause}); leave --compile out, or see that a C++ "
+            "compiler is installed and the folder of temporary files is sound"
+        ) from exc
 
 
 def mixed(*numbers: int) -> int:

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from alexnet_deploy import __version__
-from alexnet_deploy.cli import measure, pipeline, store
+from alexnet_deploy.cli import (
+    compare,
+    confidence,
+    diagnose,
+    doctor,
+    evaluate,
+    measure,
+    parity,
+    pipeline,
+    stability,
+    store,
+)
 from alexnet_deploy.cli.terminal import err
 from alexnet_deploy.errors import DeployError
 
@@ -25,8 +36,14 @@ for command in (
     pipeline.export,
     pipeline.build_engine,
     pipeline.infer,
-    measure.evaluate,
+    evaluate.evaluate,
     measure.profile,
+    compare.compare,
+    diagnose.diagnose,
+    stability.calibration_stability,
+    confidence.calibrate_confidence,
+    parity.preprocessing_parity,
+    doctor.doctor,
     store.engines,
     store.inspect,
     store.summary,

@@ -72,6 +72,13 @@ def build_engine(
         str | None, typer.Option(help=f"One of {', '.join(METHODS)} [default: entropy; max for --fp8].")
     ] = None,
     seed: Annotated[int, typer.Option(help="Decides which images calibrate.")] = 0,
+    calibration_cache: Annotated[
+        bool,
+        typer.Option(
+            "--calibration-cache/--no-calibration-cache",
+            help="Keep and reuse calibration values of the same images, weights and versions.",
+        ),
+    ] = True,
     target: Annotated[
         list[str] | None,
         typer.Option(help="sm75, sm80, sm86, sm89, sm120, sm121, portable, all or current; may be repeated."),
@@ -80,6 +87,13 @@ def build_engine(
     opt_batch: Annotated[int | None, typer.Option(help="Batch to tune for [default: 8].")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Largest batch of the plan [default: 32].")] = None,
     exclude: Annotated[str | None, typer.Option(help="Regular expression of nodes not to quantise.")] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points of top-1 that int8 or fp8 may cost; the worst layers become float16 until it holds."),
+    ] = None,
+    validation_data: Annotated[
+        Path | None, typer.Option(help="Labelled folder to measure --max-drop on; not the one that calibrates.")
+    ] = None,
     allow_fallback: Annotated[
         list[str] | None, typer.Option(help="Node that may miss its precision; a name or regular expression.")
     ] = None,
@@ -90,21 +104,24 @@ def build_engine(
     json_: Json = False,
 ) -> None:
     """Build an engine bundle: typed ONNX plus TensorRT plans, with the achieved precision proved."""
-    precision = precision_of(fp16=fp16, int8=int8, fp8=fp8)
+    # What --max-drop keeps is float16.
+    precision = precision_of(fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8)
     method = choice("--calibration-method", calibration_method, METHODS) if calibration_method else None
     if calibration_data is not None and not (int8 or fp8):
         raise UsageError("--calibration-data has no use without --int8 or --fp8; add one, or leave it out")
+    if (max_drop is None) != (validation_data is None):
+        raise UsageError("--max-drop is a bound on the images of --validation-data: give both, or neither")
+    if max_drop is not None and not (int8 or fp8):
+        raise UsageError("--max-drop bounds what --int8 or --fp8 costs; add one, or leave it out")
     batch = batch_profile(min_batch, opt_batch, max_batch)
-    from alexnet_deploy.assemble import EngineOptions, build_engine
+    from alexnet_deploy.assemble import Bound, EngineOptions, build_engine
     from alexnet_deploy.calibration import choose_images
+    from alexnet_deploy.calibration_cache import default_folder
 
+    bound = None if max_drop is None or validation_data is None else Bound(max_drop, validation_data)
     chosen = None
     if calibration_data is not None:
         chosen = choose_images(calibration_data, count=calibration_images, seed=seed)
-        if len(chosen.files) < calibration_images:
-            err.print(
-                f"note: {calibration_data} holds {len(chosen.files)} usable images, {calibration_images} were asked for"
-            )
     options = EngineOptions(
         precision=precision,
         batch=batch,
@@ -112,6 +129,8 @@ def build_engine(
         calibration=chosen,
         method=method,
         exclude=exclude,
+        calibration_cache=default_folder() if calibration_cache else None,
+        bound=bound,
         allow_fallback=tuple(allow_fallback or ()),
         foreign=foreign_of(mean, std, labels),
     )

@@ -17,7 +17,6 @@ from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:  # these load torch or a runtime; here they are only shapes to print
-    from alexnet_deploy.evaluate import Accuracy
     from alexnet_deploy.export import Parity
     from alexnet_deploy.latency import Latency
 
@@ -56,6 +55,7 @@ def bundle(console: Console, directory: Path, manifest: Manifest, *, as_json: bo
     table = _table("file", "size", "what")
     what = {plan.file: f"{plan.builder} {plan.version} plan for {plan.target}" for plan in manifest.plans}
     what |= {"model.onnx": "typed ONNX, runs anywhere", "calibration.json": "what calibrated it"}
+    what["confidence.json"] = "the fit of its temperature"
     for name, record in files.items():
         table.add_row(name, _size(record.bytes), what.get(name, ""))
     console.print(table)
@@ -127,20 +127,6 @@ def latencies(console: Console, rows: Sequence[tuple[Engine, Latency]], *, as_js
     for engine, row in rows:
         numbers = (f"{row.median_ms:.2f}", f"{row.p90_ms:.2f}", f"{row.p99_ms:.2f}", f"{row.images_per_s:.0f}")
         table.add_row(engine.name, engine.precision, str(row.batch), *numbers, row.description)
-    console.print(table)
-
-
-def accuracies(console: Console, rows: Sequence[tuple[Engine, Accuracy]], *, as_json: bool) -> None:
-    """Accuracy of engines, one row each."""
-    if as_json:
-        _json(
-            [{"engine": engine.name, "precision": engine.precision} | dataclasses.asdict(row) for engine, row in rows]
-        )
-        return
-    table = _table("engine", "precision", "images", "top-1 %", "top-5 %", "runner")
-    for engine, row in rows:
-        numbers = (str(row.images), f"{row.top1_percent:.2f}", f"{row.top5_percent:.2f}")
-        table.add_row(engine.name, engine.precision, *numbers, row.description)
     console.print(table)
 
 

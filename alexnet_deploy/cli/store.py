@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from alexnet_deploy.bundle import list_bundles, verify
-from alexnet_deploy.cli import show
+from alexnet_deploy.cli import show, show_confidence
 from alexnet_deploy.cli.options import STORE, Json, Store
 from alexnet_deploy.cli.running import needs
 from alexnet_deploy.cli.terminal import out
@@ -27,7 +27,10 @@ def inspect(
 ) -> None:
     """Show one bundle: contract, files, plans and the precision that each layer got. Verifies every checksum."""
     directory = find_bundle(engine, engines)
-    show.bundle(out, directory, verify(directory), as_json=json_, layers=True)
+    manifest = verify(directory)
+    show.bundle(out, directory, manifest, as_json=json_, layers=True)
+    if not json_:
+        show_confidence.temperature(out, directory, manifest.contract)
 
 
 def summary(

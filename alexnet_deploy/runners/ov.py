@@ -67,5 +67,10 @@ def _core() -> ov.Core:
     return ov.Core()
 
 
+def devices() -> list[str]:
+    """Devices that OpenVINO sees, such as ``CPU``."""
+    return list(_core().available_devices)
+
+
 def _reason(exc: Exception) -> str:
     return str(exc).strip().splitlines()[-1][:200]  # the lines before it name OpenVINO's own source files
