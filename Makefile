@@ -4,11 +4,11 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 CHECKPOINT := alexnet_deploy/data/alexnet.safetensors
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-slow check bench clean
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
-	@echo "make test   run the whole test suite"
+	@echo "make test   run the test suite; make test-slow runs the rest, some minutes"
 	@echo "make check  formatting, lint, types"
 	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
 
@@ -18,7 +18,10 @@ demo: engines/alexnet-fp16/bundle.json engines/alexnet-int8/bundle.json
 	$(BIN)/alexnet-deploy profile alexnet-fp16 alexnet-int8
 
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: .venv/.dev
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
