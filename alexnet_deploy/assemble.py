@@ -221,7 +221,7 @@ def _apply_within(
 
     cache = _cache(options.calibration_cache, calibration, contract, fixed)
     kind: Quantized = "int8" if options.precision.startswith("int8") else "fp8"
-    subject = Subject(adopted, contract, kind, calibration, options.method, options.exclude, cache)
+    subject = Subject(adopted, contract, kind, calibration, options.method, options.exclude, cache, source)
     kept = keep_worst(subject, bound.validation, bound.max_drop, build, scratch, on_progress=report)
     for name in (MODEL, CALIBRATION):
         os.rename(kept.folder / name, bundle / name)

@@ -82,6 +82,8 @@ class Subject:
     method: Method | None = None
     exclude: str | None = None
     cache: CalibrationCache | None = None
+    source: str | None = None
+    """What the user called the model, for errors; None: ``onnx_path``."""
 
 
 def diagnose(
@@ -122,7 +124,7 @@ def diagnose(
             targets = targets_of(chosen.files, list_labelled(data, contract))
         except InputError as exc:
             unlabelled = str(exc)
-        subject = Subject(adopted, contract, kind, calibration, method, exclude)
+        subject = Subject(adopted, contract, kind, calibration, method, exclude, source=str(onnx_path))
         found = study(subject, chosen.files, targets, on_progress=on_progress)
         return dataclasses.replace(found, unlabelled=unlabelled)
 
@@ -182,6 +184,7 @@ def _prepared(
         method=subject.method,
         exclude=subject.exclude,
         cache=subject.cache,
+        source=subject.source,
     )
     report("calibration", 1, 1)
     variants = Variants(

@@ -25,12 +25,12 @@ from filelock import FileLock, Timeout
 from requests import exceptions
 
 from alexnet_deploy.bundle import sha256_of
+from alexnet_deploy.cache_folder import CACHE_VARIABLE, cache_folder
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 
 Progress = Callable[[int, int | None], None]
 """Called with bytes so far and bytes in all (None: the server does not say); bytes so far drop on a restart."""
 
-CACHE_VARIABLE = "ALEXNET_DEPLOY_CACHE"
 MAX_BYTES = 2 << 30
 """AlexNet's published weights are 233 MiB, the largest of its heirs (VGG-19) 548 MiB."""
 TRIES = 5
@@ -205,18 +205,6 @@ def fetch(
         raise UnavailableError(
             f"{target}: cannot be stored ({exc.strerror or exc}); set {CACHE_VARIABLE} to a folder with room"
         ) from exc
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept; raises UnavailableError for a user without a home and without the variable."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "alexnet-deploy"
-    try:
-        return Path.home() / ".cache" / "alexnet-deploy"
-    except RuntimeError as exc:
-        raise UnavailableError(f"no home directory to cache downloads in; set {CACHE_VARIABLE} to a folder") from exc
 
 
 def expected_prefix(name: str) -> str | None:

@@ -153,6 +153,14 @@ def test_fewer_calibration_images_than_asked_is_refused(run: Run, here: Path) ->
     assert not Path("fewer").exists()
 
 
+def test_a_second_calibration_comes_from_the_cache_unless_told_not_to(run: Run, here: Path) -> None:
+    build = ("build-engine", "--int8", "--calibration-data", "photos/val", "--calibration-images", 6)
+    assert "come from the cache" not in run(*build, "-o", "first").out
+    assert "come from the cache" in run(*build, "-o", "second").out
+    assert "come from the cache" not in run(*build, "-o", "third", "--no-calibration-cache").out
+    assert len({Path(name, "model.onnx").read_bytes() for name in ("first", "second", "third")}) == 1
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "table"])
 def test_infer_formats_and_exit_code_3(run: Run, here: Path, kind: str) -> None:
     Path("photos/val/broken.jpg").write_bytes(b"\xff\xd8 not really")

@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy import fetch as module
+from alexnet_deploy.cache_folder import cache_folder
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UnavailableError
-from alexnet_deploy.fetch import CHUNK_BYTES, cache_folder, expected_prefix, fetch
+from alexnet_deploy.fetch import CHUNK_BYTES, expected_prefix, fetch
 
 WEIGHTS = bytes(range(256)) * 1200  # 300 KiB: several chunks
 OTHER = WEIGHTS[::-1]
