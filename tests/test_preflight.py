@@ -173,7 +173,7 @@ class TestCommand:
             runs.append(run)
             return run.output
 
-        monkeypatch.setattr("training.__main__.train", record)
+        monkeypatch.setattr("training.train_command.train", record)
         return runs
 
     def command(self, photos: Path, *flags: str) -> int:
