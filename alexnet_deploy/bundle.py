@@ -262,3 +262,11 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_or_none(path: Path) -> str | None:
+    """``sha256_of``; None for a file that cannot be read, a dangling link say: whoever opens it as an image tells."""
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None

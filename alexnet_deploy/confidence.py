@@ -29,6 +29,7 @@ from alexnet_deploy.bundle import (
     load_manifest,
     save_manifest,
     sha256_of,
+    sha256_or_none,
     verify,
     write_bundle,
 )
@@ -72,7 +73,7 @@ def calibrate(
     if contract_in(load_onnx(bundle / MODEL), source=str(bundle / MODEL)) != manifest.contract:
         raise ArtifactError(f"{bundle}: {MANIFEST} and {MODEL} carry different contracts; build the bundle again")
     labelled = list_labelled(data, manifest.contract)
-    file_of = {sha256: file for file in labelled.files if (sha256 := _hash_or_none(file)) is not None}
+    file_of = {sha256: file for file in labelled.files if (sha256 := sha256_or_none(file)) is not None}
     if (bundle / CALIBRATION).is_file():
         both = read_record(bundle / CALIBRATION).image_hashes & file_of.keys()
         _refuse([file_of[sha256] for sha256 in both], f"calibrated {bundle}", "other images")
@@ -176,7 +177,7 @@ def _shared(folder: Path, file_of: Mapping[str, Path]) -> list[Path]:
     sizes = {file.stat().st_size for file in file_of.values()}
     found: set[Path] = set()
     for file in find_images([folder]):
-        sha256 = _hash_or_none(file) if _size_or_none(file) in sizes else None
+        sha256 = sha256_or_none(file) if _size_or_none(file) in sizes else None
         if sha256 is not None and sha256 in file_of:
             found.add(file_of[sha256])
     return sorted(found)
@@ -188,13 +189,6 @@ def _refuse(shared: list[Path], what: str, instead: str) -> None:
         raise InputError(
             f"{min(shared)}: {what}{more}; a temperature must come from images that nothing else saw: give {instead}"
         )
-
-
-def _hash_or_none(file: Path) -> str | None:
-    try:
-        return sha256_of(file)
-    except OSError:
-        return None  # a dangling link: whoever opens it as an image tells
 
 
 def _size_or_none(file: Path) -> int | None:

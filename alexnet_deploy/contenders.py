@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from alexnet_deploy.bundle import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, Precision, list_bundles, sha256_of
+from alexnet_deploy.bundle import (
+    CALIBRATION,
+    MANIFEST,
+    MODEL,
+    Engine,
+    Manifest,
+    Precision,
+    list_bundles,
+    sha256_or_none,
+)
 from alexnet_deploy.calibration_record import read_record
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
@@ -82,7 +91,7 @@ def calibration_overlap(contenders: Sequence[Contender], data: Labelled) -> dict
     recorded = {c.name: c.calibrated_on for c in contenders if c.calibrated_on}
     if not recorded:
         return {}
-    hashes = [(file, _hash_or_none(file)) for file in data.files]
+    hashes = [(file, sha256_or_none(file)) for file in data.files]
     shared = {name: tuple(f for f, sha256 in hashes if sha256 in known) for name, known in recorded.items()}
     return {name: files for name, files in shared.items() if files}
 
@@ -143,13 +152,6 @@ def _calibrated_on(engine: Engine) -> frozenset[str] | None:
     is_bundle = engine.onnx_path.name == MODEL and (folder / MANIFEST).is_file()
     record = folder / CALIBRATION
     return read_record(record).image_hashes if is_bundle and record.is_file() else None
-
-
-def _hash_or_none(file: Path) -> str | None:
-    try:
-        return sha256_of(file)
-    except OSError:
-        return None  # a dangling link: the evaluation counts it as unreadable
 
 
 def _refuse_other_classes(contenders: Sequence[Contender]) -> None:

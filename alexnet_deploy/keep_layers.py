@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.bundle import MODEL, Engine, sha256_of
+from alexnet_deploy.bundle import MODEL, Engine, sha256_or_none
 from alexnet_deploy.diagnose import DEFAULT_IMAGES, Report, Subject, ranking, refuse_shared
 from alexnet_deploy.errors import ProofError
 from alexnet_deploy.labelled import Labelled, answers_of, list_labelled
@@ -67,7 +67,7 @@ def keep_worst(
     calibrates.
     """
     data = list_labelled(validation, subject.contract)
-    refuse_shared(subject.calibration, _hashes(data.files), f"--validation-data {validation}")
+    refuse_shared(subject.calibration, filter(None, map(sha256_or_none, data.files)), f"--validation-data {validation}")
     search = _Search(subject, data, build, scratch, on_progress)
     if search.drop_of(()) <= max_drop + EPSILON:
         return Kept(
@@ -188,9 +188,3 @@ def _excluding(exclude: str | None, nodes: Iterable[str]) -> str | None:
     """An --exclude that names ``nodes`` beside what it named already; the user's first, as it may begin with (?i)."""
     names = "|".join(map(re.escape, nodes))
     return "|".join(filter(None, (exclude, f"^({names})$" if names else None))) or None
-
-
-def _hashes(files: Iterable[Path]) -> Iterator[str]:
-    for file in files:
-        with contextlib.suppress(OSError):  # not readable, so it will judge nothing
-            yield sha256_of(file)

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from alexnet_deploy.adopt import adopt
-from alexnet_deploy.bundle import Engine, sha256_of
+from alexnet_deploy.bundle import Engine, sha256_or_none
 from alexnet_deploy.calibration import DEFAULT_IMAGES, CalibrationSet, Method, choose_images
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
@@ -153,7 +153,7 @@ def _batch_sizes(fixed: int | None, asked: Sequence[int] | None, onnx_path: Path
 
 def _refuse_shared(validation: Labelled, sets: Sequence[CalibrationSet]) -> None:
     calibrating = {sha256 for chosen in sets for sha256 in chosen.sha256}
-    shared = sum(sha256_of(file) in calibrating for file in validation.files if file.is_file())
+    shared = sum(sha256_or_none(file) in calibrating for file in validation.files)
     if shared:
         raise InputError(
             f"{validation.root}: {shared} of its images also calibrate (same content), which flatters the result; "

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from colour_models import hostile_classifier
+from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.assemble import EngineOptions, build_engine
 from alexnet_deploy.calibration import choose_images
-from alexnet_deploy.cli import main
 from alexnet_deploy.compare import check_bounds, difference, gate, refuse_other_classes
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UsageError
@@ -105,27 +103,9 @@ def test_classes_must_be_the_same() -> None:
             refuse_other_classes(CONTRACT, ModelContract("other", labels, labels))
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["alexnet-deploy", "compare", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as exc:
-            code = exc.code if isinstance(exc.code, int) else 1
-        return Ran(code, *capfd.readouterr())
-
-    return call
+def run(command: Command) -> Command:
+    return partial(command, "compare")
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +139,7 @@ def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 RUNTIME = ("--runtime", "onnxruntime")
 
 
-def test_layers_show_where_they_part(here: Path, run: Run) -> None:
+def test_layers_show_where_they_part(here: Path, run: Command) -> None:
     ran = run("exact.onnx", "ruined", "--data", "photos", "--layers", "--json", *RUNTIME)
     assert ran.code == 0, ran.err
     found = json.loads(ran.out)
@@ -174,7 +154,7 @@ def test_layers_show_where_they_part(here: Path, run: Run) -> None:
     assert found["worst"][0]["answer_a"] in ("red", "green", "blue")
 
 
-def test_the_table_and_the_gates(here: Path, run: Run) -> None:
+def test_the_table_and_the_gates(here: Path, run: Command) -> None:
     ran = run("exact.onnx", "ruined", "--data", "photos", "--min-agreement", 99, "--layers", *RUNTIME)
     assert ran.code == 1
     assert "--min-agreement 99:" in ran.err
@@ -183,7 +163,7 @@ def test_the_table_and_the_gates(here: Path, run: Run) -> None:
     assert "1 images left out: " in ran.out
 
 
-def test_one_engine_on_two_runtimes(here: Path, run: Run) -> None:
+def test_one_engine_on_two_runtimes(here: Path, run: Command) -> None:
     both = (*RUNTIME, "--runtime", "openvino")
     # float32 sums of 16 products in another order
     ran = run("exact.onnx", "exact.onnx", "--data", "photos", "--max-error", 1e-3, "--images", 3, *both, "--json")
@@ -205,7 +185,9 @@ def test_one_engine_on_two_runtimes(here: Path, run: Run) -> None:
         (("exact.onnx", "ruined", "--data", "photos", *RUNTIME * 3), 2, "--runtime is given 3 times"),
     ],
 )
-def test_one_line_for_what_cannot_be(here: Path, run: Run, arguments: tuple[str, ...], code: int, words: str) -> None:
+def test_one_line_for_what_cannot_be(
+    here: Path, run: Command, arguments: tuple[str, ...], code: int, words: str
+) -> None:
     ran = run(*arguments)
     assert (ran.code, ran.out) == (code, "")
     assert words in ran.err.splitlines()[-1]

@@ -6,47 +6,27 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 from colour_models import hostile_classifier
-from conftest import CLASSES, save_photo
+from conftest import CLASSES, Command, save_photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_deploy.accuracy import Paired, paired
 from alexnet_deploy.assemble import EngineOptions, build_engine
 from alexnet_deploy.calibration import choose_images
-from alexnet_deploy.cli import main
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.evaluate import check_bound, gate
 from alexnet_deploy.labelled import Answers
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["alexnet-deploy", "evaluate", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as exc:
-            code = exc.code if isinstance(exc.code, int) else 1
-        return Ran(code, *capfd.readouterr())
-
-    return call
+def run(command: Command) -> Command:
+    return partial(command, "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +52,7 @@ def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 BOTH = ("--engine", "exact", "--engine", "ruined", "--runtime", "onnxruntime")
 
 
-def test_json_tells_everything(run: Run, here: Path) -> None:
+def test_json_tells_everything(run: Command, here: Path) -> None:
     (here / "photos/val/n02_green/broken.jpg").write_bytes(b"no image")
     ran = run("photos/val", *BOTH, "--json")
     assert ran.code == 0, ran.err
@@ -96,7 +76,7 @@ def test_json_tells_everything(run: Run, here: Path) -> None:
     assert [row["points"] for row in pair["classes"]] == [-100, -100, 0]
 
 
-def test_tables_and_markdown_say_the_same(run: Run, here: Path) -> None:
+def test_tables_and_markdown_say_the_same(run: Command, here: Path) -> None:
     table = run("photos/val", *BOTH, "--no-latency").out
     markdown = run("photos/val", *BOTH, "--no-latency", "--markdown").out
     for cells in (
@@ -111,7 +91,7 @@ def test_tables_and_markdown_say_the_same(run: Run, here: Path) -> None:
     assert " ms" not in table
 
 
-def test_a_whole_store_and_folders_named_by_label(run: Run, here: Path) -> None:
+def test_a_whole_store_and_folders_named_by_label(run: Command, here: Path) -> None:
     for class_id, label in zip(CLASSES, ("red", "green", "blue"), strict=True):
         (here / "photos/val" / class_id).rename(here / "photos/val" / label)
     ran = run("photos/val", "--runtime", "openvino", "--no-latency", "--json")
@@ -121,7 +101,7 @@ def test_a_whole_store_and_folders_named_by_label(run: Run, here: Path) -> None:
     assert all(row["latency_ms"] is None for row in report["engines"])
 
 
-def test_images_that_calibrated_are_refused(run: Run, here: Path) -> None:
+def test_images_that_calibrated_are_refused(run: Command, here: Path) -> None:
     ran = run("photos/train", *BOTH, "--no-latency")
     assert ran.code == 1
     assert not ran.out
@@ -133,7 +113,7 @@ def test_images_that_calibrated_are_refused(run: Run, here: Path) -> None:
     assert "ruined: 6 of these images calibrated it, so it looks too good" in told.out
 
 
-def test_the_gate_ends_with_1_after_the_results(run: Run, here: Path) -> None:
+def test_the_gate_ends_with_1_after_the_results(run: Command, here: Path) -> None:
     failed = run("photos/val", *BOTH, "--no-latency", "--max-drop", "0.3", "--json")
     assert failed.code == 1
     assert json.loads(failed.out)["pairs"]
@@ -145,7 +125,7 @@ def test_the_gate_ends_with_1_after_the_results(run: Run, here: Path) -> None:
     assert "give more images, or the worst layers back to float" in unsure.err
 
 
-def test_the_gallery_is_written_beside_the_results(run: Run, here: Path) -> None:
+def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> None:
     ran = run("photos/val", *BOTH, "--no-latency", "--gallery", "out/flips.html", "--gallery-images", 3)
     assert ran.code == 0, ran.err
     page = (here / "out/flips.html").read_text(encoding="utf-8")
@@ -173,7 +153,7 @@ def test_the_gallery_is_written_beside_the_results(run: Run, here: Path) -> None
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(
-    run: Run, here: Path, arguments: tuple[object, ...], code: int, message: str
+    run: Command, here: Path, arguments: tuple[object, ...], code: int, message: str
 ) -> None:
     before = sorted(here.rglob("*"))
     ran = run(*arguments)
@@ -184,7 +164,7 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     assert sorted(here.rglob("*")) == before
 
 
-def test_odd_names_do_not_stop_the_tables(run: Run, here: Path) -> None:
+def test_odd_names_do_not_stop_the_tables(run: Command, here: Path) -> None:
     odd = here / "va\x1b[31m|\udcff"
     for k, (name, colour) in enumerate(CLASSES.items()):
         save_photo(odd / name / "1.jpg", colour, seed=k)

@@ -10,14 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES
 from PIL import Image
+from tiny_runs import rows_of, run_of
 
 from alexnet_deploy.checkpoint import load_checkpoint
-from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ProofError, UnavailableError
-from alexnet_deploy.models import architecture
-from training.listing import list_folder
 from training.loop import train
 from training.recipes import recipe
 from training.run import EpochRow, Run
@@ -27,24 +24,7 @@ from training.watch import CHANCE_EPOCHS, Watch
 
 @pytest.fixture
 def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
-    listing = list_folder(photo_folder / "train")
-    return Run(
-        arch=architecture("alexnet", num_classes=3, hidden=16),
-        recipe=dataclasses.replace(recipe("modern", epochs=2, batch=6), augment="none", sides=((0.0, 96),)),
-        train=listing,
-        val=list_folder(photo_folder / "val", class_ids=listing.class_ids),
-        data_digest=listing.digest(photo_folder / "train"),
-        labels=tuple(CLASSES),
-        preprocessing=Preprocessing(),
-        output=tmp_path / "run",
-        workers=0,
-    )
-
-
-def rows_of(run: Run) -> list[EpochRow]:
-    rows: list[EpochRow] = []
-    train(run, on_epoch=rows.append, on_step=lambda step, total: None)
-    return rows
+    return run_of(photo_folder, tmp_path / "run", epochs=2, batch=6, sides=((0.0, 96),))
 
 
 class TestWatch:

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_runs import rows_of, run_of
 from torch import nn
 
 from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -25,35 +25,17 @@ from training.__main__ import main
 from training.augment import cut_and_paste
 from training.data import TrainingCrops
 from training.listing import list_folder
-from training.loop import train
 from training.policies import Policy
 from training.recipes import RECIPES, Recipe, recipe, with_settings
-from training.run import EpochRow, Run
+from training.run import Run
 from training.standardise import plain_weights, standardise_convolutions
 from training.step import check_precision
 
 
 @pytest.fixture
 def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
-    """One epoch of two steps, on plain pictures."""
-    listing = list_folder(photo_folder / "train")
-    return Run(
-        arch=architecture("alexnet", num_classes=3, hidden=16, dropout=0.0),
-        recipe=dataclasses.replace(recipe("modern", epochs=1, batch=9), augment="none", sides=()),
-        train=listing,
-        val=list_folder(photo_folder / "val", class_ids=listing.class_ids),
-        data_digest=listing.digest(photo_folder / "train"),
-        labels=tuple(CLASSES),
-        preprocessing=Preprocessing(),
-        output=tmp_path / "run",
-        workers=0,
-    )
-
-
-def rows_of(run: Run) -> list[EpochRow]:
-    rows: list[EpochRow] = []
-    train(run, on_epoch=rows.append, on_step=lambda step, total: None)
-    return rows
+    """One epoch of two steps."""
+    return run_of(photo_folder, tmp_path / "run", epochs=1, batch=9, dropout=0.0)
 
 
 class TestStandardised:

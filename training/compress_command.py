@@ -26,7 +26,7 @@ from training.compress import (
 )
 from training.data import plain_batches
 from training.finetune import fine_tune
-from training.listing import Listing, list_folder
+from training.listing import Listing, list_folder, splits_below
 from training.rank_table import measure_row, table_of
 from training.recipes import recipe
 from training.run import EpochRow, Run
@@ -69,7 +69,7 @@ def compress_command(
         check_rank(f"--table {table}" if table is not None else f"--rank {one}", one, parent.arch)
     if energy is not None:
         check_energy(energy)
-    train_folder = data / "train" if (data / "train").is_dir() else data
+    train_folder, _ = splits_below(data)
     listing = _same_classes(train_folder, parent, checkpoint)
     chosen = _sample(listing, images, seed)
     if table is not None:
@@ -144,9 +144,10 @@ def _same_classes(folder: Path, parent: Checkpoint, source: Path) -> Listing:
 
 
 def _val_folder(data: Path, val: Path | None) -> Path:
-    if val is None and not (data / "val").is_dir():
+    found = val or splits_below(data)[1]
+    if found is None:
         raise InputError(f"{data}: has no val/; pass --val with images that the checkpoint was not trained on")
-    return val or data / "val"
+    return found
 
 
 def _sample(listing: Listing, count: int, seed: int) -> Listing:
