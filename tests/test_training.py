@@ -264,6 +264,18 @@ def test_kill_9_and_sigterm_and_resume_give_the_weights_of_an_undisturbed_run(
     assert [row["epoch"] for row in metrics(tmp_path / "disturbed")] == [1, 2, 3, 4]
 
 
+def test_a_killed_decoding_process_is_one_line(photo_folder: Path, tmp_path: Path) -> None:
+    process = start("training", *command(photo_folder, tmp_path / "run", "--epochs", "1000"))
+    wait_for_epoch(process, 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    decoders = [int(pid) for pid in children if b"training" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(decoders[0], signal.SIGKILL)  # as the kernel does where memory runs out
+    _, told = process.communicate()
+    assert process.returncode == 1
+    assert "error: a process that decodes images was killed" in told
+    assert "Traceback" not in told
+
+
 def test_two_processes_have_the_loss_curve_of_one(photo_folder: Path, tmp_path: Path) -> None:
     # Without dropout, whose masks differ between shares of a batch; at a rate that lets no rounding error grow.
     flags = ("--recipe", "torchvision", "--lr", "1e-5", "--dense-rank", "32", "--dropout", "0", "--epochs", "2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from conftest import CLASSES, save_photo
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UsageError
@@ -89,6 +91,15 @@ class TestCrops:
         assert not np.array_equal(crops[2, 8][0], pixels_HWC)
         other_seed = TrainingCrops(crops.listing, PRE, crops.recipe, seed=4)
         assert not np.array_equal(other_seed[2, 7][0], pixels_HWC)
+
+    def test_smaller_pictures_show_what_the_papers_crop_shows(self, photo_folder: Path) -> None:
+        listing = list_folder(photo_folder / "train")
+        full, half = (
+            TrainingCrops(listing, PRE, replace(RECIPES["paper"], flip=False, pca_sigma=0.0, sides=sides), 0)
+            for sides in ((), ((0.0, 16),))
+        )
+        shrunk = np.asarray(Image.fromarray(full[1, 0][0]).resize((16, 16), Image.Resampling.BILINEAR))
+        assert np.array_equal(half[1, 0][0], shrunk)
 
     def test_about_half_are_mirrored(self, photo_folder: Path) -> None:
         listing = list_folder(photo_folder / "train")

@@ -62,6 +62,12 @@ def main(arguments: list[str]) -> int:
     except Stopped as exc:
         console.print(str(exc))
         return 130
+    except RuntimeError as exc:
+        if "DataLoader worker" not in str(exc):  # torch's own words, raised wherever the trainer is just then
+            raise
+        cause = "a process that decodes images was killed, most often for want of memory"
+        console.print(f"error: {cause}; go on with --resume, and with fewer --workers", style="red")
+        return 1
     return 0
 
 

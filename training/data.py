@@ -63,7 +63,10 @@ class TrainingCrops(Dataset[Sample]):
     def _crop(self, file: Path, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         height, width = (self.recipe.side_at(epoch, side) for side in (self.pre.height, self.pre.width))
         if self.recipe.crop_scale is None:
-            return random_crop(load_pixels(file, paper_square(self.pre)), height, width, rng)
+            crop_HWC = random_crop(load_pixels(file, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
+            if (height, width) == crop_HWC.shape[:2]:
+                return crop_HWC
+            return np.asarray(Image.fromarray(crop_HWC).resize((width, height), Image.Resampling.BILINEAR))
         image = open_rgb(file)
         box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
         # Pillow resizes the box with antialiasing and crops in one pass.
