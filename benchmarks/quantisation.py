@@ -15,11 +15,12 @@ import json
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from alexnet_deploy.accuracy import accuracy, paired
 from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.bundle import Engine
-from alexnet_deploy.calibration import METHODS_FOR, choose_images
+from alexnet_deploy.calibration import METHODS_FOR, Method, choose_images
 from alexnet_deploy.calibration_cache import CalibrationCache
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.labelled import Answers, Labelled, answers_of, list_labelled
@@ -63,7 +64,10 @@ Variants = dict[str, tuple[Path, str]]
 
 
 def quantised(engine: Engine, train: Path, count: int, seed: int, folder: Path) -> Variants:
-    """Every type and method, calibrated on the same ``count`` images; files of the call before are overwritten."""
+    """int8 by every method, calibrated on the same ``count`` images, with the most of them the other types, too.
+
+    Files of the call before are overwritten.
+    """
     images = choose_images(train, count=count, seed=seed)
     cache = CalibrationCache(folder / "cache", {"images": images.digest()})
     make = partial(
@@ -72,14 +76,18 @@ def quantised(engine: Engine, train: Path, count: int, seed: int, folder: Path) 
         batches=partial(images.batches, engine.contract.preprocessing, BATCH),
         cache=cache,
     )
-    kinds: tuple[Quantized, ...] = ("int8", "fp8")
     made: Variants = {}
-    for kind in kinds:
-        for method in METHODS_FOR[kind]:
-            make(out := folder / f"{kind}-{method}.onnx", kind=kind, method=method)
-            made[f"{kind}, {method}, {count}"] = out, kind
-    make(out := folder / "int8-fp16.onnx", kind="int8", high="fp16")
-    made[f"int8+fp16, entropy, {count}"] = out, "int8+fp16"
+
+    def add(method: Method, kind: Quantized = "int8", high: Literal["fp32", "fp16"] = "fp32") -> None:
+        precision = kind if high == "fp32" else f"{kind}+fp16"
+        make(out := folder / f"{precision}-{method}.onnx", kind=kind, method=method, high=high)
+        made[f"{precision}, {method}, {count}"] = out, precision
+
+    for method in METHODS_FOR["int8"]:
+        add(method)
+    if count == max(COUNTS):
+        add("entropy", high="fp16")
+        add("max", "fp8")
     return made
 
 

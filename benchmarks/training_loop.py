@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.models import AlexNet, PixelClassifier, architecture, initialise
 from training.data import StepSampler, TrainingCrops, training_batches
 from training.listing import list_folder, splits_below
+from training.pixel_cache import cache_pixels
 from training.recipes import recipe
 from training.run import Run
 from training.step import Trainer
@@ -40,6 +42,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cache", action="store_true", help="decode every picture once, as training --cache does")
     asked = parser.parse_args()
     listing = list_folder(splits_below(asked.data)[0])
     chosen = dataclasses.replace(recipe(asked.recipe), sides=())
@@ -50,7 +53,9 @@ def main() -> None:
     trainer = Trainer(run, device, 0)
     trainer.classifier.train()
     sampler = StepSampler(len(listing.files), chosen.batch, 0, 0, 0, 1)
-    batches = training_batches(TrainingCrops(listing, pre, chosen, 0), sampler, asked.workers)
+    with tempfile.TemporaryDirectory() as folder:
+        cache = cache_pixels(listing.files, Path(folder), threads=asked.workers) if asked.cache else None
+    batches = training_batches(TrainingCrops(listing, pre, chosen, 0, cache=cache), sampler, asked.workers)
 
     def ours(step: int) -> float:
         pixels_NHWC, targets_N = next(batches)

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.errors import DeployError, InputError, UsageError
+from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.images import load_pixels
 from training.augment import random_box
 from training.data import Batch, Item, StepSampler, TrainingCrops, plain_batches, training_batches
 from training.listing import Listing, list_folder, split
+from training.pixel_cache import cache_pixels
 from training.recipes import RECIPES, recipe
 
 PRE = Preprocessing(height=32, width=32, resize_to=40)
@@ -100,6 +101,26 @@ class TestCrops:
         )
         shrunk = np.asarray(Image.fromarray(full[1, 0][0]).resize((16, 16), Image.Resampling.BILINEAR))
         assert np.array_equal(half[1, 0][0], shrunk)
+
+    @pytest.mark.parametrize("name", ["modern", "paper"])
+    def test_a_cache_changes_no_pixel_in_any_process(self, photo_folder: Path, tmp_path: Path, name: str) -> None:
+        listing = list_folder(photo_folder / "train")
+        chosen = replace(RECIPES[name], pca_sigma=0.0)
+        cache = cache_pixels(listing.files, tmp_path, threads=2)
+        assert list(tmp_path.iterdir()) == []  # the file has no name that a kill could leave behind
+        sampler = StepSampler(len(listing.files), 4, seed=0, first_step=0, rank=0, world=1)
+        read, kept = (TrainingCrops(listing, PRE, chosen, 0, cache=each) for each in (None, cache))
+        first = list(islice(training_batches(read, sampler, workers=0), 4))
+        assert same(first, list(islice(training_batches(kept, sampler, workers=2), 4)))
+
+    def test_a_cache_of_a_damaged_picture_or_on_a_full_disk_is_one_line(self, tmp_path: Path) -> None:
+        bad = tmp_path / "bad.jpg"
+        bad.write_bytes(b"no picture")
+        with pytest.raises(InputError, match=r"bad\.jpg"):
+            cache_pixels([bad], tmp_path, threads=1)
+        save_photo(tmp_path / "good.jpg", (9, 9, 9), 0)
+        with pytest.raises(UnavailableError, match="--cache: 1 decoded pictures cannot be kept in /proc"):
+            cache_pixels([tmp_path / "good.jpg"], Path("/proc"), threads=1)
 
     def test_about_half_are_mirrored(self, photo_folder: Path) -> None:
         listing = list_folder(photo_folder / "train")

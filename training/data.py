@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import load_pixels, open_rgb
+from alexnet_deploy.images import load_pixels, open_rgb, to_pixels
 from training.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
 from training.listing import Listing
+from training.pixel_cache import PixelCache
 from training.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -34,15 +34,22 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class TrainingCrops(Dataset[Sample]):
     """Random crop, flip, policy and colour, drawn from (seed, epoch, index): independent of workers and of restarts.
 
-    ``colours`` are needed where ``recipe.pca_sigma`` is not 0.
+    ``colours`` are needed where ``recipe.pca_sigma`` is not 0; ``cache`` spares decoding and changes nothing else.
     """
 
     def __init__(
-        self, listing: Listing, pre: Preprocessing, recipe: Recipe, seed: int, colours: Colours | None = None
+        self,
+        listing: Listing,
+        pre: Preprocessing,
+        recipe: Recipe,
+        seed: int,
+        colours: Colours | None = None,
+        cache: PixelCache | None = None,
     ) -> None:
         if recipe.pca_sigma and colours is None:
             raise ValueError(f"the recipe {recipe.name} adds colour noise; measure_colours gives what it needs")
         self.listing, self.pre, self.recipe, self.seed, self.colours = listing, pre, recipe, seed, colours
+        self.cache = cache
         self._policy = _policy(recipe.augment) if recipe.augment != "none" else None
 
     def __len__(self) -> int:
@@ -51,7 +58,7 @@ class TrainingCrops(Dataset[Sample]):
     def __getitem__(self, item: Item) -> Sample:
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
-        pixels = self._crop(self.listing.files[index], epoch, rng)
+        pixels = self._crop(self._open(index), epoch, rng)
         if self.recipe.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if self._policy is not None:
@@ -60,14 +67,16 @@ class TrainingCrops(Dataset[Sample]):
             pixels = add_colour_noise(pixels, self.colours, self.recipe.pca_sigma, rng)
         return np.ascontiguousarray(pixels), self.listing.targets[index]
 
-    def _crop(self, file: Path, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _open(self, index: int) -> Image.Image:
+        return self.cache.open(index) if self.cache else open_rgb(self.listing.files[index])
+
+    def _crop(self, image: Image.Image, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         height, width = (self.recipe.side_at(epoch, side) for side in (self.pre.height, self.pre.width))
         if self.recipe.crop_scale is None:
-            crop_HWC = random_crop(load_pixels(file, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
+            crop_HWC = random_crop(to_pixels(image, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
             if (height, width) == crop_HWC.shape[:2]:
                 return crop_HWC
             return np.asarray(Image.fromarray(crop_HWC).resize((width, height), Image.Resampling.BILINEAR))
-        image = open_rgb(file)
         box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
         # Pillow resizes the box with antialiasing and crops in one pass.
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))

@@ -19,6 +19,7 @@ from alexnet_deploy.errors import InputError
 from alexnet_deploy.models import PixelClassifier
 from training.augment import measure_colours
 from training.data import Batch, StepSampler, TrainingCrops, plain_batches, training_batches
+from training.pixel_cache import cache_pixels
 from training.record import CHECKPOINT, Record
 from training.run import EpochRow, Run, as_json
 from training.state import STATE_FILE, Progress, load_state, save_state
@@ -47,7 +48,8 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     config = run.config() | {"colours": as_json(dataclasses.asdict(colours)) if colours else None}
     progress = _begin(run, config, trainer)
     sampler = StepSampler(len(run.train.files), run.recipe.batch, run.seed, progress.step, rank, world)
-    crops = TrainingCrops(run.train, run.preprocessing, run.recipe, run.seed, colours)
+    cache = cache_pixels(run.train.files, run.output, threads=run.workers) if run.cache else None
+    crops = TrainingCrops(run.train, run.preprocessing, run.recipe, run.seed, colours, cache)
     batches = training_batches(crops, sampler, run.workers)
     watch = Watch(str(run.output), run.arch.num_classes)
     with _stop_signal() as stop, closing(Record(run, config) if rank == 0 else _Nothing()) as record:

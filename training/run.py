@@ -37,6 +37,8 @@ class Run:
     """Weights to begin with instead of drawn ones; of the same architecture and classes."""
     precision: Precision = "bf16"
     """Of the matrix products, by autocast; fp32: no autocast. Weights are always float32."""
+    cache: bool = False
+    """Decode every training picture once, into a file in ``output`` that lives as long as the run."""
     compile: bool = False
     """Run the network through torch.compile: pays off on a GPU, after minutes of compiling."""
     val_every: int = 1

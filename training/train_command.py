@@ -69,6 +69,9 @@ def train_command(
         bool, typer.Option("--skip-preflight", help="Do not read all files before the first step.")
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+    cache: Annotated[
+        bool, typer.Option("--cache", help="Decode every picture once: 147 KiB of memory or disk for 224 x 224.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides weights, order, crops and dropout.")] = 0,
     precision: Annotated[str, typer.Option(help="Of the matrix products: bf16, fp16 (CUDA) or fp32.")] = "bf16",
     compile_: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
@@ -131,6 +134,7 @@ def train_command(
         resume=resume,
         start=_start(start, network, listing.class_ids) if start else None,
         precision=_precision(precision),
+        cache=cache,
         compile=compile_,
         val_every=val_every,
         save_minutes=save_minutes,
