@@ -52,7 +52,7 @@ def cache_pixels(files: Sequence[Path], folder: Path, *, threads: int) -> PixelC
         with tempfile.TemporaryFile(dir=folder, prefix=".pixels-") as file:
             for pixels_HWC in _decoded(files, max(1, threads)):
                 sizes.append((pixels_HWC.shape[0], pixels_HWC.shape[1]))
-                file.write(pixels_HWC)
+                file.write(pixels_HWC.data)
             file.flush()
             pixels = np.memmap(file, np.uint8, "r")
     except OSError as exc:
