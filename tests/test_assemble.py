@@ -10,11 +10,12 @@ import onnx
 import pytest
 
 from alexnet_deploy import assemble
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.bundle import LayerPrecision, open_bundle, verify
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import ProofError, UnavailableError, UsageError
 from alexnet_deploy.export import export_onnx
 from alexnet_deploy.runners import open_runner

@@ -21,14 +21,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
-from alexnet_deploy import assemble, calibration_cache
+from alexnet_deploy import assemble, calibration_cache, typed_onnx
 from alexnet_deploy.adopt import adopt
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.bundle import CALIBRATION, MODEL
 from alexnet_deploy.calibration import METHODS, CalibrationSet, Method, choose_images
 from alexnet_deploy.calibration_cache import CalibrationCache, default_folder
 from alexnet_deploy.calibration_record import read_record
 from alexnet_deploy.contract import Foreign
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.thresholds import BINS, Values
 
 WEIGHTS = "ab" * 32
@@ -328,7 +329,7 @@ class TestBuild:
         elif part == "number":
             changed["chosen"] = dataclasses.replace(images, files=images.files[:3], sha256=images.sha256[:3])
         elif part == "own version":
-            monkeypatch.setattr(assemble, "__version__", "99")
+            monkeypatch.setattr(typed_onnx, "__version__", "99")
         elif part == "onnxruntime":
             version = metadata.version
             monkeypatch.setattr(metadata, "version", lambda name: version(name) + name[4:])

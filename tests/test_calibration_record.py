@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy import calibration_record
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.bundle import CALIBRATION, MODEL
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.calibration_record import CalibrationRecord, read_record
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.contract import BatchProfile, Preprocessing
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.export import export_onnx
 from alexnet_deploy.onnx_file import load_onnx

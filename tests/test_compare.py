@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.compare import check_bounds, difference, gate, refuse_other_classes
 from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.labelled import Answers
 from alexnet_deploy.onnx_file import contract_in, load_onnx, save_onnx, set_contract

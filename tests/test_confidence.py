@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_deploy.accuracy import calibration_error, confidence
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.bundle import (
     CALIBRATION,
     CONFIDENCE,
@@ -39,6 +39,7 @@ from alexnet_deploy.cli import main
 from alexnet_deploy.confidence import calibrate, fit_temperature, quality
 from alexnet_deploy.confidence_record import ConfidenceRecord, read_confidence
 from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.infer import predict
 from alexnet_deploy.labelled import answers_of, list_labelled

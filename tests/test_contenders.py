@@ -11,7 +11,7 @@ import pytest
 import torch
 from colour_models import hostile_classifier
 
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.bundle import MODEL
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.checkpoint import Checkpoint, save_checkpoint
@@ -21,6 +21,7 @@ from alexnet_deploy.contenders import (
     refuse_calibration_images,
     unique_names,
 )
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 from alexnet_deploy.labelled import list_labelled
 from alexnet_deploy.onnx_file import contract_in, load_onnx, save_onnx, set_contract

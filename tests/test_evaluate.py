@@ -17,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_deploy.accuracy import Paired, paired
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.calibration import choose_images
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.evaluate import check_bound, gate
 from alexnet_deploy.labelled import Answers

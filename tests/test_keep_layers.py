@@ -20,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy import assemble
-from alexnet_deploy.assemble import Bound, EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.build import Build, build_plans
 from alexnet_deploy.bundle import Precision, open_bundle, verify
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.cli import main
+from alexnet_deploy.engine_options import Bound, EngineOptions
 from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.images import load_pixels
 from alexnet_deploy.keep_layers import Drop, _excluding, fewest

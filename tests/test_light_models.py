@@ -19,10 +19,11 @@ from onnx.reference.op_run import OpRun
 from test_adopt import LIGHT, with_random_weights
 
 from alexnet_deploy.adopt import adopt
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.bundle import MODEL, open_bundle
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.contract import IMAGENET_MEAN, IMAGENET_STD, Foreign
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.runners import open_runner
 from alexnet_deploy.samples import sample_photos
 

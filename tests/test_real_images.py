@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from alexnet_deploy.accuracy import accuracy
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.bundle import open_bundle
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.checkpoint import load_checkpoint, shipped_checkpoint
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.export import export_onnx
 from alexnet_deploy.images import find_images
 from alexnet_deploy.infer import predict

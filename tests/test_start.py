@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_deploy.assemble import EngineOptions, build_engine
+from alexnet_deploy.assemble import build_engine
 from alexnet_deploy.checkpoint import Checkpoint
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.export import export_onnx
 from alexnet_deploy.samples import parity_pixels
 

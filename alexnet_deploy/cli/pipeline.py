@@ -114,9 +114,10 @@ def build_engine(
     if max_drop is not None and not (int8 or fp8):
         raise UsageError("--max-drop bounds what --int8 or --fp8 costs; add one, or leave it out")
     batch = batch_profile(min_batch, opt_batch, max_batch)
-    from alexnet_deploy.assemble import Bound, EngineOptions, build_engine
+    from alexnet_deploy.assemble import build_engine
     from alexnet_deploy.calibration import choose_images
     from alexnet_deploy.calibration_cache import default_folder
+    from alexnet_deploy.engine_options import Bound, EngineOptions
 
     bound = None if max_drop is None or validation_data is None else Bound(max_drop, validation_data)
     chosen = None
