@@ -72,9 +72,8 @@ def _cpu(cpuinfo: Path) -> Check:
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     have = set(flags[1].split()) if flags else set()
     features = [feature for feature in CPU_FEATURES if feature in have]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name = model[1].strip() if model else platform.processor() or platform.machine()
-    return Check("CPU", "ok", f"{name}, {cores} usable cores, {' '.join(features) or 'features unknown'}")
+    return Check("CPU", "ok", f"{name}, {cores()} usable cores, {' '.join(features) or 'features unknown'}")
 
 
 def gpu(ask: Callable[[], str | None]) -> Check:
@@ -136,7 +135,8 @@ def _openvino() -> Check:
 
 
 def _tensorrt() -> list[Check]:
-    from alexnet_deploy.errors import UnavailableError
+    from alexnet_deploy.cores import cores
+from alexnet_deploy.errors import UnavailableError
     from alexnet_deploy.trt_library import EXTRA, FULL, load
 
     checks = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images import load_pixels
 from alexnet_deploy.runners import Runner
@@ -120,7 +120,7 @@ def read_batches(
     source = iter(files)
     free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(_BUFFERS))
     ahead: deque[tuple[NDArray[np.uint8], tuple[Path, ...], list[Future[str | None]]]] = deque()
-    pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode")
+    pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")
     try:
         while True:
             while free and (paths := tuple(islice(source, batch))):
@@ -137,11 +137,6 @@ def read_batches(
             free.append(buffer)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    """Cores this process may use; containers often grant fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decode(path: Path, out: NDArray[np.uint8], pre: Preprocessing) -> str | None:

@@ -7,7 +7,6 @@ Each variant here is one way in which common libraries differ, everything else a
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,6 +19,7 @@ from PIL import Image, ImageOps
 
 from alexnet_deploy.accuracy import predicted
 from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images import crop_box, open_rgb, to_pixels
 from alexnet_deploy.labelled import list_labelled
@@ -173,8 +173,7 @@ def _batches(
         except InputError as exc:
             return str(exc)
 
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
+    with ThreadPoolExecutor(cores(), thread_name_prefix="decode") as pool:
         for start in range(0, len(files), BATCH):
             yield start, list(pool.map(decode, files[start : start + BATCH]))
 

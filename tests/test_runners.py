@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,10 @@ class TestChoice:
     def test_threads_out_of_range(self, threads: int, engine: Engine) -> None:
         with pytest.raises(UsageError, match=rf"--threads {threads}: takes 1 or more"):
             open_runner(engine, threads=threads)
+
+    def test_streams_out_of_range(self, engine: Engine) -> None:
+        with pytest.raises(UsageError, match="--concurrency 0: takes 1 or more"):
+            open_runner(engine, streams=0)
 
     def test_no_heavy_library_before_a_runner_is_opened(self) -> None:
         code = (
@@ -217,6 +222,19 @@ class TestAnswers:
         locked_NHWC.flags.writeable = False
         for same_NHWC in (wide_NHWC[:, :, ::2], locked_NHWC, pixels(4)[::-1][::-1]):
             np.testing.assert_array_equal(runner(same_NHWC), expected_NK)
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_forks_in_threads_answer_as_one_does(self, runtime: str, engine: Engine) -> None:
+        runner = open_runner(engine, runtime, threads=2, streams=2).runner
+        fork = runner.fork()
+        batches = [pixels(3, seed=i) for i in range(20)]
+        expected = [runner(batch) for batch in batches]
+        with ThreadPoolExecutor(2) as pool:
+            found = [pool.submit(lambda each: list(map(each, batches)), each) for each in (runner, fork)]
+            for answers in found:
+                assert all(map(np.array_equal, answers.result(), expected))
+        fork.close()
+        assert np.array_equal(runner(batches[0]), expected[0])
 
     def test_close_may_be_called_twice(self, runner: Runner) -> None:
         runner(pixels(1))

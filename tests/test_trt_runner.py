@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -129,6 +130,28 @@ class TestRun:
         runner, _ = opened(FakeDevice(), library_is, plan_file, rtx=True)
         assert runner.description == "TensorRT-RTX 1.7.1.116 on fake GPU sm89"
         assert runner.batch == BATCH
+
+
+class TestForks:
+    def test_a_fork_has_a_stream_and_buffers_of_its_own_and_leaves_the_parent_usable(
+        self, library_is: Callable[[TensorRT], Plan], plan_file: Path
+    ) -> None:
+        device = FakeDevice()
+        runner, engine = opened(device, library_is, plan_file)
+        before = set(device.live)
+        fork = runner.fork()
+        kinds = Counter(kind for kind, _ in device.live - before)
+        assert kinds == {"stream": 1, "memory": 2, "pinned": 2}
+        assert len(engine.contexts) == 2
+        first, second = pixels(2, seed=1), pixels(3, seed=2)
+        assert np.array_equal(fork(first), expected_logits(first, CLASSES))
+        assert np.array_equal(runner(second), expected_logits(second, CLASSES))
+        fork.close()
+        assert np.array_equal(runner(first), expected_logits(first, CLASSES))
+        runner.close()
+        assert device.live == set()
+        with pytest.raises(ValueError, match="closed"):
+            runner.fork()
 
 
 class TestGraphs:

@@ -35,6 +35,13 @@ class Runner(Protocol):
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""
         ...
 
+    def fork(self) -> Runner:
+        """Another request of the same loaded engine, for another thread: the weights are shared, nothing else is.
+
+        The caller closes it, before this one.
+        """
+        ...
+
     def close(self) -> None:
         """Give back device memory and threads; calling it twice is fine."""
         ...
@@ -48,38 +55,43 @@ class Opened:
     passed_over: tuple[str, ...] = ()
 
 
-def open_runner(engine: Engine, runtime: str = "auto", *, threads: int | None = None) -> Opened:
+def open_runner(engine: Engine, runtime: str = "auto", *, threads: int | None = None, streams: int = 1) -> Opened:
     """Open ``engine`` on ``runtime``, or with ``"auto"`` on the first of ``RUNTIMES`` that can run it here.
+
+    The runner and its forks run ``streams`` calls at the same time, on ``threads`` threads in all (None: the
+    runtime's own choice).
 
     Raises UsageError for an unknown runtime, UnavailableError where the machine cannot run the one asked for (or,
     with ``"auto"``, any), InputError where the runtime refuses the model.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: takes 1 or more")
+    if streams < 1:
+        raise UsageError(f"--concurrency {streams}: takes 1 or more")
     if runtime != "auto":
         if runtime not in RUNTIMES:
             raise UsageError(f"--runtime {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
-        return Opened(_open(runtime, engine, threads))
+        return Opened(_open(runtime, engine, threads, streams))
     passed_over: list[str] = []
     for name in RUNTIMES:
         try:
-            return Opened(_open(name, engine, threads), tuple(passed_over))
+            return Opened(_open(name, engine, threads, streams), tuple(passed_over))
         except DeployError as exc:
             passed_over.append(f"{name}: {exc}")
     raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(passed_over)})")
 
 
-def _open(runtime: str, engine: Engine, threads: int | None) -> Runner:
+def _open(runtime: str, engine: Engine, threads: int | None, streams: int) -> Runner:
     from alexnet_deploy.runners.batching import AnyBatch
 
     try:
-        return AnyBatch(RUNTIMES[runtime](engine, threads))
+        return AnyBatch(RUNTIMES[runtime](engine, threads, streams))
     except ImportError as exc:  # installed, but for another Python or without a library that it needs
         reason = " ".join(str(exc).split())[:200]
         raise UnavailableError(f"the package of {runtime} does not load ({reason}); install it anew") from exc
 
 
-def _tensorrt(engine: Engine, threads: int | None) -> Runner:
+def _tensorrt(engine: Engine, threads: int | None, streams: int) -> Runner:
     if not engine.plans:
         raise UnavailableError(f"{engine.name} holds no TensorRT plan; build one: alexnet-deploy build-engine")
     from alexnet_deploy.runners import trt
@@ -87,7 +99,7 @@ def _tensorrt(engine: Engine, threads: int | None) -> Runner:
     return trt.open_plan(engine)
 
 
-def _onnxruntime_cuda(engine: Engine, threads: int | None) -> Runner:
+def _onnxruntime_cuda(engine: Engine, threads: int | None, streams: int) -> Runner:
     _need_onnxruntime()
     from alexnet_deploy.runners import ort
 
@@ -95,22 +107,26 @@ def _onnxruntime_cuda(engine: Engine, threads: int | None) -> Runner:
         raise UnavailableError(
             "ONNX Runtime here has no CUDA; pip install 'alexnet-deploy[gpu]' in an environment of its own"
         )
-    return ort.OrtRunner(engine.onnx_path, engine.contract, device="cuda", precision=engine.precision, threads=threads)
+    return ort.OrtRunner(
+        engine.onnx_path, engine.contract, device="cuda", precision=engine.precision, threads=threads, streams=streams
+    )
 
 
-def _openvino(engine: Engine, threads: int | None) -> Runner:
+def _openvino(engine: Engine, threads: int | None, streams: int) -> Runner:
     if importlib.util.find_spec("openvino") is None:
         raise UnavailableError("OpenVINO is not installed; pip install 'alexnet-deploy[cpu]'")
     from alexnet_deploy.runners import ov
 
-    return ov.OpenVinoRunner(engine.onnx_path, engine.contract, threads=threads)
+    return ov.OpenVinoRunner(engine.onnx_path, engine.contract, threads=threads, streams=streams)
 
 
-def _onnxruntime(engine: Engine, threads: int | None) -> Runner:
+def _onnxruntime(engine: Engine, threads: int | None, streams: int) -> Runner:
     _need_onnxruntime()
     from alexnet_deploy.runners import ort
 
-    return ort.OrtRunner(engine.onnx_path, engine.contract, precision=engine.precision, threads=threads)
+    return ort.OrtRunner(
+        engine.onnx_path, engine.contract, precision=engine.precision, threads=threads, streams=streams
+    )
 
 
 def _need_onnxruntime() -> None:
@@ -132,7 +148,7 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-RUNTIMES: dict[str, Callable[[Engine, int | None], Runner]] = {
+RUNTIMES: dict[str, Callable[[Engine, int | None, int], Runner]] = {
     "tensorrt": _tensorrt,
     "onnxruntime-cuda": _onnxruntime_cuda,
     "openvino": _openvino,

@@ -35,6 +35,10 @@ class AnyBatch:
             pixels_NHWC = np.concatenate([pixels_NHWC, np.repeat(pixels_NHWC[-1:], least - count, axis=0)])
         return self._runner(pixels_NHWC)[:count]
 
+    def fork(self) -> AnyBatch:
+        """Another request of the same engine, of any batch size, too."""
+        return AnyBatch(self._runner.fork())
+
     def close(self) -> None:
         """Close the runner inside; calling it twice is fine."""
         self._runner.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import InputError, UnavailableError
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -33,12 +35,14 @@ class OrtRunner:
         device: Literal["cpu", "cuda"] = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
+        streams: int = 1,
     ) -> None:
         self.contract = contract
         options = ort.SessionOptions()
         options.log_severity_level = 4  # its errors are raised, and told in one line
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        if threads is not None or streams > 1:
+            # Calls at the same time share one pool and wait for each other in it; with one thread there is none.
+            options.intra_op_num_threads = max(1, (threads or cores()) // streams)
         if precision.startswith("fp8"):
             # Its extended optimisations compute an FP8 Gemm wrongly (measured with 1.32).
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -64,6 +68,10 @@ class OrtRunner:
                 f"{self._path}: fails on pixels {pixels_NHWC.shape} ({_reason(exc)}); export it for that batch size"
             ) from exc
         return np.asarray(logits_NK, np.float32)
+
+    def fork(self) -> OrtRunner:
+        """The same session: it takes calls from several threads."""
+        return copy.copy(self)
 
     def close(self) -> None:
         """The session's threads end with the last reference to it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -18,12 +20,16 @@ from alexnet_deploy.errors import InputError
 class OpenVinoRunner:
     """An ONNX model in OpenVINO."""
 
-    def __init__(self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None) -> None:
+    def __init__(
+        self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None, streams: int = 1
+    ) -> None:
         self.contract = contract
         # Without the hint a CPU with bf16 units may compute in bf16 an engine that says fp32.
         config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
+        if streams > 1:
+            config["NUM_STREAMS"] = streams
         try:
             compiled = _core().compile_model(str(onnx_path), "CPU", config)
         except RuntimeError as exc:
@@ -32,6 +38,7 @@ class OpenVinoRunner:
         dimension = compiled.input(contract.input_name).partial_shape[0]
         size = None if dimension.is_dynamic else dimension.get_length()
         self.batch = None if size is None else BatchProfile(size, size, size)
+        self._compiled: Any = compiled
         self._request = compiled.create_infer_request()
         self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
 
@@ -51,9 +58,16 @@ class OpenVinoRunner:
             )
         return logits_NK
 
+    def fork(self) -> OpenVinoRunner:
+        """Another request of the same compiled model."""
+        other = copy.copy(self)
+        other._request = self._compiled.create_infer_request()
+        return other
+
     def close(self) -> None:
-        """The request's threads and memory end with the last reference to it."""
+        """Threads and memory of the model and its requests end with the last reference to them."""
         self.__dict__.pop("_request", None)
+        self.__dict__.pop("_compiled", None)
 
 
 @functools.cache

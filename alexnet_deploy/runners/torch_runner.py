@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,10 @@ class TorchRunner:
         with torch.inference_mode():
             logits_NK = self._classifier(torch.from_numpy(pixels_NHWC))
         return np.asarray(logits_NK.numpy(), np.float32)
+
+    def fork(self) -> TorchRunner:
+        """The same weights: PyTorch takes calls from several threads."""
+        return copy.copy(self)
 
     def close(self) -> None:
         """Give the weights back; calling it twice is fine."""

@@ -147,6 +147,7 @@ class TrtRunner:
     ) -> None:
         self.contract = contract
         self.batch: BatchProfile | None = batch
+        self._profile = batch
         self.description = f"{library} on {device.name}"
         self._library = library
         self._engine = engine
@@ -191,6 +192,15 @@ class TrtRunner:
             if self._captures:
                 self._capture(count)
         return self._logits_NK[:count].copy()
+
+    def fork(self) -> TrtRunner:
+        """The same engine with a context, a stream and buffers of its own: its calls overlap with this one's."""
+        if self._closed:
+            raise ValueError("the runner is closed")
+        with ExitStack() as resources:
+            runner = TrtRunner(self._library, self._engine, self._device, self.contract, self._profile, resources)
+            runner._resources = resources.pop_all()
+        return runner
 
     def close(self) -> None:
         """Give back all GPU and pinned memory; calling it twice is fine."""
