@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -19,6 +18,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from alexnet_deploy.cores import cores
 
 State = Literal["ok", "absent", "broken"]
 
@@ -135,8 +136,7 @@ def _openvino() -> Check:
 
 
 def _tensorrt() -> list[Check]:
-    from alexnet_deploy.cores import cores
-from alexnet_deploy.errors import UnavailableError
+    from alexnet_deploy.errors import UnavailableError
     from alexnet_deploy.trt_library import EXTRA, FULL, load
 
     checks = []
