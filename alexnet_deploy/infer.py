@@ -17,6 +17,7 @@ from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images import load_pixels
+from alexnet_deploy.laps import Lap, no_lap
 from alexnet_deploy.runners import Runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -63,37 +64,56 @@ class PixelBatch:
 
 
 def predict(
-    runner: Runner, files: Iterable[Path], *, top_k: int = 5, batch: int = BATCH, workers: int | None = None
+    runner: Runner,
+    files: Iterable[Path],
+    *,
+    top_k: int = 5,
+    batch: int = BATCH,
+    workers: int | None = None,
+    lap: Lap = no_lap,
 ) -> Iterator[Prediction]:
     """One Prediction a file, in the order of ``files``, however many there are: memory does not grow with them.
 
     ``runner`` takes batches of any size up to ``batch`` (``open_runner`` sees to that). A file that cannot be
     used becomes a Prediction with an error; a failing runner ends the run with its exception. However the run
-    ends, closing the iterator included, the decoding threads (``workers``, default one a core) end with it.
+    ends, closing the iterator included, the decoding threads (``workers``, default one a core) end with it. ``lap``
+    is told of each stage that a thread has ended: ``waiting``, ``decode``, ``resize``, ``batch``, ``compute``,
+    ``top-k``, and of a GPU ``host-to-device`` and ``device-to-host``.
 
     Raises UsageError at the call for a number out of range; more ``top_k`` than classes gives all classes.
     """
     for flag, value in (("--top-k", top_k), ("--batch", batch), ("--workers", 1 if workers is None else workers)):
         if value < 1:
             raise UsageError(f"{flag} {value} is out of range; use 1 or more")
-    return _predict(runner, files, top_k, batch, workers)
+    return _predict(runner, files, top_k, batch, workers, lap)
 
 
 def _predict(
-    runner: Runner, files: Iterable[Path], top_k: int, batch: int, workers: int | None
+    runner: Runner, files: Iterable[Path], top_k: int, batch: int, workers: int | None, lap: Lap
 ) -> Iterator[Prediction]:
-    batches = read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers)
+    batches = read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers, lap=lap)
+    before, runner.lap = runner.lap, lap
     try:
         for read in batches:
-            decoded = len(read.pixels_NHWC) > 0
-            answers = iter(top_answers(runner(read.pixels_NHWC), runner.contract, top_k) if decoded else [])
-            for file, error in zip(read.files, read.errors, strict=True):
-                top = () if error else next(answers)
-                if not (top or error):
-                    error = f"{file}: the model's output is not finite; try an engine of higher precision"
-                yield Prediction(str(file), top, error)
+            lap("waiting")
+            yield from _answered(runner, read, top_k, lap)
     finally:
         batches.close()
+        runner.lap = before
+
+
+def _answered(runner: Runner, read: PixelBatch, top_k: int, lap: Lap) -> list[Prediction]:
+    logits_NK = runner(read.pixels_NHWC) if len(read.pixels_NHWC) else None
+    lap("compute")
+    answers = iter([] if logits_NK is None else top_answers(logits_NK, runner.contract, top_k))
+    predictions = []
+    for file, error in zip(read.files, read.errors, strict=True):
+        top = () if error else next(answers)
+        if not (top or error):
+            error = f"{file}: the model's output is not finite; try an engine of higher precision"
+        predictions.append(Prediction(str(file), top, error))
+    lap("top-k")
+    return predictions
 
 
 def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: int) -> list[tuple[Answer, ...]]:
@@ -114,34 +134,40 @@ def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: 
 
 
 def read_batches(
-    files: Iterable[Path], pre: Preprocessing, *, batch: int = BATCH, workers: int | None = None
+    files: Iterable[Path], pre: Preprocessing, *, batch: int = BATCH, workers: int | None = None, lap: Lap = no_lap
 ) -> Generator[PixelBatch]:
     """Decode files in ``workers`` threads (default: one a core), up to two batches ahead of the reader."""
     source = iter(files)
     free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(_BUFFERS))
     ahead: deque[tuple[NDArray[np.uint8], tuple[Path, ...], list[Future[str | None]]]] = deque()
     pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")
+
+    def work(path: Path, out: NDArray[np.uint8]) -> str | None:
+        lap("waiting")
+        return _decode(path, out, pre, lap)
+
     try:
         while True:
             while free and (paths := tuple(islice(source, batch))):
                 buffer = free.popleft()
-                jobs = [pool.submit(_decode, path, buffer[i], pre) for i, path in enumerate(paths)]
-                ahead.append((buffer, paths, jobs))
+                ahead.append((buffer, paths, [pool.submit(work, path, buffer[i]) for i, path in enumerate(paths)]))
             if not ahead:
                 return
             buffer, paths, jobs = ahead.popleft()
-            errors = tuple(job.result() for job in jobs)
-            good = [i for i, error in enumerate(errors) if error is None]
-            pixels_NHWC = buffer[: len(paths)] if len(good) == len(paths) else buffer[good]
-            yield PixelBatch(paths, errors, pixels_NHWC)
+            yield _read(buffer, paths, tuple(job.result() for job in jobs))
             free.append(buffer)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _decode(path: Path, out: NDArray[np.uint8], pre: Preprocessing) -> str | None:
+def _read(buffer: NDArray[np.uint8], paths: tuple[Path, ...], errors: tuple[str | None, ...]) -> PixelBatch:
+    good = [i for i, error in enumerate(errors) if error is None]
+    return PixelBatch(paths, errors, buffer[: len(paths)] if len(good) == len(paths) else buffer[good])
+
+
+def _decode(path: Path, out: NDArray[np.uint8], pre: Preprocessing, lap: Lap) -> str | None:
     try:
-        load_pixels(path, pre, out)
+        load_pixels(path, pre, out, lap=lap)
     except InputError as exc:
         return str(exc)
     return None

@@ -21,6 +21,7 @@ from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images import find_images, load_pixels
 from alexnet_deploy.infer import Prediction, predict, read_batches, top_answers
+from alexnet_deploy.laps import Lap, Laps, no_lap
 from alexnet_deploy.runners import Runner
 from alexnet_deploy.runners.batching import AnyBatch
 
@@ -32,6 +33,7 @@ class BrightnessRunner:
     """The class is the red value of the image's first pixel; every batch size it saw is kept."""
 
     description = "fake"
+    lap: Lap = staticmethod(no_lap)
 
     def __init__(self, batch: BatchProfile | None = None, temperature: float = 1.0) -> None:
         self.contract = ModelContract(
@@ -182,6 +184,19 @@ def test_probabilities_are_a_distribution_in_the_order_of_the_logits(
         total = sum(answer.probability for answer in answers)
         assert total == pytest.approx(1.0) if top_k >= classes else 0.0 < total <= 1.0 + 1e-12
     np.testing.assert_array_equal(logits_NK, before)  # the caller owns its logits
+
+
+def test_laps_of_all_threads_add_up_to_the_run(folder: Path) -> None:
+    laps = Laps()
+    rows = list(predict(BrightnessRunner(), repeat(folder / "001.png", 500), batch=8, workers=2, lap=laps))
+    laps.stop("waiting")
+    assert len(rows) == 500
+    seconds = laps.seconds()
+    assert set(seconds) == {"decode", "resize", "batch", "compute", "top-k", "waiting"}
+    assert all(value > 0 for value in seconds.values())
+    assert laps.threads == 3  # the caller's computes, two decode
+    # The counted laps follow on one another; what remains are the few instructions between two readings of the clock.
+    assert sum(seconds.values()) == pytest.approx(laps.threads * laps.total_s, rel=0.01)
 
 
 def test_temperature_divides_the_logits() -> None:

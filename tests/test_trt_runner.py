@@ -22,6 +22,7 @@ from onnx_models import tiny_classifier
 from alexnet_deploy.bundle import Engine, Plan
 from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
+from alexnet_deploy.laps import no_lap
 from alexnet_deploy.runners import trt
 from alexnet_deploy.runners.device import current_capability
 from alexnet_deploy.trt_library import TensorRT, installed
@@ -152,6 +153,24 @@ class TestForks:
         assert device.live == set()
         with pytest.raises(ValueError, match="closed"):
             runner.fork()
+
+
+class TestLaps:
+    def test_each_step_is_waited_for_and_told_and_no_graph_is_made(
+        self, library_is: Callable[[TensorRT], Plan], plan_file: Path
+    ) -> None:
+        device = FakeDevice()
+        runner, _ = opened(device, library_is, plan_file)
+        told: list[str] = []
+        runner.lap = told.append
+        device.calls.clear()
+        given_pixels = pixels(3)
+        np.testing.assert_array_equal(runner(given_pixels), expected_logits(given_pixels, CLASSES))
+        assert told == ["host-to-device", "compute", "device-to-host"]
+        assert device.calls == ["upload", "synchronize", "synchronize", "download", "synchronize"]
+        runner.lap = no_lap
+        np.testing.assert_array_equal(runner(given_pixels), expected_logits(given_pixels, CLASSES))
+        assert len(told) == 3
 
 
 class TestGraphs:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle import Engine
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
+from alexnet_deploy.laps import Lap
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -30,6 +31,8 @@ class Runner(Protocol):
     """For people: runtime, version, device, e.g. ``OpenVINO 2026.4.1 on CPU``."""
     batch: BatchProfile | None
     """Batch sizes that one call accepts; None: any."""
+    lap: Lap
+    """Told when a copy to or from a GPU ends, which is then waited for; ``no_lap`` as long as nobody asks."""
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.laps import Lap
 from alexnet_deploy.runners import Runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -20,6 +21,15 @@ class AnyBatch:
         self._runner = runner
         self.contract = runner.contract
         self.description = runner.description
+
+    @property
+    def lap(self) -> Lap:
+        """That of the runner inside."""
+        return self._runner.lap
+
+    @lap.setter
+    def lap(self, lap: Lap) -> None:
+        self._runner.lap = lap
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import InputError, UnavailableError
+from alexnet_deploy.laps import Lap, no_lap
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -26,6 +27,8 @@ def providers() -> list[str]:
 
 class OrtRunner:
     """An ONNX model in ONNX Runtime."""
+
+    lap: Lap = staticmethod(no_lap)
 
     def __init__(
         self,

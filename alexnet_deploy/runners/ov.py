@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.laps import Lap, no_lap
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 
 class OpenVinoRunner:
     """An ONNX model in OpenVINO."""
+
+    lap: Lap = staticmethod(no_lap)
 
     def __init__(
         self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None, streams: int = 1

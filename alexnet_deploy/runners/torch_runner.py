@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.checkpoint import load_checkpoint
 from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.laps import Lap, no_lap
 from alexnet_deploy.models import PixelClassifier
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -20,6 +21,7 @@ class TorchRunner:
     """A checkpoint in PyTorch, in float32. InputError or ArtifactError where it cannot be used."""
 
     batch: BatchProfile | None = None
+    lap: Lap = staticmethod(no_lap)
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
         """``threads`` is a setting of the whole process, as PyTorch has no other."""

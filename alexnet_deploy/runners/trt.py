@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle import Engine, Plan
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
+from alexnet_deploy.laps import Lap, no_lap
 from alexnet_deploy.runners.device import Device, open_device
 from alexnet_deploy.trt_library import TensorRT, load
 
@@ -136,6 +137,8 @@ def _check_tensors(library: TensorRT, engine: Any, contract: ModelContract, plan
 class TrtRunner:
     """A loaded plan. Not for two threads at once: its buffers and its stream are one."""
 
+    lap: Lap = staticmethod(no_lap)
+
     def __init__(
         self,
         library: TensorRT,
@@ -180,7 +183,9 @@ class TrtRunner:
         if pixels_NHWC.shape[1:] != self._image or pixels_NHWC.dtype != np.uint8 or count not in self._sizes:
             raise ValueError(f"{pixels_NHWC.dtype} {pixels_NHWC.shape} are not pixels of {self._sizes} x {self._image}")
         np.copyto(self._pixels_NHWC[:count], pixels_NHWC)
-        if count in self._graphs:
+        if self.lap is not no_lap:
+            self._in_steps(count)
+        elif count in self._graphs:
             self._graphs.move_to_end(count)
             self._device.launch(self._graphs[count][0], self._stream)
             self._device.synchronize(self._stream)
@@ -206,13 +211,29 @@ class TrtRunner:
         """Give back all GPU and pinned memory; calling it twice is fine."""
         self._resources.close()
 
+    def _in_steps(self, count: int) -> None:
+        """One call with a wait after each step, so that ``lap`` can tell them apart; a graph has no steps."""
+        self._context = self._context or self._new_context()
+        self._device.upload(self._input, self._pixels_NHWC[:count], self._stream)
+        self._device.synchronize(self._stream)
+        self.lap("host-to-device")
+        self._execute(self._context, count)
+        self._device.synchronize(self._stream)
+        self.lap("compute")
+        self._device.download(self._logits_NK[:count], self._output, self._stream)
+        self._device.synchronize(self._stream)
+        self.lap("device-to-host")
+
     def _enqueue(self, context: Any, count: int) -> None:
         self._device.upload(self._input, self._pixels_NHWC[:count], self._stream)
+        self._execute(context, count)
+        self._device.download(self._logits_NK[:count], self._output, self._stream)
+
+    def _execute(self, context: Any, count: int) -> None:
         if not context.set_input_shape(self.contract.input_name, (count, *self._image)):
             raise UnavailableError(f"set_input_shape: {self._cause()}")
         if not context.execute_async_v3(self._stream):
             raise UnavailableError(f"execute_async_v3: {self._cause()}")
-        self._device.download(self._logits_NK[:count], self._output, self._stream)
 
     def _capture(self, count: int) -> None:
         """Record one batch size, for the calls to come.
