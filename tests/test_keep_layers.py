@@ -269,7 +269,9 @@ def test_command(hostile: Path, photo_folder: Path, tmp_path: Path, run: Run) ->
     train, val = photo_folder / "train", photo_folder / "val"
     calibrated = ("--calibration-data", train, "--calibration-images", 18, "--calibration-method", "max")
     assert run(hostile, "--int8", *calibrated, "--max-drop", 0.3).startswith("2 error: --max-drop is a bound on")
-    assert run(hostile, "--int8", *calibrated, "--validation-data", val).startswith("2 error: --max-drop is a bound on")
+    assert run(hostile, "--int8", *calibrated, "--validation-data", val).startswith(
+    )
+    assert run(hostile, "--int8", *calibrated, "--max-drop", 0.3).startswith("2 error: --max-drop is a bound on")
     bound = ("--max-drop", 0.3, "--validation-data", val)
     assert run(hostile, "--fp16", *bound).startswith("2 error: --max-drop bounds what --int8 or --fp8 costs")
     assert run(hostile, "--int8", *bound).startswith("2 error: --int8 needs --calibration-data DIR")

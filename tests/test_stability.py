@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from conftest import Command
 from foreign_models import CLASSES, MEAN, SIDE, STD, foreign_classifier, random_pixels
 from onnx import numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
-from alexnet_deploy import stability
+from alexnet_deploy import assemble, stability
 from alexnet_deploy.adopt import adopt
 from alexnet_deploy.calibration import METHODS, Method, choose_images
 from alexnet_deploy.cli import app
@@ -156,6 +157,26 @@ class TestCommand:
             assert f"{row['ratio']:.3f}" in table
         assert f"{raw['top1_percent'][0]:.2f}, {raw['top1_percent'][1]:.2f} %" in table
         assert raw["validation_images"] == 10
+
+    def test_a_build_can_tell_it_at_once(
+        self, net: Path, photos: Path, val: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(assemble, "installed", dict)  # no plan
+        given = ("build-engine", net, "-o", tmp_path / "b", "--int8", "--calibration-images", 6)
+        given += ("--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD)))
+        ran = command(*given, "--calibration-data", photos, "--stability", "--validation-data", val)
+        assert ran.code == 0, ran.err
+        assert (tmp_path / "b/bundle.json").is_file()
+        assert "int8 by entropy, 5 draws of 6 calibration images" in ran.out
+        assert "batch sizes 1, 16, 32: the same scales" in ran.out
+        assert "top-1 on 10 validation images" in ran.out
+        for more, message in (
+            (("--calibration-data", photos, "--stability", "--json"), "--stability prints a table"),
+            (("--stability",), "--stability repeats the calibration"),
+        ):
+            ran = command(*given, *more)
+            assert ran.code == 2
+            assert message in ran.err
 
     @pytest.mark.parametrize(
         ("flags", "message"),

@@ -25,6 +25,7 @@ from alexnet_deploy.cli.options import (
     precision_of,
 )
 from alexnet_deploy.cli.running import needs, running
+from alexnet_deploy.cli.stability import show as show_stability
 from alexnet_deploy.cli.terminal import bytes_into, err, out, progress_bars, steps_into
 from alexnet_deploy.errors import UsageError
 
@@ -79,6 +80,12 @@ def build_engine(
             help="Keep and reuse calibration values of the same images, weights and versions.",
         ),
     ] = True,
+    stability: Annotated[
+        bool,
+        typer.Option(
+            "--stability", help="Repeat the calibration over seeds and batch sizes, too, and show the spread."
+        ),
+    ] = False,
     target: Annotated[
         list[str] | None,
         typer.Option(help="sm75, sm80, sm86, sm89, sm120, sm121, portable, all or current; may be repeated."),
@@ -92,7 +99,8 @@ def build_engine(
         typer.Option(help="Points of top-1 that int8 or fp8 may cost; the worst layers become float16 until it holds."),
     ] = None,
     validation_data: Annotated[
-        Path | None, typer.Option(help="Labelled folder to measure --max-drop on; not the one that calibrates.")
+        Path | None,
+        typer.Option(help="Labelled folder for --max-drop and --stability; not the one that calibrates."),
     ] = None,
     allow_fallback: Annotated[
         list[str] | None, typer.Option(help="Node that may miss its precision; a name or regular expression.")
@@ -109,8 +117,14 @@ def build_engine(
     method = choice("--calibration-method", calibration_method, METHODS) if calibration_method else None
     if calibration_data is not None and not (int8 or fp8):
         raise UsageError("--calibration-data has no use without --int8 or --fp8; add one, or leave it out")
-    if (max_drop is None) != (validation_data is None):
+    if max_drop is not None and validation_data is None:
         raise UsageError("--max-drop is a bound on the images of --validation-data: give both, or neither")
+    if validation_data is not None and max_drop is None and not stability:
+        raise UsageError("--validation-data has no use without --max-drop or --stability; add one, or leave it out")
+    if stability and calibration_data is None:
+        raise UsageError("--stability repeats the calibration of --int8 or --fp8; add one, with --calibration-data")
+    if stability and json_:
+        raise UsageError("--stability prints a table; for JSON: alexnet-deploy calibration-stability --json")
     if max_drop is not None and not (int8 or fp8):
         raise UsageError("--max-drop bounds what --int8 or --fp8 costs; add one, or leave it out")
     batch = batch_profile(min_batch, opt_batch, max_batch)
@@ -139,6 +153,22 @@ def build_engine(
     with progress_bars() as progress:
         manifest = build_engine(onnx, bundle, options, on_progress=steps_into(progress))
     show.bundle(out, bundle, manifest, as_json=json_)
+    if stability and calibration_data is not None:
+        from alexnet_deploy.stability import measure_stability
+
+        with progress_bars() as progress:
+            found = measure_stability(
+                onnx,
+                calibration_data,
+                kind="int8" if int8 else "fp8",
+                method=method,
+                images=calibration_images,
+                exclude=exclude,
+                validation_data=validation_data,
+                foreign=options.foreign,
+                on_progress=steps_into(progress),
+            )
+        show_stability(found)
 
 
 def infer(

@@ -64,7 +64,7 @@ def calibration_stability(
         raw["scales"] = [row | {"ratio": spread.ratio} for row, spread in zip(raw["scales"], found.scales, strict=True)]
         print(json.dumps(raw, indent=1, ensure_ascii=False))
     else:
-        _show(found)
+        show(found)
 
 
 def _sizes(text: str | None) -> list[int] | None:
@@ -74,7 +74,8 @@ def _sizes(text: str | None) -> list[int] | None:
         raise UsageError(f"--batch-sizes {text}: takes whole numbers, such as 1,16,32") from exc
 
 
-def _show(found: Stability) -> None:
+def show(found: Stability) -> None:
+    """A row a tensor, then what batch sizes and draws did."""
     out.print(
         f"{found.kind} by {found.method}, {found.seeds} draws of {found.images} calibration images", soft_wrap=True
     )
