@@ -231,7 +231,8 @@ def test_evaluate_and_profile(run: Run, here: Path) -> None:
     ran = run("profile", "--duration", 0.01, "--json")
     rows = json.loads(ran.out)
     assert [row["engine"] for row in rows] == ["alexnet-int8", "alexnet-fp16"]
-    assert all(row["iterations"] >= 10 and row["min_ms"] <= row["median_ms"] <= row["max_ms"] for row in rows)
+    batches = [batch for row in rows for batch in row["batches"]]
+    assert all(b["iterations"] >= 10 and b["min_ms"] <= b["median_ms"] <= b["max_ms"] for b in batches)
 
 
 def test_foreign_onnx_through_build_and_infer(run: Run, here: Path) -> None:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from alexnet_deploy.bundle import Engine, LayerPrecision, Manifest, load_manifest
+from alexnet_deploy.bundle import LayerPrecision, Manifest, load_manifest
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ArtifactError
 
 if TYPE_CHECKING:  # these load torch or a runtime; here they are only shapes to print
     from alexnet_deploy.export import Parity
-    from alexnet_deploy.latency import Latency
 
 
 def parity(console: Console, path: Path, contract: ModelContract, result: Parity, *, as_json: bool) -> None:
@@ -114,20 +113,6 @@ def _store_row(directory: Path, found: Manifest | ArtifactError) -> dict[str, An
         "created": found.created,
         "error": None,
     }
-
-
-def latencies(console: Console, rows: Sequence[tuple[Engine, Latency]], *, as_json: bool) -> None:
-    """Latency of engines, one row each."""
-    if as_json:
-        _json(
-            [{"engine": engine.name, "precision": engine.precision} | dataclasses.asdict(row) for engine, row in rows]
-        )
-        return
-    table = _table("engine", "precision", "batch", "median ms", "p90 ms", "p99 ms", "images/s", "runner")
-    for engine, row in rows:
-        numbers = (f"{row.median_ms:.2f}", f"{row.p90_ms:.2f}", f"{row.p99_ms:.2f}", f"{row.images_per_s:.0f}")
-        table.add_row(engine.name, engine.precision, str(row.batch), *numbers, row.description)
-    console.print(table)
 
 
 def _table(*columns: str) -> Table:
