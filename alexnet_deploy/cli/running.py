@@ -11,7 +11,7 @@ from alexnet_deploy.bundle import Engine
 from alexnet_deploy.cli.terminal import err
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.store import resolve_engine, some_bundle_names
+from alexnet_deploy.store import resolve_engine
 
 if TYPE_CHECKING:
     from alexnet_deploy.runners import Runner
@@ -30,15 +30,6 @@ def running(
             err.print(f"passed over {reason}", style="dim", soft_wrap=True)
         err.print(f"running {engine.name} ({engine.precision}) with {opened.runner.description}", soft_wrap=True)
         with contextlib.closing(opened.runner) as runner:
-            yield engine, runner
-
-
-def each_running(
-    names: list[str] | None, store: Path, runtime: str, threads: int | None
-) -> Iterator[tuple[Engine, Runner]]:
-    """The named engines, else all of the store, one after the other: each is closed before the next opens."""
-    for name in names or some_bundle_names(store):
-        with running(name, store, runtime, threads) as (engine, runner):
             yield engine, runner
 
 
