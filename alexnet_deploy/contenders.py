@@ -74,7 +74,7 @@ def open_contenders(
             for opened in _opened(engine, runtimes, threads, passed_over):
                 stack.callback(opened.runner.close)
                 if not any(c.name == name and c.runner.description == opened.runner.description for c in found):
-                    size = _loaded_file(engine, opened.runner).stat().st_size
+                    size = loaded_file(engine, opened.runner.description).stat().st_size
                     found.append(Contender(name, engine.precision, opened.runner, size, _calibrated_on(engine)))
         _refuse_other_classes(found)
         yield tuple(found), tuple(passed_over)
@@ -139,8 +139,9 @@ def _opened(engine: Engine, runtimes: Sequence[str], threads: int | None, passed
             raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(passed_over[before:])})")
 
 
-def _loaded_file(engine: Engine, runner: Runner) -> Path:
-    if not runner.description.startswith("TensorRT"):
+def loaded_file(engine: Engine, description: str) -> Path:
+    """The file of a bundle that the runner so described has loaded."""
+    if not description.startswith("TensorRT"):
         return engine.onnx_path
     from alexnet_deploy.runners.trt import why_not
 

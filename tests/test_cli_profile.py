@@ -108,9 +108,9 @@ def test_auto_says_what_it_passed_over(command: Command, here: Path) -> None:
     [
         (["--concurrency", 0], 2, "--concurrency 0: takes 1 or more"),
         (["--batch", "0"], 2, "--batch 0: takes 1 or more"),
-        (["--batch", "1,x"], 2, "--batch 1,x: takes numbers with commas between, such as 1,8,32"),
-        (["--batch", ""], 2, "--batch : takes numbers"),
-        (["--batch", "1,"], 2, "--batch 1,: takes numbers"),
+        (["--batch", "1,x"], 2, "--batch 1,x: takes whole numbers with commas between, such as 1,8,32"),
+        (["--batch", ""], 2, "--batch : takes whole numbers"),
+        (["--batch", "1,"], 2, "--batch 1,: takes whole numbers"),
         (["--batch", "1,5"], 2, "--batch 5: tiny-int8 has a profile of 1..4; choose within, or build it again with"),
         (["frozen.onnx"], 2, "--batch 1: frozen has a profile of 2..2; choose within, or export it for any batch"),
         (["tiny-fp32", "frozen.onnx", "--batch", "4"], 2, "--batch 4: frozen has a profile of 2..2"),

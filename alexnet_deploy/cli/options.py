@@ -64,6 +64,14 @@ def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
     return numbers
 
 
+def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    """The numbers of ``text``, each once, in its order; UsageError names the flag."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError as exc:
+        raise UsageError(f"{flag} {text}: takes whole numbers with commas between, such as 1,8,32") from exc
+
+
 def choice(flag: str, value: str, choices: Sequence[Choice]) -> Choice:
     """``value`` as one of ``choices``; UsageError names the flag and what it takes."""
     for known in choices:

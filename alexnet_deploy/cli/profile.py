@@ -9,10 +9,21 @@ from typing import Annotated
 import typer
 
 from alexnet_deploy.cli import show_profile
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, Store, Threads, foreign_of
+from alexnet_deploy.cli.options import (
+    STORE,
+    Json,
+    Labels,
+    Mean,
+    Runtime,
+    Std,
+    Store,
+    Threads,
+    foreign_of,
+    whole_numbers,
+)
 from alexnet_deploy.cli.terminal import err, out
 from alexnet_deploy.contract import SAYS_NOTHING
-from alexnet_deploy.errors import DeployError, UsageError
+from alexnet_deploy.errors import DeployError
 from alexnet_deploy.store import resolve_engine, some_bundle_names
 
 
@@ -38,7 +49,7 @@ def profile(
     from alexnet_deploy.isolated import profile_engine
 
     settings = engine_profile.Settings(
-        _batches(batch), concurrency, runtime, threads, duration, warmup / 1000, iterations
+        whole_numbers("--batch", batch), concurrency, runtime, threads, duration, warmup / 1000, iterations
     )
     foreign = foreign_of(mean, std, labels)
     names = engine or some_bundle_names(engines)
@@ -74,10 +85,3 @@ def profile(
         raise failed[0]
     if strict and any(row.mark != "ok" for each_ in measured for row in each_.rows):
         raise typer.Exit(1)
-
-
-def _batches(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError as exc:
-        raise UsageError(f"--batch {text}: takes numbers with commas between, such as 1,8,32") from exc

@@ -11,9 +11,8 @@ import typer
 from rich.table import Table
 
 from alexnet_deploy.calibration import DEFAULT_IMAGES, METHODS
-from alexnet_deploy.cli.options import Json, Labels, Mean, Runtime, Std, choice, foreign_of
+from alexnet_deploy.cli.options import Json, Labels, Mean, Runtime, Std, choice, foreign_of, whole_numbers
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
-from alexnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from alexnet_deploy.stability import Stability
@@ -52,7 +51,7 @@ def calibration_stability(
             method=choice("--calibration-method", calibration_method, METHODS) if calibration_method else None,
             images=calibration_images,
             seeds=seeds,
-            batch_sizes=_sizes(batch_sizes),
+            batch_sizes=whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None,
             exclude=exclude,
             validation_data=validation_data,
             runtime=runtime,
@@ -65,13 +64,6 @@ def calibration_stability(
         print(json.dumps(raw, indent=1, ensure_ascii=False))
     else:
         show(found)
-
-
-def _sizes(text: str | None) -> list[int] | None:
-    try:
-        return None if text is None else [int(part) for part in text.split(",")]
-    except ValueError as exc:
-        raise UsageError(f"--batch-sizes {text}: takes whole numbers, such as 1,16,32") from exc
 
 
 def show(found: Stability) -> None:

@@ -38,8 +38,11 @@ class OpenVinoRunner:
         except RuntimeError as exc:
             raise InputError(f"{onnx_path}: OpenVINO refuses it ({_reason(exc)}); try --runtime onnxruntime") from exc
         self._path = onnx_path
-        dimension = compiled.input(contract.input_name).partial_shape[0]
-        size = None if dimension.is_dynamic else dimension.get_length()
+        # Where a Reshape inside fixes the batch, only the output tells. More images than that need not fail, but once
+        # such a model has gone, the next one that runs in the process ends it with a segfault (2026.4).
+        ends = (compiled.input(contract.input_name), compiled.output(contract.output_name))
+        dimensions = [end.partial_shape[0] for end in ends]
+        size = next((dimension.get_length() for dimension in dimensions if dimension.is_static), None)
         self.batch = None if size is None else BatchProfile(size, size, size)
         self._compiled: Any = compiled
         self._request = compiled.create_infer_request()
@@ -55,7 +58,7 @@ class OpenVinoRunner:
             ) from exc
         logits_NK = np.array(results[self.contract.output_name], np.float32)
         if len(logits_NK) != len(pixels_NHWC):
-            # Where a Reshape inside fixes the batch it does not fail, but gives the result of an earlier call.
+            # It does not fail by itself, but gives the result of an earlier call.
             raise InputError(
                 f"{self._path}: answers {len(logits_NK)} images of {len(pixels_NHWC)}; export it for any batch"
             )

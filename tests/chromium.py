@@ -1,0 +1,158 @@
+"""A headless Chromium, spoken to over a pipe (Chrome DevTools Protocol): what a page really looks like and asks for."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome", "headless_shell")
+FLAGS = (
+    "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--hide-scrollbars",
+)  # fmt: skip
+TIMEOUT_S = 60  # a busy machine starts it in ten
+
+_ON_3_AND_4 = """
+import os, sys
+from fcntl import F_DUPFD, fcntl
+read, write = (fcntl(int(fd), F_DUPFD, 10) for fd in sys.argv[1:3])
+os.dup2(read, 3)
+os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+def find() -> str | None:
+    """The program that the environment variable CHROMIUM names, else one on the PATH."""
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@dataclass
+class Page:
+    """One tab. ``requests`` and ``complaints`` gather what it loads, and what it writes to its console."""
+
+    browser: Browser
+    session: str
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, path: Path, *, width: int = 1280, dark: bool = False, media: str = "screen") -> None:
+        """Load a file into a window ``width`` pixels wide."""
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.call("Emulation.setDeviceMetricsOverride", **metrics)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.browser.wait(lambda message: message.get("method") == "Page.loadEventFired")
+
+    def ask(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return found["result"].get("value")
+
+    def picture(self, path: Path) -> None:
+        """The whole page, down to its end, as a PNG."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        taken = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
+        path.write_bytes(base64.b64decode(taken["data"]))
+
+    def pdf(self, path: Path) -> None:
+        """The page as it is printed, on the paper that its own style asks for."""
+        self.call("Emulation.setEmulatedMedia", media="", features=[])
+        printed = self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=False)
+        path.write_bytes(base64.b64decode(printed["data"]))
+
+    def call(self, method: str, **params: Any) -> Any:
+        """One command of the protocol, and its result."""
+        return self.browser.call(method, self.session, **params)
+
+
+class Browser:
+    """A running Chromium."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self._write, self._read, self._buffer, self._calls = write, read, b"", 0
+        self._page: Page | None = None
+
+    def page(self) -> Page:
+        """A new tab, watched from the start."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._page = Page(self, session)
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self._page.call(f"{domain}.enable")
+        return self._page
+
+    def call(self, method: str, session: str | None = None, **params: Any) -> Any:
+        """One command, and its result; AssertionError where the browser refuses it."""
+        self._calls += 1
+        mine = self._calls
+        message = {"id": mine, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        answer = self.wait(lambda message: message.get("id") == mine)
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def wait(self, wanted: Any) -> Any:
+        """The next message that is ``wanted``; what the page does meanwhile is noted."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            while b"\0" not in self._buffer:
+                ready, _, _ = select.select([self._read], [], [], max(deadline - time.monotonic(), 0))
+                assert ready, "Chromium does not answer"
+                piece = os.read(self._read, 1 << 20)
+                assert piece, "Chromium has ended"
+                self._buffer += piece
+            line, _, self._buffer = self._buffer.partition(b"\0")
+            message = json.loads(line)
+            self._note(message)
+            if wanted(message):
+                return message
+
+    def _note(self, message: dict[str, Any]) -> None:
+        method, params = message.get("method"), message.get("params", {})
+        if self._page is None:
+            return
+        if method == "Network.requestWillBeSent":
+            self._page.requests.append(params["request"]["url"])
+        elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+            self._page.complaints.append(json.dumps(params))
+
+
+@contextlib.contextmanager
+def running(program: str, profile: Path) -> Iterator[Browser]:
+    """A browser with a profile of its own, that ends with the block."""
+    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
+    command = [sys.executable, "-c", _ON_3_AND_4, str(theirs_in), str(theirs_out), program, *FLAGS]
+    process = subprocess.Popen(
+        [*command, f"--user-data-dir={profile}"],
+        pass_fds=(theirs_in, theirs_out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        yield Browser(ours_out, ours_in)
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(ours_out, b'{"id":0,"method":"Browser.close"}\0')
+        try:
+            process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        os.close(ours_out)
+        os.close(ours_in)
