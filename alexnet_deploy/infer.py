@@ -78,7 +78,7 @@ def predict(
     used becomes a Prediction with an error; a failing runner ends the run with its exception. However the run
     ends, closing the iterator included, the decoding threads (``workers``, default one a core) end with it. ``lap``
     is told of each stage that a thread has ended: ``waiting``, ``decode``, ``resize``, ``batch``, ``compute``,
-    ``top-k``, and of a GPU ``host-to-device`` and ``device-to-host``.
+    ``top-k``, ``output`` (what the caller does with the rows), and of a GPU ``host-to-device`` and ``device-to-host``.
 
     Raises UsageError at the call for a number out of range; more ``top_k`` than classes gives all classes.
     """
@@ -97,6 +97,7 @@ def _predict(
         for read in batches:
             lap("waiting")
             yield from _answered(runner, read, top_k, lap)
+            lap("output")
     finally:
         batches.close()
         runner.lap = before

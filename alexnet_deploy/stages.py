@@ -21,8 +21,11 @@ from alexnet_deploy.laps import Lap, Laps, no_lap
 from alexnet_deploy.latency import measure
 from alexnet_deploy.runners import Runner
 
-STAGES = ("decode", "resize", "batch", "host-to-device", "compute", "device-to-host", "top-k", "waiting")
+STAGES = ("decode", "resize", "batch", "host-to-device", "compute", "device-to-host", "top-k", "output", "waiting")
 """As an image goes through them; only a GPU has the two copies. ``waiting``: of a thread for work."""
+
+_DECODERS = frozenset(STAGES[:3])
+"""What all decoding threads do; the rest is one thread's."""
 
 ROUNDS = 3
 """The pipeline and its two halves are run in turn so often: their medians stand beside each other."""
@@ -37,10 +40,12 @@ class Stage:
 
     name: str
     thread_s: float
-    """Seconds that threads spent in it, together."""
+    """Seconds that threads spent in it, together, waits for a core included: there may be more threads than cores."""
     share_percent: float
     """Of all threads' time."""
     ms_per_image: float
+    images_per_s: float
+    """What the threads that do it would reach if they did nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +128,15 @@ def profile_stages(
         total_s=laps.total_s,
         images_per_s=len(files) / laps.total_s,
         stages=tuple(
-            Stage(name, seconds[name], 100 * seconds[name] / thread_s, 1000 * seconds[name] / len(files))
+            Stage(
+                name,
+                seconds[name],
+                100 * seconds[name] / thread_s,
+                1000 * seconds[name] / len(files),
+                (workers if name in _DECODERS else 1) * len(files) / seconds[name],
+            )
             for name in STAGES
-            if name in seconds
+            if seconds.get(name)
         ),
         unaccounted_percent=100 * (1 - sum(seconds.values()) / thread_s),
         clockless_images_per_s=clockless,

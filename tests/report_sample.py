@@ -97,7 +97,7 @@ def engine_report(
         timing=Timing(0.4, 12.0, 180 * MIB, 2, tuple(latency_run(b, ms * b**0.9, seed=b) for b in batches)),
         stages=StageReport(
             "OpenVINO 2026.4.1 on CPU", 100, 1, 32, 3, 0.2, 500.0,
-            (Stage("decode", 0.24, 40.0, 2.4), Stage("compute", 0.06 * ms, 10.0 * ms, 0.6 * ms)),
+            (Stage("decode", 0.24, 40.0, 2.4, 833.0), Stage("compute", 0.06 * ms, 10.0 * ms, 0.6 * ms, 1600.0 / ms)),
             50 - 10 * ms, 520.0, 800.0, 1600.0 / ms, 1 / (1 / 800 + ms / 1600), 0.9,
         ),
         layers=Layers(

@@ -192,7 +192,7 @@ def test_laps_of_all_threads_add_up_to_the_run(folder: Path) -> None:
     laps.stop("waiting")
     assert len(rows) == 500
     seconds = laps.seconds()
-    assert set(seconds) == {"decode", "resize", "batch", "compute", "top-k", "waiting"}
+    assert set(seconds) == {"decode", "resize", "batch", "compute", "top-k", "output", "waiting"}
     assert all(value > 0 for value in seconds.values())
     assert laps.threads == 3  # the caller's computes, two decode
     # The counted laps follow on one another; what remains are the few instructions between two readings of the clock.

@@ -22,7 +22,7 @@ from alexnet_deploy.stages import profile_stages
 
 LABELS = tuple(f"class {k}" for k in range(CLASSES))
 CONTRACT = ModelContract("tiny", LABELS, LABELS, Preprocessing(SIDE, SIDE, "stretch", None))
-ON_A_CPU = {"decode", "resize", "batch", "compute", "top-k", "waiting"}
+ON_A_CPU = {"decode", "resize", "batch", "compute", "top-k", "output", "waiting"}
 
 
 @pytest.fixture
@@ -56,6 +56,9 @@ def test_the_stages_of_a_real_run_add_up_to_its_total(model: Path, photos: list[
     assert sum(stage.share_percent for stage in found.stages) + found.unaccounted_percent == pytest.approx(100)
     assert abs(found.unaccounted_percent) < 5
     assert found.images_per_s == pytest.approx(60 / found.total_s)
+    by_name = {stage.name: stage for stage in found.stages}
+    assert by_name["decode"].images_per_s == pytest.approx(2 * 60 / by_name["decode"].thread_s)  # two threads do it
+    assert by_name["compute"].images_per_s == pytest.approx(60 / by_name["compute"].thread_s)
     halves = 1 / found.decode_images_per_s + 1 / found.engine_images_per_s
     assert found.additive_limit_images_per_s == pytest.approx(1 / halves)
     assert found.of_limit == pytest.approx(found.clockless_images_per_s * halves)

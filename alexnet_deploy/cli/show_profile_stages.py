@@ -27,12 +27,15 @@ def stages(console: Console, engine: Engine, found: StageReport, *, as_json: boo
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("stage")
-    for heading in ("thread s", "share %", "ms/image"):
+    for heading in ("thread s", "share %", "ms/image", "images/s alone"):
         table.add_column(heading, justify="right")
     for stage in found.stages:
-        table.add_row(stage.name, f"{stage.thread_s:.2f}", f"{stage.share_percent:.1f}", f"{stage.ms_per_image:.3f}")
-    table.add_row("unaccounted", "", f"{found.unaccounted_percent:.1f}", "", style="dim")
+        alone = "" if stage.name == "waiting" else f"{stage.images_per_s:.0f}"
+        shares = (f"{stage.thread_s:.2f}", f"{stage.share_percent:.1f}", f"{stage.ms_per_image:.3f}")
+        table.add_row(stage.name, *shares, alone)
+    table.add_row("unaccounted", "", f"{found.unaccounted_percent:.1f}", style="dim")
     console.print(table)
+    console.print("of a thread's time: where threads outnumber cores, waits for a core are inside", style="dim")
     console.print(
         f"without a clock {found.clockless_images_per_s:.0f} images/s; decoding alone "
         f"{found.decode_images_per_s:.0f}, engine alone {found.engine_images_per_s:.0f}: both on the same cores "
