@@ -18,8 +18,7 @@ from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.infer import read_batches
 from alexnet_deploy.labelled import Labelled, list_labelled
-from alexnet_deploy.layerwise import layer_of
-from alexnet_deploy.onnx_file import fixed_batch, load_onnx
+from alexnet_deploy.onnx_file import fixed_batch, layer_of, load_onnx
 from alexnet_deploy.precision import calibrated, method_for
 from alexnet_deploy.qdq import Quantized
 from alexnet_deploy.variants import Effect, Variants

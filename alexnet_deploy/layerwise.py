@@ -19,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.onnx_file import fixed_batch, graph_inputs, load_onnx
+from alexnet_deploy.onnx_file import fixed_batch, graph_inputs, layer_of, load_onnx
 
 # Legend: N batch, H height, W width, C channel (RGB)
 
@@ -162,12 +162,6 @@ def compare_layers(onnx_a: Path, onnx_b: Path, pixels: Iterable[NDArray[np.uint8
         for (node, _), e in zip(pairs, errors, strict=True)
         if e.count
     ]
-
-
-def layer_of(node: onnx.NodeProto) -> str:
-    """The PyTorch module that a node of our export computes (``features.0`` for ``features.0/Conv``), else its name."""
-    module, _, op = node.name.partition("/")
-    return module if module and op == node.op_type else node.name or node.output[0]
 
 
 def _common_layers(model_a: onnx.ModelProto, model_b: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:

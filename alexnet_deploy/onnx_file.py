@@ -117,3 +117,9 @@ def precision_in(model: onnx.ModelProto) -> Precision:
 def _first_line(exc: Exception) -> str:
     text = re.sub(r"\s+", " ", str(exc)).strip()
     return text[:160] or type(exc).__name__
+
+
+def layer_of(node: onnx.NodeProto) -> str:
+    """The PyTorch module that a node of our export computes (``features.0`` for ``features.0/Conv``), else its name."""
+    module, _, op = node.name.partition("/")
+    return module if module and op == node.op_type else node.name or node.output[0]

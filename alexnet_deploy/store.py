@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alexnet_deploy.bundle import MANIFEST, Engine, Manifest, list_bundles, open_bundle
+from alexnet_deploy.bundle import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, list_bundles, open_bundle
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 
@@ -53,6 +53,24 @@ def some_bundle_names(store: Path) -> list[str]:
     if not names:
         raise InputError(f"{store}/ holds no engine; {_BUILD}")
     return names
+
+
+def float_twin(engine: Engine, store: Path) -> str | None:
+    """Name of the float32 bundle in ``store`` that ``engine``, an int8 or fp8 bundle, was quantised from, if there."""
+    record = engine.onnx_path.parent / CALIBRATION
+    if engine.onnx_path.name != MODEL or not record.is_file():
+        return None
+    from alexnet_deploy.calibration_record import read_record
+    from alexnet_deploy.onnx_file import load_onnx
+    from alexnet_deploy.precision import weights_sha256
+
+    wanted = read_record(record).weights_sha256
+    for directory, manifest in list_bundles(store):
+        if isinstance(manifest, Manifest) and manifest.precision == "fp32":
+            model = load_onnx(directory / MODEL)
+            if weights_sha256(model) == wanted:
+                return directory.name
+    return None
 
 
 @contextmanager

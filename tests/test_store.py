@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from foreign_models import MEAN, STD, foreign_classifier
 
-from alexnet_deploy.bundle import MODEL, Manifest, save_manifest, write_bundle
+from alexnet_deploy import assemble
+from alexnet_deploy.assemble import build_engine
+from alexnet_deploy.bundle import MODEL, Manifest, open_bundle, save_manifest, write_bundle
+from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.contract import BatchProfile, Foreign, ModelContract
+from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.store import bundle_names, find_bundle, resolve_engine
+from alexnet_deploy.store import bundle_names, find_bundle, float_twin, resolve_engine
 
 
 def make(store: Path, name: str, created: str) -> None:
@@ -48,3 +53,20 @@ def test_unknown_name_and_empty_store_say_what_to_do(store: Path, tmp_path_facto
 def test_a_bundle_needs_no_description(store: Path) -> None:
     with pytest.raises(UsageError, match="a bundle carries its own"), resolve_engine("old", store, Foreign((0.5,) * 3)):
         pass
+
+
+def test_the_float_twin_is_known_by_its_weights(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assemble, "installed", dict)  # no plans
+    images = choose_images(photo_folder / "train", count=4)
+    here, other = tmp_path / "here", tmp_path / "other"
+    for number, folder in enumerate((here, other)):
+        foreign_classifier(tmp_path / f"{number}.onnx", channels_last=bool(number))
+        build_engine(tmp_path / f"{number}.onnx", folder / "plain", EngineOptions(foreign=Foreign(MEAN, STD)))
+    options = EngineOptions("int8", calibration=images, method="max", foreign=Foreign(MEAN, STD))
+    build_engine(tmp_path / "0.onnx", here / "quantised", options)
+    quantised = open_bundle(here / "quantised")
+    assert float_twin(quantised, here) == "plain"
+    assert float_twin(quantised, other) is None  # of other weights
+    assert float_twin(open_bundle(here / "plain"), here) is None  # is none that was quantised

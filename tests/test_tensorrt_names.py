@@ -18,7 +18,7 @@ import alexnet_deploy
 from alexnet_deploy.build import RTX_TARGETS
 
 PACKAGE = Path(alexnet_deploy.__file__).parent
-SOURCES = ("trt_library.py", "build.py", "build_watch.py", "runners/trt.py")
+SOURCES = ("trt_library.py", "build.py", "build_watch.py", "runners/trt.py", "runners/trt_counters.py")
 GOLDEN: dict[str, dict[str, list[str]]] = json.loads(
     Path(__file__).with_name("golden").joinpath("tensorrt_api_names.json").read_text()
 )

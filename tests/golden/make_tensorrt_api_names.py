@@ -28,6 +28,7 @@ CLASSES = (
     "ILogger",
     "INetworkDefinition",
     "IOptimizationProfile",
+    "IProfiler",
     "IProgressMonitor",
     "IRuntimeConfig",
     "IStreamWriter",

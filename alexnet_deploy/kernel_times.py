@@ -1,0 +1,59 @@
+"""What the counters of a runtime tell of one engine: a kernel at a time, in the order in which they run.
+
+A kernel is what a runtime executes at once: an ONNX node, several that it fused, or a conversion of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+WARM_UP_CALLS = 10
+"""Before the calls that count: the first ones allocate memory and choose kernels."""
+CALLS = 60
+ELEMENT_BYTES = {
+    "fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel; types are keys of ``ELEMENT_BYTES``, or the runtime's own word where it has no such key."""
+
+    name: str
+    op: str
+    """The runtime's own operator, such as ``Convolution``, ``QLinearConv``, ``Reorder``."""
+    implementation: str
+    """The code that ran, as far as the runtime tells, such as ``brgconv_avx512_f32``; else the operator."""
+    sources: tuple[str, ...]
+    """Names of ONNX nodes or tensors, with what the runtime has added to them; empty for a kernel of its own."""
+    precision: str
+    """What it computes in: of an integer convolution ``int8``, whether its input is signed or not."""
+    input_type: str
+    weight_type: str
+    output_type: str
+    us: tuple[float, ...]
+    """Of each sample: one call, or the mean of some where the runtime tells nothing but means."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTimes:
+    """``call_us`` holds the same samples as each kernel's ``us``, timed on the host around the calls."""
+
+    description: str
+    """For people: runtime, version, device."""
+    kernels: tuple[Kernel, ...]
+    call_us: tuple[float, ...]
+
+
+def timed_calls(call: Callable[[], object], calls: int, *, warm_up: int = WARM_UP_CALLS) -> tuple[float, ...]:
+    """Microseconds of each of ``calls`` calls after a warm-up."""
+    for _ in range(warm_up):
+        call()
+    spent_us = []
+    for _ in range(calls):
+        started_ns = time.perf_counter_ns()
+        call()
+        spent_us.append((time.perf_counter_ns() - started_ns) / 1e3)
+    return tuple(spent_us)
