@@ -3,8 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
 CHECKPOINT := alexnet_deploy/data/alexnet.safetensors
+BENCH := benchmarks/.cache
+BENCH_PYTHON := $(BENCH)/venv/bin/python
+BENCH_ROUNDS := $(if $(ROUNDS),--rounds $(ROUNDS))
 
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check bench bench-photos clean
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
@@ -28,11 +31,20 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/.dev
-	$(BIN)/python benchmarks/infer_folder.py $(ALEXNET_DEPLOY_PHOTOS)
+# Some ten minutes on two cores, once the peers are installed. ROUNDS=20 for narrower spreads.
+bench: bench-photos $(BENCH)/engines/alexnet-fp32/bundle.json $(BENCH)/engines/alexnet-int8/bundle.json
+	$(BENCH_PYTHON) -m benchmarks.engine_only $(BENCH_ROUNDS)
+	$(BENCH_PYTHON) -m benchmarks.end_to_end '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
+	$(BENCH_PYTHON) -m benchmarks.scaling '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
+	$(BENCH_PYTHON) -m benchmarks.cold_start '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
+	$(BENCH_PYTHON) -m benchmarks.render
+
+bench-photos:
+	@test -d '$(ALEXNET_DEPLOY_PHOTOS)' || { \
+	  echo 'make bench needs photos: ALEXNET_DEPLOY_PHOTOS=folder make bench (a few hundred of real size)'; exit 2; }
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache engines/*.onnx engines/*/
+	rm -rf .venv $(BENCH) .mypy_cache .pytest_cache .ruff_cache engines/*.onnx engines/*/
 
 .venv/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -52,3 +64,20 @@ engines/alexnet-fp16/bundle.json: engines/alexnet.onnx
 # A dozen photos show how it is done; calibrate a real engine on some 500 images of your own.
 engines/alexnet-int8/bundle.json: engines/alexnet.onnx
 	$(BIN)/alexnet-deploy build-engine --int8 --calibration-data samples --calibration-images 12
+
+# An environment of its own: peers are no dependencies, and ours runs in the very same one.
+$(BENCH)/.venv: pyproject.toml constraints.txt benchmarks/requirements-peers.txt
+	test -x $(BENCH_PYTHON) || $(PYTHON) -m venv $(BENCH)/venv
+	$(BENCH_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,export]' \
+	  -r benchmarks/requirements-peers.txt
+	touch $@
+
+$(BENCH)/alexnet.onnx: $(BENCH)/.venv $(CHECKPOINT)
+	$(BENCH_PYTHON) -m alexnet_deploy export -o $@
+
+$(BENCH)/engines/alexnet-fp32/bundle.json: $(BENCH)/alexnet.onnx
+	$(BENCH_PYTHON) -m alexnet_deploy build-engine $< -o $(@D)
+
+$(BENCH)/engines/alexnet-int8/bundle.json: $(BENCH)/alexnet.onnx
+	$(BENCH_PYTHON) -m alexnet_deploy build-engine $< -o $(@D) --int8 --calibration-data '$(ALEXNET_DEPLOY_PHOTOS)' \
+	  --calibration-images 128
