@@ -27,7 +27,8 @@ PAPER = (*PAPER, "--set", "sides=[[0.0, 128], [0.8, 224]]")
 """Base of the paper's rows: its optimizer, batch and crops of 224 x 224 out of 256 x 256, scaled to 128 x 128 until
 the last fifth, with Kaiming's weights: the paper's own do not leave chance at ten classes within 15 epochs
 (docs/training.md)."""
-MODERN = (*RANK, "--recipe", "modern")
+MODERN = (*RANK, "--recipe", "modern", "--set", "sides=[[0.0, 96], [0.5, 132], [0.8, 168]]")
+"""Base of the modern rows: the recipe at three quarters of its picture sides, which halves the time."""
 LEVEL = 1.2
 """Training loss that figure 1 is read at."""
 
@@ -57,7 +58,7 @@ ROWS = (
     Row("modern", "crops from 8 %", (*MODERN, "--set", "crop_scale=[0.08, 1.0]")),
     Row("modern", "no label smoothing", (*MODERN, "--set", "label_smoothing=0")),
     Row("modern", "no averaged weights", (*MODERN, "--set", "ema_decay=null")),
-    Row("modern", "224 pixels from the start", (*MODERN, "--set", "sides=[]")),
+    Row("modern", "168 pixels from the start", (*MODERN, "--set", "sides=[[0.0, 168]]")),
     Row("modern", "RandAugment instead", (*MODERN, "--set", "augment=rand")),
     Row("modern", "with CutMix", (*MODERN, "--set", "mix=cutmix")),
     Row("models", "alexnet-2012, paper", ("--arch", "alexnet-2012", "--recipe", "paper", "--lr", "0.0003")),
