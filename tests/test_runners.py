@@ -132,6 +132,23 @@ class TestMissing:
         with pytest.raises(UnavailableError, match=message):
             open_runner(engine, runtime)
 
+    @no_gpu
+    def test_what_auto_passes_over_is_not_loaded(self, engine: Engine) -> None:
+        """TensorRT and ONNX Runtime stay in memory once they are imported, as if they were the engine's own."""
+        code = (
+            "import sys\nfrom pathlib import Path\n"
+            "from alexnet_deploy.bundle import BatchProfile, Engine, Plan\n"
+            "from alexnet_deploy.contract import ModelContract\n"
+            "from alexnet_deploy.runners import open_runner\n"
+            "path, contract = Path(sys.argv[1]), ModelContract.from_json(sys.argv[2], source='test')\n"
+            "plans = ((Plan('x.plan', 'tensorrt_rtx', '1', 'sm89'), path),)\n"
+            "opened = open_runner(Engine('tiny', path, contract, 'fp32', BatchProfile(), plans))\n"
+            "print(len(opened.passed_over), sorted({'tensorrt_rtx', 'onnxruntime'} & sys.modules.keys()))"
+        )
+        command = [sys.executable, "-c", code, engine.onnx_path, CONTRACT.to_json()]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == "2 []"
+
     def test_auto_goes_on_to_the_next(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "openvino", None)
         opened = open_runner(engine)

@@ -328,22 +328,25 @@ class TestWhyNot:
         absent = "tensorrt" if "tensorrt" not in installed() else None
         if absent is None:
             pytest.skip("both TensorRTs are installed")
-        assert trt.why_not(Plan("sm89.plan", absent, "11.4.0.106", "sm89")) == (
+        assert trt.why_not(Plan("sm89.plan", absent, "11.4.0.106", "sm89"), FakeDevice()) == (
             "tensorrt is not installed; pip install 'alexnet-deploy[gpu]'"
         )
 
     def test_a_manifest_cannot_name_a_module_to_import(self) -> None:
         sys.modules.pop("this", None)
-        reason = trt.why_not(Plan("sm89.plan", "this", "1", "sm89"))
+        reason = trt.why_not(Plan("sm89.plan", "this", "1", "sm89"), FakeDevice())
         assert reason == "'this' is not a TensorRT that this version knows (tensorrt, tensorrt_rtx)"
         assert "this" not in sys.modules
 
-    def test_no_gpu(self, monkeypatch: pytest.MonkeyPatch, library_is: Callable[[TensorRT], Plan]) -> None:
+    def test_no_gpu_costs_no_tensorrt(
+        self, monkeypatch: pytest.MonkeyPatch, library_is: Callable[[TensorRT], Plan]
+    ) -> None:
         def no_device() -> FakeDevice:
             raise UnavailableError("cudaGetDeviceCount: cudaErrorNoDevice")
 
-        monkeypatch.setattr(trt, "open_device", no_device)
         plan = library_is(fake_tensorrt(FakeDevice())[0])
+        monkeypatch.setattr(trt, "open_device", no_device)
+        monkeypatch.setattr(trt, "load", None)
         assert trt.why_not(plan) == "no CUDA device (cudaGetDeviceCount: cudaErrorNoDevice)"
         bundle = Engine("alexnet-fp16", Path("model.onnx"), CONTRACT, "fp16", BATCH, ((plan, Path("sm89.plan")),))
         with pytest.raises(

@@ -46,19 +46,20 @@ def open_plan(bundle: Engine) -> TrtRunner:
 
 def why_not(plan: Plan, device: Device | None = None) -> str | None:
     """Why this machine cannot run ``plan``, in one line; None where nothing speaks against it."""
-    try:
-        library = load(plan.builder)
-    except UnavailableError as exc:
-        return str(exc)
-    if plan.version != library.version:
-        return f"built with {plan.builder} {plan.version}, here is {library.version}; build it again"
     with ExitStack() as opened:
         if device is None:
+            # Before the library, which stays in memory: some 140 MiB that no machine without a GPU needs.
             try:
                 device = open_device()
             except UnavailableError as exc:
                 return f"no CUDA device ({exc})"
             opened.callback(device.close)
+        try:
+            library = load(plan.builder)
+        except UnavailableError as exc:
+            return str(exc)
+        if plan.version != library.version:
+            return f"built with {plan.builder} {plan.version}, here is {library.version}; build it again"
         if not _covers(plan.target, device.capability):
             return f"built for {plan.target}, the GPU here is {device.capability}; build it again on this machine"
     return None
