@@ -18,9 +18,8 @@ from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.bundle import Engine
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError, UsageError
-from alexnet_deploy.gpu_state import open_gpu
 from alexnet_deploy.latency import DURATION_S, MIN_ITERATIONS, WARM_UP_S, Latency, check_numbers, measure, random_pixels
-from alexnet_deploy.machine_watch import MachineWatch, Reading, Watched, describe_machine
+from alexnet_deploy.machine_watch import MachineWatch, Reading, Watched, describe_machine, watch_for
 from alexnet_deploy.runners import Runner, open_runner
 
 TIMES_SCHEMA = 1
@@ -132,7 +131,7 @@ def profile_here(engine: Engine, settings: Settings) -> EngineProfile:
     opened = open_runner(engine, settings.runtime, threads=settings.threads, streams=settings.concurrency)
     loaded = time.perf_counter_ns()
     with closing(opened.runner) as runner:
-        watch = MachineWatch(gpu=None if " on CPU" in runner.description else open_gpu())
+        watch = watch_for(runner.description)
         try:
             pixels_NHWC = random_pixels(runner, settings.batches[0])
             before = time.perf_counter_ns()

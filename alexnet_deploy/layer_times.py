@@ -23,6 +23,7 @@ from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.kernel_times import CALLS, ELEMENT_BYTES, KernelTimes, timed_calls
 from alexnet_deploy.latency import random_pixels
 from alexnet_deploy.layer_kernels import Group, group_kernels
+from alexnet_deploy.machine_watch import watch_for
 from alexnet_deploy.roofline import Roofline, measure_roofline
 from alexnet_deploy.runners import open_runner
 
@@ -64,7 +65,10 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class LayerProfile:
-    """Time by layer of one engine. Medians over ``calls`` calls with counters on, of which ``whole_us`` is one call."""
+    """Time by layer of one engine. Medians over ``calls`` calls with counters on, of which ``whole_us`` is one call.
+
+    OpenVINO tells means of ten calls alone; there they are medians over such means.
+    """
 
     engine: str
     precision: str
@@ -75,13 +79,16 @@ class LayerProfile:
     calls: int
     whole_us: float
     sum_us: float
+    """Of the rows."""
     remainder_us: float
-    """What no kernel accounts for: the calls' own cost, copies, and waiting between kernels."""
+    """What no row accounts for: the calls' own cost, copies, waiting between kernels, and what disturbed the calls."""
     uncounted_us: float
     """A call without counters, of the same engine right after."""
     rows: tuple[LayerRow, ...]
     roofline: Roofline | None
     notes: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+    """Why the times do not count, as ``machine_watch`` saw it."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, names with units."""
@@ -112,6 +119,8 @@ def profile_layers(
     costs = Costs(engine.onnx_path, batch)
     with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
         pixels_NHWC = random_pixels(runner, batch)
+        watch = watch_for(runner.description)
+    before = watch.read()
     times = COUNTERS[runtime](engine, pixels_NHWC, threads, calls)
     with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
         uncounted_us = statistics.median(timed_calls(lambda: runner(pixels_NHWC), calls))
@@ -121,7 +130,7 @@ def profile_layers(
     if runtime != "tensorrt":
         roofline = measure_roofline(runtime, {row.precision for row in rows if row.flops}, threads)
         rows = tuple(_judged(row, roofline) for row in rows)
-    sums_us = np.sum([kernel.us for kernel in times.kernels], axis=0)
+    sum_us = sum(row.median_us for row in rows)
     return LayerProfile(
         engine=engine.name,
         precision=engine.precision,
@@ -131,12 +140,13 @@ def profile_layers(
         threads=threads,
         calls=calls,
         whole_us=whole_us,
-        sum_us=float(np.median(sums_us)),
-        remainder_us=float(np.median(np.array(times.call_us) - sums_us)),
+        sum_us=sum_us,
+        remainder_us=whole_us - sum_us,
         uncounted_us=uncounted_us,
         rows=rows,
         roofline=roofline,
         notes=(*passed_over, *_notes(rows, roofline)),
+        invalid=watch.judge([before, watch.read()]).invalid,
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_deploy.gpu_state import Gpu, GpuState
+from alexnet_deploy.gpu_state import Gpu, GpuState, open_gpu
 
 MAX_OTHERS_PERCENT = 5.0
 """Of the cores' time, by other processes. What a machine at rest does on its own takes 1 to 2 %."""
@@ -119,6 +119,11 @@ class MachineWatch:
             return None, None
         hz = os.sysconf("SC_CLK_TCK")
         return sum(sum(t[:3]) + t[5] + t[6] for t in ticks) / hz, sum(t[7] for t in ticks) / hz
+
+
+def watch_for(description: str) -> MachineWatch:
+    """What watches while a runner of this ``description`` works: the GPU, too, where it runs on one."""
+    return MachineWatch(gpu=None if " on CPU" in description else open_gpu())
 
 
 def judge(readings: Sequence[Reading], *, cores: int) -> Watched:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.images import find_images
 from alexnet_deploy.labelled import Labelled, list_labelled
 from alexnet_deploy.latency import Latency
+from alexnet_deploy.machine_watch import Reading, judge, usable_cpus
 from alexnet_deploy.mlperf_log import LOGS, Summary, read_answers, read_summary
 from alexnet_deploy.mlperf_results import Accuracy, Report, Result, Try
 from alexnet_deploy.mlperf_search import highest_passing
@@ -138,14 +139,15 @@ class _Measuring:
         self._labelled = labelled
         self._on_progress = on_progress
         on_progress(f"measuring with {loadgen.ready.description}")
+        self._readings: list[Reading] = []
         self._one = self._measure(1)
 
     def result(self, scenario: Scenario, target: Path) -> Result:
+        self._readings.clear()
         if self._labelled is not None:
             return self._accuracy(self._labelled, scenario, target)
-        if scenario == "Server":
-            return self._server(target)
-        return self._performance(scenario, target)
+        found = self._server(target) if scenario == "Server" else self._performance(scenario, target)
+        return replace(found, disturbed=judge(self._readings, cores=len(usable_cpus())).invalid)
 
     def _accuracy(self, labelled: Labelled, scenario: Scenario, target: Path) -> Result:
         self._on_progress(f"{scenario}: {len(labelled.files)} images, each once")
@@ -226,7 +228,9 @@ class _Measuring:
             latency_bound_ms=options.latency_bound_ms,
             output=folder,
         )
-        return self._loadgen.run(run)
+        ran = self._loadgen.run(run)
+        self._readings += ran.readings
+        return ran.unreadable
 
     def _max_batch(self, scenario: Scenario) -> int:
         return 1 if scenario == "SingleStream" else self.fastest[0]

@@ -46,6 +46,8 @@ class Result:
     summary: Summary | None = None
     accuracy: Accuracy | None = None
     search: tuple[Try, ...] = ()
+    disturbed: tuple[str, ...] = ()
+    """What else took part in its runs, as ``machine_watch`` saw it; the verdict is LoadGen's, which does not know."""
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ import mlperf_loadgen
 from alexnet_deploy.bundle import Engine
 from alexnet_deploy.errors import DeployError, UnavailableError
 from alexnet_deploy.latency import Latency, measure
+from alexnet_deploy.machine_watch import Reading, watch_for
 from alexnet_deploy.mlperf_system import SAMPLES_A_QUERY, Samples, Streams
 from alexnet_deploy.runners import open_runner
 
@@ -60,6 +61,16 @@ class Run:
     min_duration_s: float
     latency_bound_ms: float
     output: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a run leaves beside LoadGen's logs."""
+
+    unreadable: dict[int, str]
+    """By number of the image, why it could not be read."""
+    readings: tuple[Reading, Reading]
+    """Of the machine, before the run and after it: LoadGen does not know who else was at work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +118,16 @@ def _serve(system: System, link: Connection) -> None:
         runners = [opened.runner, *(opened.runner.fork() for _ in range(system.streams - 1))]
         samples = Samples(system.files, opened.runner.contract.preprocessing, system.seed)
         streams = Streams(runners, samples, partial(_end, link))
+        watch = watch_for(opened.runner.description)
         link.send(Ready(opened.runner.description, opened.passed_over, samples.at_once, samples.image_bytes))
         while True:
             request: _Measure | Run = link.recv()
             if isinstance(request, _Measure):
                 link.send(measure(opened.runner, **dataclasses.asdict(request)))
             else:
+                before = watch.read()
                 _load(request, system.seed, samples, streams, link)
-                link.send(dict(samples.unreadable))
+                link.send(Ran(dict(samples.unreadable), (before, watch.read())))
     except (EOFError, BrokenPipeError):
         os._exit(0)  # whoever asked is done, or gone
     except BaseException as exc:
@@ -189,9 +202,9 @@ class LoadGen:
         answer: Latency = self._asked(_Measure(batch, concurrency, duration_s))
         return answer
 
-    def run(self, run: Run) -> dict[int, str]:
-        """Let LoadGen write its logs into ``run.output``; by number of the image, why it could not be read."""
-        answer: dict[int, str] = self._asked(run)
+    def run(self, run: Run) -> Ran:
+        """Let LoadGen write its logs into ``run.output``."""
+        answer: Ran = self._asked(run)
         return answer
 
     def _asked(self, request: _Measure | Run) -> Any:

@@ -127,6 +127,7 @@ def recommend(report: Report, store: Path, bounds: Bounds, source: Path) -> Reco
     there = check_fresh(report, store, source)
     passed_over: dict[str, str] = {}
     misses: dict[str, list[_Miss]] = {}
+    doubts: dict[str, list[str]] = {}
     ms: dict[str, float] = {}
     by_name = {engine.name: engine for engine in report.engines}
     for engine in report.engines:
@@ -143,9 +144,10 @@ def recommend(report: Report, store: Path, bounds: Bounds, source: Path) -> Reco
         else:
             ms[engine.name] = value
             misses[engine.name] = _misses(engine, value, bounds)
+            doubts[engine.name] = _doubts(run) if bounds.max_ms is not None and value > bounds.max_ms else []
     fit = [name for name in ms if not misses[name]]
     if not fit:
-        raise ProofError(_nothing(misses, passed_over, source))
+        raise ProofError(_nothing(misses, passed_over, source, doubts))
     fastest = min(ms[name] for name in fit)
     tied = [name for name in fit if ms[name] <= fastest * (1 + MAX_SPREAD)]
     best = min(tied, key=lambda name: (by_name[name].file_bytes, ms[name], name))
@@ -219,7 +221,9 @@ def drop_points(engine: EngineReport, *, confident: bool) -> tuple[float, str]:
     return (-pair.points_interval.low, "may lose") if confident else (-pair.points, "loses")
 
 
-def _nothing(misses: Mapping[str, list[_Miss]], passed_over: Mapping[str, str], source: Path) -> str:
+def _nothing(
+    misses: Mapping[str, list[_Miss]], passed_over: Mapping[str, str], source: Path, doubts: Mapping[str, list[str]]
+) -> str:
     if not misses:
         name, why = next(iter(passed_over.items()))
         return f"{source}: no bundle can be judged ({name} {why}); measure again: alexnet-deploy report --data FOLDER"
@@ -227,8 +231,8 @@ def _nothing(misses: Mapping[str, list[_Miss]], passed_over: Mapping[str, str], 
     others = [f"{name} {why}" for name, why in passed_over.items()]
     return (
         f"none of the {len(misses)} bundles that can be judged meets the bounds; the closest is {closest} "
-        f"({'; '.join(miss.text for miss in misses[closest])}): widen that bound, or build another engine"
-        + (f" ({'; '.join(others)})" if others else "")
+        f"({'; '.join([*(miss.text for miss in misses[closest]), *doubts[closest]])}): widen that bound, or build "
+        "another engine" + (f" ({'; '.join(others)})" if others else "")
     )
 
 
@@ -245,9 +249,13 @@ def _reason(fit: int, tied: int, bounds: Bounds) -> str:
 
 
 def _warnings(engine: EngineReport, run: LatencyRun, tied: list[str]) -> tuple[str, ...]:
-    found = [f"its latency is not to be trusted: {cause}" for cause in run.invalid]
-    if not run.steady and not run.invalid:
-        found.append("its latency did not settle; measure again on a machine at rest")
+    found = _doubts(run)
     if engine.calibration_images:
         found.append(f"{engine.calibration_images} of the report's images calibrated it: its accuracy is flattered")
     return tuple(found)
+
+
+def _doubts(run: LatencyRun) -> list[str]:
+    if not run.steady and not run.invalid:
+        return ["its latency did not settle; measure again on a machine at rest"]
+    return [f"its latency is not to be trusted: {cause}" for cause in run.invalid]

@@ -26,7 +26,7 @@ from alexnet_deploy.isolated import profile_engine
 from alexnet_deploy.labelled import Labelled, list_labelled
 from alexnet_deploy.latency import DURATION_S
 from alexnet_deploy.machine_watch import describe_machine
-from alexnet_deploy.report_data import Check, DataSet, EngineReport, Gap, Layers, Machine, Part, Report, Timing
+from alexnet_deploy.report_data import Check, DataSet, EngineReport, Gap, Layers, Machine, Part, Report, Timing, runs
 from alexnet_deploy.report_parts import calibration_of, engine_report, fit_of, layers_of, reliability_of, timing_of
 from alexnet_deploy.runners import open_runner
 from alexnet_deploy.stages import StageReport, profile_stages
@@ -234,7 +234,8 @@ def _timing(engine: Engine, settings: Settings, gaps: _Gaps) -> Timing | None:
 
 def _ends(found: Sequence[EngineReport]) -> list[int]:
     """Indices of the most precise engine and the fastest: between these two lies what the stages can tell."""
-    timed = {i: each.timing.runs[0].median_ms for i, each in enumerate(found) if each.timing is not None}
+    smallest = {i: min(runs(each), key=lambda run: run.batch) for i, each in enumerate(found) if runs(each)}
+    timed = {i: run.median_ms for i, run in smallest.items()}
     return sorted({0, min(timed, key=lambda i: timed[i], default=len(found) - 1)})
 
 
@@ -251,7 +252,7 @@ def _stages(wanted: Wanted, engine: Engine, photos: Path, on_progress: Progress)
 def _layers(wanted: Wanted, engine: Engine) -> Layers:
     from alexnet_deploy.layer_times import profile_layers
 
-    return layers_of(profile_layers(engine, wanted.runtime, wanted.batches[0], wanted.threads))
+    return layers_of(profile_layers(engine, wanted.runtime, min(wanted.batches), wanted.threads))
 
 
 def _machine(checks: Sequence[Check]) -> Machine:

@@ -119,6 +119,8 @@ class Roof:
 class Layers:
     """Time by layer; ``total_ms`` is of whole calls in the same run, ``remainder_ms`` what no layer accounts for."""
 
+    runner: str
+    """That told the times; where the latency's own cannot, another one."""
     batch: Count
     total_ms: Positive
     remainder_ms: float
@@ -127,6 +129,8 @@ class Layers:
     roofs: tuple[Roof, ...]
     rows: tuple[Layer, ...]
     notes: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+    """Why the times do not count; empty where nothing speaks against them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,10 +186,10 @@ def _differences(engines: Sequence[EngineReport]) -> Axis:
 
 
 def _stacked(split: StageReport) -> list[tuple[int, Stage, float, float]]:
-    """Each stage with the number of its colour, the same in all splits, its start and its width in percent."""
+    """Each stage with the number of its colour (0: waiting), the same in all splits, its start and width in percent."""
     placed, x = [], 0.0
     for stage in split.stages:
-        number = STAGES.index(stage.name) + 1 if stage.name in STAGES else len(STAGES)
+        number = STAGES.index(stage.name) + 1 if stage.name in STAGES[:-1] else 0
         placed.append((number, stage, round(x, 2), round(stage.share_percent, 2)))
         x += stage.share_percent
     return placed

@@ -109,6 +109,7 @@ def layers_of(profile: LayerProfile) -> Layers:
     """One engine's layers, below the roofs of this machine."""
     roofline = profile.roofline
     return Layers(
+        runner=profile.runner,
         batch=profile.batch,
         total_ms=profile.whole_us / 1e3,
         remainder_ms=profile.remainder_us / 1e3,
@@ -131,6 +132,7 @@ def layers_of(profile: LayerProfile) -> Layers:
             for row in profile.rows
         ),
         notes=profile.notes,
+        invalid=profile.invalid,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from alexnet_deploy.images import load_pixels
 from alexnet_deploy.infer import BATCH, predict
 from alexnet_deploy.laps import Lap, Laps, no_lap
 from alexnet_deploy.latency import measure
+from alexnet_deploy.machine_watch import watch_for
 from alexnet_deploy.runners import Runner
 
 STAGES = ("decode", "resize", "batch", "host-to-device", "compute", "device-to-host", "top-k", "output", "waiting")
@@ -32,6 +34,10 @@ ROUNDS = 3
 
 ENGINE_S = 0.5
 """Of the engine alone, each round."""
+
+RUN_S = 1.0
+"""A run at least: a small folder goes through again and again, or starting and ending would be what is measured."""
+MAX_PASSES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,11 @@ class StageReport:
 
     runner: str
     images: int
+    """Files of the folder."""
     failed: int
+    """Of them, that cannot be used: they cost time in every run, and count in no rate."""
+    passes: int
+    """How often a run goes through the files."""
     batch: int
     threads: int
     """That decode, and one that computes: ``threads`` x ``total_s`` is what the stages add up to."""
@@ -73,6 +83,8 @@ class StageReport:
     """1 / (1 / decode + 1 / engine): what two halves that share the same cores can reach at best."""
     of_limit: float
     """``clockless_images_per_s`` of that; above 1 where a GPU computes beside the decoding cores."""
+    invalid: tuple[str, ...] = ()
+    """Why the rates do not count, as ``machine_watch`` saw it."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the field names above."""
@@ -89,32 +101,42 @@ def profile_stages(
 ) -> StageReport:
     """Run ``files`` through decode, resize and ``runner``, clocked once and unclocked ``ROUNDS`` times.
 
+    A run takes ``RUN_S`` at least, by going through the files several times; ``on_progress`` counts files of all runs.
+
     Raises UsageError for a number out of range, InputError where no file can be read, and what the runner raises.
     """
     workers = cores() if workers is None else workers
-    rounds, done = ROUNDS + 2, 0
+    done, total = 0, len(files)
 
-    def run(lap: Lap = no_lap) -> int:
+    def run(some: Sequence[Path], lap: Lap = no_lap) -> int:
         nonlocal done
         failed = 0
-        rows = predict(runner, files, batch=batch, workers=workers, lap=lap)
-        for i, row in enumerate(rows, 1):
+        for row in predict(runner, some, batch=batch, workers=workers, lap=lap):
             failed += row.error is not None
-            on_progress(done * len(files) + i, rounds * len(files))
-        done += 1
+            done += 1
+            on_progress(done, total)
         return failed
 
-    if run() == len(files):  # warms up caches of files and engine, too
+    started = time.perf_counter()
+    failed = run(files)  # warms up caches of files and engine, too
+    if failed == len(files):
         raise InputError(f"{files[0]}: cannot be used, nor can any other of the {len(files)} files; see: infer")
+    passes = min(math.ceil(RUN_S / (time.perf_counter() - started)), MAX_PASSES)
+    usable = passes * (len(files) - failed)
+    again = [*files] * passes
+    total += (ROUNDS + 1) * len(again)
+
+    watch = watch_for(runner.description)
+    before = watch.read()
     laps = Laps()
-    failed = run(laps)
+    run(again, laps)
     laps.stop("waiting")
     whole, decoding, computing = [], [], []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        run()
-        whole.append(len(files) / (time.perf_counter() - started))
-        decoding.append(_decode_alone(files, runner.contract.preprocessing, workers))
+        run(again)
+        whole.append(usable / (time.perf_counter() - started))
+        decoding.append(usable / _decoding_s(again, runner.contract.preprocessing, workers))
         computing.append(measure(runner, batch=batch, duration_s=ENGINE_S).images_per_s)
     clockless, decode, engine = map(statistics.median, (whole, decoding, computing))
     limit = 1 / (1 / decode + 1 / engine)
@@ -123,17 +145,18 @@ def profile_stages(
         runner=runner.description,
         images=len(files),
         failed=failed,
+        passes=passes,
         batch=batch,
         threads=laps.threads,
         total_s=laps.total_s,
-        images_per_s=len(files) / laps.total_s,
+        images_per_s=usable / laps.total_s,
         stages=tuple(
             Stage(
                 name,
                 seconds[name],
                 100 * seconds[name] / thread_s,
-                1000 * seconds[name] / len(files),
-                (workers if name in _DECODERS else 1) * len(files) / seconds[name],
+                1000 * seconds[name] / usable,
+                (workers if name in _DECODERS else 1) * usable / seconds[name],
             )
             for name in STAGES
             if seconds.get(name)
@@ -144,11 +167,12 @@ def profile_stages(
         engine_images_per_s=engine,
         additive_limit_images_per_s=limit,
         of_limit=clockless / limit,
+        invalid=watch.judge([before, watch.read()]).invalid,
     )
 
 
-def _decode_alone(files: Sequence[Path], pre: Preprocessing, workers: int) -> float:
-    """Images a second of threads that do nothing but decode, each into one buffer of its own."""
+def _decoding_s(files: Sequence[Path], pre: Preprocessing, workers: int) -> float:
+    """Seconds of threads that do nothing but decode, each into one buffer of its own."""
 
     def work(number: int) -> None:
         buffer = np.empty((pre.height, pre.width, 3), np.uint8)
@@ -161,4 +185,4 @@ def _decode_alone(files: Sequence[Path], pre: Preprocessing, workers: int) -> fl
     started = time.perf_counter()
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         list(pool.map(work, range(workers)))
-    return len(files) / (time.perf_counter() - started)
+    return time.perf_counter() - started

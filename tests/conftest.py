@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,16 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return Ran(code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def somebody_else_works() -> Iterator[None]:
+    """Another process keeps a core busy: nothing that is measured meanwhile counts."""
+    if sys.platform != "linux":
+        pytest.skip("other systems do not tell what other processes take")
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        yield
+        other.kill()
 
 
 @pytest.fixture(scope="session")

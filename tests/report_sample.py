@@ -96,12 +96,12 @@ def engine_report(
         calibration_images=0,
         timing=Timing(0.4, 12.0, 180 * MIB, 2, tuple(latency_run(b, ms * b**0.9, seed=b) for b in batches)),
         stages=StageReport(
-            "OpenVINO 2026.4.1 on CPU", 100, 1, 32, 3, 0.2, 500.0,
+            "OpenVINO 2026.4.1 on CPU", 100, 1, 5, 32, 3, 1.0, 495.0,
             (Stage("decode", 0.24, 40.0, 2.4, 833.0), Stage("compute", 0.06 * ms, 10.0 * ms, 0.6 * ms, 1600.0 / ms)),
             50 - 10 * ms, 520.0, 800.0, 1600.0 / ms, 1 / (1 / 800 + ms / 1600), 0.9,
         ),
         layers=Layers(
-            8, 8 * ms, 0.1 * ms, 30.0, (Roof("fp32", 150.0), Roof("int8", 500.0)),
+            "OpenVINO 2026.4.1 on CPU", 8, 8 * ms, 0.1 * ms, 30.0, (Roof("fp32", 150.0), Roof("int8", 500.0)),
             (
                 Layer("features.0", "Conv", False, ("features.1",), precision, 3 * ms, 37.5, 1_100_000_000, 9_000_000,
                       "compute", 2 * ms),

@@ -66,6 +66,12 @@ def test_accuracy_is_that_of_evaluate(here: Path, tmp_path: Path, run: Command, 
     assert [result["scenario"] for result in report["results"]] == ["SingleStream", "MultiStream", "Server", "Offline"]
 
 
+def test_a_verdict_beside_others_is_told(here: Path, tmp_path: Path, run: Command, somebody_else_works: None) -> None:
+    ran = run("--scenario", "SingleStream", *RUNTIME, "--duration-s", 0.3, "--output", tmp_path, "--json")
+    (result,) = json.loads(ran.out)["results"]
+    assert any("other processes took" in cause for cause in result["disturbed"])
+
+
 def test_performance_in_a_table(here: Path, tmp_path: Path, run: Command) -> None:
     ran = run("--scenario", "Offline", "--data", "photos", *RUNTIME, "--duration-s", 0.05, "--output", tmp_path)
     assert ran.code == 0, ran.err

@@ -11,7 +11,7 @@ import pytest
 from conftest import Command
 from hypothesis import given
 from hypothesis import strategies as st
-from report_sample import MIB, engine_report, sample_report
+from report_sample import MIB, engine_report, latency_run, sample_report
 
 from alexnet_deploy.bundle import MODEL, Manifest, save_manifest, sha256_of
 from alexnet_deploy.contract import BatchProfile, ModelContract
@@ -123,6 +123,20 @@ def test_nothing_within_the_bounds_names_the_closest(tmp_path: Path) -> None:
         "none of the 3 bundles that can be judged meets the bounds; the closest is near (loses 0.60 points of top-1, "
         "allowed are 0.5): widen that bound, or build another engine"
     )
+
+
+def test_a_latency_that_cannot_be_trusted_rules_nothing_out_in_silence(tmp_path: Path) -> None:
+    busy = engine_report("busy", ms=9.0)
+    assert busy.timing is not None
+    runs = (latency_run(1, 9.0, invalid=("other processes took 80 % of the cores; stop them",)),)
+    busy = dataclasses.replace(busy, timing=dataclasses.replace(busy.timing, runs=runs))
+    report = store_of(tmp_path, exact(40.0), busy)
+    with pytest.raises(ProofError) as caught:
+        best(tmp_path, report, max_ms=5.0)
+    assert (
+        "the closest is busy (too slow: 9 ms, allowed are 5; its latency is not to be trusted: other processes took "
+        "80 % of the cores; stop them): widen that bound"
+    ) in str(caught.value)
 
 
 def test_a_report_of_other_files_is_refused(tmp_path: Path) -> None:

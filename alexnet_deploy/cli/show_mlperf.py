@@ -53,6 +53,8 @@ def _notes(options: Options, report: Report) -> Iterator[str]:
                 f"{result.scenario}: {summary.parameters['target_qps']:g} queries/s is the highest rate found VALID in "
                 f"{len(result.search)} runs, for a 99th percentile within {options.latency_bound_ms:g} ms"
             )
+        for cause in result.disturbed:
+            yield f"{result.scenario}: not to be trusted: {cause}"
         if summary is not None and (summary.warnings or summary.errors):
             yield f"{result.scenario}: LoadGen counts {summary.warnings} warnings and {summary.errors} errors"
         if result.unreadable:

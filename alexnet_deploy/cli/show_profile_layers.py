@@ -55,7 +55,7 @@ def _profile(console: Console, profile: LayerProfile) -> None:
             f"GB/s, cache ({size}) {memory.cache_gb_per_s:.0f} GB/s",
             soft_wrap=True,
         )
-    for note in profile.notes:
+    for note in (*profile.notes, *(f"invalid: {cause}" for cause in profile.invalid)):
         console.print(note, soft_wrap=True, style="yellow")
     console.print()
 

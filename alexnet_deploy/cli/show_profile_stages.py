@@ -20,8 +20,9 @@ def stages(console: Console, engine: Engine, found: StageReport, *, as_json: boo
         named = {"engine": engine.name, "precision": engine.precision}
         print(json.dumps(named | found.to_dict(), indent=1, ensure_ascii=False, allow_nan=False))
         return
+    passes = f" {found.passes} times" if found.passes > 1 else ""
     console.print(
-        f"{found.images} images through {engine.name} ({engine.precision}), {found.runner}: "
+        f"{found.images} images{passes} through {engine.name} ({engine.precision}), {found.runner}: "
         f"{found.total_s:.2f} s in {found.threads} threads, {found.images_per_s:.0f} images/s",
         soft_wrap=True,
     )
@@ -42,3 +43,5 @@ def stages(console: Console, engine: Engine, found: StageReport, *, as_json: boo
         f"{found.additive_limit_images_per_s:.0f} at best, reached {found.of_limit:.2f} of that",
         soft_wrap=True,
     )
+    for cause in found.invalid:
+        console.print(f"invalid: {cause}", style="yellow", soft_wrap=True)
