@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.labelled import Answers
+from alexnet_deploy.labelled import Answers, predicted
 from alexnet_deploy.paired import Interval, difference_points, mcnemar_p, wilson_percent
 
 # Legend: N image, K class
@@ -129,12 +129,6 @@ def paired(answers: Answers, first: int, second: int) -> Paired:
         mcnemar_p=mcnemar_p(lost, won),
         classes=tuple(sorted(classes, key=lambda c: (c.points, -c.images, c.target))),
     )
-
-
-def predicted(logits_NK: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The first answer for each image; -1 where a logit is NaN or infinite."""
-    answer_N = np.where(_finite(logits_NK), logits_NK.argmax(axis=1), -1)
-    return answer_N.astype(np.int64)
 
 
 def confidence(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float) -> Confidence:

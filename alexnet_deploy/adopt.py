@@ -24,6 +24,7 @@ from alexnet_deploy.onnx_file import (
     graph_inputs,
     load_onnx,
     name_nodes,
+    refuse_nan,
     save_onnx,
     set_contract,
 )
@@ -41,6 +42,7 @@ def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelC
     """
     model = load_onnx(onnx_path)
     contract = contract_in(model, source=str(onnx_path))
+    refuse_nan(model, str(onnx_path))
     if contract is not None:
         if foreign.mean or foreign.std or foreign.labels:
             raise UsageError(f"{onnx_path}: carries its own contract; leave out --mean, --std and --labels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,7 @@ from alexnet_deploy.bundle import MODEL, Manifest, save_manifest, write_bundle
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import ProofError, UsageError
-from alexnet_deploy.onnx_file import fixed_batch, load_onnx
+from alexnet_deploy.onnx_file import fixed_batch, load_onnx, save_onnx, set_contract
 from alexnet_deploy.trt_library import installed
 from alexnet_deploy.typed_onnx import Report, TypedOnnx, tools
 
@@ -37,13 +38,24 @@ def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progr
     with write_bundle(out) as bundle, TemporaryDirectory(dir=bundle.parent, prefix=f".{out.name}.work-") as scratch:
         adopted = Path(scratch) / "model.onnx"
         contract = adopt(onnx_path, adopted, options.foreign)
-        fixed = fixed_batch(load_onnx(adopted))
+        model = load_onnx(adopted)
+        notes = []
+        if contract.temperature != 1.0:
+            # It was fitted to another engine's probabilities, and would pass for this one's.
+            notes.append(
+                f"the temperature {contract.temperature:.4g} of {onnx_path} is left out: each engine has its own; fit "
+                "it with: alexnet-deploy calibrate-confidence"
+            )
+            contract = replace(contract, temperature=1.0)
+            set_contract(model, contract)
+            save_onnx(model, adopted)
+        fixed = fixed_batch(model)
         batch = _batch(fixed, onnx_path, options.batch)
         report("precision", 0, 1)
         typed = TypedOnnx(adopted, contract, fixed, options, str(onnx_path), report)
         typed.write(bundle)
         report("precision", 1, 1)
-        notes = list(typed.notes)
+        notes += typed.notes
         built = _plans(bundle, onnx_path, batch, options, notes, report)
         achieved = {plan.plan.file: plan.achieved for plan in built.plans}
         missed = [

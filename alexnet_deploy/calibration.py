@@ -46,16 +46,10 @@ class CalibrationSet:
     sha256: tuple[str, ...]
     seed: int
 
-    def batches(self, pre: Preprocessing, batch: int, *, fill: bool = False) -> Iterator[NDArray[np.uint8]]:
-        """Pixels ``[n, H, W, 3]``, n = ``batch`` but for the last; only one batch is in memory.
-
-        With ``fill`` the last batch is full, too, its last image repeated: for a model of a fixed batch size.
-        """
+    def batches(self, pre: Preprocessing, batch: int) -> Iterator[NDArray[np.uint8]]:
+        """Pixels ``[n, H, W, 3]``, n = ``batch`` but for the last; only one batch is in memory."""
         for start in range(0, len(self.files), batch):
-            files = self.files[start : start + batch]
-            if fill:
-                files += files[-1:] * (batch - len(files))
-            yield np.stack([load_pixels(file, pre) for file in files])
+            yield np.stack([load_pixels(file, pre) for file in self.files[start : start + batch]])
 
     def digest(self) -> str:
         """``images_digest`` of the images."""

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.accuracy import log_softmax, predicted
+from alexnet_deploy.accuracy import log_softmax
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UsageError
-from alexnet_deploy.labelled import Answers, Labelled, answers_of
+from alexnet_deploy.labelled import Answers, Labelled, answers_of, predicted
 from alexnet_deploy.runners import Runner
 
 # Legend: N image, K class

@@ -179,7 +179,7 @@ def _prepared(
     model, nodes, made = calibrated(
         subject.onnx_path,
         kind=subject.kind,
-        batches=lambda: subject.calibration.batches(pre, fixed or BATCH, fill=fixed is not None),
+        batches=lambda: subject.calibration.batches(pre, fixed or BATCH),
         method=subject.method,
         exclude=subject.exclude,
         cache=subject.cache,

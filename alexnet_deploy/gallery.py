@@ -12,13 +12,13 @@ from typing import Literal
 import jinja2
 import numpy as np
 
-from alexnet_deploy.accuracy import log_softmax, predicted
+from alexnet_deploy.accuracy import log_softmax
 from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.evaluate import Evaluation
 from alexnet_deploy.images import open_rgb
-from alexnet_deploy.labelled import Answers
+from alexnet_deploy.labelled import Answers, predicted
 
 # Legend: N image, K class
 

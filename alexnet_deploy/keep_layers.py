@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle import MODEL, Engine, sha256_or_none
 from alexnet_deploy.diagnose import DEFAULT_IMAGES, Report, Subject, ranking, refuse_shared
 from alexnet_deploy.errors import ProofError
-from alexnet_deploy.labelled import Labelled, answers_of, list_labelled
+from alexnet_deploy.labelled import Labelled, answers_of, list_labelled, predicted
 from alexnet_deploy.latency import measure
 from alexnet_deploy.runners import Runner, open_runner
 
@@ -173,7 +173,7 @@ class _Search:
             answers = answers_of([runner], self._data, on_progress=lambda done, all_: self._report(stage, done, all_))
         # From here on only what could be read: every model answers for the same images.
         self._data = Labelled(self._data.root, answers.files, tuple(answers.target_N.tolist()))
-        right_N: NDArray[np.bool_] = answers.logits_NK[0].argmax(axis=1) == answers.target_N
+        right_N: NDArray[np.bool_] = predicted(answers.logits_NK[0]) == answers.target_N
         return right_N
 
     @contextlib.contextmanager

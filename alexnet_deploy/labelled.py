@@ -180,3 +180,8 @@ def _common_preprocessing(runners: Sequence[Runner]) -> Preprocessing:
             f"{runners[0].description} and another engine preprocess differently; measure them one at a time"
         )
     return runners[0].contract.preprocessing
+
+
+def predicted(logits_NK: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The first answer for each image; -1 where a logit is NaN or infinite."""
+    return np.where(np.isfinite(logits_NK).all(axis=1), logits_NK.argmax(axis=1), -1).astype(np.int64)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.bundle import Precision
@@ -73,6 +74,14 @@ def set_contract(model: onnx.ModelProto, contract: ModelContract) -> None:
     """Put ``contract`` into the model's metadata in place of whatever stood there."""
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, kept | {METADATA_KEY: contract.to_json()})
+
+
+def refuse_nan(model: onnx.ModelProto, source: str) -> None:
+    """InputError for a weight that holds NaN; an infinity may be the bound of a Clip."""
+    for tensor in model.graph.initializer:
+        floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        if floating and np.isnan(numpy_helper.to_array(tensor)).any():
+            raise InputError(f"{source}: weight {tensor.name} holds NaN; export the model from a sound checkpoint")
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from alexnet_deploy.accuracy import predicted
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images import crop_box, open_rgb, to_pixels
-from alexnet_deploy.labelled import list_labelled
+from alexnet_deploy.labelled import list_labelled, predicted
 from alexnet_deploy.paired import Interval, difference_points
 from alexnet_deploy.runners import Runner
 

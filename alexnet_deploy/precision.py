@@ -21,7 +21,7 @@ from alexnet_deploy.calibration import METHODS_FOR, Method
 from alexnet_deploy.calibration_cache import CalibrationCache
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.fp16 import halve
-from alexnet_deploy.onnx_file import load_onnx, name_nodes, save_onnx
+from alexnet_deploy.onnx_file import load_onnx, name_nodes, refuse_nan, save_onnx
 from alexnet_deploy.qdq import Quantized, insert_qdq, quantizable
 
 
@@ -111,8 +111,11 @@ def calibrated(
     name_nodes(model)  # below, a node is known by its name
     nodes = quantizable(model, kind, exclude)
     if not nodes:
-        raise InputError(f"{source}: has no Conv, Gemm or MatMul to quantise; check --exclude")
-    _refuse_broken_weights(model, nodes, source)
+        halved = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+        why = "is float16 already; give the float32 model" if halved else "has no layer to quantise; check --exclude"
+        raise InputError(f"{source}: {why}")
+    refuse_nan(model, source)
+    _refuse_infinite_weights(model, nodes, source)
     # Those of all that could be quantised: one pass then serves every method, type and --exclude.
     observed_tensors = _inputs(quantizable(model, "int8"))
     histograms = method != "max"
@@ -142,13 +145,8 @@ def _inputs(nodes: list[onnx.NodeProto]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.input[0] for node in nodes))
 
 
-def _refuse_broken_weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto], source: str) -> None:
-    """NaN is wrong in any weight, infinity in those of ``nodes``: elsewhere it may be the bound of a Clip."""
+def _refuse_infinite_weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto], source: str) -> None:
     operands = {name for node in nodes for name in node.input[1:]}
     for tensor in model.graph.initializer:
-        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
-            values = numpy_helper.to_array(tensor)
-            if np.isnan(values).any() or (tensor.name in operands and np.isinf(values).any()):
-                raise InputError(
-                    f"{source}: weight {tensor.name} holds NaN or infinity; export the model from a sound checkpoint"
-                )
+        if tensor.name in operands and np.isinf(numpy_helper.to_array(tensor)).any():
+            raise InputError(f"{source}: weight {tensor.name} holds infinity; export the model from a sound checkpoint")

@@ -44,6 +44,9 @@ def quantizable(model: onnx.ModelProto, kind: Quantized, exclude: str | None = N
         excluded = re.compile(exclude) if exclude else None
     except re.error as exc:
         raise UsageError(f"--exclude {exclude}: is not a regular expression ({exc})") from exc
+    if excluded and not any(excluded.search(node.name) for node in model.graph.node):
+        layer = next((node.name for node in model.graph.node if node.op_type in _OPS), "")
+        raise UsageError(f"--exclude {exclude}: matches no node of the graph, where they have names like {layer}")
     weights = initializers(model)
     return [
         node

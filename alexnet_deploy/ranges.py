@@ -30,7 +30,8 @@ def observe(
 ) -> dict[str, Values]:
     """What each of ``tensors`` of a float32 ``model`` with one input holds over the images.
 
-    ``batches`` starts a pass over the same images each time it is called: one, and with ``histograms`` a second.
+    ``batches`` starts a pass over the same images each time it is called: one, and with ``histograms`` a second. A
+    batch that a model of a fixed size is not given in full is filled up, and what fills it does not count.
     Raises InputError for a tensor that is not finite.
     """
     with TemporaryDirectory() as folder:
@@ -97,15 +98,24 @@ def _session_with_outputs(model: onnx.ModelProto, tensors: tuple[str, ...], fold
 def _runs(
     session: ort.InferenceSession, tensors: tuple[str, ...], batches: Callable[[], Iterator[NDArray[np.uint8]]]
 ) -> Iterator[Mapping[str, NDArray[np.float32]]]:
-    feed = session.get_inputs()[0].name
+    feed = session.get_inputs()[0]
     for pixels in batches():
+        count = len(pixels)
+        size = max(feed.shape[0], count) if isinstance(feed.shape[0], int) else count
+        pixels = np.concatenate([pixels, np.repeat(pixels[-1:], size - count, axis=0)])
         try:
-            values = session.run(list(tensors), {feed: pixels})
+            values = session.run(list(tensors), {feed.name: pixels})
         except Exception as exc:
             raise InputError(
                 f"calibration: the model fails on pixels {pixels.shape} ({_reason(exc)}); export it for that batch size"
             ) from exc
-        yield dict(zip(tensors, values, strict=True))
+        yield {name: _of_first(count, size, value) for name, value in zip(tensors, values, strict=True)}
+
+
+def _of_first(count: int, size: int, value: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The part of a tensor that ``count`` of ``size`` images make; all of one whose first axis does not tell."""
+    rows = value.shape[0] if value.ndim else 0
+    return value if rows % size or count == size else value[: rows // size * count]
 
 
 def _reason(exc: Exception) -> str:

@@ -17,7 +17,7 @@ from alexnet_deploy.bundle import Engine, sha256_or_none
 from alexnet_deploy.calibration import DEFAULT_IMAGES, CalibrationSet, Method, choose_images
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.labelled import Labelled, answers_of, list_labelled
+from alexnet_deploy.labelled import Labelled, answers_of, list_labelled, predicted
 from alexnet_deploy.onnx_file import fixed_batch, load_onnx, name_nodes
 from alexnet_deploy.precision import method_for, to_quantized
 from alexnet_deploy.qdq import LARGEST, Quantized, quantizable
@@ -111,7 +111,7 @@ def measure_stability(
                 model,
                 Path(scratch) / out,
                 kind=kind,
-                batches=lambda: chosen.batches(contract.preprocessing, batch, fill=fixed is not None),
+                batches=lambda: chosen.batches(contract.preprocessing, batch),
                 method=method,
                 exclude=exclude,
                 source=str(onnx_path),
@@ -185,5 +185,5 @@ def _top1(
             engine = Engine(path.stem, path, contract, kind if number else "fp32", None)
             runners.append(stack.enter_context(closing(open_runner(engine, runtime).runner)))
         answers = answers_of(runners, validation, on_progress=lambda done, total: report("validation", done, total))
-    right = [float(np.mean(logits_NK.argmax(axis=1) == answers.target_N)) for logits_NK in answers.logits_NK]
+    right = [float(np.mean(predicted(logits_NK) == answers.target_N)) for logits_NK in answers.logits_NK]
     return len(answers.target_N), [100 * share for share in right]

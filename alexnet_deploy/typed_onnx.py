@@ -144,10 +144,9 @@ class TypedOnnx:
 
         def batches() -> Iterator[NDArray[np.uint8]]:
             nonlocal done
-            batch, fill = self.fixed or CALIBRATION_BATCH, self.fixed is not None
-            for pixels_NHWC in calibration.batches(self.contract.preprocessing, batch, fill=fill):
+            for pixels_NHWC in calibration.batches(self.contract.preprocessing, self.fixed or CALIBRATION_BATCH):
                 yield pixels_NHWC
-                done = min(done + len(pixels_NHWC), total)
+                done += len(pixels_NHWC)
                 self.report("calibration", done, total)
 
         return batches

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from alexnet_deploy.labelled import predicted
 from alexnet_deploy.layerwise import Errors, Tapped
 from alexnet_deploy.qdq import Quantized, insert_qdq
 
@@ -54,7 +55,7 @@ class Variants:
     @property
     def float_top1_percent(self) -> float | None:
         """Accuracy of the float model; None without labels."""
-        return self._top1_percent(self._logits_NK.argmax(axis=1))
+        return self._top1_percent(predicted(self._logits_NK))
 
     def noise(self, nodes: Collection[str]) -> dict[str, Errors]:
         """How far each node's output is from its float value where that node alone is quantised.
@@ -90,10 +91,10 @@ class Variants:
         for values in self._runs(model, [self._output]):
             changed_NK = values[self._output]
             kl_N.append(kl_nats(self._logits_NK[seen : seen + len(changed_NK)], changed_NK))
-            answer_N.append(changed_NK.argmax(axis=1))
+            answer_N.append(predicted(changed_NK))
             seen += len(changed_NK)
         answers_N = np.concatenate(answer_N)
-        agreement = float((answers_N == self._logits_NK.argmax(axis=1)).mean())
+        agreement = float((answers_N == predicted(self._logits_NK)).mean())
         return Effect(100 * agreement, float(np.concatenate(kl_N).mean()), self._top1_percent(answers_N))
 
     def _top1_percent(self, answer_N: NDArray[np.int64]) -> float | None:

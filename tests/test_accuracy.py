@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from alexnet_deploy.accuracy import accuracy, calibration_error, confidence, paired, predicted
+from alexnet_deploy.accuracy import accuracy, calibration_error, confidence, paired
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.infer import top_answers
-from alexnet_deploy.labelled import Answers
+from alexnet_deploy.labelled import Answers, predicted
 
 CLASSES = 7
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from alexnet_deploy import assemble
 from alexnet_deploy.assemble import build_engine
-from alexnet_deploy.bundle import LayerPrecision, open_bundle, verify
+from alexnet_deploy.bundle import LayerPrecision, Precision, open_bundle, verify
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.engine_options import EngineOptions
-from alexnet_deploy.errors import ProofError, UnavailableError, UsageError
+from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.export import export_onnx
+from alexnet_deploy.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.runners import open_runner
 from alexnet_deploy.samples import parity_pixels
 
@@ -38,6 +42,31 @@ def test_bundle_holds_what_its_manifest_says(exported: Path, tmp_path: Path) -> 
     assert set(made.achieved) == {"sm86.plan", "sm89.plan"}
     assert {"alexnet-deploy", "python", "onnx", "onnxruntime"} <= made.tools.keys()
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_temperature_stays_with_the_engine_it_was_fitted_to(exported: Path, tmp_path: Path) -> None:
+    model = load_onnx(exported)
+    contract = contract_in(model, source="exported")
+    assert contract is not None
+    set_contract(model, dataclasses.replace(contract, temperature=0.8))
+    fitted = save_onnx(model, tmp_path / "fitted.onnx")
+    made = build_engine(fitted, tmp_path / "bundle", EngineOptions("fp16", targets=("sm89",)))
+    assert made.contract == contract
+    assert contract_in(load_onnx(tmp_path / "bundle/model.onnx"), source="bundle") == contract
+    assert any("temperature 0.8 of" in note and "calibrate-confidence" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_broken_weight_is_no_engine(exported: Path, tmp_path: Path, precision: Precision) -> None:
+    model = load_onnx(exported)
+    weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = numpy_helper.to_array(weight).copy()
+    values.flat[0] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    broken = save_onnx(model, tmp_path / "broken.onnx")
+    with pytest.raises(InputError, match=rf"broken.onnx: weight {re.escape(weight.name)} holds NaN"):
+        build_engine(broken, tmp_path / "bundle", EngineOptions(precision, targets=("sm89",)))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_all_precisions_answer_alike(exported: Path, tmp_path: Path, photo_folder: Path) -> None:

@@ -182,12 +182,6 @@ class TestBatches:
         assert together_NHWC.dtype == np.uint8
         np.testing.assert_array_equal(together_NHWC, np.stack([load_pixels(file, PRE) for file in seven.files]))
 
-    def test_a_fixed_batch_is_filled_with_the_last_image(self, seven: CalibrationSet) -> None:
-        first_NHWC, last_NHWC = seven.batches(PRE, 5, fill=True)
-        assert len(first_NHWC) == 5
-        expected = [load_pixels(seven.files[i], PRE) for i in (5, 6, 6, 6, 6)]
-        np.testing.assert_array_equal(last_NHWC, np.stack(expected))
-
     def test_every_pass_is_the_same(self, seven: CalibrationSet) -> None:
         first, second = (np.concatenate(list(seven.batches(PRE, 2))) for _ in range(2))
         np.testing.assert_array_equal(first, second)

@@ -182,8 +182,13 @@ class TestRefused:
         assert not (tmp_path / "out.onnx").exists()
 
     def test_nothing_to_quantise(self, fp32: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"has no Conv, Gemm or MatMul to quantise; check --exclude"):
+        with pytest.raises(InputError, match=r"has no layer to quantise; check --exclude"):
             to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, exclude=".")
+
+    def test_a_float16_model_is_told_apart(self, fp32: Path, tmp_path: Path) -> None:
+        half = to_fp16(fp32, tmp_path / "half.onnx")
+        with pytest.raises(InputError, match=r"half.onnx: is float16 already; give the float32 model"):
+            to_quantized(half, tmp_path / "out.onnx", kind="int8", batches=batches)
 
     def test_an_unknown_node_to_keep(self, fp32: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"net.onnx: has no node named conv_99"):
@@ -207,7 +212,7 @@ class TestRefused:
         broken = save_onnx(model, tmp_path / "broken.onnx")
         out = tmp_path / "out.onnx"
         out.write_text("old")
-        with pytest.raises(InputError, match=rf"broken.onnx: weight {tensor.name} holds NaN or infinity; export"):
+        with pytest.raises(InputError, match=rf"broken.onnx: weight {tensor.name} holds (NaN|infinity); export"):
             to_quantized(broken, out, kind="int8", batches=lambda: pytest.fail("an image was read"))
         assert out.read_text() == "old"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.onnx", "out.onnx"]

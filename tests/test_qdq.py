@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ml_dtypes
@@ -267,12 +268,16 @@ class TestExclude:
             (r"features", 1),
             (r"features\.0$", 2),
             (r"^conv_y$", 2),
-            (r"nothing", 3),
             (r".", 0),
         ],
     )
     def test_by_regular_expression(self, exclude: str | None, left: int, model: onnx.ModelProto) -> None:
         assert len(quantizable(model, "int8", exclude)) == left
+
+    def test_an_expression_that_matches_nothing_leaves_nothing_in_float(self, model: onnx.ModelProto) -> None:
+        name = quantizable(model, "int8")[0].name
+        with pytest.raises(UsageError, match=rf"--exclude classifer: matches no node .* names like {re.escape(name)}"):
+            quantizable(model, "int8", "classifer")
 
     def test_an_excluded_node_is_as_before(self, model: onnx.ModelProto) -> None:
         model = quantised(model, exclude="^conv_features.10$")

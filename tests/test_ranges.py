@@ -108,6 +108,23 @@ class TestValues:
         bins = {i: int(n) for i, n in enumerate(found.histogram) if n}
         assert bins == {20 * BINS // 150: 11, 50 * BINS // 150: 22, BINS - 1: 3}
 
+    @pytest.mark.parametrize("method", METHODS)
+    def test_what_fills_a_fixed_batch_does_not_count(self, method: Method) -> None:
+        """33 images through a model frozen to 32 count the last one once, not 32 times."""
+        rows = helper.make_node("Reshape", ["y", "shape"], ["rows"])  # four rows an image, as before a MatMul
+        free, fixed = (pixel_model(helper.make_node("Sub", ["x", "c"], ["y"]), rows, c=150) for _ in range(2))
+        for model in (free, fixed):
+            model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 3]), "shape"))
+        fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 32
+        pixels_NHWC = images(*range(100, 132), 255)
+        found, expected = (
+            tensor_thresholds(model, ("x", "y", "rows"), in_batches(pixels_NHWC, 32), method) for model in (fixed, free)
+        )
+        assert found == expected
+        values = observe(fixed, ("rows",), in_batches(pixels_NHWC, 32), histograms=True)["rows"]
+        assert values.histogram is not None
+        assert values.histogram.sum() == pixels_NHWC.size
+
     def test_a_method_that_weighs_needs_a_histogram(self) -> None:
         assert threshold(Values(-1, 2, None).histogram, 2, "max") == 2
         with pytest.raises(ValueError, match="method mse needs a histogram"):
