@@ -33,6 +33,9 @@ def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progr
             "images its scales would be guesses; give a folder of photos like those of production, not the ones you "
             "evaluate on"
         )
+    if not quantized and (options.exclude or options.method):
+        flag = "--exclude" if options.exclude else "--calibration-method"
+        raise UsageError(f"{flag} says how --int8 or --fp8 is made; add one of them, or leave it out")
     if options.bound and not (quantized and options.precision.endswith("+fp16")):
         raise UsageError("--max-drop keeps layers of --int8 or --fp8 in float16; build with one of them and --fp16")
     with write_bundle(out) as bundle, TemporaryDirectory(dir=bundle.parent, prefix=f".{out.name}.work-") as scratch:

@@ -56,6 +56,17 @@ def test_a_temperature_stays_with_the_engine_it_was_fitted_to(exported: Path, tm
     assert any("temperature 0.8 of" in note and "calibrate-confidence" in note for note in made.notes)
 
 
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [(EngineOptions("fp16", exclude="features.0"), "--exclude"), (EngineOptions(method="max"), "--calibration-method")],
+)
+def test_what_only_int8_and_fp8_know_is_not_dropped_in_silence(
+    exported: Path, tmp_path: Path, options: EngineOptions, flag: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{flag} says how --int8 or --fp8 is made"):
+        build_engine(exported, tmp_path / "bundle", options)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_broken_weight_is_no_engine(exported: Path, tmp_path: Path, precision: Precision) -> None:
     model = load_onnx(exported)
