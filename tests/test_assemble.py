@@ -87,8 +87,8 @@ def test_all_precisions_answer_alike(exported: Path, tmp_path: Path, photo_folde
     pixels_NHWC = None
     for precision in ("fp32", "fp16", "int8", "int8+fp16", "fp8+fp16"):
         out = tmp_path / precision
-        quantized = calibration if "8" in precision else None
-        build_engine(exported, out, EngineOptions(precision, targets=("sm89",), calibration=quantized, method="max"))
+        quantized = {"calibration": calibration, "method": "max"} if "8" in precision else {}
+        build_engine(exported, out, EngineOptions(precision, targets=("sm89",), **quantized))
         engine = open_bundle(out)
         if pixels_NHWC is None:
             pixels_NHWC = np.concatenate(list(calibration.batches(engine.contract.preprocessing, 6)))
