@@ -169,7 +169,7 @@ def recommend(report: Report, store: Path, bounds: Bounds, source: Path) -> Reco
         run=run,
         reason=_reason(len(fit), len(tied), bounds),
         passed_over=tuple(PassedOver(name, why) for name, why in passed_over.items()),
-        warnings=_warnings(by_name[best], run, tied),
+        warnings=_warnings(by_name[best], run),
     )
 
 
@@ -248,7 +248,7 @@ def _reason(fit: int, tied: int, bounds: Bounds) -> str:
     return f"the {what}, of {fit} that {'meets' if fit == 1 else 'meet'} the bounds ({within})"
 
 
-def _warnings(engine: EngineReport, run: LatencyRun, tied: list[str]) -> tuple[str, ...]:
+def _warnings(engine: EngineReport, run: LatencyRun) -> tuple[str, ...]:
     found = _doubts(run)
     if engine.calibration_images:
         found.append(f"{engine.calibration_images} of the report's images calibrated it: its accuracy is flattered")

@@ -196,7 +196,8 @@ class TestPublished:
     def test_the_legacy_format_loads(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
         """torchvision's published files are as old."""
         torch.save(tiny_checkpoint.weights, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
-        load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
+        loaded = load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
+        assert all(torch.equal(loaded.weights[key], value) for key, value in tiny_checkpoint.weights.items())
 
     def test_a_pickle_that_runs_code_is_refused_unrun(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
         path, marker = tmp_path / "x.pth", tmp_path / "it ran"

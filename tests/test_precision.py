@@ -96,7 +96,7 @@ class TestAnswers:
         pixels_NHWC = noise(4)
         exact_NK = by_reference(fp32, pixels_NHWC)
         for runtime in RUNTIMES:
-            # 11 bits of precision, some fifteen roundings in a row.
+            # Weights of 11 bits, some fifteen layers in a row; most runtimes compute in float32 on a CPU.
             logits_NK = answers(out, runtime, "fp16", pixels_NHWC)
             np.testing.assert_allclose(logits_NK, exact_NK, rtol=0, atol=0.01 * np.abs(exact_NK).max())
         assert out.stat().st_size < 0.55 * fp32.stat().st_size

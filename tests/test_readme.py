@@ -34,9 +34,19 @@ def test_the_commands_run_in_order_in_an_empty_folder(tmp_path: Path) -> None:
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 12
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/training.md", "docs/model-card.md", "engines/README.md"]
+PAGES = sorted(
+    str(path.relative_to(ROOT))
+    for folder in (".", "docs", "docs/decisions", "engines", "benchmarks", "samples")
+    for path in (ROOT / folder).glob("*.md")
 )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_page_has_a_place_left_to_fill(page: str) -> None:
+    assert not re.search(r"^[A-Z]+_[A-Z_]+$|\bTODO\b|\bTBD\b", (ROOT / page).read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#]+)", text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def top1(bundle: Path) -> float:
-    runner = open_runner(open_bundle(bundle)).runner
-    try:
+    with closing(open_runner(open_bundle(bundle)).runner) as runner:
         data = list_labelled(DATA / "imagenette/val", runner.contract)
         return accuracy(answers_of([runner], data), 0, runner.contract).top1_percent
-    finally:
-        runner.close()
 
 
 def test_the_engine_reaches_what_the_checkpoint_says(store: Path) -> None:
@@ -66,9 +64,8 @@ def test_int8_costs_less_than_a_point(store: Path) -> None:
 
 
 def test_every_photo_gets_an_answer(store: Path) -> None:
-    runner = open_runner(open_bundle(store / "int8")).runner
-    predictions = list(predict(runner, find_images([DATA / "photos"])))
-    runner.close()
+    with closing(open_runner(open_bundle(store / "int8")).runner) as runner:
+        predictions = list(predict(runner, find_images([DATA / "photos"])))
     assert len(predictions) == 300
     assert [p.error for p in predictions if p.error] == []
     assert all(len(p.top) == 5 and 0 < p.top[0].probability <= 1 for p in predictions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -25,6 +25,19 @@ def providers() -> list[str]:
     return list(ort.get_available_providers())
 
 
+def session_options(precision: str, *, threads: int | None = None, streams: int = 1) -> Any:
+    """How an engine of ``precision`` runs."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # its errors are raised, and told in one line
+    if threads is not None or streams > 1:
+        # Calls at the same time share one pool and wait for each other in it; with one thread there is none.
+        options.intra_op_num_threads = max(1, (threads or cores()) // streams)
+    if precision.startswith("fp8"):
+        # Its extended optimisations compute an FP8 Gemm wrongly (measured with 1.32).
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return options
+
+
 class OrtRunner:
     """An ONNX model in ONNX Runtime."""
 
@@ -41,18 +54,11 @@ class OrtRunner:
         streams: int = 1,
     ) -> None:
         self.contract = contract
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # its errors are raised, and told in one line
-        if threads is not None or streams > 1:
-            # Calls at the same time share one pool and wait for each other in it; with one thread there is none.
-            options.intra_op_num_threads = max(1, (threads or cores()) // streams)
-        if precision.startswith("fp8"):
-            # Its extended optimisations compute an FP8 Gemm wrongly (measured with 1.32).
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options = session_options(precision, threads=threads, streams=streams)
         try:
             self._session = ort.InferenceSession(str(onnx_path), options, providers=[_PROVIDERS[device]])
         except Exception as exc:  # its exceptions share no public base
-            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({_reason(exc)}); try --runtime openvino") from exc
+            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({reason(exc)}); try --runtime openvino") from exc
         self._path = onnx_path
         if self._session.get_providers()[0] != _PROVIDERS[device]:
             # onnxruntime-gpu falls back to the CPU in silence; a caller who asked for CUDA must know.
@@ -68,7 +74,7 @@ class OrtRunner:
             (logits_NK,) = session.run([self.contract.output_name], {self.contract.input_name: pixels_NHWC})
         except Exception as exc:
             raise InputError(
-                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({_reason(exc)}); export it for that batch size"
+                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
             ) from exc
         return np.asarray(logits_NK, np.float32)
 
@@ -81,5 +87,6 @@ class OrtRunner:
         self.__dict__.pop("_session", None)
 
 
-def _reason(exc: Exception) -> str:
+def reason(exc: Exception) -> str:
+    """What ONNX Runtime says, in one line."""
     return " ".join(str(exc).split())[:300]

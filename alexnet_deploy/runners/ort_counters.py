@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, UnavailableError
 from alexnet_deploy.kernel_times import Kernel, KernelTimes, timed_calls
-from alexnet_deploy.runners.ort import _reason
+from alexnet_deploy.runners.ort import reason, session_options
 
 _TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8e4m3fn": "fp8"}
 _SUFFIX = "_kernel_time"
@@ -33,19 +33,14 @@ def kernel_times(
     Raises InputError where ONNX Runtime refuses the model, UnavailableError where its profile is not to be had.
     """
     with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
+        options = session_options(precision, threads=threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if precision.startswith("fp8"):
-            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             session = ort.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
             call_us = timed_calls(lambda: session.run(None, dict(feeds)), calls)
         except Exception as exc:  # its exceptions share no public base
-            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({_reason(exc)}); try --runtime openvino") from exc
+            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({reason(exc)}); try --runtime openvino") from exc
         profile = Path(session.end_profiling())
         try:
             events: list[Event] = json.loads(profile.read_bytes())

@@ -17,6 +17,8 @@ from alexnet_deploy.laps import Lap, no_lap
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
+DESCRIPTION = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
+
 
 class OpenVinoRunner:
     """An ONNX model in OpenVINO."""
@@ -27,16 +29,7 @@ class OpenVinoRunner:
         self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None, streams: int = 1
     ) -> None:
         self.contract = contract
-        # Without the hint a CPU with bf16 units may compute in bf16 an engine that says fp32.
-        config: dict[str, str | int] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
-        if streams > 1:
-            config["NUM_STREAMS"] = streams
-        try:
-            compiled = _core().compile_model(str(onnx_path), "CPU", config)
-        except RuntimeError as exc:
-            raise InputError(f"{onnx_path}: OpenVINO refuses it ({_reason(exc)}); try --runtime onnxruntime") from exc
+        compiled = compiled_model(onnx_path, threads=threads, streams=streams)
         self._path = onnx_path
         # Where a Reshape inside fixes the batch, only the output tells. More images than that need not fail, but once
         # such a model has gone, the next one that runs in the process ends it with a segfault (2026.4).
@@ -46,7 +39,7 @@ class OpenVinoRunner:
         self.batch = None if size is None else BatchProfile(size, size, size)
         self._compiled: Any = compiled
         self._request = compiled.create_infer_request()
-        self.description = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
+        self.description = DESCRIPTION
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
@@ -54,7 +47,7 @@ class OpenVinoRunner:
             results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
         except RuntimeError as exc:
             raise InputError(
-                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({_reason(exc)}); export it for that batch size"
+                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
             ) from exc
         logits_NK = np.array(results[self.contract.output_name], np.float32)
         if len(logits_NK) != len(pixels_NHWC):
@@ -76,6 +69,22 @@ class OpenVinoRunner:
         self.__dict__.pop("_compiled", None)
 
 
+def compiled_model(onnx_path: Path, *, threads: int | None = None, streams: int = 1, counters: bool = False) -> Any:
+    """The model as the runner runs it, on request with performance counters; InputError where OpenVINO refuses it."""
+    # Without the hint a CPU with bf16 units may compute in bf16 an engine that says fp32.
+    config: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    if streams > 1:
+        config["NUM_STREAMS"] = streams
+    if counters:
+        config["PERF_COUNT"] = True
+    try:
+        return _core().compile_model(str(onnx_path), "CPU", config)
+    except RuntimeError as exc:
+        raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try --runtime onnxruntime") from exc
+
+
 @functools.cache
 def _core() -> ov.Core:
     """One for the process, never given back.
@@ -92,5 +101,6 @@ def devices() -> list[str]:
     return list(_core().available_devices)
 
 
-def _reason(exc: Exception) -> str:
+def reason(exc: Exception) -> str:
+    """What OpenVINO says, in one line."""
     return str(exc).strip().splitlines()[-1][:200]  # the lines before it name OpenVINO's own source files

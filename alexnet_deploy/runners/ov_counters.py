@@ -8,12 +8,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.kernel_times import Kernel, KernelTimes, timed_calls
-from alexnet_deploy.runners.ov import _core, _reason
+from alexnet_deploy.runners.ov import DESCRIPTION, compiled_model, reason
 
 _TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64"}
 _MULTIPLIES = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
@@ -27,28 +26,23 @@ to the next, the order does not."""
 
 
 def kernel_times(onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int | None, calls: int) -> KernelTimes:
-    """Run at least ``calls`` calls with the counters on, compiled as ``runners.ov`` does.
+    """Run at least ``calls`` calls with the counters on, on the model as ``runners.ov`` runs it.
 
     The counters hold the mean over all calls since the model was compiled, in whole microseconds (2026.4): what a
     slow call adds never leaves them. So the model is compiled anew for every ten calls, and the mean of these is one
     sample, to 1 us. Raises InputError where OpenVINO refuses the model.
     """
-    config: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": True,
-    }  # fmt: skip
-    if threads is not None:
-        config["INFERENCE_NUM_THREADS"] = threads
     samples: list[Counters] = []
     call_us: list[float] = []
     try:
         for _ in range(math.ceil(calls / _SAMPLE_CALLS)):
-            compiled: Any = _core().compile_model(str(onnx_path), "CPU", config)
+            compiled = compiled_model(onnx_path, threads=threads, counters=True)
             request = compiled.create_infer_request()
             means, spent_us = _sample(request, feeds)
             samples.append(means)
             call_us.append(spent_us)
     except RuntimeError as exc:
-        raise InputError(f"{onnx_path}: OpenVINO refuses it ({_reason(exc)}); try --runtime onnxruntime") from exc
+        raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try --runtime onnxruntime") from exc
     graph = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()}
     # Whatever took less than a microsecond counts as not run in an info's status; what is fused is not in the graph.
     kernels = (
@@ -56,7 +50,7 @@ def kernel_times(onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads:
         for info, us in zip(request.profiling_info, zip(*samples, strict=True), strict=True)
         if info.node_name in graph and info.node_type not in _NO_KERNELS
     )
-    return KernelTimes(f"OpenVINO {ov.__version__.split('-')[0]} on CPU", tuple(kernels), tuple(call_us))
+    return KernelTimes(DESCRIPTION, tuple(kernels), tuple(call_us))
 
 
 def _sample(request: Any, feeds: Mapping[str, NDArray[Any]]) -> tuple[Counters, float]:
