@@ -36,7 +36,8 @@ def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Co
     with a progress bar.
 
     Raises UsageError for Parquet without ``output`` and for an ``output`` that is no plain file,
-    UnavailableError where pyarrow is missing, the disk is full or the place cannot be written.
+    UnavailableError where pyarrow is missing, the disk is full or the place cannot be written (the standard output:
+    inside ``checked_standard_output``, as in every command).
     """
     if output is not None and output.exists() and not output.is_file():
         raise UsageError(f"--output {output}: is not a plain file; name a file")

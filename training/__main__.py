@@ -11,6 +11,7 @@ import typer
 
 from alexnet_deploy.checkpoint import load_checkpoint
 from alexnet_deploy.errors import DeployError
+from alexnet_deploy.standard_output import checked_standard_output
 from training.compress_command import compress_command
 from training.evaluate import evaluate_checkpoint
 from training.loop import Stopped
@@ -55,7 +56,8 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] not in ("train", "evaluate", "pack", "compress", "--help"):
         arguments = ["train", *arguments]
     try:
-        app(arguments, standalone_mode=True)
+        with checked_standard_output():
+            app(arguments, standalone_mode=True)
     except DeployError as exc:
         console.print(f"error: {exc}", style="red")
         return exc.exit_code

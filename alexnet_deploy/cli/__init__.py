@@ -28,6 +28,7 @@ from alexnet_deploy.cli import (
 )
 from alexnet_deploy.cli.terminal import err
 from alexnet_deploy.errors import DeployError
+from alexnet_deploy.standard_output import checked_standard_output
 
 app = typer.Typer(
     name="alexnet-deploy",
@@ -83,7 +84,8 @@ def main() -> None:
     Typer itself ends usage errors with 2 and Ctrl-C with 130.
     """
     try:
-        app()
+        with checked_standard_output():
+            app()
     except DeployError as exc:
         err.print(f"error: {exc}", style="red", soft_wrap=True)
         sys.exit(exc.exit_code)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 _WIDE = 160  # columns of a table in a pipe, where no terminal tells its width
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDE)
+_is_terminal = sys.stdout is not None and sys.stdout.isatty()  # None: it is closed
+out = Console(highlight=False, markup=False, width=None if _is_terminal else _WIDE)
 err = Console(highlight=False, markup=False, stderr=True)
 
 
