@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,9 +61,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     ``path``; after a kill in that very moment the next writer brings the old one back.
     """
     with _translated(path):
-        target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_dir():
-            raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another --output")
+        target = _directory_target(path)
         with _workspace(target) as temporary:
             temporary.mkdir()
             yield temporary
@@ -71,6 +70,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             _fsync_folder(temporary)
             _swap_in(temporary, target)
             _fsync_folder(target.parent)
+
+
+def check_directory(path: Path) -> None:
+    """Raise now what ``atomic_directory`` would for a place that cannot be written, after the work; writes nothing."""
+    with _translated(path):
+        above = next(folder for folder in _directory_target(path).parents if folder.exists())
+        with tempfile.TemporaryFile(dir=above):
+            pass
+
+
+def _directory_target(path: Path) -> Path:
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another --output")
+    return target
 
 
 @contextlib.contextmanager

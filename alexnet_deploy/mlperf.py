@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from alexnet_deploy.atomic import atomic_directory
+from alexnet_deploy.atomic import atomic_directory, check_directory
 from alexnet_deploy.bundle import Engine
 from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.images import find_images
@@ -87,7 +87,8 @@ def run_scenarios(
 
     Where Server's bound is met by no rate its result is the run with the lowest one, INVALID. Raises ProofError where
     a single image alone takes longer than the bound, InputError where the images are of no use, what ``open_runner``
-    raises, and UnavailableError where LoadGen's process fails.
+    raises, UnavailableError where LoadGen's process fails and, before anything is measured, where ``output`` cannot be
+    written.
     """
     targets = {scenario: _target(output, scenario) for scenario in scenarios}
     labelled = None if not options.accuracy or options.data is None else list_labelled(options.data, engine.contract)
@@ -122,8 +123,9 @@ def _spread(data: Path | None) -> tuple[Path, ...]:
 
 
 def _target(output: Path, scenario: Scenario) -> Path:
-    """Where a scenario's logs go; InputError where something else is there, which would be lost."""
+    """Where a scenario's logs go. UnavailableError where nothing can, InputError where something else would be lost."""
     target = output / scenario
+    check_directory(target)
     foreign = sorted(path.name for path in target.iterdir() if path.name not in LOGS) if target.is_dir() else []
     if foreign:
         raise InputError(f"{target}: holds {foreign[0]}, which is no log of LoadGen's; choose another --output")

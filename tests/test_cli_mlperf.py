@@ -112,6 +112,22 @@ def test_one_line_for_what_cannot_be(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [("file/out", "cannot be written (Not a directory)"), ("taken", "a file of this name is in the way")],
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+    here: Path, tmp_path: Path, run: Command, output: str, words: str
+) -> None:
+    for file in ("file", "taken/SingleStream"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("mine")
+    ran = run("--scenario", "SingleStream", *RUNTIME, "--output", tmp_path / output)
+    assert (ran.code, ran.out) == (1, "")
+    (line,) = ran.err.splitlines()  # and none of what is measured
+    assert words in line
+
+
 def test_without_loadgen_the_extra_is_named(here: Path) -> None:
     block = "import sys; sys.modules['mlperf_loadgen'] = None; from alexnet_deploy.cli import main; main()"
     done = subprocess.run(
