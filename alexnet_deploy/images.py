@@ -195,7 +195,9 @@ def _images_of(source: str | Path) -> Iterator[Path]:
         return iter([path])
     else:
         matches = map(Path, sorted(glob.iglob(os.path.expanduser(source), recursive=True)))
-        images = (match for match in matches if match.suffix.lower() in SUFFIXES and match.is_file())
+        named = (match for match in matches if match.suffix.lower() in SUFFIXES)
+        # A dangling link is an image that is missing, as in a folder.
+        images = (match for match in named if match.is_file() or (match.is_symlink() and not match.exists()))
         nothing = "matches no image; check the pattern"
     first = next(images, None)
     if first is None:
