@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.bundle import Engine, load_manifest
 from alexnet_deploy.engine_profile import refuse_batches
-from alexnet_deploy.errors import UnavailableError, UsageError
+from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 from alexnet_deploy.kernel_times import CALLS, ELEMENT_BYTES, KernelTimes, timed_calls
 from alexnet_deploy.latency import random_pixels
 from alexnet_deploy.layer_kernels import Group, group_kernels
@@ -239,7 +239,7 @@ def _choose(engine: Engine, runtime: str) -> tuple[str, list[str]]:
     for name in COUNTERS:
         try:
             open_runner(engine, name).runner.close()
-        except UnavailableError as exc:
+        except DeployError as exc:
             if name != "tensorrt" or engine.plans:
                 passed_over.append(f"passed over {name}: {exc}")
         else:

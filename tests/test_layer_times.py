@@ -236,6 +236,25 @@ def test_auto_takes_the_first_runtime_that_can(tmp_path: Path) -> None:
     assert not any("passed over" in note for note in profile.notes)  # an engine without plans expects no TensorRT
 
 
+def test_auto_passes_over_a_runtime_that_refuses_the_model(tmp_path: Path) -> None:
+    found = engine(tmp_path)
+    model = onnx.load(found.onnx_path)
+    model.graph.node[-1].output[0] = "plain"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(2, dtype=np.float32), "eye"))
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("Det", ["eye"], ["one"], name="gate.0/Det"),  # OpenVINO has none (2026.4)
+            onnx.helper.make_node("Mul", ["plain", "one"], ["logits"], name="gate.0/Mul"),
+        ]
+    )
+    onnx.save(model, found.onnx_path)
+    profile = profile_layers(found, "auto", threads=1, calls=CALLS)
+    assert profile.runtime == "onnxruntime"
+    (reason,) = [note for note in profile.notes if note.startswith("passed over")]
+    assert "passed over openvino" in reason
+    assert "OpenVINO refuses it" in reason
+
+
 class TestJudgement:
     def row(self, **changes: Any) -> LayerRow:
         row = LayerRow(
