@@ -21,8 +21,9 @@ from onnx_models import CLASSES, SIDE, Graph, tiny_classifier
 from alexnet_deploy import runners
 from alexnet_deploy.bundle import Engine, Plan
 from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
-from alexnet_deploy.runners import RUNTIMES, Runner, open_runner
+from alexnet_deploy.runners import MAX_STREAMS_A_CORE, RUNTIMES, Runner, open_runner
 from alexnet_deploy.runners.device import current_capability
 from alexnet_deploy.runners.ort import OrtRunner
 
@@ -105,6 +106,12 @@ class TestChoice:
     def test_streams_out_of_range(self, engine: Engine) -> None:
         with pytest.raises(UsageError, match="--concurrency 0: takes 1 or more"):
             open_runner(engine, streams=0)
+        most = MAX_STREAMS_A_CORE * cores()
+        with pytest.raises(
+            UsageError, match=rf"--concurrency {most + 1}: past {MAX_STREAMS_A_CORE} a core, {most} here"
+        ):
+            open_runner(engine, streams=most + 1)
+        open_runner(engine, streams=most).runner.close()
 
     def test_no_heavy_library_before_a_runner_is_opened(self) -> None:
         code = (

@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.bundle import Engine
 from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.cores import cores
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 from alexnet_deploy.laps import Lap
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
+
+MAX_STREAMS_A_CORE = 64
+"""Calls at the same time, for each core. A CPU is busy with one and a GPU with a few a core; the rest queue, which
+takes a measurement minutes (each waits for all others, many times) and tells nothing of the engine."""
 
 
 class Runner(Protocol):
@@ -65,13 +70,18 @@ def open_runner(engine: Engine, runtime: str = "auto", *, threads: int | None = 
     The runner and its forks run ``streams`` calls at the same time, on ``threads`` threads in all (None: the
     runtime's own choice).
 
-    Raises UsageError for an unknown runtime, UnavailableError where the machine cannot run the one asked for (or,
-    with ``"auto"``, any), InputError where the runtime refuses the model.
+    Raises UsageError for an unknown runtime and for numbers out of range, UnavailableError where the machine cannot
+    run the one asked for (or, with ``"auto"``, any), InputError where the runtime refuses the model.
     """
     if threads is not None and threads < 1:
         raise UsageError(f"--threads {threads}: takes 1 or more")
     if streams < 1:
         raise UsageError(f"--concurrency {streams}: takes 1 or more")
+    if streams > MAX_STREAMS_A_CORE * cores():
+        raise UsageError(
+            f"--concurrency {streams}: past {MAX_STREAMS_A_CORE} a core, {MAX_STREAMS_A_CORE * cores()} here, requests "
+            "only wait for each other; choose fewer"
+        )
     if runtime != "auto":
         if runtime not in RUNTIMES:
             raise UsageError(f"--runtime {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
