@@ -37,11 +37,14 @@ class FakeDevice:
         self.queue: list[Work] = []
         self.recording: list[Work] | None = None
         self.recorded: dict[int, list[Work]] = {}
+        self.last_error = ""
+        """As CUDA keeps it: of the last call that failed, until ``clear_error``."""
         self._handles = itertools.count(0x1000, 0x1000)
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
         if len(self.calls) - 1 == self.fail_at:
+            self.last_error = "cudaErrorFake"
             raise UnavailableError(f"{name}: cudaErrorFake (injected)")
 
     def _made(self, kind: str) -> int:
@@ -114,6 +117,7 @@ class FakeDevice:
         recorded, self.recording = self.recording, None
         self._call("end_capture")
         if recorded is None:
+            self.last_error = "cudaErrorIllegalState"
             raise UnavailableError("end_capture: cudaErrorIllegalState")
         graph = self._made("graph")
         self.recorded[graph] = recorded
@@ -127,6 +131,9 @@ class FakeDevice:
         self._call("destroy_graph")
         self.live.remove(("graph", graph))
         del self.recorded[graph]
+
+    def clear_error(self) -> None:
+        self.last_error = ""
 
     def close(self) -> None:
         self.calls.append("close")
@@ -157,6 +164,7 @@ class FakeContext:
     def execute_async_v3(self, stream: int) -> bool:
         device, addresses, shape = self.engine.device, dict(self.addresses), self.shape
         if device.recording is not None and not self.engine.capturable:
+            device.last_error = "cudaErrorStreamCaptureUnsupported"
             return False
 
         def work() -> None:

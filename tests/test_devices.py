@@ -101,6 +101,11 @@ class TestCudart:
         (template,) = [args[1] for args in fake.calls if args[0] == "cudaGraphInstantiate"]
         assert [args[1] for args in fake.calls if args[0] == "cudaGraphDestroy"] == [template]
 
+    def test_the_last_error_is_asked_for_and_so_forgotten(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake = FakeCudart(fails="cudaGetLastError")  # it returns the error that it forgets
+        cudart_device(monkeypatch, fake).clear_error()
+        assert fake.calls[-1] == ("cudaGetLastError",)
+
     def test_every_name_exists_in_the_real_library(self) -> None:
         runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
         spec = importlib.util.find_spec("alexnet_deploy.runners.cudart_device")

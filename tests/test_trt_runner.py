@@ -216,6 +216,7 @@ class TestGraphs:
         assert device.recording is None
         assert device.calls.count("begin_capture") == 1
         assert not device.recorded
+        assert device.last_error == "", "what fails next must not be told this error"
 
     def test_rtx_captures_by_itself(self, library_is: Callable[[TensorRT], Plan], plan_file: Path) -> None:
         device = FakeDevice()

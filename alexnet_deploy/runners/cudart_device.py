@@ -73,6 +73,9 @@ class CudartDevice:
     def destroy_graph(self, graph: int) -> None:
         _call("cudaGraphExecDestroy", graph)
 
+    def clear_error(self) -> None:
+        cudart.cudaGetLastError()  # not by _call: its result is the error that it forgets
+
     def close(self) -> None:
         """Nothing to give back: the runtime API's context belongs to the process."""
 

@@ -66,6 +66,13 @@ class Device(Protocol):
 
     def destroy_graph(self, graph: int) -> None: ...
 
+    def clear_error(self) -> None:
+        """Forget the error of a call that was allowed to fail; never raises.
+
+        CUDA keeps the last one until somebody asks, and the next library to ask would take it for its own.
+        """
+        ...
+
     def close(self) -> None:
         """Give back what the device object itself holds; calling it twice is fine."""
         ...

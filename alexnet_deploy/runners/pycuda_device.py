@@ -90,6 +90,9 @@ class PycudaDevice:
     def destroy_graph(self, graph: int) -> None:
         _no_graphs()
 
+    def clear_error(self) -> None:
+        """Nothing to forget: only the runtime API keeps a last error."""
+
     def close(self) -> None:
         if self._context is not None:
             self._context.detach()

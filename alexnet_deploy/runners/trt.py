@@ -250,6 +250,7 @@ class TrtRunner:
             # Some engines cannot be captured; they run kernel by kernel. Capture mode must be left in any case.
             with contextlib.suppress(UnavailableError):
                 self._device.destroy_graph(self._device.end_capture(self._stream))
+            self._device.clear_error()
             self._captures = False
             return
         self._graphs[count] = (graph, self._context)
@@ -281,8 +282,7 @@ class TrtRunner:
     def _pinned(self, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:
         memory = self._device.allocate_pinned(math.prod(shape) * np.dtype(dtype).itemsize)
         self._resources.callback(self._device.free_pinned, memory)
-        array: NDArray[Any] = memory.view(dtype).reshape(shape)
-        return array
+        return np.ndarray(shape, dtype, buffer=memory)
 
     def _allocated(self, nbytes: int) -> int:
         pointer = self._device.allocate(nbytes)
