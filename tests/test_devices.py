@@ -65,9 +65,13 @@ class AnyMember:
         return name
 
 
-def cudart_device(monkeypatch: pytest.MonkeyPatch, fake: FakeCudart) -> Any:
+def cudart_module(monkeypatch: pytest.MonkeyPatch, fake: FakeCudart) -> ModuleType:
     packages = {"cuda": module("cuda"), "cuda.bindings": module("cuda.bindings", runtime=fake), fake.__name__: fake}
-    return load_device(monkeypatch, "cudart_device", packages).CudartDevice()
+    return load_device(monkeypatch, "cudart_device", packages)
+
+
+def cudart_device(monkeypatch: pytest.MonkeyPatch, fake: FakeCudart) -> Any:
+    return cudart_module(monkeypatch, fake).CudartDevice()
 
 
 class TestCudart:
@@ -193,10 +197,14 @@ def driver() -> FakeDriver:
     return FakeDriver()
 
 
+def pycuda_module(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> ModuleType:
+    packages = {"pycuda": module("pycuda", driver=driver.module), "pycuda.driver": driver.module}
+    return load_device(monkeypatch, "pycuda_device", packages)
+
+
 @pytest.fixture
 def pycuda_device(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> Iterator[Any]:
-    packages = {"pycuda": module("pycuda", driver=driver.module), "pycuda.driver": driver.module}
-    device = load_device(monkeypatch, "pycuda_device", packages).PycudaDevice()
+    device = pycuda_module(monkeypatch, driver).PycudaDevice()
     yield device
     assert driver.depth == 0, "every call leaves the thread's context stack as it was"
 
@@ -235,6 +243,54 @@ def test_where_neither_library_loads_it_says_which_to_install(monkeypatch: pytes
     with pytest.raises(UnavailableError, match="pip install cuda-python"):
         device_module.open_device()
     assert device_module.current_capability() is None
+
+
+class TestOpenDevice:
+    """The first library that opens the GPU, with cuda-python on a driver that is too old for it."""
+
+    HINT = "; check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version"
+
+    @pytest.fixture(autouse=True)
+    def old_driver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        copy = cudart_module(monkeypatch, FakeCudart(fails="cudaGetDeviceCount"))
+        monkeypatch.setitem(sys.modules, "alexnet_deploy.runners.cudart_device", copy)
+        monkeypatch.delitem(sys.modules, "alexnet_deploy.runners.pycuda_device", raising=False)
+
+    def test_pycuda_takes_over(self, monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
+        monkeypatch.setitem(sys.modules, "alexnet_deploy.runners.pycuda_device", pycuda_module(monkeypatch, driver))
+        device = device_module.open_device()
+        assert device.name == "GPU sm120 through PyCUDA"
+        device.close()
+        assert device_module.current_capability() == "sm120"
+
+    def test_where_both_fail_both_causes_are_told(self, monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
+        def init() -> None:
+            raise driver.module.Error("no CUDA-capable device is detected")
+
+        driver.module.__dict__["init"] = init
+        monkeypatch.setitem(sys.modules, "alexnet_deploy.runners.pycuda_device", pycuda_module(monkeypatch, driver))
+        with pytest.raises(UnavailableError) as info:
+            device_module.open_device()
+        assert str(info.value) == (
+            "cuda-python: cudaGetDeviceCount: cudaErrorFake (it is fake), "
+            f"PyCUDA: cuInit: no CUDA-capable device is detected{self.HINT}"
+        )
+
+    def test_one_that_does_not_load_is_a_cause(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "pycuda").mkdir()
+        (tmp_path / "pycuda/__init__.py").touch()
+        (tmp_path / "pycuda/driver.py").write_text("raise ImportError('libcuda.so.1: cannot open it')")
+        for name in ("pycuda", "pycuda.driver"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(UnavailableError, match=r"PyCUDA does not load \(libcuda.so.1: cannot open it\);"):
+            device_module.open_device()
+
+    def test_one_that_is_not_installed_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pycuda.driver", None)
+        with pytest.raises(UnavailableError) as info:
+            device_module.open_device()
+        assert str(info.value) == f"cuda-python: cudaGetDeviceCount: cudaErrorFake (it is fake){self.HINT}"
 
 
 @pytest.mark.gpu

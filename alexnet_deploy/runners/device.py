@@ -80,19 +80,31 @@ class Device(Protocol):
 
 def open_device() -> Device:
     """The first GPU (``CUDA_VISIBLE_DEVICES`` orders them); UnavailableError says why there is none."""
-    try:
-        from alexnet_deploy.runners.cudart_device import CudartDevice
-    except ImportError as exc:
-        _log.debug("cuda-python: %s", exc)
-    else:
-        return CudartDevice()
-    try:
-        from alexnet_deploy.runners.pycuda_device import PycudaDevice
-    except ImportError as exc:  # PyCUDA is linked against the driver: without one it does not import
-        _log.debug("PyCUDA: %s", exc)
-    else:
-        return PycudaDevice()
-    raise UnavailableError("neither cuda-python nor PyCUDA loads; pip install cuda-python, and check the NVIDIA driver")
+    causes = []
+    for library, open_ in (("cuda-python", _through_cuda_python), ("PyCUDA", _through_pycuda)):
+        try:
+            return open_()
+        except ModuleNotFoundError as exc:  # not installed is a choice, and no cause
+            _log.debug("%s: %s", library, exc)
+        except ImportError as exc:  # PyCUDA is linked against the driver: without one it does not import
+            causes.append(f"{library} does not load ({' '.join(str(exc).split())})")
+        except UnavailableError as exc:  # a driver may be too old for cuda-python's CUDA and new enough for PyCUDA's
+            causes.append(f"{library}: {exc}".partition("; ")[0])
+    if not causes:
+        raise UnavailableError("neither cuda-python nor PyCUDA is installed; pip install cuda-python")
+    raise UnavailableError(f"{', '.join(causes)}; check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version")
+
+
+def _through_cuda_python() -> Device:
+    from alexnet_deploy.runners.cudart_device import CudartDevice
+
+    return CudartDevice()
+
+
+def _through_pycuda() -> Device:
+    from alexnet_deploy.runners.pycuda_device import PycudaDevice
+
+    return PycudaDevice()
 
 
 def current_capability() -> str | None:
