@@ -6,6 +6,7 @@ is needed to run an engine, so a library that crashes while it is looked at cost
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -26,6 +27,9 @@ State = Literal["ok", "absent", "broken"]
 OLDEST_PYTHON = (3, 11)
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "i8mm")
 """Those that decide how fast INT8 and bfloat16 are: VNNI and AMX on x86, dot products on ARM."""
+OLDEST_DRIVER = {12: 525, 13: 580}
+"""The first branch of NVIDIA's driver for each major version of CUDA (its release notes); any minor one runs on it."""
+NO_GPU = "engines run on the CPU; a GPU needs NVIDIA's driver"
 _TIMEOUT_S = 20
 
 
@@ -41,23 +45,29 @@ class Check:
 
 def examine() -> list[Check]:
     """All checks of this machine, in the order in which one would look."""
+    card = gpu(_nvidia_smi)
+    has_gpu = card.state == "ok"
     return [
         _python(),
         _cpu(Path("/proc/cpuinfo")),
-        gpu(_nvidia_smi),
-        *_onnxruntime(),
+        card,
+        *_onnxruntime(has_gpu),
         _openvino(),
         *_tensorrt(),
         _cuda_bindings(),
-        *(_extra(name) for name in ("export", "measure", "train", "parquet")),
+        _pycuda(has_gpu),
+        _cuda(has_gpu),
+        _nvml(),
+        *(_extra(name) for name in ("export", "measure", "train", "parquet", "mlperf")),
     ]
 
 
 def can_run(checks: Iterable[Check]) -> bool:
-    """Whether some runtime works and nothing that is installed is broken."""
+    """Whether some runtime works (TensorRT with a GPU that CUDA opens) and nothing that is installed is broken."""
     rows = list(checks)
-    running = any(check.state == "ok" and check.name in ("ONNX Runtime", "OpenVINO") for check in rows)
-    return running and all(check.state != "broken" for check in rows)
+    works = {check.name for check in rows if check.state == "ok"}
+    running = works & {"ONNX Runtime", "OpenVINO"} or ("CUDA" in works and works & {"TensorRT", "TensorRT-RTX"})
+    return bool(running) and all(check.state != "broken" for check in rows)
 
 
 def _python() -> Check:
@@ -81,7 +91,7 @@ def gpu(ask: Callable[[], str | None]) -> Check:
     """``ask`` gives nvidia-smi's ``name, driver_version, compute_cap`` lines; None where there is no nvidia-smi."""
     told = ask()
     if told is None:
-        return Check("GPU", "absent", "no nvidia-smi", "engines run on the CPU; a GPU needs NVIDIA's driver")
+        return Check("GPU", "absent", "no nvidia-smi", NO_GPU)
     rows = [[part.strip() for part in line.split(",")] for line in told.splitlines() if line.count(",") >= 2]
     if not rows:
         cause = " ".join(told.split())[:120] or "it says nothing"
@@ -104,7 +114,7 @@ def _nvidia_smi() -> str | None:
     return asked.stdout or asked.stderr
 
 
-def _onnxruntime() -> list[Check]:
+def _onnxruntime(has_gpu: bool) -> list[Check]:
     versions = {name: version_of(name) for name in ("onnxruntime", "onnxruntime-gpu")}
     have = [name for name, version in versions.items() if version]
     if len(have) > 1:
@@ -112,14 +122,35 @@ def _onnxruntime() -> list[Check]:
         return [Check("ONNX Runtime", "broken", f"{' and '.join(have)} overwrite each other's files", fix)]
     if not have:
         return [Check("ONNX Runtime", "absent", "not installed", "pip install 'alexnet-deploy[cpu]' (or [gpu])")]
-    fix = f"pip install --force-reinstall {have[0]}"
+    found = f"{have[0]} {versions[have[0]]}"
+    built_in: list[str] = []
 
     def look() -> str:
         from alexnet_deploy.runners import ort
 
-        return ", ".join(name.removesuffix("ExecutionProvider") for name in ort.providers())
+        built_in.extend(ort.providers())
+        return "CPU"
 
-    return [_looked("ONNX Runtime", f"{have[0]} {versions[have[0]]}", look, fix)]
+    checks = [_looked("ONNX Runtime", found, look, f"pip install --force-reinstall {have[0]}")]
+    if "CUDAExecutionProvider" in built_in:
+        checks.append(_onnxruntime_cuda(found, has_gpu))
+    return checks
+
+
+def _onnxruntime_cuda(found: str, has_gpu: bool) -> Check:
+    """That CUDA is compiled in proves nothing: only a session tells, and one without a GPU is a slow way to a no."""
+    name = "ONNX Runtime CUDA"
+    if not has_gpu:
+        return Check(name, "absent", f"{found}: compiled in, without a GPU to run on", NO_GPU)
+
+    def look() -> str:
+        from alexnet_deploy.runners import ort
+
+        ort.start_cuda()
+        return "runs a model"
+
+    # Its extras bring the CUDA and cuDNN that it was built for.
+    return _looked(name, found, look, "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'", verb="start")
 
 
 def _openvino() -> Check:
@@ -161,10 +192,78 @@ def _cuda_bindings() -> Check:
         )
 
     def look() -> str:
-        importlib.import_module("cuda.bindings.runtime")
-        return "loads"
+        from alexnet_deploy.runners.cudart_device import cuda_versions
+
+        return f"CUDA {_dotted(cuda_versions().runtime)}"
 
     return _looked("CUDA bindings", version, look, "pip install --force-reinstall cuda-bindings")
+
+
+def _pycuda(has_gpu: bool) -> Check:
+    version = version_of("pycuda")
+    if version is None:
+        return Check("PyCUDA", "absent", "not installed", "pip install pycuda, if the driver is older than CUDA 13")
+    if not has_gpu:  # it is linked against the driver
+        return Check("PyCUDA", "absent", f"{version}, which only loads beside a driver", NO_GPU)
+
+    def look() -> str:
+        importlib.import_module("pycuda.driver")
+        return "loads"
+
+    return _looked("PyCUDA", version, look, "pip install --force-reinstall --no-cache-dir pycuda")
+
+
+def _cuda(has_gpu: bool) -> Check:
+    """The first GPU, opened as a plan opens it: an installed library may want a newer driver than there is."""
+    from alexnet_deploy.runners.device import open_device
+
+    driver, fix = "", ""
+    with contextlib.suppress(Exception):  # the row of the bindings tells what is wrong with them
+        from alexnet_deploy.runners.cudart_device import cuda_versions
+
+        versions = cuda_versions()
+        driver = f"driver for CUDA {_dotted(versions.driver)}" if versions.driver else "no driver"
+        fix = _driver_fix(versions.driver, versions.runtime)
+    if not has_gpu:
+        return Check("CUDA", "absent", driver or "no GPU", NO_GPU)
+    if version_of("cuda-bindings") is None and version_of("pycuda") is None:
+        return Check("CUDA", "absent", "no CUDA bindings, no PyCUDA", "pip install 'alexnet-deploy[gpu]' (or [rtx])")
+    try:
+        device = open_device()
+    except Exception as exc:  # a broken installation may raise anything when it loads
+        cause, _, hint = " ".join(str(exc).split()).partition("; ")
+        return Check("CUDA", "broken", ", ".join(filter(None, (driver, cause))), fix or hint or "reinstall the driver")
+    device.close()
+    return Check("CUDA", "ok", ", ".join(filter(None, (device.name, driver))))
+
+
+def _driver_fix(driver: int, runtime: int) -> str:
+    """What would make a driver of that CUDA run a library of that one; empty where the versions are not the matter."""
+    if driver == 0:
+        return "install the driver's libcuda.so.1; in a container, add compute to NVIDIA_DRIVER_CAPABILITIES"
+    major = runtime // 1000
+    if driver // 1000 >= major:
+        return ""
+    branch = f"{OLDEST_DRIVER[major]} or later" if major in OLDEST_DRIVER else "a newer branch"
+    return f"update NVIDIA's driver to {branch}, which CUDA {major} needs"
+
+
+def _dotted(version: int) -> str:
+    """``13.5`` of CUDA's 13050."""
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def _nvml() -> Check:
+    version = version_of("nvidia-ml-py")
+    if version is None:
+        found = "not installed: no GPU is watched while an engine is measured on it"
+        return Check("nvidia-ml-py", "absent", found, "pip install nvidia-ml-py")
+
+    def look() -> str:
+        importlib.import_module("pynvml")
+        return "loads"
+
+    return _looked("nvidia-ml-py", version, look, "pip install --force-reinstall nvidia-ml-py")
 
 
 def _extra(name: str) -> Check:
@@ -188,9 +287,9 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def _looked(name: str, version: str, look: Callable[[], str], fix: str) -> Check:
+def _looked(name: str, version: str, look: Callable[[], str], fix: str, *, verb: str = "load") -> Check:
     try:
         return Check(name, "ok", f"{version}: {look()}")
     except Exception as exc:  # a broken installation may raise anything when it loads
         cause = " ".join(str(exc).split())[:160] or type(exc).__name__
-        return Check(name, "broken", f"{version}, does not load ({cause})", fix)
+        return Check(name, "broken", f"{version}, does not {verb} ({cause})", fix)

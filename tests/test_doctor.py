@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_device import FakeDevice
 from typer.testing import CliRunner
 
 from alexnet_deploy import doctor
 from alexnet_deploy.cli import app
 from alexnet_deploy.doctor import Check, can_run, examine, gpu
+from alexnet_deploy.runners import cudart_device, ort
+from alexnet_deploy.runners.cudart_device import CudaVersions, cuda_versions
 
 
 def row(name: str) -> Check:
@@ -55,6 +58,120 @@ def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) 
         "extra measure", "absent", "without scipy", "pip install 'alexnet-deploy[measure]'"
     )
     assert not can_run(checks.values())
+
+
+def test_each_extra_and_each_library_beside_the_gpu_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version_of", without("mlcommons-loadgen", "nvidia-ml-py", "pycuda", "cuda-bindings"))
+    checks = {check.name: check for check in examine()}
+    assert checks["extra mlperf"].found == "without mlcommons-loadgen"
+    assert checks["nvidia-ml-py"].found == "not installed: no GPU is watched while an engine is measured on it"
+    for name in ("extra mlperf", "nvidia-ml-py", "PyCUDA", "CUDA bindings"):
+        assert checks[name].state == "absent"
+        assert checks[name].fix.startswith("pip install ")
+
+
+class TestCuda:
+    """What nvidia-smi sees, CUDA must open: nothing that only loads proves that."""
+
+    @pytest.fixture(autouse=True)
+    def card(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "_nvidia_smi", lambda: "NVIDIA L4, 550.54.14, 8.9")
+
+    @pytest.fixture
+    def no_driver(self) -> None:
+        if cuda_versions().driver:
+            pytest.skip("there is a CUDA driver")
+
+    @pytest.mark.usefixtures("no_driver")
+    def test_a_card_without_the_drivers_library(self) -> None:
+        check = row("CUDA")
+        assert check.state == "broken"
+        assert check.found.startswith("no driver, cuda-python: cudaGetDeviceCount: cudaErrorInsufficientDriver (")
+        assert check.fix.startswith("install the driver's libcuda.so.1; in a container, add compute")
+        assert not can_run(examine())
+
+    @pytest.mark.usefixtures("no_driver")
+    @pytest.mark.parametrize(
+        ("driver", "runtime", "fix"),
+        [
+            (12040, 13050, "update NVIDIA's driver to 580 or later, which CUDA 13 needs"),
+            (13000, 14000, "update NVIDIA's driver to a newer branch, which CUDA 14 needs"),
+            (13000, 13050, "check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version"),
+        ],
+    )
+    def test_a_driver_that_is_too_old(
+        self, monkeypatch: pytest.MonkeyPatch, driver: int, runtime: int, fix: str
+    ) -> None:
+        monkeypatch.setattr(cudart_device, "cuda_versions", lambda: CudaVersions(driver, runtime))
+        check = row("CUDA")
+        assert check.state == "broken"
+        assert check.found.startswith(f"driver for CUDA {driver // 1000}.{driver % 1000 // 10}, cuda-python: cuda")
+        assert check.fix == fix
+
+    def test_a_device_that_opens_is_closed_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        device = FakeDevice()
+        monkeypatch.setattr("alexnet_deploy.runners.device.open_device", lambda: device)
+        monkeypatch.setattr(cudart_device, "cuda_versions", lambda: CudaVersions(13000, 13050))
+        checks = {check.name: check for check in examine()}
+        assert checks["CUDA"] == Check("CUDA", "ok", "fake GPU sm89, driver for CUDA 13.0")
+        assert checks["CUDA bindings"].found.endswith(": CUDA 13.5")
+        assert device.calls == ["close"]
+
+    def test_without_a_library_that_opens_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "version_of", without("cuda-bindings", "pycuda"))
+        check = row("CUDA")
+        assert check.state == "absent"
+        assert check.fix == "pip install 'alexnet-deploy[gpu]' (or [rtx])"
+
+    def test_pycuda_is_loaded_beside_a_driver_only(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pycuda", None)
+        real = doctor.version_of
+        monkeypatch.setattr(doctor, "version_of", lambda name: "2026.1" if name == "pycuda" else real(name))
+        check = row("PyCUDA")
+        assert check.state == "broken"
+        assert check.found.startswith("2026.1, does not load (")
+        monkeypatch.setattr(doctor, "_nvidia_smi", lambda: None)
+        checks = {check.name: check for check in examine()}
+        assert checks["PyCUDA"].state == checks["CUDA"].state == "absent"
+        assert checks["PyCUDA"].found == "2026.1, which only loads beside a driver"
+
+    @pytest.mark.usefixtures("no_driver")
+    @pytest.mark.filterwarnings("ignore:Specified provider")
+    def test_cuda_inside_onnx_runtime_is_what_a_session_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "ONNX Runtime CUDA" not in {check.name for check in examine()}
+        monkeypatch.setattr(ort, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        checks = {check.name: check for check in examine()}
+        assert checks["ONNX Runtime"].found.endswith(": CPU")
+        check = checks["ONNX Runtime CUDA"]
+        assert check.state == "broken"
+        assert "does not start (it falls back to the CPU; " in check.found
+        assert "onnxruntime-gpu[cuda,cudnn]" in check.fix
+
+    def test_no_session_is_made_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        started: list[bool] = []
+        monkeypatch.setattr(doctor, "_nvidia_smi", lambda: None)
+        monkeypatch.setattr(ort, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr(ort, "start_cuda", lambda: started.append(True))
+        assert row("ONNX Runtime CUDA").state == "absent"
+        assert not started
+
+
+@pytest.mark.parametrize(
+    ("working", "fit"),
+    [
+        (("OpenVINO",), True),
+        (("ONNX Runtime",), True),
+        (("GPU", "TensorRT", "CUDA bindings", "CUDA"), True),
+        (("GPU", "TensorRT-RTX", "PyCUDA", "CUDA"), True),
+        (("TensorRT-RTX", "CUDA bindings"), False),  # builds plans, and has nothing to run them on
+        (("GPU", "CUDA bindings", "CUDA"), False),
+    ],
+)
+def test_what_it_takes_to_run(working: tuple[str, ...], fit: bool) -> None:
+    names = {"GPU", "ONNX Runtime", "OpenVINO", "TensorRT", "TensorRT-RTX", "CUDA bindings", "PyCUDA", "CUDA"}
+    checks = [Check(name, "ok" if name in working else "absent", "") for name in sorted(names)]
+    assert can_run(checks) is fit
+    assert not can_run([*checks, Check("another", "broken", "")])
 
 
 def test_a_library_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:

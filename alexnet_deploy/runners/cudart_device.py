@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import UnavailableError
+
+
+class CudaVersions(NamedTuple):
+    """As CUDA counts: 13050 is 13.5."""
+
+    driver: int
+    """The newest CUDA that the driver knows; 0 without a driver."""
+    runtime: int
+    """The one that cuda-python brings."""
+
+
+def cuda_versions() -> CudaVersions:
+    """Both versions, on a machine without a GPU, too."""
+    return CudaVersions(int(_call("cudaDriverGetVersion")), int(_call("cudaRuntimeGetVersion")))
 
 
 class CudartDevice:

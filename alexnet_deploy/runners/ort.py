@@ -38,6 +38,19 @@ def session_options(precision: str, *, threads: int | None = None, streams: int 
     return options
 
 
+def start_cuda() -> None:
+    """Run a model of one node on CUDA; UnavailableError where ONNX Runtime falls back to the CPU."""
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "one node", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=[_PROVIDERS["cuda"]])
+    if session.get_providers()[0] != _PROVIDERS["cuda"]:
+        raise UnavailableError("it falls back to the CPU; its messages name what it misses, such as cuDNN")
+    session.run(None, {"x": np.ones(1, np.float32)})
+
+
 class OrtRunner:
     """An ONNX model in ONNX Runtime."""
 
