@@ -29,7 +29,7 @@ from training.policies import Policy
 from training.recipes import RECIPES, Recipe, recipe, with_settings
 from training.run import Run
 from training.standardise import plain_weights, standardise_convolutions
-from training.step import check_precision
+from training.step import Trainer, check_precision
 
 
 @pytest.fixture
@@ -196,6 +196,30 @@ class TestStart:
         second = load_checkpoint(tmp_path / "second" / "checkpoint.safetensors")
         for name, value in first.weights.items():
             torch.testing.assert_close(second.weights[name], value, rtol=0, atol=1e-6)
+
+    def test_a_recipe_that_standardises_would_change_them(
+        self, tiny_run: Run, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        with pytest.raises(UsageError, match=r"--start: the recipe modern standardises .* add --recipe finetune"):
+            dataclasses.replace(tiny_run, start=tiny_checkpoint)
+        full = dataclasses.replace(tiny_checkpoint, arch=architecture("alexnet", num_classes=3, dense_rank=2))
+        path = save_checkpoint(
+            dataclasses.replace(full, weights=AlexNet(full.arch).state_dict()), tmp_path / "start.safetensors"
+        )
+        arguments = [str(photo_folder), "--output", str(tmp_path / "run"), "--start", str(path), "--dense-rank", "2"]
+        assert main(arguments) == 2
+        assert "--set standardise=false" in capsys.readouterr().err
+
+    def test_the_first_logits_are_those_of_the_start(self, tiny_run: Run, tiny_checkpoint: Checkpoint) -> None:
+        tuned = dataclasses.replace(
+            tiny_run, arch=tiny_checkpoint.arch, recipe=recipe("finetune"), start=tiny_checkpoint
+        )
+        x_NCHW = torch.rand(2, 3, 224, 224)
+        with torch.inference_mode():
+            logits_NK = Trainer(tuned, torch.device("cpu"), rank=0).final.eval()(x_NCHW)
+            # channels-last sums in another order
+            torch.testing.assert_close(logits_NK, tiny_checkpoint.build()(x_NCHW), rtol=1e-4, atol=1e-4)
 
     def test_weights_of_another_network_or_classes_are_refused(
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

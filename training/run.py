@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.errors import UsageError
 from alexnet_deploy.models import Architecture
 from training.listing import Listing
 from training.recipes import Recipe
@@ -34,7 +35,7 @@ class Run:
     workers: int = 2
     resume: bool = False
     start: Checkpoint | None = None
-    """Weights to begin with instead of drawn ones; of the same architecture and classes."""
+    """Weights to begin with instead of drawn ones; of the same architecture and classes, and not to be standardised."""
     precision: Precision = "bf16"
     """Of the matrix products, by autocast; fp32: no autocast. Weights are always float32."""
     cache: bool = False
@@ -45,6 +46,14 @@ class Run:
     """Epochs from one validation to the next; the last epoch always has one."""
     save_minutes: float = 10.0
     """Time after which the state is saved within an epoch, too."""
+
+    def __post_init__(self) -> None:
+        if self.start is not None and self.recipe.standardise:
+            # Each filter would lose its mean and its scale, so the run would begin with another function.
+            raise UsageError(
+                f"--start: the recipe {self.recipe.name} standardises convolutions, which would change the given "
+                "weights; add --recipe finetune or --set standardise=false"
+            )
 
     def config(self) -> dict[str, Any]:
         """What decides the weights bit by bit on one machine; a resumed run must have the same."""

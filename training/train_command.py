@@ -77,7 +77,7 @@ def train_command(
     compile_: Annotated[bool, typer.Option("--compile", help="Run the network through torch.compile.")] = False,
     val_every: Annotated[int, typer.Option(min=1, help="Epochs from one validation to the next.")] = 1,
     save_minutes: Annotated[float, typer.Option(min=0, help="Save within an epoch, too, after so long.")] = 10.0,
-    start: Annotated[Path | None, typer.Option(help="Checkpoint to begin with instead of drawn weights.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint to begin with; not with modern.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
 ) -> None:
     """Train a member of the AlexNet family on a folder of labelled images."""
