@@ -190,6 +190,11 @@ class TestResume:
         assert str(caught.value).startswith(f"{finished.output}: ")
         assert says in str(caught.value)
 
+    def test_the_validated_epochs_belong_to_a_run_whose_rate_follows_them(self, tiny_run: Run) -> None:
+        for name, belong in (("modern", False), ("paper", True)):
+            run = dataclasses.replace(tiny_run, recipe=recipe(name))
+            assert (dataclasses.replace(run, val_every=2).config() != run.config()) is belong
+
     def test_a_run_is_not_overwritten_without_resume(self, finished: Run) -> None:
         with pytest.raises(InputError, match="already holds a run; add --resume to continue it"):
             rows_of(dataclasses.replace(finished, resume=False))

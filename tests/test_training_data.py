@@ -295,7 +295,8 @@ class TestRecipe:
         paper = RECIPES["paper"]
 
         def rates(errors: list[float]) -> list[float]:
-            return [paper.lr_at(epoch, errors[:epoch]) for epoch in range(len(errors) + 1)]
+            found = list(enumerate(errors, 1))
+            return [paper.lr_at(epoch, found[:epoch]) for epoch in range(len(errors) + 1)]
 
         assert rates([50.0 - k for k in range(30)]) == [0.01] * 31
         # Equal is not better; after a drop the count starts anew against the same lowest error.
@@ -303,9 +304,15 @@ class TestRecipe:
         assert rates([50.0, *[60.0] * 4, 49.0, *[60.0] * 5]) == [0.01] * 11 + [0.001]
         assert rates([50.0] * 40)[-1] == pytest.approx(1e-5)  # three times, as in the paper, and no more
 
-    @given(st.lists(st.floats(0, 100), max_size=60), st.integers(0, 60))
-    def test_a_plateau_never_raises_the_rate(self, errors: list[float], cut: int) -> None:
-        assert RECIPES["paper"].lr_at(0, errors[:cut]) >= RECIPES["paper"].lr_at(0, errors)
+    def test_patience_counts_epochs_however_many_of_them_are_validated(self) -> None:
+        errors = [(epoch, 50.0) for epoch in range(3, 16, 3)]  # the lowest is of epoch 3: 6 later is the first above 5
+        rates = [RECIPES["paper"].lr_at(last, errors[:count]) for count, (last, _) in enumerate(errors, 1)]
+        assert rates == pytest.approx([0.01, 0.01, 0.001, 0.001, 0.0001])
+
+    @given(st.lists(st.floats(0, 100), max_size=60), st.integers(0, 60), st.integers(1, 9))
+    def test_a_plateau_never_raises_the_rate(self, errors: list[float], cut: int, val_every: int) -> None:
+        found = [(val_every * number, error) for number, error in enumerate(errors, 1)]
+        assert RECIPES["paper"].lr_at(0, found[:cut]) >= RECIPES["paper"].lr_at(0, found)
 
     def test_what_is_none_stays_as_it_is(self) -> None:
         assert recipe("modern", epochs=None, lr=None) == RECIPES["modern"]

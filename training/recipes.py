@@ -72,10 +72,10 @@ class Recipe:
             if not low <= value <= high:
                 raise UsageError(f"{flag} {value}: is not within {low}..{high}; choose a value inside")
 
-    def lr_at(self, epoch: float, val_errors: Sequence[float] = ()) -> float:
+    def lr_at(self, epoch: float, val_errors: Sequence[tuple[int, float]] = ()) -> float:
         """Learning rate at a (fractional) epoch: linear warm-up, then cosine to 0 or steps of 1/10.
 
-        ``val_errors`` of the epochs so far decide where the schedule is ``plateau``.
+        ``val_errors``, (epoch, error) of each validation so far, decide where the schedule is ``plateau``.
         """
         if epoch < self.warmup_epochs:
             return self.lr * (epoch + 1e-3) / self.warmup_epochs
@@ -95,14 +95,14 @@ class Recipe:
         return dataclasses.asdict(self)
 
 
-def _stalls(errors: Sequence[float], patience: int) -> int:
-    """How often ``patience`` values in a row were no lower than the lowest before them."""
-    lowest, waited, stalls = math.inf, 0, 0
-    for error in errors:
+def _stalls(errors: Sequence[tuple[int, float]], patience: int) -> int:
+    """How often ``patience`` epochs passed without an error lower than the lowest before them."""
+    lowest, since, stalls = math.inf, 0, 0
+    for epoch, error in errors:
         if error < lowest:
-            lowest, waited = error, 0
-        elif (waited := waited + 1) == patience:
-            waited, stalls = 0, stalls + 1
+            lowest, since = error, epoch
+        elif epoch - since >= patience:
+            since, stalls = epoch, stalls + 1
     return stalls
 
 

@@ -66,6 +66,8 @@ class Run:
                 "data": self.data_digest,
                 "precision": self.precision,
                 "start": weights_digest(self.start) if self.start else None,
+                # Only there does the rate, and so do the weights, follow the validations.
+                "val_every": self.val_every if self.recipe.schedule == "plateau" else None,
             }
         )
 

@@ -29,9 +29,9 @@ class Progress:
     rows: list[EpochRow] = field(default_factory=list)
 
     @property
-    def val_errors(self) -> list[float]:
-        """Validation error in percent of each validated epoch."""
-        return [100 - row.val_top1_percent for row in self.rows if row.val_top1_percent is not None]
+    def val_errors(self) -> list[tuple[int, float]]:
+        """Each validated epoch with its validation error in percent."""
+        return [(row.epoch, 100 - row.val_top1_percent) for row in self.rows if row.val_top1_percent is not None]
 
 
 def save_state(path: Path, progress: Progress, trainer: Trainer) -> None:
