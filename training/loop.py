@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -24,10 +25,7 @@ from training.record import CHECKPOINT, Record
 from training.run import EpochRow, Run, as_json
 from training.state import STATE_FILE, Progress, load_state, save_state
 from training.step import Trainer, autocast
-from training.watch import Watch
-
-_LOOK_EVERY = 50
-"""Steps from one look at the loss to the next: reading it makes the host wait for a GPU."""
+from training.watch import WINDOW, Watch
 
 
 class Stopped(Exception):
@@ -51,16 +49,15 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     cache = cache_pixels(run.train.files, run.output, threads=run.workers) if run.cache else None
     crops = TrainingCrops(run.train, run.preprocessing, run.recipe, run.seed, colours, cache)
     batches = training_batches(crops, sampler, run.workers)
-    watch = Watch(str(run.output), run.arch.num_classes)
+    watch, last_step = Watch(run, sampler.steps_per_epoch), run.recipe.epochs * sampler.steps_per_epoch
     with _stop_signal() as stop, closing(Record(run, config) if rank == 0 else _Nothing()) as record:
         loop = _Loop(run, trainer, progress, sampler, watch, stop, on_step)
         if progress.rows and isinstance(record, Record):
             record.epochs(progress.rows)  # a kill may have come between the state and its record
-        while progress.step < run.recipe.epochs * sampler.steps_per_epoch:
+        while progress.step < last_step:
             row = loop.shared(loop.validated(loop.epoch(batches)))
-            if row.val_top1_percent is not None:
-                watch.validation(row.epoch, row.train_loss, row.val_top1_percent)
             progress.rows.append(row)
+            watch.rows(progress.rows)
             if isinstance(record, Record):
                 if row.epoch == run.recipe.epochs:
                     # Before the state: with the last state on disk, a resumed run has nothing left to do.
@@ -96,6 +93,7 @@ class _Loop:
         self.run, self.trainer, self.progress, self.sampler = run, trainer, progress, sampler
         self.watch, self.stop, self.on_step = watch, stop, on_step
         self._saved = time.monotonic()
+        self._recent: deque[Tensor] = deque(maxlen=WINDOW)
 
     def epoch(self, batches: Iterator[Batch]) -> EpochRow:
         """Train to the end of the epoch that ``progress`` stands in."""
@@ -110,17 +108,17 @@ class _Loop:
             pixels_NHWC, targets_N = next(batches)
             waited += time.perf_counter() - asked
             losses.append(self.trainer.step(progress.step, lr, pixels_NHWC, targets_N))
+            self._recent.append(losses[-1])
             progress.step += 1
-            if len(losses) % _LOOK_EVERY == 0:
-                self.watch.loss(epoch + 1, torch.stack(losses[-_LOOK_EVERY:]).mean().item())
+            if progress.step % WINDOW == 0:
+                self._look()
             self.on_step(progress.step, run.recipe.epochs * per_epoch)
         mean = torch.stack(losses).mean()
         if self.sampler.world > 1:
             dist.all_reduce(mean)  # each process has seen its own images alone
         mean_loss = mean.item() / self.sampler.world  # waits for the GPU, so the time stops after it
         seconds = time.perf_counter() - started
-        # Nothing of an epoch that went wrong is saved, so a resumed run goes on from the last good one.
-        self.watch.loss(epoch + 1, mean_loss)
+        self.watch.finite(epoch + 1, mean_loss)  # here all processes know it at once
         images = (progress.step - first) * run.recipe.batch
         return EpochRow(epoch + 1, lr, mean_loss, None, None, images / seconds, 100 * waited / seconds)
 
@@ -129,7 +127,7 @@ class _Loop:
         if self.sampler.rank > 0 or (row.epoch % self.run.val_every and row.epoch != self.run.recipe.epochs):
             return row
         val_loss, top1_percent = validate(self.trainer.final, self.run, self.trainer.device)
-        self.watch.loss(row.epoch, val_loss)
+        self.watch.finite(row.epoch, val_loss)
         return dataclasses.replace(row, val_loss=val_loss, val_top1_percent=top1_percent)
 
     def shared(self, row: EpochRow) -> EpochRow:
@@ -142,10 +140,16 @@ class _Loop:
         return dataclasses.replace(row, val_top1_percent=None if told.isnan() else told.item())
 
     def save(self) -> None:
-        """Write the state; only the first process does."""
+        """Write the state; only the first process does. ProofError where it is not worth going on from."""
         if self.sampler.rank == 0:
+            self._look()
             save_state(self.run.output / STATE_FILE, self.progress, self.trainer)
         self._saved = time.monotonic()
+
+    def _look(self) -> None:
+        """Show the watch the losses since the last look, at least: reading them makes the host wait for a GPU."""
+        if self._recent:
+            self.watch.losses(self.progress.step, torch.stack(list(self._recent)).tolist())
 
     def _save_when_asked(self) -> None:
         if self.stop.asked:

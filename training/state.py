@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alexnet_deploy.checkpoint import write_tensors
-from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.errors import ArtifactError, InputError, ProofError
 from training.run import EpochRow
 from training.step import Trainer
 
@@ -35,12 +35,22 @@ class Progress:
 
 
 def save_state(path: Path, progress: Progress, trainer: Trainer) -> None:
-    """Write models, optimizer and loss scale atomically: a kill or a full disk leaves the last good state."""
+    """Write models, optimizer and loss scale atomically: a kill or a full disk leaves the last good state.
+
+    ProofError, with that state still in place, where a number of the new one is not finite.
+    """
     tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
     if trainer.ema is not None:
         tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
     for index, slot in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
+    # A loss tells of the weights before its step alone, so the last step's may be lost with all losses sound.
+    broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        raise ProofError(
+            f"{path.parent}: {broken} is not finite any more after step {progress.step}; "
+            "lower --lr and choose another --output"
+        )
     metadata = {_KEY: json.dumps(asdict(progress) | {"scaler": trainer.scaler.state_dict()})}
     write_tensors(tensors, path, metadata)
 
