@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import CLASSES, save_photo
+from safetensors import safe_open
 
 from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.contract import Preprocessing
@@ -222,11 +225,12 @@ def command(data: Path, output: Path, *flags: str) -> list[str]:
     return [str(data), "--output", str(output), *small, *flags]
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    threads = {"OMP_NUM_THREADS": "1"}  # as many in every run: another split of a sum has other bits
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # as many in every run: another split of a sum has other bits
+        env=os.environ | threads | environment,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -298,6 +302,30 @@ def test_two_processes_have_the_loss_curve_of_one(photo_folder: Path, tmp_path: 
             # A gradient summed instead of averaged is off by 20 %, the loss of one share alone by more.
             assert together[name] == pytest.approx(alone[name], rel=0.03), name
         assert together["lr"] == alone["lr"]
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_after_the_same_step(photo_folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    # As torchrun starts them, but without its own exit code and report.
+    lead, other = (
+        start(
+            "training", *command(photo_folder, tmp_path / "run", "--epochs", "1000"),
+            RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT=port,
+        )
+        for rank in "01"
+    )  # fmt: skip
+    wait_for_epoch(lead, 1)
+    other.send_signal(signal.SIGTERM)
+    told_by_lead, told_by_other = (process.communicate()[1] for process in (lead, other))
+    assert (lead.returncode, other.returncode) == (130, 130), told_by_lead + told_by_other
+    stopped = re.search(r"stopped at step (\d+), saved; go on with --resume", told_by_lead)
+    assert stopped is not None
+    with safe_open(tmp_path / "run" / STATE_FILE, framework="pt") as state:
+        assert json.loads(state.metadata()["alexnet_deploy.training"])["step"] == int(stopped[1])
+    assert "Traceback" not in told_by_lead + told_by_other
+    assert "stopped" not in told_by_other
 
 
 def test_two_processes_leave_out_what_the_first_cannot_read(photo_folder: Path, tmp_path: Path) -> None:

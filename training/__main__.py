@@ -14,7 +14,7 @@ from alexnet_deploy.errors import DeployError
 from alexnet_deploy.standard_output import checked_standard_output
 from training.compress_command import compress_command
 from training.evaluate import evaluate_checkpoint
-from training.loop import Stopped
+from training.loop import STOPPED, Stopped
 from training.pack import pack
 from training.terminal import console
 from training.train_command import train_command
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
         return exc.exit_code
     except Stopped as exc:
         console.print(str(exc))
-        return 130
+        return STOPPED
     except RuntimeError as exc:
         if "DataLoader worker" not in str(exc):  # torch's own words, raised wherever the trainer is just then
             raise

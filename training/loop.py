@@ -27,6 +27,9 @@ from training.state import STATE_FILE, Progress, load_state, save_state
 from training.step import Trainer, autocast
 from training.watch import WINDOW, Watch
 
+STOPPED = 130
+"""Exit code after ``Stopped``."""
+
 
 class Stopped(Exception):
     """SIGINT or SIGTERM came; the state is saved and --resume goes on from it."""
@@ -152,11 +155,21 @@ class _Loop:
             self.watch.losses(self.progress.step, torch.stack(list(self._recent)).tolist())
 
     def _save_when_asked(self) -> None:
-        if self.stop.asked:
+        if self._asked_to_stop():
             self.save()
+            if self.sampler.world > 1:
+                dist.all_reduce(torch.zeros(1))  # nobody leaves before it is saved: torchrun ends the others then
             raise Stopped(f"{self.run.output}: stopped at step {self.progress.step}, saved; go on with --resume")
         if time.monotonic() - self._saved > 60 * self.run.save_minutes:
             self.save()
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was: all leave after the same step, or one would wait for gradients of another."""
+        if self.sampler.world == 1:
+            return self.stop.asked
+        asked = torch.tensor(int(self.stop.asked))  # on the CPU: no wait for a GPU
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked)
 
 
 @torch.inference_mode()

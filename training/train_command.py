@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, Any, NoReturn, cast, get_args
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.models import FAMILY, Architecture, architecture
 from training.listing import Listing, is_flat, list_flat, list_folder, split, splits_below
-from training.loop import train
+from training.loop import STOPPED, Stopped, train
 from training.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE, inspect_data
 from training.recipes import RECIPES, recipe, with_settings
 from training.run import EpochRow, Precision, Run
@@ -139,6 +139,22 @@ def train_command(
         val_every=val_every,
         save_minutes=save_minutes,
     )
+    try:
+        checkpoint = _told(run, lead)
+    except Stopped as exc:
+        if not distributed:
+            raise
+        if lead:
+            console.print(str(exc))
+        _leave(STOPPED)
+    if lead:
+        console.print(f"wrote {checkpoint}")
+    if distributed:
+        _leave(0)
+
+
+def _told(run: Run, lead: bool) -> Path:
+    """Train, with a progress bar and a line an epoch."""
     with progress_bars(lead) as progress:
         task = progress.add_task("training")
 
@@ -152,15 +168,16 @@ def train_command(
                 f"{row.images_per_s:.0f} images/s ({row.data_wait_percent:.1f} % waiting for data)"
             )
 
-        checkpoint = train(run, on_epoch=on_epoch, on_step=on_step)
-    if lead:
-        console.print(f"wrote {checkpoint}")
-    if distributed:
-        dist.destroy_process_group()
-        # gloo's threads abort now and then at interpreter exit on a CPU, after all work is done and written.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        return train(run, on_epoch=on_epoch, on_step=on_step)
+
+
+def _leave(code: int) -> NoReturn:
+    """End one of several processes."""
+    dist.destroy_process_group()
+    # gloo's threads abort now and then at interpreter exit on a CPU, after all work is done and written.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _preflight(train: Listing, val: Listing, allowed: Collection[str], threads: int) -> torch.Tensor:
