@@ -83,7 +83,7 @@ def main() -> None:
 def train(row: Row, data: Path, output: Path, epochs: int, flags: Sequence[str]) -> None:
     """Run one row, or what is left of it."""
     folder = folder_of(row, output)
-    if (folder / "checkpoint.safetensors").is_file():
+    if is_finished(metrics_of(row, output), epochs):
         return
     resume = ["--resume"] if (folder / "state.safetensors").is_file() else []
     print(f"{row.group}: {row.name}", flush=True)
@@ -97,6 +97,16 @@ def folder_of(row: Row, output: Path) -> Path:
     return output / row.group / "".join(c if c.isalnum() else "-" for c in row.name)
 
 
+def metrics_of(row: Row, output: Path) -> list[dict[str, Any]]:
+    """A line an epoch of what is done of a run."""
+    path = folder_of(row, output) / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def is_finished(metrics: Sequence[dict[str, Any]], epochs: int) -> bool:
+    return bool(metrics) and metrics[-1]["epoch"] >= epochs
+
+
 def report(output: Path, epochs: int) -> None:
     """Write both files from all runs that are finished so far."""
     found: list[dict[str, Any]] = []
@@ -104,9 +114,8 @@ def report(output: Path, epochs: int) -> None:
     lines.append("|---|---|---|---|---|---|")
     base: dict[str, float] = {}
     for row in ROWS:
-        path = folder_of(row, output) / "metrics.jsonl"
-        metrics = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-        if not metrics or metrics[-1]["epoch"] < epochs:
+        metrics = metrics_of(row, output)
+        if not is_finished(metrics, epochs):
             continue
         found.append({"group": row.group, "name": row.name, "flags": row.flags, "metrics": metrics})
         last = metrics[-1]

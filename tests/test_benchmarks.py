@@ -16,7 +16,7 @@ from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.export import export_onnx
 from alexnet_deploy.samples import parity_pixels
-from benchmarks import cold_start, end_to_end, engine_only, peers, render, rounds, scaling
+from benchmarks import ablations, cold_start, end_to_end, engine_only, peers, render, rounds, scaling
 from benchmarks.peers import for_ultralytics
 from benchmarks.rounds import Report, Row
 
@@ -216,3 +216,15 @@ def test_cold_start_times_both_commands(store: Path, photos: Path) -> None:
     report = cold_start.compare(next(photos.rglob("*.jpg")), store / "alexnet-int8", 1)
     assert {row.case: row.goal for row in report.rows} == cold_start.GOALS
     assert all(row.ours[0] > 0 for row in report.rows)
+
+
+def test_an_ablation_is_finished_with_its_last_epoch_not_with_its_first_checkpoint(tmp_path: Path) -> None:
+    row = ablations.ROWS[0]
+    folder = ablations.folder_of(row, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.safetensors").touch()
+    assert not ablations.is_finished(ablations.metrics_of(row, tmp_path), 2)
+    for epoch, finished in ((1, False), (2, True)):
+        with (folder / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"epoch": epoch}) + "\n")
+        assert ablations.is_finished(ablations.metrics_of(row, tmp_path), 2) is finished

@@ -157,9 +157,21 @@ class TestRun:
     ) -> None:
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
             patch.setattr("training.record.save_checkpoint", lambda *_: sys.exit())
-            rows_of(tiny_run)
+            rows_of(dataclasses.replace(tiny_run, val_every=2))
         assert [row.epoch for row in rows_of(dataclasses.replace(tiny_run, resume=True))] == [2]
         assert (tiny_run.output / "checkpoint.safetensors").is_file()
+
+    def test_a_stopped_run_leaves_the_checkpoint_of_its_last_validation(self, tiny_run: Run) -> None:
+        def stop_in_the_last_epoch(step: int, total: int) -> None:
+            if step == total - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        run = dataclasses.replace(tiny_run, recipe=recipe("modern", epochs=4, batch=18), val_every=2)
+        with pytest.raises(Stopped):
+            rows_of(run, on_step=stop_in_the_last_epoch)
+        checkpoint = load_checkpoint(run.output / "checkpoint.safetensors")
+        assert checkpoint.recipe["result"] == metrics(run.output)[1]
+        assert checkpoint.recipe["result"]["epoch"] == 2
 
     def test_a_loss_that_explodes_stops_the_run_and_saves_nothing(self, tiny_run: Run) -> None:
         with pytest.raises(ProofError, match=r"run: the loss became (nan|inf) in epoch 1; lower --lr"):
@@ -176,6 +188,14 @@ class TestResume:
 
     def test_a_finished_run_has_nothing_left_to_do(self, finished: Run) -> None:
         assert rows_of(finished) == []
+
+    def test_a_finished_run_writes_a_lost_checkpoint_again(self, finished: Run) -> None:
+        path = finished.output / "checkpoint.safetensors"
+        before = load_checkpoint(path)
+        path.unlink()
+        assert rows_of(finished) == []
+        assert identical(weights(finished.output), before.weights)
+        assert load_checkpoint(path).recipe == before.recipe
 
     @pytest.mark.parametrize(
         ("change", "says"),

@@ -38,9 +38,10 @@ class Stopped(Exception):
 def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[int, int], None]) -> Path:
     """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights where the recipe averages).
 
-    ``state.safetensors`` is written every epoch, every ``run.save_minutes`` and on SIGINT/SIGTERM (then Stopped is
-    raised); with ``run.resume`` it goes on from there to the weights an undisturbed run of as many processes reaches,
-    bit by bit on a CPU. Raises ProofError where the run has diverged, with the last good state on disk.
+    That is written after every validation, ``state.safetensors`` every epoch, every ``run.save_minutes`` and on
+    SIGINT/SIGTERM (then Stopped is raised, in all processes after the same step); with ``run.resume`` it goes on from
+    there to the weights an undisturbed run of as many processes reaches, bit by bit on a CPU. Raises ProofError where
+    the run has diverged, with the last good state on disk.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = _device(rank)
@@ -57,12 +58,14 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
         loop = _Loop(run, trainer, progress, sampler, watch, stop, on_step)
         if progress.rows and isinstance(record, Record):
             record.epochs(progress.rows)  # a kill may have come between the state and its record
+            if progress.step == last_step and not (run.output / CHECKPOINT).is_file():
+                record.checkpoint(trainer.final, progress.rows[-1])
         while progress.step < last_step:
             row = loop.shared(loop.validated(loop.epoch(batches)))
             progress.rows.append(row)
             watch.rows(progress.rows)
             if isinstance(record, Record):
-                if row.epoch == run.recipe.epochs:
+                if row.val_top1_percent is not None:
                     # Before the state: with the last state on disk, a resumed run has nothing left to do.
                     record.checkpoint(trainer.final, row)
                 loop.save()

@@ -46,7 +46,7 @@ class Record:
             self._events.flush()
 
     def checkpoint(self, model: torch.nn.Module, row: EpochRow) -> Path:
-        """Write the checkpoint of a finished run: weights, contract, and how they came about."""
+        """Write the checkpoint as of the epoch of ``row``: weights, contract, and how they came about."""
         recipe = self.config | {
             "result": dataclasses.asdict(row),
             "torch": torch.__version__,
