@@ -247,7 +247,7 @@ class TestCommand:
         for more, says in (
             (("--rank", 8), "already holds a run; add --resume to continue it"),
             (("--rank", 7, "--resume"), "this run had asked {'rank': 8}, now it is {'rank': 7}"),
-            (("--rank", 8, "--resume", "--lr", "0.01"), "this run had recipe "),
+            (("--rank", 8, "--resume", "--lr", "0.01"), "this run had recipe.lr 0.0001, now it is 0.01"),
         ):
             capsys.readouterr()
             arguments = (full, photo_folder, *flags, *more, "--workers", 0)

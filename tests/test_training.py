@@ -201,10 +201,15 @@ class TestResume:
         ("change", "says"),
         [
             ({"seed": 1}, "this run had seed 0, now it is 1; use the same flags and data, or another --output"),
-            ({"data_digest": "other"}, "this run had data "),
-            ({"preprocessing": Preprocessing(resize_to=300)}, "this run had preprocessing "),
-            ({"recipe": recipe("modern", epochs=2, batch=18)}, "this run had recipe "),
-            ({"arch": architecture("alexnet", num_classes=3, hidden=33)}, "this run had arch "),
+            ({"data_digest": "other"}, "this run had other data; use the same flags"),
+            ({"preprocessing": Preprocessing(resize_to=300)}, "had preprocessing.resize_to 256, now it is 300; use"),
+            ({"recipe": recipe("modern", epochs=2, batch=18)}, "this run had recipe.epochs 1, now it is 2; use"),
+            ({"arch": architecture("alexnet", num_classes=3, hidden=33)}, "had arch.hidden 32, now it is 33; use"),
+            (
+                {"recipe": recipe("torchvision", epochs=1, batch=18)},
+                "recipe.name modern, now it is torchvision, and recipe.optimizer adamw, now it is sgd, and "
+                "recipe.lr 0.0005, now it is 0.01 (and ",
+            ),
         ],
     )
     def test_another_configuration_is_refused(self, finished: Run, change: dict[str, Any], says: str) -> None:
@@ -498,7 +503,29 @@ def test_another_split_is_another_run(photo_folder: Path, tmp_path: Path, capsys
         main(split)
     assert caught.value.code == 0
     assert main([*split, "--val-share", "0.4", "--resume"]) == 1
-    assert "this run had data " in capsys.readouterr().err
+    assert "this run had other data; " in capsys.readouterr().err
+
+
+def test_what_cannot_begin_is_told_before_the_data_is_read(
+    photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = Path(shutil.copytree(photo_folder, tmp_path / "photos"))
+    (photos / "train" / "n01_red" / "0.jpg").write_bytes(b"")  # what the preflight would tell, in a table
+    flags = command(photos, tmp_path / "run", "--epochs", "1", "--workers", "0", "--allow-unreadable")
+
+    def refused(*more: str) -> str:
+        capsys.readouterr()
+        assert main([*flags, *more]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "holds no run to resume; leave --resume out to start one" in refused("--resume")
+    for more in ([], ["--resume"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*flags, *more])
+        assert caught.value.code == 0
+    assert "already holds a run; add --resume" in refused()
+    assert "this run had recipe.lr 0.0005, now it is 0.001; use the same flags" in refused("--resume", "--lr", "0.001")
 
 
 class TestEvaluate:

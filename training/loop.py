@@ -16,14 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from alexnet_deploy.errors import InputError
 from alexnet_deploy.models import PixelClassifier
 from training.augment import measure_colours
 from training.data import Batch, StepSampler, TrainingCrops, plain_batches, training_batches
 from training.pixel_cache import cache_pixels
 from training.record import CHECKPOINT, Record
 from training.run import EpochRow, Run, as_json
-from training.state import STATE_FILE, Progress, load_state, save_state
+from training.state import STATE_FILE, Progress, check_folder, load_state, save_state
 from training.step import Trainer, autocast
 from training.watch import WINDOW, Watch
 
@@ -75,11 +74,9 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
 
 
 def _begin(run: Run, config: dict[str, object], trainer: Trainer) -> Progress:
-    path = run.output / STATE_FILE
     if run.resume:
-        return load_state(path, config, trainer)
-    if path.exists():
-        raise InputError(f"{run.output}: already holds a run; add --resume to continue it, or choose another --output")
+        return load_state(run.output / STATE_FILE, config, trainer)
+    check_folder(run)
     return Progress(0, config)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from alexnet_deploy.checkpoint import write_tensors
 from alexnet_deploy.errors import ArtifactError, InputError, ProofError
-from training.run import EpochRow
+from training.run import EpochRow, Run
 from training.step import Trainer
 
 STATE_FILE = "state.safetensors"
@@ -55,29 +57,32 @@ def save_state(path: Path, progress: Progress, trainer: Trainer) -> None:
     write_tensors(tensors, path, metadata)
 
 
+def check_folder(run: Run, *, unknown: Collection[str] = ()) -> None:
+    """Refuse early, from the head of the state alone, what the beginning of the run would refuse.
+
+    InputError where the folder holds a run that is not to be resumed, none to resume, or one of another configuration;
+    ArtifactError where its state is damaged. ``unknown``: keys of the configuration that are not settled yet.
+    """
+    path = run.output / STATE_FILE
+    if run.resume:
+        with _opened(path) as (_, raw):
+            had = dict(raw["config"])
+        config = {key: value for key, value in run.config().items() if key not in unknown}
+        _check_same({key: value for key, value in had.items() if key in config}, config, run.output)
+    elif path.exists():
+        raise InputError(f"{run.output}: already holds a run; add --resume to continue it, or choose another --output")
+
+
 def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> Progress:
     """Put a saved state back in place.
 
     Raises InputError where there is none or it belongs to another configuration, ArtifactError where it is damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            raw = json.loads((file.metadata() or {})[_KEY])
-            progress = Progress(int(raw["step"]), dict(raw["config"]), [EpochRow(**row) for row in raw["rows"]])
-            scaler = dict(raw["scaler"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except FileNotFoundError as exc:
-        raise InputError(f"{path.parent}: holds no run to resume; leave --resume out to start one") from exc
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as exc:
-        raise ArtifactError(f"{path}: is not a readable training state ({exc}); start a new run") from exc
-    had = progress.config
-    differs = [key for key in sorted(config.keys() | had.keys()) if config.get(key) != had.get(key)]
-    if differs:
-        key = differs[0]
-        raise InputError(
-            f"{path.parent}: this run had {key} {had.get(key)}, now it is {config.get(key)}; "
-            "use the same flags and data, or another --output"
-        )
+    with _opened(path) as (file, raw):
+        progress = Progress(int(raw["step"]), dict(raw["config"]), [EpochRow(**row) for row in raw["rows"]])
+        scaler = dict(raw["scaler"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    _check_same(progress.config, config, path.parent)
     trainer.model.load_state_dict(_under("model.", tensors))
     if trainer.ema is not None:
         trainer.ema.load_state_dict(_under("ema.", tensors))
@@ -90,6 +95,44 @@ def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> Progress
     trainer.optimizer.load_state_dict(trainer.optimizer.state_dict() | {"state": slots})
     trainer.scaler.load_state_dict(scaler)
     return progress
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The open file and what its head says; what cannot be read in it or in the block becomes an error of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, json.loads((file.metadata() or {})[_KEY])
+    except FileNotFoundError as exc:
+        raise InputError(f"{path.parent}: holds no run to resume; leave --resume out to start one") from exc
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as exc:
+        raise ArtifactError(f"{path}: is not a readable training state ({exc}); start a new run") from exc
+
+
+def _check_same(had: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """InputError that names the fields in which two configurations differ."""
+    old, new = _flat(had), _flat(now)
+    differs = [key for key in old | new if old.get(key) != new.get(key)]
+    if differs:
+        told = [_DIGESTS.get(key, f"{key} {old.get(key)}, now it is {new.get(key)}") for key in differs[:_TOLD]]
+        more = f" (and {len(differs) - _TOLD} more)" if len(differs) > _TOLD else ""
+        raise InputError(
+            f"{folder}: this run had {', and '.join(told)}{more}; use the same flags and data, or another --output"
+        )
+
+
+_DIGESTS = {"data": "other data", "start": "other weights to start with"}
+"""Fields that are a digest, which tells a reader nothing."""
+_TOLD = 3
+"""Fields that a message names: another recipe differs in a dozen."""
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"recipe": {"lr": 1}}`` as ``{"recipe.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from training.loop import STOPPED, Stopped, train
 from training.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE, inspect_data
 from training.recipes import RECIPES, recipe, with_settings
 from training.run import EpochRow, Precision, Run
+from training.state import check_folder
 from training.terminal import console, progress_bars
 
 MAX_SEED = 2**63 - 1
@@ -104,24 +105,13 @@ def train_command(
     allowed = [flag for flag, is_given in given.items() if is_given]
     if skip_preflight and allowed:
         raise UsageError(f"{allowed[0]}: has no meaning with --skip-preflight; leave one of the two out")
-    _make_writable(output)
-    distributed = "RANK" in os.environ  # set by torchrun
-    lead = os.environ.get("RANK", "0") == "0"
-    readable = torch.ones(len(listing.files) + len(held.files), dtype=torch.uint8)
-    if lead and not skip_preflight:
-        # Before the processes meet: torchrun then ends the others, and none waits for an answer that cannot come.
-        readable = _preflight(listing, held, allowed, max(1, workers))
-    if distributed:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-        dist.broadcast(readable, 0)
-    usable = readable.bool().numpy()
-    listing, held = listing.where(usable[: len(listing.files)]), held.where(usable[len(listing.files) :])
+    roots = train_folder, val_folder or train_folder
     run = Run(
         arch=network,
         recipe=chosen,
         train=listing,
         val=held,
-        data_digest=listing.digest(train_folder) + held.digest(val_folder or train_folder),
+        data_digest=_digest(listing, held, roots),
         labels=labels,
         preprocessing=Preprocessing(
             resize="stretch" if stretch else "shorter-side",
@@ -139,6 +129,21 @@ def train_command(
         val_every=val_every,
         save_minutes=save_minutes,
     )
+    _make_writable(output)
+    distributed = "RANK" in os.environ  # set by torchrun
+    lead = os.environ.get("RANK", "0") == "0"
+    readable = torch.ones(len(listing.files) + len(held.files), dtype=torch.uint8)
+    if lead:
+        # Before the processes meet: torchrun then ends the others, and none waits for an answer that cannot come.
+        check_folder(run, unknown=("data",) if allow_unreadable else ())
+        if not skip_preflight:
+            readable = _preflight(listing, held, allowed, max(1, workers))
+    if distributed:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        dist.broadcast(readable, 0)
+    usable = readable.bool().numpy()
+    listing, held = listing.where(usable[: len(listing.files)]), held.where(usable[len(listing.files) :])
+    run = dataclasses.replace(run, train=listing, val=held, data_digest=_digest(listing, held, roots))
     try:
         checkpoint = _told(run, lead)
     except Stopped as exc:
@@ -178,6 +183,10 @@ def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _digest(train: Listing, val: Listing, roots: tuple[Path, Path]) -> str:
+    return train.digest(roots[0]) + val.digest(roots[1])
 
 
 def _preflight(train: Listing, val: Listing, allowed: Collection[str], threads: int) -> torch.Tensor:
