@@ -26,6 +26,9 @@ class PaperLRN(nn.Module):
         if torch.onnx.is_in_onnx_export():
             attributes: dict[str, Any] = {"size": SIZE, "alpha": SIZE * ALPHA, "beta": BETA, "bias": BIAS}
             return torch.onnx.ops.symbolic("LRN", [x_NCHW], attributes, dtype=x_NCHW.dtype, shape=x_NCHW.shape)
+        if x_NCHW.dtype == torch.float16:  # it ends at 65504, which is less than the square of 256
+            with torch.autocast(x_NCHW.device.type, enabled=False):  # would take the squares back to float16
+                return self.forward(x_NCHW.float()).half()
         if torch.is_grad_enabled():
             normalised: Tensor = _TrainedLRN.apply(x_NCHW)  # type: ignore[no-untyped-call]
             return normalised

@@ -126,6 +126,24 @@ def test_lrns_gradient_is_the_formulas() -> None:
     assert torch.autograd.gradcheck(PaperLRN(), a, eps=1e-3)  # against finite differences, in float64
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2**-10), (torch.bfloat16, 2**-6)])
+def test_lrn_takes_what_squares_beyond_float16(training: bool, dtype: torch.dtype, rounding: float) -> None:
+    """300 squared is more than float16's 65504, in a forward pass and in the gradient, whose scale is 1000 here."""
+    x_NCHW = torch.full((1, 8, 2, 2), 300.0)
+    x_NCHW[:, ::2] = -150.0
+    exact, found = x_NCHW.clone().requires_grad_(), x_NCHW.to(dtype).requires_grad_()
+    expected = nn.functional.local_response_norm(exact, 5, 5e-4, 0.75, 2.0)
+    with torch.autocast("cpu", dtype), torch.set_grad_enabled(training):
+        given = PaperLRN()(found)
+    torch.testing.assert_close(given.detach().float(), expected.detach(), rtol=rounding, atol=0)
+    if training:
+        (1000 * expected).sum().backward()
+        (1000 * given).sum().backward()
+        # The gradient is a difference of terms some ten times as large.
+        torch.testing.assert_close(found.grad.float(), exact.grad, rtol=10 * rounding, atol=0)
+
+
 @pytest.mark.parametrize("side", [63, 128, 223, 225, 300])
 def test_pictures_of_another_size_are_taken_as_torchvision_takes_them(side: int) -> None:
     model = AlexNet(architecture("alexnet", **SMALL)).eval()
