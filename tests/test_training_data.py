@@ -326,7 +326,7 @@ class TestRecipe:
             ({"lr": math.inf}, "--lr inf"),
             ({"epochs": 0}, "--epochs 0: is not within 1..10000"),
             ({"batch": 0}, "--batch 0"),
-            ({"weight_decay": 2.0}, "--weight-decay 2.0"),
+            ({"weight_decay": 2.0}, "--set weight_decay 2.0"),
         ],
     )
     def test_a_number_out_of_range_names_the_flag(self, changes: dict[str, float], says: str) -> None:

@@ -260,7 +260,15 @@ class TestSettings:
             ("sides=[[0, 32]]", "does not fit the field"),
             ("label_smoothing=1", "--set label_smoothing 1: is not within 0.0..0.9"),
             ("ema_decay=1", "--set ema_decay 1: is not within"),
+            ("ema_decay=-0.1", "--set ema_decay -0.1: is not within"),
             ("clip_norm=-1", "--set clip_norm -1: is not within"),
+            ("clip_norm=0", "--set clip_norm 0: is not within"),
+            (f"weight_decay=1{'0' * 400}", "does not fit the field; modern has 0.05"),
+            ("sides=[[0, 4097]]", "does not fit the field"),
+            ("sides=[[0.5, 128], [0.0, 64]]", "--set sides: shares 0.5, 0.0 of the epochs; let them rise from 0"),
+            ("sides=[[0, 128], [0, 64]]", "--set sides: shares 0, 0 of the epochs"),
+            ("sides=[[0.5, 128]]", "--set sides: shares 0.5 of the epochs"),
+            ("sides=[[0, 128], [1, 64]]", "--set sides: shares 0, 1 of the epochs"),
         ],
     )
     def test_what_does_not_fit_is_a_usage_error(self, setting: str, says: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alexnet_deploy.contract import IMAGENET_STD
+from alexnet_deploy.contract import IMAGENET_STD, MAX_SIDE
 from alexnet_deploy.errors import UsageError
 
 
@@ -47,7 +48,9 @@ class Recipe:
     mix: Literal["none", "cutmix"] = "none"
     """``cutmix``: every other batch, a box of each picture comes from another one (Yun et al. 2019)."""
     sides: tuple[tuple[float, int], ...] = ()
-    """(share of the epochs, side): from there on pictures are trained at side x side pixels; (): the network's size."""
+    """(share of the epochs, side): from there on pictures are trained at side x side pixels; (): the network's size.
+
+    Shares rise from 0 and stay below 1."""
     standardise: bool = False
     """Convolutions with standardised weights while training (``standardise.py``)."""
     ema_decay: float | None = None
@@ -58,7 +61,7 @@ class Recipe:
             ("--epochs", self.epochs, 1, 10_000),
             ("--batch", self.batch, 1, 65_536),
             ("--lr", self.lr, 1e-8, 100.0),
-            ("--weight-decay", self.weight_decay, 0.0, 1.0),
+            ("--set weight_decay", self.weight_decay, 0.0, 1.0),
             ("--set momentum", self.momentum, 0.0, 0.9999),
             ("--set warmup_epochs", self.warmup_epochs, 0.0, 10_000.0),
             ("--set step_epochs", self.step_epochs, 1, 10_000),
@@ -66,11 +69,17 @@ class Recipe:
             ("--set max_drops", self.max_drops, 0, 20),
             ("--set label_smoothing", self.label_smoothing, 0.0, 0.9),
             ("--set pca_sigma", self.pca_sigma, 0.0, 10.0),
-            ("--set ema_decay", self.ema_decay or 0.0, 0.0, 0.999999),
-            ("--set clip_norm", self.clip_norm or 1.0, 1e-6, 1e6),
+            ("--set ema_decay", self.ema_decay, 0.0, 0.999999),
+            ("--set clip_norm", self.clip_norm, 1e-6, 1e6),
         ):
-            if not low <= value <= high:
+            if value is not None and not low <= value <= high:
                 raise UsageError(f"{flag} {value}: is not within {low}..{high}; choose a value inside")
+        shares = [share for share, _ in self.sides]
+        if shares and (shares[0] != 0 or shares[-1] >= 1 or shares != sorted(set(shares))):
+            raise UsageError(
+                f"--set sides: shares {', '.join(map(str, shares))} of the epochs; let them rise from 0 and stay below "
+                "1, as in [[0, 128], [0.5, 224]]"
+            )
 
     def lr_at(self, epoch: float, val_errors: Sequence[tuple[int, float]] = ()) -> float:
         """Learning rate at a (fractional) epoch: linear warm-up, then cosine to 0 or steps of 1/10.
@@ -201,7 +210,7 @@ def with_settings(base: Recipe, settings: Sequence[str]) -> Recipe:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(value: object) -> bool:
@@ -224,7 +233,11 @@ def _is_crop_scale(value: object) -> bool:
 
 def _is_sides(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and _is_number(pair[0]) and _is_count(pair[1]) and pair[1] >= 63
+        isinstance(pair, list)
+        and len(pair) == 2
+        and _is_number(pair[0])
+        and _is_count(pair[1])
+        and 63 <= pair[1] <= MAX_SIDE
         for pair in value
     )
 
