@@ -88,7 +88,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except FileNotFoundError as exc:
-        raise InputError(f"{path}: no such checkpoint; train one, or leave --weights out for the shipped one") from exc
+        raise InputError(f"{path}: no such checkpoint; check the path, or train one") from exc
     except (SafetensorError, OSError) as exc:
         raise ArtifactError(f"{path}: is not a readable safetensors file ({exc}); copy or train it again") from exc
     if METADATA_KEY not in metadata or ARCHITECTURE_KEY not in metadata:
@@ -177,6 +177,8 @@ def load_weights(
     url = IMAGENET1K_URL if source == "imagenet1k" else source or str(shipped_checkpoint())
     path = fetch(url, on_progress=on_progress) if "://" in url else Path(url)
     if path.suffix == ".safetensors":
+        if not path.exists():
+            raise InputError(f"{path}: no such checkpoint; train one, or leave --weights out for the shipped one")
         checkpoint = load_checkpoint(path)
         if arch_name not in (None, checkpoint.arch.name):
             raise UsageError(f"--arch {arch_name}: {path} holds {checkpoint.arch.name}; leave --arch out")

@@ -109,7 +109,9 @@ class TestRefused:
         assert says in str(caught.value)
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
-        self.check(tmp_path / "x.safetensors", InputError, "no such checkpoint; train one, or leave --weights out")
+        self.check(tmp_path / "x.safetensors", InputError, "no such checkpoint; check the path, or train one")
+        with pytest.raises(InputError, match=r"no such checkpoint; train one, or leave --weights out"):
+            load_weights(str(tmp_path / "x.safetensors"))
 
     def test_a_folder(self, tmp_path: Path) -> None:
         self.check(tmp_path, ArtifactError, "is not a readable safetensors file")
