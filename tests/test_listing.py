@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 from conftest import CLASSES, save_photo
 
+from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.errors import InputError
 from training.__main__ import main
-from training.listing import is_flat, list_flat, splits_below
+from training.listing import is_flat, list_flat, list_folder, list_held, splits_below
+from training.loop import Stopped
+from training.run import Run
 
 IDS = tuple(CLASSES)
 LISTS = {
@@ -46,6 +51,8 @@ def test_each_list_gives_the_same_classes_whether_named_or_found(flat: Path, tmp
         ("n01_red\nzebra\nn03_blue\n", "ILSVRC_1.JPEG is of class 'zebra', which is not in the training data"),
         ("490\n361\n171\n", "ILSVRC_0.JPEG is of class '490', which is not in the training data"),
         ("", "says nothing of ILSVRC_0.JPEG"),
+        ("ILSVRC_0.JPEG 0\n\nILSVRC_1.JPEG\n", "line 3 ('ILSVRC_1.JPEG') is not a file and its class as the first"),
+        ("n01_red\nn01_red 0\nn03_blue\n", "line 2 ('n01_red 0') is not a class alone as the first; mend it"),
     ],
 )
 def test_a_list_that_does_not_fit_is_one_line(flat: Path, tmp_path: Path, text: str, says: str) -> None:
@@ -90,3 +97,69 @@ def test_a_run_on_imagenets_layout(photo_folder: Path, tmp_path: Path) -> None:
         main([str(root), "--output", str(tmp_path / "run"), *small, *fast])
     assert caught.value.code == 0
     assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+
+
+class TestHeld:
+    """What evaluate, pack, compress and train measure on."""
+
+    @pytest.fixture
+    def labels(self, photo_folder: Path, tmp_path: Path) -> Path:
+        """The list of ``flat``, which holds the photos of ``photo_folder/val`` without class folders."""
+        (tmp_path / "flat").mkdir()
+        lines = []
+        for number, file in enumerate(sorted((photo_folder / "val").glob("*/*.jpg"))):
+            shutil.copy(file, tmp_path / "flat" / f"{number}.jpg")
+            lines.append(f"{number}.jpg {file.parent.name}\n")
+        (tmp_path / "labels.txt").write_text("".join(lines))
+        return tmp_path / "labels.txt"
+
+    @pytest.fixture
+    def checkpoint(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> Path:
+        return save_checkpoint(tiny_checkpoint, tmp_path / "full.safetensors")
+
+    def test_class_folders(self, photo_folder: Path) -> None:
+        assert list_held(photo_folder / "val", IDS) == list_folder(photo_folder / "val")
+
+    @pytest.mark.parametrize("splits", [["train", "val"], ["train"]])
+    def test_a_whole_data_set_is_told_from_its_split(self, tmp_path: Path, splits: list[str]) -> None:
+        for split in splits:
+            save_photo(tmp_path / split / "n01_red" / "0.jpg", (200, 0, 0), 0)
+        with pytest.raises(InputError) as caught:
+            list_held(tmp_path, IDS)
+        inside = tmp_path / splits[-1]
+        assert str(caught.value) == f"{tmp_path}: holds a whole data set; give one of its splits, such as {inside}"
+
+    def test_a_class_may_be_called_train(self, tmp_path: Path) -> None:
+        for name in ("car", "train"):
+            save_photo(tmp_path / name / "0.jpg", (200, 0, 0), 0)
+        assert list_held(tmp_path, ("car", "train")).targets == (0, 1)
+
+    def test_evaluate_and_pack(
+        self, photo_folder: Path, checkpoint: Path, labels: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def told(*arguments: object) -> object:
+            with pytest.raises(SystemExit) as caught:
+                main([*map(str, arguments), "--workers", "0"])
+            assert caught.value.code == 0
+            return json.loads(capsys.readouterr().out)
+
+        flat, packed = labels.with_name("flat"), labels.with_name("packed.safetensors")
+        in_folders = told("evaluate", checkpoint, photo_folder / "val")
+        assert told("evaluate", checkpoint, flat, "--val-labels", labels) == in_folders
+        told("pack", checkpoint, packed, "--data", flat, "--val-labels", labels)
+        assert told("evaluate", packed, flat, "--val-labels", labels) == load_checkpoint(packed).recipe["evaluation"]
+
+    def test_compress(
+        self, photo_folder: Path, checkpoint: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        runs: list[Run] = []
+
+        def record(run: Run, *_: object, **__: object) -> None:
+            runs.append(run)
+            raise Stopped("seen")
+
+        monkeypatch.setattr("training.compress_command.fine_tune", record)
+        flags = ("--rank", 4, "--epochs", 1, "--batch", 18, "--output", labels.with_name("small.safetensors"))
+        held = ("--val", labels.with_name("flat"), "--val-labels", labels)
+        assert main([*map(str, ("compress", checkpoint, photo_folder, *flags, *held))]) == 130
+        assert runs[0].val.targets == (0, 0, 1, 1, 2, 2)

@@ -28,7 +28,7 @@ from alexnet_deploy.models import AlexNet, PixelClassifier, architecture
 from training.__main__ import main
 from training.augment import measure_colours, paper_square, ten_crops
 from training.evaluate import evaluate_checkpoint, mean_probability
-from training.listing import list_folder
+from training.listing import list_folder, list_held
 from training.loop import EpochRow, Run, Stopped, train
 from training.pack import pack
 from training.recipes import recipe
@@ -407,6 +407,7 @@ class TestCommand:
             (["--groups", "1,1,1,1,3"], 2, "3 does not divide the 256 channels into convolution 5 of alexnet"),
             (["--resize", "crop"], 2, "--resize crop: takes stretch or shorter-side"),
             (["--val", "nowhere"], 1, "nowhere: no such folder"),
+            (["--val-share", "nan"], 2, "/val is there to validate on; leave --val-share out"),
             (["--class-names", "nowhere.json"], 1, "nowhere.json: is not a readable JSON object"),
             (["--output", "/sys/run"], 1, "--output /sys/run: cannot be made"),
             (["--output", "/dev/null"], 1, "--output /dev/null: cannot be made"),
@@ -424,7 +425,9 @@ class TestCommand:
         self.refused(capsys, [str(photo_folder), "--output", str(tmp_path / "run"), *flags], code, says)
         assert not (tmp_path / "run").exists()
 
-    @pytest.mark.parametrize("flags", [["--seed", "-1"], ["--workers", "-1"], ["--seed", str(2**63)], ["--lr", "fast"]])
+    @pytest.mark.parametrize(
+        "flags", [["--seed", "-1"], ["--workers", "-1"], ["--workers", "257"], ["--seed", str(2**63)], ["--lr", "fast"]]
+    )
     def test_a_flag_that_the_parser_refuses(self, photo_folder: Path, tmp_path: Path, flags: list[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             main([str(photo_folder), "--output", str(tmp_path), *flags])
@@ -435,6 +438,23 @@ class TestCommand:
     ) -> None:
         data = tmp_path / "[/x] [bold]" / ("long " * 20)
         self.refused(capsys, [str(data), "--output", str(tmp_path / "run")], 1, f"{data}: no such folder")
+
+    def test_labels_without_a_folder_that_they_are_for(
+        self, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = [str(photo_folder / "train"), "--output", str(tmp_path / "run"), "--val-labels", "val.txt"]
+        self.refused(capsys, arguments, 2, "--val-labels val.txt: there is no folder of validation images; add --val")
+
+    def test_a_folder_with_the_name_of_a_command(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path("train").mkdir()
+        with pytest.raises(SystemExit) as caught:
+            main(["train", "--output", "run"])
+        assert caught.value.code == 2
+        *_, told = capsys.readouterr().err.splitlines()
+        assert told == "'train' was taken for the command; if the folder of that name is meant, give ./train"
 
     def test_a_class_of_the_validation_folder_is_unknown(
         self, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -537,7 +557,8 @@ class TestEvaluate:
         checkpoint = load_checkpoint(path)
         bias = checkpoint.weights["classifier.6.bias"]
         bias[:] = torch.tensor([0.0, 1e6, 1e5])  # always green, then blue
-        result = evaluate_checkpoint(checkpoint, photo_folder / "val", workers=0)
+        images = list_folder(photo_folder / "val")
+        result = evaluate_checkpoint(checkpoint, images, workers=0)
         assert result == {
             "images": 6,
             "views": 1,
@@ -549,7 +570,7 @@ class TestEvaluate:
             main(["evaluate", str(path), str(photo_folder / "val"), "--workers", "0"])
         assert caught.value.code == 0
         assert json.loads(capsys.readouterr().out)["images"] == 6
-        counted = evaluate_checkpoint(checkpoint, photo_folder / "val", workers=0, confusion=True)
+        counted = evaluate_checkpoint(checkpoint, images, workers=0, confusion=True)
         assert counted == result | {"confusion": [[0, 2, 0]] * 3}  # two photos a class, all taken for green
 
     def test_ten_crops_average_the_softmax_of_ten_views(
@@ -584,7 +605,7 @@ class TestEvaluate:
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path
     ) -> None:
         shutil.copytree(photo_folder / "val" / "n03_blue", tmp_path / "n03_blue")
-        result = evaluate_checkpoint(tiny_checkpoint, tmp_path, workers=0)
+        result = evaluate_checkpoint(tiny_checkpoint, list_held(tmp_path, tuple(CLASSES)), workers=0)
         assert result["images"] == 2
         assert result["top1_percent_by_class"].keys() == {"n03_blue"}
 
@@ -598,7 +619,7 @@ class TestPack:
         packed = load_checkpoint(tmp_path / "packed.safetensors")
         assert {value.dtype for value in packed.weights.values()} == {torch.float16}
         assert packed.recipe == tiny_checkpoint.recipe | {"evaluation": result}
-        assert result == evaluate_checkpoint(packed, photo_folder / "val", workers=0)
+        assert result == evaluate_checkpoint(packed, list_folder(photo_folder / "val"), workers=0)
         assert (packed.arch, packed.contract) == (tiny_checkpoint.arch, tiny_checkpoint.contract)
 
     def test_a_weight_beyond_float16_is_refused(

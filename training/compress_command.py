@@ -26,7 +26,8 @@ from training.compress import (
 )
 from training.data import plain_batches
 from training.finetune import fine_tune
-from training.listing import Listing, list_folder, splits_below
+from training.listing import Listing, list_folder, list_held, splits_below
+from training.options import ValLabels, Workers
 from training.rank_table import measure_row, table_of
 from training.recipes import recipe
 from training.run import EpochRow, Run
@@ -51,7 +52,8 @@ def compress_command(
     batch: Annotated[int | None, typer.Option(help="Global batch instead of the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate instead of the recipe's.")] = None,
     val: Annotated[Path | None, typer.Option(help="Validation folder; else DATA/val.")] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+    val_labels: ValLabels = None,
+    workers: Workers = 2,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Decides which images, their order and crops.")] = 0,
     duration: Annotated[float, typer.Option(help="Seconds to measure each latency of --table for.")] = 3.0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the fine-tuning of --output.")] = False,
@@ -75,7 +77,8 @@ def compress_command(
     if table is not None:
         if output is not None or epochs:
             raise UsageError("--table: measures and writes nothing; leave --output and --epochs out")
-        _print_table(parent, ranks, chosen, _val_folder(data, val), workers, duration, as_json)
+        held = list_held(_val_folder(data, val), listing.class_ids, val_labels)
+        _print_table(parent, ranks, chosen, held, workers, duration, as_json)
         return
 
     output = _checked_output(output, checkpoint)
@@ -96,7 +99,7 @@ def compress_command(
 
     if epochs:
         held_folder = _val_folder(data, val)
-        held = list_folder(held_folder, class_ids=listing.class_ids)
+        held = list_held(held_folder, listing.class_ids, val_labels)
         pre = parent.contract.preprocessing
         run = Run(
             arch=parent.arch,
@@ -163,14 +166,13 @@ def _take_apart(parent: Checkpoint, images: Listing, workers: int) -> dict[str, 
 
 
 def _print_table(
-    parent: Checkpoint, ranks: list[int], images: Listing, val: Path, workers: int, duration_s: float, as_json: bool
+    parent: Checkpoint, ranks: list[int], images: Listing, held: Listing, workers: int, duration_s: float, as_json: bool
 ) -> None:
-    held = list_folder(val, class_ids=parent.contract.class_ids)
     spectra = _take_apart(parent, images, workers)
     rows = []
     for checkpoint in (parent, *(compressed(parent, spectra, rank) for rank in ranks)):
         console.print(f"measuring {'the full model' if checkpoint is parent else checkpoint.arch.dense_rank}")
-        rows.append(measure_row(checkpoint, val, held, workers=workers, duration_s=duration_s))
+        rows.append(measure_row(checkpoint, held, workers=workers, duration_s=duration_s))
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.models import PixelClassifier
 from training.data import plain_batches
-from training.listing import list_folder
+from training.listing import Listing
 
 
 def mean_probability(logits_NVK: Tensor) -> Tensor:
@@ -24,22 +23,21 @@ def mean_probability(logits_NVK: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, data: Path, *, workers: int, ten_crop: bool = False, confusion: bool = False
+    checkpoint: Checkpoint, images: Listing, *, workers: int, ten_crop: bool = False, confusion: bool = False
 ) -> dict[str, Any]:
-    """Top-1 and top-5 in percent (float32) over ``data``, whose class folders are among the contract's class ids.
+    """Top-1 and top-5 in percent (float32) over ``images``, whose class ids are the contract's.
 
     With ``ten_crop`` the softmax is averaged over the paper's ten views of each image. The accuracy by class is
     keyed by class id: labels may repeat (ImageNet has two cranes). With ``confusion`` the result has the counts
     ``[truth][answer]`` over all classes, too.
     """
     contract = checkpoint.contract
-    listing = list_folder(data, class_ids=contract.class_ids)
     classifier = PixelClassifier(checkpoint.build(), contract.preprocessing.mean, contract.preprocessing.std).eval()
     k = min(5, len(contract.labels))
     hits, targets, answers = [], [], []
     batch = 8 if ten_crop else 64
     for pixels, targets_N in plain_batches(
-        listing, contract.preprocessing, batch=batch, workers=workers, ten_crop=ten_crop
+        images, contract.preprocessing, batch=batch, workers=workers, ten_crop=ten_crop
     ):
         pixels_NVHWC = pixels if ten_crop else pixels[:, None]
         logits_NVK = classifier(pixels_NVHWC.flatten(0, 1)).unflatten(0, pixels_NVHWC.shape[:2])

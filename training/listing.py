@@ -93,7 +93,7 @@ def list_flat(folder: Path, class_ids: tuple[str, ...], labels: Path | None = No
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{path}: is not a readable list of labels ({exc}); see --help of --val-labels") from exc
-    rows = _label_rows(text)
+    rows = _label_rows(text, path)
     if rows and len(rows[0]) == 1:
         if len(rows) != len(files):
             raise InputError(f"{path}: has {len(rows)} lines for {len(files)} images in {folder}; one a line is needed")
@@ -103,6 +103,20 @@ def list_flat(folder: Path, class_ids: tuple[str, ...], labels: Path | None = No
     numbers = {class_id: number for number, class_id in enumerate(class_ids)}
     targets = [_number_of(named.get(file.stem), numbers, class_ids, file, path) for file in files]
     return Listing(class_ids, tuple(files), tuple(targets))
+
+
+def list_held(folder: Path, class_ids: tuple[str, ...], labels: Path | None = None) -> Listing:
+    """Images to measure on, their classes among ``class_ids``: in class folders, or in ImageNet's flat layout.
+
+    ``labels`` is what ``list_flat`` takes, and makes the layout a flat one. InputError as the two that list raise it,
+    and for a whole data set in place of one of its splits.
+    """
+    train, val = splits_below(folder)
+    if train != folder and train.name not in class_ids:
+        raise InputError(f"{folder}: holds a whole data set; give one of its splits, such as {val or train}")
+    if labels is not None or is_flat(folder):
+        return list_flat(folder, class_ids, labels)
+    return list_folder(folder, class_ids=class_ids)
 
 
 def is_flat(folder: Path) -> bool:
@@ -133,12 +147,18 @@ def _find_labels(folder: Path) -> Path:
     return found
 
 
-def _label_rows(text: str) -> list[list[str]]:
-    """Of each line the file and its class, or the class alone."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if lines and lines[0].startswith("ImageId,"):
-        return [[row[0], row[1].split()[0]] for row in csv.reader(lines[1:]) if len(row) == 2 and row[1].strip()]
-    return [line.split()[:2] for line in lines]
+def _label_rows(text: str, source: Path) -> list[list[str]]:
+    """Of each line the file and its class, or of each the class alone; InputError where lines differ in that."""
+    numbered = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if numbered and numbered[0][1].startswith("ImageId,"):
+        lines = csv.reader(line for _, line in numbered[1:])
+        return [[row[0], row[1].split()[0]] for row in lines if len(row) == 2 and row[1].strip()]
+    rows = [line.split()[:2] for _, line in numbered]
+    for (number, line), row in zip(numbered, rows, strict=True):
+        if len(row) != len(rows[0]):
+            wanted = "a class alone" if len(rows[0]) == 1 else "a file and its class"
+            raise InputError(f"{source}: line {number} ({line.strip()[:80]!r}) is not {wanted} as the first; mend it")
+    return rows
 
 
 def _number_of(found: str | None, numbers: dict[str, int], class_ids: tuple[str, ...], file: Path, labels: Path) -> int:

@@ -11,19 +11,22 @@ import torch
 from alexnet_deploy.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_deploy.errors import InputError
 from training.evaluate import evaluate_checkpoint
+from training.listing import list_held
 
 
-def pack(source: Path, out: Path, data: Path, *, workers: int) -> dict[str, Any]:
+def pack(source: Path, out: Path, data: Path, *, labels: Path | None = None, workers: int) -> dict[str, Any]:
     """Store ``source`` as float16 in ``out``; return (and record in its recipe) the accuracy on ``data``.
 
-    Raises InputError for a weight beyond float16's range, with ``out`` as it was.
+    ``data`` and ``labels`` are as for ``list_held``. Raises InputError for a weight beyond float16's range, with ``out``
+    as it was.
     """
     checkpoint = load_checkpoint(source)
+    images = list_held(data, checkpoint.contract.class_ids, labels)
     weights = {key: value.half() for key, value in checkpoint.weights.items()}
     overflown = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
     if overflown is not None:
         raise InputError(f"{source}: {overflown} exceeds float16's 65504; ship the float32 checkpoint")
     packed = dataclasses.replace(checkpoint, weights=weights)
-    result = evaluate_checkpoint(packed, data, workers=workers)
+    result = evaluate_checkpoint(packed, images, workers=workers)
     save_checkpoint(dataclasses.replace(packed, recipe=checkpoint.recipe | {"evaluation": result}), out)
     return result

@@ -39,13 +39,13 @@ class RankRow:
     runtime: str
 
 
-def measure_row(checkpoint: Checkpoint, val: Path, listing: Listing, *, workers: int, duration_s: float) -> RankRow:
-    """Accuracy on the folder ``val``, whose images ``listing`` lists, and the latency of the exported model."""
+def measure_row(checkpoint: Checkpoint, images: Listing, *, workers: int, duration_s: float) -> RankRow:
+    """Accuracy on ``images``, and the latency of the exported model."""
     pre = checkpoint.contract.preprocessing
-    chosen = np.linspace(0, len(listing.files) - 1, min(PARITY_IMAGES, len(listing.files)), dtype=int)
-    pixels_NHWC = np.stack([load_pixels(listing.files[i], pre) for i in chosen])
+    chosen = np.linspace(0, len(images.files) - 1, min(PARITY_IMAGES, len(images.files)), dtype=int)
+    pixels_NHWC = np.stack([load_pixels(images.files[i], pre) for i in chosen])
     told = checkpoint.recipe.get("compressed", {})
-    top1_percent = evaluate_checkpoint(checkpoint, val, workers=workers)["top1_percent"]
+    top1_percent = evaluate_checkpoint(checkpoint, images, workers=workers)["top1_percent"]
     batch1_ms, runtime = _latency(checkpoint, pixels_NHWC, duration_s)
     count = weight_count(checkpoint)
     return RankRow(

@@ -19,8 +19,9 @@ from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.models import FAMILY, Architecture, architecture
-from training.listing import Listing, is_flat, list_flat, list_folder, split, splits_below
+from training.listing import Listing, list_folder, list_held, split, splits_below
 from training.loop import STOPPED, Stopped, train
+from training.options import ValLabels, Workers
 from training.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE, inspect_data
 from training.recipes import RECIPES, recipe, with_settings
 from training.run import EpochRow, Precision, Run
@@ -39,11 +40,10 @@ def train_command(
     arch: Annotated[str, typer.Option(help=f"One of {', '.join(FAMILY)}.")] = "alexnet",
     recipe_name: Annotated[str, typer.Option("--recipe", help=f"One of {', '.join(RECIPES)}.")] = "modern",
     val: Annotated[Path | None, typer.Option(help="Validation folder; else DATA/val, else a seeded split.")] = None,
-    val_labels: Annotated[
-        Path | None,
-        typer.Option(help="Classes of a --val folder without class folders: ImageNet's LOC_val_solution.csv, val.txt."),
+    val_labels: ValLabels = None,
+    val_share: Annotated[
+        float | None, typer.Option(help="Share of each class to hold out where no folder is [default: 0.1].")
     ] = None,
-    val_share: Annotated[float, typer.Option(help="Share of each class to hold out where no folder is.")] = 0.1,
     class_names: Annotated[Path | None, typer.Option(help='JSON {"folder name": "name for people"}.')] = None,
     resize: Annotated[str, typer.Option(help="Preprocessing at inference: shorter-side or stretch.")] = "shorter-side",
     epochs: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
@@ -69,7 +69,7 @@ def train_command(
     skip_preflight: Annotated[
         bool, typer.Option("--skip-preflight", help="Do not read all files before the first step.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 2,
+    workers: Workers = 2,
     cache: Annotated[
         bool, typer.Option("--cache", help="Decode every picture once: 147 KiB of memory or disk for 224 x 224.")
     ] = False,
@@ -84,13 +84,15 @@ def train_command(
     """Train a member of the AlexNet family on a folder of labelled images."""
     train_folder, val_folder = splits_below(data)
     val_folder = val or val_folder
+    if val_folder is not None and val_share is not None:
+        raise UsageError(f"--val-share {val_share}: {val_folder} is there to validate on; leave --val-share out")
+    if val_folder is None and val_labels is not None:
+        raise UsageError(f"--val-labels {val_labels}: there is no folder of validation images; add --val")
     listing = list_folder(train_folder)
-    if val_folder is not None and (val_labels or is_flat(val_folder)):
-        held = list_flat(val_folder, listing.class_ids, val_labels)
-    elif val_folder is not None:
-        held = list_folder(val_folder, class_ids=listing.class_ids)
+    if val_folder is not None:
+        held = list_held(val_folder, listing.class_ids, val_labels)
     else:
-        listing, held = split(listing, val_share, seed)
+        listing, held = split(listing, 0.1 if val_share is None else val_share, seed)
     network = _switched(
         architecture(arch, num_classes=len(listing.class_ids), dense_rank=dense_rank, dropout=dropout),
         _choice("--activation", activation, "relu", "tanh"),
