@@ -294,10 +294,12 @@ class TestCommand:
             (["--rank", "2", "--images", "1"], 2, "--images 1: one image has no variance"),
             (["--rank", "2"], 2, "--output : takes the .safetensors file to write"),
             (["--rank", "2", "--output", "small.onnx"], 2, "--output small.onnx: takes the .safetensors file"),
-            (["--rank", "2", "--output", "FULL"], 2, "is the full checkpoint itself; choose another name"),
+            (["--rank", "2", "--output", "FULL"], 2, "is the checkpoint that it is made of; choose another name"),
+            (["--rank", "2", "--output", "BELOW"], 1, "cannot be written because of FULL; choose another place"),
             (["--rank", "2", "--output", "OUT", "--resume"], 2, "--resume: goes on with a fine-tuning"),
             (["--rank", "2", "--output", "OUT", "--epochs", "1", "--resume"], 1, "OUT.run: holds no run to resume"),
             (["--rank", "2", "--output", "OUT", "--epochs", "1", "--lr", "0"], 2, "--lr 0.0: is not within"),
+            (["--rank", "2", "--output", "OUT", "--epochs", "1", "--batch", "19"], 2, "exceeds the 18 training images"),
             (["--rank", "2", "--output", "OUT", "--epochs", "1", "--val", "nowhere"], 1, "nowhere: no such folder"),
         ],
     )
@@ -305,9 +307,10 @@ class TestCommand:
         self, full: Path, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         flags: list[str], code: int, says: str,
     ) -> None:  # fmt: skip
-        named = {"OUT": str(tmp_path / "OUT.safetensors"), "FULL": str(full)}
+        below = str(full / "small.safetensors")
+        named = {"OUT": str(tmp_path / "OUT.safetensors"), "FULL": str(full), "BELOW": below}
         given_flags = [named.get(flag, flag) for flag in flags]
-        self.refused(capsys, [str(full), str(photo_folder), *given_flags], code, says)
+        self.refused(capsys, [str(full), str(photo_folder), *given_flags], code, says.replace("FULL", str(full)))
         assert [path.name for path in tmp_path.iterdir()] == ["full.safetensors"]
 
     def refused(self, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, says: str) -> None:

@@ -630,3 +630,16 @@ class TestPack:
         with pytest.raises(InputError, match=r"classifier.6.bias exceeds float16's 65504"):
             pack(source, tmp_path / "packed.safetensors", photo_folder / "val", workers=0)
         assert not (tmp_path / "packed.safetensors").exists()
+
+    def test_the_original_is_not_overwritten(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = save_checkpoint(tiny_checkpoint, tmp_path / "source.safetensors")
+        link = tmp_path / "link.safetensors"
+        link.symlink_to(source)
+        for target in (source, link):
+            assert main(["pack", str(source), str(target), "--data", str(photo_folder / "val"), "--workers", "0"]) == 2
+            assert capsys.readouterr().err == (
+                f"error: OUTPUT {target}: is the checkpoint that it is made of; choose another name\n"
+            )
+        assert load_checkpoint(source).weights["classifier.6.bias"].dtype == torch.float32

@@ -24,13 +24,14 @@ from training.compress import (
     take_apart,
     weight_count,
 )
-from training.data import plain_batches
+from training.data import check_batch, plain_batches
 from training.finetune import fine_tune
 from training.listing import Listing, list_folder, list_held, splits_below
 from training.options import ValLabels, Workers
 from training.rank_table import measure_row, table_of
 from training.recipes import recipe
 from training.run import EpochRow, Run
+from training.target import check_target
 from training.terminal import console
 
 
@@ -81,7 +82,7 @@ def compress_command(
         _print_table(parent, ranks, chosen, held, workers, duration, as_json)
         return
 
-    output = _checked_output(output, checkpoint)
+    output = check_target("--output", output, checkpoint)
     if resume and not epochs:
         raise UsageError("--resume: goes on with a fine-tuning; give the --epochs that it had, too")
     record = {
@@ -114,6 +115,8 @@ def compress_command(
             workers=workers,
             resume=resume,
         )
+        if not resume:
+            check_batch(run.recipe.batch, len(listing.files))  # the loop does, too, but after the decomposition
         made = fine_tune(run, begin, record, on_epoch=lambda row: _print_epoch(row, epochs))
     else:
         made = begin()
@@ -177,14 +180,6 @@ def _print_table(
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     else:
         Console().print(table_of(rows))
-
-
-def _checked_output(output: Path | None, checkpoint: Path) -> Path:
-    if output is None or output.suffix != ".safetensors":
-        raise UsageError(f"--output {output or ''}: takes the .safetensors file to write, such as small.safetensors")
-    if output.resolve() == checkpoint.resolve():
-        raise UsageError(f"--output {output}: is the full checkpoint itself; choose another name")
-    return output
 
 
 def _print_epoch(row: EpochRow, epochs: int) -> None:

@@ -109,6 +109,16 @@ class TenCrops(PlainPixels):
         return ten_crops(square_HWC, self.pre.height, self.pre.width), self.listing.targets[index]
 
 
+def check_batch(batch: int, count: int, world: int = 1) -> None:
+    """UsageError where ``world`` processes cannot share global batches of ``batch`` out of ``count`` images."""
+    if world > count:
+        raise UsageError(f"{world} processes for {count} training images: start fewer (torchrun --nproc-per-node)")
+    if batch % world:
+        raise UsageError(f"--batch {batch}: is not a multiple of {world} processes; choose one that is")
+    if count < batch:
+        raise UsageError(f"--batch {batch}: exceeds the {count} training images; lower it")
+
+
 class StepSampler(Sampler[list[Item]]):
     """Index batches from ``first_step`` on, without end, for one process of ``world``.
 
@@ -117,12 +127,7 @@ class StepSampler(Sampler[list[Item]]):
     """
 
     def __init__(self, count: int, batch: int, seed: int, first_step: int, rank: int, world: int) -> None:
-        if world > count:
-            raise UsageError(f"{world} processes for {count} training images: start fewer (torchrun --nproc-per-node)")
-        if batch % world:
-            raise UsageError(f"--batch {batch}: is not a multiple of {world} processes; choose one that is")
-        if count < batch:
-            raise UsageError(f"--batch {batch}: exceeds the {count} training images; lower it")
+        check_batch(batch, count, world)
         self.count, self.batch, self.seed = count, batch, seed
         self.first_step, self.rank, self.world = first_step, rank, world
         self.steps_per_epoch = count // batch

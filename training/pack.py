@@ -12,14 +12,16 @@ from alexnet_deploy.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_deploy.errors import InputError
 from training.evaluate import evaluate_checkpoint
 from training.listing import list_held
+from training.target import check_target
 
 
 def pack(source: Path, out: Path, data: Path, *, labels: Path | None = None, workers: int) -> dict[str, Any]:
     """Store ``source`` as float16 in ``out``; return (and record in its recipe) the accuracy on ``data``.
 
-    ``data`` and ``labels`` are as for ``list_held``. Raises InputError for a weight beyond float16's range, with ``out``
-    as it was.
+    ``data`` and ``labels`` are as for ``list_held``, ``out`` as for ``check_target``. Raises InputError for a weight
+    beyond float16's range, with ``out`` as it was.
     """
+    check_target("OUTPUT", out, source)
     checkpoint = load_checkpoint(source)
     images = list_held(data, checkpoint.contract.class_ids, labels)
     weights = {key: value.half() for key, value in checkpoint.weights.items()}
