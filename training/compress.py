@@ -20,6 +20,7 @@ from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.models import FEATURE_SIDE, Architecture, PixelClassifier
 from training.data import Batch
+from training.device import pick_device, whole_float32
 
 # Legend: N image, O output, I input, R rank
 
@@ -106,17 +107,19 @@ def take_apart(checkpoint: Checkpoint, batches: Iterable[Batch] | None) -> dict[
 def _outputs(checkpoint: Checkpoint, batches: Iterable[Batch]) -> dict[str, Tensor]:
     """Outputs ``[N, O]`` of the hidden dense layers, before their activation."""
     pre = checkpoint.contract.preprocessing
-    classifier = PixelClassifier(checkpoint.build(), pre.mean, pre.std).eval()
+    device = pick_device()
+    classifier = PixelClassifier(checkpoint.build(), pre.mean, pre.std).to(device).eval()
     found: dict[str, list[Tensor]] = {name: [] for name in HIDDEN}
 
     def keep(name: str, output_NO: Tensor) -> None:
-        found[name].append(output_NO.clone())  # the activation that follows works in place
+        found[name].append(output_NO.to("cpu", copy=True))  # the activation that follows works in place
 
     for name in HIDDEN:
         layer = classifier.model.get_submodule(name)
         layer.register_forward_hook(lambda _layer, _inputs, output, name=name: keep(name, output))
     for pixels_NHWC, _ in batches:
-        classifier(pixels_NHWC)
+        with whole_float32():
+            classifier(pixels_NHWC.to(device))
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

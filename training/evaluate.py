@@ -10,6 +10,7 @@ from torch import Tensor
 from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.models import PixelClassifier
 from training.data import plain_batches
+from training.device import pick_device, whole_float32
 from training.listing import Listing
 
 
@@ -32,7 +33,9 @@ def evaluate_checkpoint(
     ``[truth][answer]`` over all classes, too.
     """
     contract = checkpoint.contract
-    classifier = PixelClassifier(checkpoint.build(), contract.preprocessing.mean, contract.preprocessing.std).eval()
+    device = pick_device()
+    classifier = PixelClassifier(checkpoint.build(), contract.preprocessing.mean, contract.preprocessing.std)
+    classifier.to(device).eval()
     k = min(5, len(contract.labels))
     hits, targets, answers = [], [], []
     batch = 8 if ten_crop else 64
@@ -40,8 +43,9 @@ def evaluate_checkpoint(
         images, contract.preprocessing, batch=batch, workers=workers, ten_crop=ten_crop
     ):
         pixels_NVHWC = pixels if ten_crop else pixels[:, None]
-        logits_NVK = classifier(pixels_NVHWC.flatten(0, 1)).unflatten(0, pixels_NVHWC.shape[:2])
-        top_NK = mean_probability(logits_NVK).topk(k).indices
+        with whole_float32():
+            logits_MK = classifier(pixels_NVHWC.flatten(0, 1).to(device)).cpu()  # M: all views of all images
+        top_NK = mean_probability(logits_MK.unflatten(0, pixels_NVHWC.shape[:2])).topk(k).indices
         hits.append(top_NK == targets_N[:, None])
         targets.append(targets_N)
         answers.append(top_NK[:, 0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import signal
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from alexnet_deploy.models import PixelClassifier
 from training.augment import measure_colours
 from training.data import Batch, StepSampler, TrainingCrops, plain_batches, training_batches
+from training.device import pick_device
 from training.pixel_cache import cache_pixels
 from training.record import CHECKPOINT, Record
 from training.run import EpochRow, Run, as_json
@@ -43,7 +43,7 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     the run has diverged, with the last good state on disk.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    device = _device(rank)
+    device = pick_device(rank)
     trainer = Trainer(run, device, rank)
     colours = measure_colours(run.train.files, run.seed) if run.recipe.pca_sigma else None
     config = run.config() | {"colours": as_json(dataclasses.asdict(colours)) if colours else None}
@@ -184,12 +184,6 @@ def validate(model: nn.Module, run: Run, device: torch.device) -> tuple[float, f
         correct += (logits_NK.argmax(1) == targets_N).sum().item()
     count = len(run.val.files)
     return loss / count, 100 * correct / count
-
-
-def _device(rank: int) -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 class _Nothing:
