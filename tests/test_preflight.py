@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
 from conftest import CLASSES, save_photo
 from rich.console import Console
 
 from alexnet_deploy.errors import InputError
 from training.__main__ import main
 from training.listing import list_folder
-from training.loop import Run
+from training.loop import Run, Stopped
 from training.preflight import (
     ALLOW_LEAK,
     ALLOW_TWO_CLASSES,
@@ -161,6 +164,17 @@ def test_the_table_has_a_row_a_finding_and_says_what_follows(photos: Path) -> No
     assert "[red].jpg: cannot be decoded" in told[0][2]
 
 
+def test_a_narrow_terminal_cuts_nothing(photos: Path) -> None:
+    bad = cut_off(photos / "train" / "n01_red" / "2.jpg").rename(photos / "train" / "n01_red" / f"{'x' * 200}.jpg")
+    console = Console(width=60)
+    with console.capture() as capture:
+        console.print(inspected(photos).table(()))
+    shown = capture.get()
+    assert "…" not in shown
+    cells = [line.split("│")[3].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert bad.name in "".join(cells)
+
+
 class TestCommand:
     """``python -m training``: the preflight comes before the first step."""
 
@@ -201,6 +215,45 @@ class TestCommand:
         assert told.splitlines()[-1].startswith(f"error: {photos / 'val' / 'n02_green' / 'x.jpg'}: has the same bytes")
         assert self.command(photos, "--allow-leak") == 0
         assert len(runs[0].val.files) == 7
+
+    def test_every_case_is_written_and_none_is_cut_in_a_pipe(
+        self, photos: Path, runs: list[Run], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        trained, folder = photos / "train" / "n02_green" / "3.jpg", photos / "val" / "n02_green"
+        leaks = [folder / f"{'x' * 200}{index}.jpg" for index in range(3)]
+        for leak in leaks:
+            shutil.copy(trained, leak)
+        assert self.command(photos) == 1
+        told, written = capsys.readouterr().err.splitlines(), photos.parent / "run" / "preflight.txt"
+        assert any(f" {leaks[0]}: has the same bytes as {trained} " in line for line in told)
+        assert told[-2] == f"every case: {written}"
+        assert written.read_text().splitlines() == [
+            f"training image in the validation split\t{leak}: has the same bytes as {trained}" for leak in leaks
+        ]
+        for leak in leaks:
+            leak.unlink()
+        assert self.command(photos) == 0
+        assert not written.exists()
+
+    def test_the_others_wait_while_the_first_reads_for_hours(
+        self, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+            monkeypatch.setenv(name, value)
+        patience: list[timedelta] = []
+
+        def look(run: Run, **_: object) -> Path:
+            group = dist.group.WORLD
+            assert group is not None
+            patience.append(group._get_backend(torch.device("cpu")).options._timeout)
+            raise Stopped("seen")
+
+        monkeypatch.setattr("training.train_command.train", look)
+        try:
+            assert main([str(photo_folder), "--output", str(tmp_path / "run")]) == 130
+        finally:
+            dist.destroy_process_group()
+        assert patience[0] > timedelta(hours=12)
 
     def test_unreadable_files_are_left_out_of_both_splits(self, photos: Path, runs: list[Run]) -> None:
         bad = {cut_off(photos / "train" / "n01_red" / "2.jpg"), cut_off(photos / "val" / "n03_blue" / "1.jpg")}

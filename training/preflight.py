@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
+from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images import open_rgb
 from training.listing import Listing
@@ -45,13 +46,24 @@ class Report:
 
     def table(self, allowed: Collection[str]) -> Table:
         """A row a finding, with its first case."""
-        table = Table("found", "cases", "for example", "so", title="Data preflight", title_justify="left")
+        table = Table(title="Data preflight", title_justify="left")
+        for heading in ("found", "cases", "for example", "so"):
+            table.add_column(heading, overflow="fold")  # a path on a narrow terminal goes on in the next line
         for finding in self.findings:
             refused = finding.consequence is not None and finding.allow not in allowed
             verdict = "refused" if refused else finding.allow or "as it is"
             example = Text(finding.cases[0])  # no markup: a file may be named "[red]"
             table.add_row(finding.kind, str(len(finding.cases)), example, verdict, style="red" if refused else None)
         return table
+
+    def write(self, path: Path) -> None:
+        """All cases, a line each behind its kind and a tab. Without findings the file of an earlier look goes."""
+        if not self.findings:
+            path.unlink(missing_ok=True)
+            return
+        lines = [f"{finding.kind}\t{case}\n" for finding in self.findings for case in finding.cases]
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def check(self, allowed: Collection[str]) -> None:
         """Raise InputError for the first finding that is neither harmless nor among the ``allowed`` flags."""

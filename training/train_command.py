@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Collection
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args
 
@@ -30,6 +31,10 @@ from training.terminal import console, progress_bars
 
 MAX_SEED = 2**63 - 1
 """What torch.manual_seed takes."""
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other: while the first one reads every file, where torch's own 30 minutes are too
+short for ImageNet's 1.28 million. Where one dies torchrun ends the others, so none waits in vain."""
+PREFLIGHT = "preflight.txt"
 
 
 def train_command(
@@ -139,9 +144,10 @@ def train_command(
         # Before the processes meet: torchrun then ends the others, and none waits for an answer that cannot come.
         check_folder(run, unknown=("data",) if allow_unreadable else ())
         if not skip_preflight:
-            readable = _preflight(listing, held, allowed, max(1, workers))
+            readable = _preflight(listing, held, allowed, max(1, workers), output / PREFLIGHT)
     if distributed:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, timeout=PATIENCE)
         dist.broadcast(readable, 0)
     usable = readable.bool().numpy()
     listing, held = listing.where(usable[: len(listing.files)]), held.where(usable[len(listing.files) :])
@@ -191,13 +197,15 @@ def _digest(train: Listing, val: Listing, roots: tuple[Path, Path]) -> str:
     return train.digest(roots[0]) + val.digest(roots[1])
 
 
-def _preflight(train: Listing, val: Listing, allowed: Collection[str], threads: int) -> torch.Tensor:
-    """Tell what is wrong with the data; 1 for each file that can be read, 0 for the others."""
+def _preflight(train: Listing, val: Listing, allowed: Collection[str], threads: int, cases: Path) -> torch.Tensor:
+    """Tell what is wrong with the data, in the file ``cases`` in full; 1 for each file that can be read, else 0."""
     with progress_bars(lead=True) as progress:
         task = progress.add_task("preflight", total=len(train.files) + len(val.files))
         report = inspect_data(train, val, threads=threads, on_files=lambda count: progress.advance(task, count))
+    report.write(cases)
     if report.findings:
         console.print(report.table(allowed), soft_wrap=False)
+        console.print(f"every case: {cases}")
     report.check(allowed)
     return torch.from_numpy(report.readable.astype(np.uint8))
 
