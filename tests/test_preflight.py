@@ -15,7 +15,7 @@ from rich.console import Console
 from alexnet_deploy.errors import InputError
 from training.__main__ import main
 from training.listing import list_folder
-from training.loop import Run, Stopped
+from training.loop import Run
 from training.preflight import (
     ALLOW_LEAK,
     ALLOW_TWO_CLASSES,
@@ -246,11 +246,11 @@ class TestCommand:
             group = dist.group.WORLD
             assert group is not None
             patience.append(group._get_backend(torch.device("cpu")).options._timeout)
-            raise Stopped("seen")
+            raise InputError("seen")
 
         monkeypatch.setattr("training.train_command.train", look)
         try:
-            assert main([str(photo_folder), "--output", str(tmp_path / "run")]) == 130
+            assert main([str(photo_folder), "--output", str(tmp_path / "run")]) == 1
         finally:
             dist.destroy_process_group()
         assert patience[0] > timedelta(hours=12)

@@ -287,6 +287,16 @@ class TestRecipe:
         assert rates[:21] == sorted(rates[:21])
         assert rates[20:] == sorted(rates[20:], reverse=True)
 
+    def test_the_average_of_a_short_run_forgets_how_it_began(self) -> None:
+        """What is left of the first weights after n steps is decay ** n: e ** -8 where it spans an eighth of them."""
+        modern = RECIPES["modern"]
+        assert modern.average_decay(9469) == modern.ema_decay  # 64 epochs of Imagenette: 4,672 steps
+        short = replace(modern, epochs=15).average_decay(9469)
+        assert short is not None
+        assert short ** (15 * 73) == pytest.approx(math.exp(-8), rel=0.05)
+        assert replace(modern, epochs=1).average_decay(100) == 0  # one step: nothing to average
+        assert replace(modern, ema_decay=None).average_decay(9469) is None
+
     def test_steps_divide_by_ten_every_thirty_epochs(self) -> None:
         rates = [RECIPES["torchvision"].lr_at(epoch) for epoch in (0, 29.9, 30, 60)]
         assert rates == pytest.approx([0.01, 0.01, 0.001, 0.0001])

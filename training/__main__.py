@@ -74,8 +74,9 @@ def main(arguments: list[str]) -> int:
     except Stopped as exc:
         console.print(str(exc))
         return STOPPED
-    except RuntimeError as exc:
-        if "DataLoader worker" not in str(exc):  # torch's own words, raised wherever the trainer is just then
+    except (RuntimeError, ConnectionError) as exc:
+        # torch's own words, raised wherever the trainer is just then; or a pipe's, while a batch was handed over.
+        if isinstance(exc, RuntimeError) and "DataLoader worker" not in str(exc):
             raise
         cause = "a process that decodes images was killed, most often for want of memory"
         console.print(f"error: {cause}; go on with --resume, and with fewer --workers", style="red")

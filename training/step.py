@@ -40,8 +40,9 @@ class Trainer:
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub forgets it
         self.classifier = PixelClassifier(self.model, run.preprocessing.mean, run.preprocessing.std).to(device)
         self.ema = None
-        if recipe.ema_decay is not None:
-            average = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        decay = recipe.average_decay(len(run.train.files))
+        if decay is not None:
+            average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             self.ema = AveragedModel(self.model, multi_avg_fn=average)
         self.optimizer = _optimizer(self.model, recipe, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
