@@ -130,7 +130,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         # torchvision's published AlexNet reference: references/classification, "--lr 1e-2", step 30, 90 epochs.
         Recipe("torchvision", 90, 128, "sgd", 0.01, 1e-4, "kaiming", "step"),
-        # Each ingredient's effect stands in docs/training.md. Optimizer: AdamW (Loshchilov & Hutter, arXiv:1711.05101)
+        # What was measured of each stands in docs/training.md. Optimizer: AdamW (Loshchilov & Hutter, arXiv:1711.05101)
         # with a clipped gradient starts a net without batch norm at once. Standardised weights: Brock et al.
         # (arXiv:2101.08692). Crops of a quarter and more: 0.08 is tuned for 90 epochs of ImageNet's million. Sides:
         # a picture enlarged by random crops wants a larger test picture (Touvron et al., arXiv:1906.06423), and small
