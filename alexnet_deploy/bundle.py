@@ -134,7 +134,8 @@ def save_manifest(manifest: Manifest, directory: Path) -> None:
     }
     raw = dataclasses.asdict(manifest)
     raw["contract"] = json.loads(manifest.contract.to_json())
-    text = json.dumps({"schema": SCHEMA, "files": files} | raw, indent=1, ensure_ascii=False)
+    head = {"schema": SCHEMA, "contract_sha256": _contract_sha256(raw["contract"]), "files": files}
+    text = json.dumps(head | raw, indent=1, ensure_ascii=False)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
@@ -161,7 +162,8 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
         )
     try:
         files = {_checked_name(name): FileRecord(**record) for name, record in raw.pop("files").items()}
-        contract = ModelContract.from_json(json.dumps(raw.pop("contract")), source=str(path))
+        contract_sha256, raw_contract = raw.pop("contract_sha256"), raw.pop("contract")
+        contract = ModelContract.from_json(json.dumps(raw_contract), source=str(path))
         plans = tuple(Plan(**plan) for plan in raw.pop("plans"))
         achieved = {
             name: tuple(LayerPrecision(**layer) for layer in layers) for name, layers in raw.pop("achieved").items()
@@ -176,7 +178,17 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
             raise ValueError(f"lists no {sorted(missing)}")
     except (ValueError, KeyError, TypeError, AttributeError, UsageError) as exc:
         raise ArtifactError(f"{path}: is not a valid manifest ({exc}); build the bundle again") from exc
+    # Labels or a temperature that somebody changed would give wrong answers that look right.
+    if contract_sha256 != _contract_sha256(raw_contract):
+        raise ArtifactError(
+            f"{path}: its contract was edited, its SHA-256 differs from the one beside it; build the bundle again"
+        )
     return manifest, files
+
+
+def _contract_sha256(raw: dict[str, Any]) -> str:
+    """SHA-256 of a contract as it stands in the manifest, whatever its indents and the order of its keys."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 def _check_types(manifest: Manifest) -> None:

@@ -134,6 +134,11 @@ class TestFiles:
         (lambda raw: raw.update(batch=None), "is not a valid manifest"),
         (lambda raw: raw["contract"].update(schema=2), "contract schema 2"),
         (lambda raw: raw["contract"].update(labels=["only one"]), "1 labels but 2 class ids"),
+        (lambda raw: raw["contract"].update(temperature=3.0), "its contract was edited"),
+        (lambda raw: raw["contract"]["labels"].reverse(), "its contract was edited"),
+        (lambda raw: raw["contract"]["preprocessing"].update(interpolation="bicubic"), "its contract was edited"),
+        (lambda raw: raw.pop("contract_sha256"), "is not a valid manifest ('contract_sha256')"),
+        (lambda raw: raw.update(contract_sha256=None), "its contract was edited"),
         (lambda raw: raw.update(created=5), "is not a valid manifest"),
         (lambda raw: raw.update(tools=["onnx"]), "is not a valid manifest"),
         (lambda raw: raw.update(notes=[1]), "is not a valid manifest"),
@@ -154,6 +159,14 @@ def test_a_manifest_that_cannot_be_is_refused(
         open_bundle(bundle)
     assert says in str(caught.value)
     assert str(caught.value).startswith(f"{bundle / MANIFEST}: ")
+
+
+def test_the_form_of_a_manifest_does_not_matter(bundle: Path) -> None:
+    """Its contract is compared by what it says: another indent or order of keys is no edit."""
+    raw = json.loads((bundle / MANIFEST).read_text())
+    raw["contract"] = dict(reversed(raw["contract"].items()))
+    (bundle / MANIFEST).write_text(json.dumps(raw, indent=3))
+    assert verify(bundle) == BUNDLE
 
 
 @pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"[]", b'"schema"', b"null", b"[" * 100_000, b'{"schema": 1'])
