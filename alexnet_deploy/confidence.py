@@ -33,7 +33,6 @@ from alexnet_deploy.bundle import (
     verify,
     write_bundle,
 )
-from alexnet_deploy.calibration import images_digest
 from alexnet_deploy.calibration_record import read_record
 from alexnet_deploy.confidence_record import ConfidenceRecord, Quality
 from alexnet_deploy.errors import ArtifactError, InputError
@@ -86,9 +85,8 @@ def calibrate(
     hash_of = {file: sha256 for sha256, file in file_of.items()}
     record = ConfidenceRecord(
         temperature=temperature,
-        images=len(answers.files),
         classes=len(np.unique(answers.target_N)),
-        images_digest=images_digest(hash_of.get(file) or sha256_of(file) for file in answers.files),
+        sha256=tuple(hash_of.get(file) or sha256_of(file) for file in answers.files),
         before=quality(logits_NK, answers.target_N, 1.0),
         after=quality(logits_NK, answers.target_N, temperature),
         runtime=runner.description,

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.bundle import CONFIDENCE
+from alexnet_deploy.calibration import images_digest
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ArtifactError
 from alexnet_deploy.reliability import Bin
 
 SCHEMA = 1
-MAX_RECORD_BYTES = 1 << 20
-"""A record is some 10 KiB."""
+MAX_RECORD_BYTES = 64 << 20
+"""Some 70 bytes an image beside 10 KiB: room for all of ImageNet's validation images, and more."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,10 @@ class ConfidenceRecord:
     """One fit of a temperature, and what it did to the very images that it was fitted on."""
 
     temperature: float
-    images: int
     classes: int
     """How many of the model's classes have images."""
-    images_digest: str
-    """``calibration.images_digest`` of the images' files."""
+    sha256: tuple[str, ...]
+    """Of each image's file, in the order in which they ran."""
     before: Quality
     """At temperature 1."""
     after: Quality
@@ -48,9 +50,26 @@ class ConfidenceRecord:
     tools: dict[str, str]
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
+    @property
+    def images(self) -> int:
+        """How many images it was fitted on."""
+        return len(self.sha256)
+
+    @property
+    def image_hashes(self) -> frozenset[str]:
+        """SHA-256 of the images: an evaluation on any of them would praise its probabilities."""
+        return frozenset(self.sha256)
+
+    def summary(self) -> dict[str, Any]:
+        """All fields, but of the images only their number and ``calibration.images_digest``."""
+        raw = dataclasses.asdict(self)
+        del raw["sha256"]
+        return {"images": self.images, "images_digest": images_digest(self.sha256)} | raw
+
     def to_json(self) -> str:
-        """The record as JSON."""
-        return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
+        """The record as JSON, with the digest of the images in their order."""
+        raw = {"schema": SCHEMA} | self.summary() | {"sha256": self.sha256}
+        return json.dumps(raw, indent=1, allow_nan=False) + "\n"
 
 
 def read_confidence(bundle: Path, contract: ModelContract) -> ConfidenceRecord | None:
@@ -72,8 +91,16 @@ def read_confidence(bundle: Path, contract: ModelContract) -> ConfidenceRecord |
         raw: dict[str, Any] = json.loads(text)
         if (schema := raw.pop("schema")) != SCHEMA:
             raise ValueError(f"schema {schema}, this version reads {SCHEMA}")
-        record = ConfidenceRecord(before=_quality(raw.pop("before")), after=_quality(raw.pop("after")), **raw)
+        count, digest = raw.pop("images"), raw.pop("images_digest")
+        record = ConfidenceRecord(
+            before=_quality(raw.pop("before")),
+            after=_quality(raw.pop("after")),
+            sha256=tuple(raw.pop("sha256")),
+            **raw,
+        )
         _check(record)
+        if count != record.images or digest != images_digest(record.sha256):
+            raise ValueError("its list of images is not the one that its digest is of")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
         raise ArtifactError(
             f"{path}: is not a valid record ({exc}); fit it again: alexnet-deploy calibrate-confidence"
@@ -92,8 +119,10 @@ def _quality(raw: dict[str, Any]) -> Quality:
 
 def _check(record: ConfidenceRecord) -> None:
     """ValueError, TypeError or OverflowError for a value that no fit gives."""
-    "".join((record.images_digest, record.runtime, record.created, *record.tools.keys(), *record.tools.values()))
-    counts: list[object] = [record.images, record.classes]
+    "".join((record.runtime, record.created, *record.tools.keys(), *record.tools.values()))
+    if not all(map(_SHA256.fullmatch, record.sha256)):
+        raise ValueError("a hash of an image is no SHA-256")
+    counts: list[object] = [record.classes]
     numbers: list[object] = [record.temperature]
     for quality in (record.before, record.after):
         numbers += [quality.nll_nats, quality.ece_percent]

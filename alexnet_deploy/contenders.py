@@ -19,6 +19,7 @@ from alexnet_deploy.bundle import (
     sha256_or_none,
 )
 from alexnet_deploy.calibration_record import read_record
+from alexnet_deploy.confidence_record import read_confidence
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.labelled import Labelled
@@ -40,6 +41,18 @@ class Contender:
     """Size of the file that the runtime loads."""
     calibrated_on: frozenset[str] | None
     """SHA-256 of the images that calibrated it; None where no record says."""
+    fitted_on: frozenset[str] | None
+    """SHA-256 of the images that its temperature was fitted on; None where no record says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """By name of an engine, the files of a data set that had a part in making it; engines without any are left out."""
+
+    calibrated: Mapping[str, tuple[Path, ...]]
+    """The ranges of int8 or fp8."""
+    fitted: Mapping[str, tuple[Path, ...]]
+    """The temperature."""
 
 
 @contextmanager
@@ -75,7 +88,7 @@ def open_contenders(
                 stack.callback(opened.runner.close)
                 if not any(c.name == name and c.runner.description == opened.runner.description for c in found):
                     size = loaded_file(engine, opened.runner.description).stat().st_size
-                    found.append(Contender(name, engine.precision, opened.runner, size, _calibrated_on(engine)))
+                    found.append(Contender(name, engine.precision, opened.runner, size, *_made_on(engine)))
         _refuse_other_classes(found)
         yield tuple(found), tuple(passed_over)
 
@@ -86,22 +99,33 @@ def unique_names(contenders: Sequence[Contender]) -> tuple[str, ...]:
     return tuple(c.name if names.count(c.name) == 1 else f"{c.name} in {c.runner.description}" for c in contenders)
 
 
-def calibration_overlap(contenders: Sequence[Contender], data: Labelled) -> dict[str, tuple[Path, ...]]:
-    """By name of an engine, the files of ``data`` whose content calibrated it; engines without any are left out."""
-    recorded = {c.name: c.calibrated_on for c in contenders if c.calibrated_on}
-    if not recorded:
-        return {}
+def calibration_overlap(contenders: Sequence[Contender], data: Labelled) -> Overlap:
+    """The files of ``data`` whose content calibrated an engine, or fitted its temperature."""
+    calibrated = {c.name: c.calibrated_on for c in contenders if c.calibrated_on}
+    fitted = {c.name: c.fitted_on for c in contenders if c.fitted_on}
+    if not calibrated and not fitted:
+        return Overlap({}, {})
     hashes = [(file, sha256_or_none(file)) for file in data.files]
-    shared = {name: tuple(f for f, sha256 in hashes if sha256 in known) for name, known in recorded.items()}
-    return {name: files for name, files in shared.items() if files}
+
+    def shared(recorded: Mapping[str, frozenset[str]]) -> dict[str, tuple[Path, ...]]:
+        files = {name: tuple(f for f, sha256 in hashes if sha256 in known) for name, known in recorded.items()}
+        return {name: found for name, found in files.items() if found}
+
+    return Overlap(shared(calibrated), shared(fitted))
 
 
-def refuse_calibration_images(overlap: Mapping[str, Sequence[Path]]) -> None:
+def refuse_calibration_images(overlap: Overlap) -> None:
     """InputError where ``calibration_overlap`` found any."""
-    for name, files in overlap.items():
+    for name, files in overlap.calibrated.items():
         raise InputError(
             f"{files[0]}: calibrated {name}{f', as did {len(files) - 1} more of these images' if files[1:] else ''}; "
             "on these it looks better than it is: give other images, or --allow-calibration-images"
+        )
+    for name, files in overlap.fitted.items():
+        more = f" and {len(files) - 1} more of these images" if files[1:] else ""
+        raise InputError(
+            f"{files[0]}: the temperature of {name} was fitted on it{more}; on these its probabilities look better "
+            "than they are: give other images, or --allow-calibration-images"
         )
 
 
@@ -119,7 +143,7 @@ def _checkpoint(name: str, threads: int | None, stack: ExitStack) -> Contender:
         raise UnavailableError(f"{name}: a checkpoint needs {exc.name}; pip install 'alexnet-deploy[export]'") from exc
     runner = TorchRunner(Path(name), threads=threads)
     stack.callback(runner.close)
-    return Contender(name, "fp32", runner, Path(name).stat().st_size, None)
+    return Contender(name, "fp32", runner, Path(name).stat().st_size, None, None)
 
 
 def _opened(engine: Engine, runtimes: Sequence[str], threads: int | None, passed_over: list[str]) -> Iterator[Opened]:
@@ -148,11 +172,13 @@ def loaded_file(engine: Engine, description: str) -> Path:
     return next(path for plan, path in engine.plans if why_not(plan) is None)
 
 
-def _calibrated_on(engine: Engine) -> frozenset[str] | None:
+def _made_on(engine: Engine) -> tuple[frozenset[str] | None, frozenset[str] | None]:
+    """``calibrated_on`` and ``fitted_on``."""
     folder = engine.onnx_path.parent
-    is_bundle = engine.onnx_path.name == MODEL and (folder / MANIFEST).is_file()
-    record = folder / CALIBRATION
-    return read_record(record).image_hashes if is_bundle and record.is_file() else None
+    if engine.onnx_path.name != MODEL or not (folder / MANIFEST).is_file():
+        return None, None
+    record, fit = folder / CALIBRATION, read_confidence(folder, engine.contract)
+    return read_record(record).image_hashes if record.is_file() else None, None if fit is None else fit.image_hashes
 
 
 def _refuse_other_classes(contenders: Sequence[Contender]) -> None:

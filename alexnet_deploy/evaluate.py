@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_deploy.accuracy import Accuracy, Paired, accuracy, paired
-from alexnet_deploy.contenders import Contender, unique_names
+from alexnet_deploy.contenders import Contender, Overlap, unique_names
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.labelled import Answers, Labelled, answers_of
@@ -35,6 +35,8 @@ class EngineResult:
     """Median of calls with one image; None where it was not asked for."""
     calibration_images: int | None
     """How many of the images calibrated it; None where no record says."""
+    temperature_images: int | None
+    """How many of the images its temperature was fitted on; None where no record says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def evaluate(
     contenders: Sequence[Contender],
     data: Labelled,
     *,
-    overlap: Mapping[str, Sequence[Path]],
+    overlap: Overlap,
     latency_s: float | None = LATENCY_S,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Evaluation, Answers]:
@@ -74,7 +76,8 @@ def evaluate(
             temperature=contender.runner.contract.temperature,
             accuracy=accuracy(answers, i, contender.runner.contract),
             latency_ms=None if latency_s is None else measure(contender.runner, duration_s=latency_s).median_ms,
-            calibration_images=None if contender.calibrated_on is None else len(overlap.get(contender.name, ())),
+            calibration_images=_shared(contender.calibrated_on, overlap.calibrated.get(contender.name)),
+            temperature_images=_shared(contender.fitted_on, overlap.fitted.get(contender.name)),
         )
         for i, (contender, name) in enumerate(zip(contenders, unique_names(contenders), strict=True))
     ]
@@ -88,6 +91,10 @@ def evaluate(
         pairs=tuple(paired(answers, 0, i) for i in range(1, len(contenders))),
     )
     return evaluation, answers
+
+
+def _shared(recorded: frozenset[str] | None, files: Sequence[Path] | None) -> int | None:
+    return None if recorded is None else len(files or ())
 
 
 def check_bound(max_drop: float) -> None:

@@ -185,6 +185,8 @@ class EngineReport:
     """Beside the report's first engine, on the same images; None for that one itself."""
     calibration_images: Natural | None
     """How many of the images calibrated it; None where no record says."""
+    temperature_images: Natural | None
+    """How many of the images its temperature was fitted on; None where no record says."""
     timing: Timing | None = None
     stages: StageReport | None = None
     layers: Layers | None = None

@@ -59,6 +59,7 @@ def engine_report(
         reliability=bins,
         beside_first=beside_first,
         calibration_images=result.calibration_images,
+        temperature_images=result.temperature_images,
     )
 
 

@@ -94,6 +94,7 @@ def engine_report(
         reliability=reliability(confidence_N, rng.uniform(0, 1, 300) < confidence_N),
         beside_first=pair,
         calibration_images=0,
+        temperature_images=None,
         timing=Timing(0.4, 12.0, 180 * MIB, 2, tuple(latency_run(b, ms * b**0.9, seed=b) for b in batches)),
         stages=StageReport(
             "OpenVINO 2026.4.1 on CPU", 100, 1, 5, 32, 3, 1.0, 495.0,

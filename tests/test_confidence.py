@@ -294,12 +294,22 @@ def test_contracts_that_disagree_are_refused(here: Path) -> None:
         fitted(FP32)
 
 
+def a_record() -> ConfidenceRecord:
+    hashes = tuple(f"{i:064x}" for i in range(200))
+    return ConfidenceRecord(2.0, 10, hashes, quality(GOOD, RIGHT, 1.0), quality(GOOD, RIGHT, 2.0), "fake", {})
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda raw: raw | {"temperature": -1.0},
         lambda raw: raw | {"temperature": "warm"},
-        lambda raw: raw | {"images": 1.5},
+        lambda raw: raw | {"images": 199},
+        lambda raw: raw | {"sha256": raw["sha256"][::-1]},
+        lambda raw: raw | {"sha256": ["0" * 63] * 200},
+        lambda raw: raw | {"sha256": [1] * 200},
+        lambda raw: raw | {"sha256": None},
+        lambda raw: {key: value for key, value in raw.items() if key != "sha256"},
         lambda raw: raw | {"schema": 99},
         lambda raw: raw | {"more": 1},
         lambda raw: raw | {"tools": ["numpy"]},
@@ -309,7 +319,7 @@ def test_contracts_that_disagree_are_refused(here: Path) -> None:
     ],
 )
 def test_a_damaged_record_is_one_line(tmp_path: Path, damage: Callable[[Any], Any]) -> None:
-    record = ConfidenceRecord(2.0, 200, 10, "0" * 64, quality(GOOD, RIGHT, 1.0), quality(GOOD, RIGHT, 2.0), "fake", {})
+    record = a_record()
     (tmp_path / CONFIDENCE).write_text(record.to_json())
     contract = colours(2.0)
     assert read_confidence(tmp_path, contract) == record
@@ -320,7 +330,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, damage: Callable[[Any], An
 
 
 def test_a_record_of_another_temperature_is_refused(tmp_path: Path) -> None:
-    record = ConfidenceRecord(2.0, 200, 10, "0" * 64, quality(GOOD, RIGHT, 1.0), quality(GOOD, RIGHT, 2.0), "fake", {})
+    record = a_record()
     (tmp_path / CONFIDENCE).write_text(record.to_json())
     with pytest.raises(ArtifactError, match="fitted temperature 2, the bundle's contract has 1"):
         read_confidence(tmp_path, colours(1.0))
@@ -349,6 +359,7 @@ def test_the_command_and_inspect(
     said = json.loads(capsys.readouterr().out)
     assert said["temperature"] == open_bundle(FP32).contract.temperature
     assert len(said["after"]["bins"]) == 15
+    assert (said["images"], len(said["images_digest"])) == (3 * IMAGES, 64)
     with Image.open("r.png") as picture:
         assert picture.format == "PNG"
         assert picture.width > 500
@@ -356,6 +367,30 @@ def test_the_command_and_inspect(
     out = capsys.readouterr().out
     assert f"temperature {said['temperature']:.4f}, fitted on {3 * IMAGES} images" in out
     assert "the fit of its temperature" in out
+
+
+def test_images_of_the_fit_are_refused_by_evaluate(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted(FP32)
+    evaluated = ("--engine", "fp32", "--runtime", "onnxruntime", "--no-latency")
+    assert run(monkeypatch, "evaluate", "data", *evaluated) == 1
+    ran = capsys.readouterr()
+    assert not ran.out
+    assert "0.png: the temperature of fp32 was fitted on it and 119 more of these images; on these" in ran.err
+    assert run(monkeypatch, "evaluate", "data", *evaluated, "--allow-calibration-images", "--json") == 0
+    (engine,) = json.loads(capsys.readouterr().out)["engines"]
+    assert (engine["calibration_images"], engine["temperature_images"]) == (None, 3 * IMAGES)
+    assert run(monkeypatch, "evaluate", "data", *evaluated, "--allow-calibration-images") == 0
+    assert "fp32: its temperature was fitted on 120 of these images" in " ".join(capsys.readouterr().out.split())
+    assert run(monkeypatch, "evaluate", "photos/val", *evaluated) == 0  # others
+    assert "temperature" not in capsys.readouterr().out
+    # A bundle that was not fitted on them may be measured on them, its model.onnx alone has no record.
+    assert run(monkeypatch, "evaluate", "data", "--engine", "int8", *evaluated[2:]) == 0
+    shutil.copy(FP32 / MODEL, "alone.onnx")
+    capsys.readouterr()
+    assert run(monkeypatch, "evaluate", "data", "--engine", "alone.onnx", *evaluated[2:]) == 0
+    assert "no record tells whether its temperature was fitted" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_command_refuses_in_one_line(

@@ -16,6 +16,7 @@ from alexnet_deploy.bundle import MODEL
 from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.contenders import (
+    Overlap,
     calibration_overlap,
     open_contenders,
     refuse_calibration_images,
@@ -114,15 +115,15 @@ def test_images_that_calibrated_are_found_by_content(here: Path, photo_folder: P
         clean = calibration_overlap(found, list_labelled(photo_folder / "val", contract))
         six = calibration_overlap(found, list_labelled(photo_folder / "train", contract))
         shutil.copytree(photo_folder / "val", tmp_path, dirs_exist_ok=True)
-        copy = shutil.copy(six["a-int8"][0], tmp_path / "n02_green/renamed.jpg")
+        copy = shutil.copy(six.calibrated["a-int8"][0], tmp_path / "n02_green/renamed.jpg")
         (tmp_path / "n02_green/dangling.jpg").symlink_to("nowhere.jpg")
         one = calibration_overlap(found, list_labelled(tmp_path, contract))
     refuse_calibration_images(clean)
-    assert clean == {}
-    assert one == {"a-int8": (copy,)}
+    assert clean == Overlap({}, {})
+    assert one == Overlap({"a-int8": (copy,)}, {})
     with pytest.raises(InputError, match=r"renamed\.jpg: calibrated a-int8; on these it looks better than it is"):
         refuse_calibration_images(one)
-    assert len(six["a-int8"]) == 6
+    assert len(six.calibrated["a-int8"]) == 6
     with pytest.raises(InputError, match="calibrated a-int8, as did 5 more of these images; on these"):
         refuse_calibration_images(six)
 

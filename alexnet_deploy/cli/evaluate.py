@@ -38,7 +38,8 @@ def evaluate(
     gallery_images: Annotated[int, typer.Option(help="Pictures an engine in it.")] = 24,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time one image, too.")] = True,
     allow_calibration_images: Annotated[
-        bool, typer.Option("--allow-calibration-images", help="Go on where images calibrated an engine.")
+        bool,
+        typer.Option("--allow-calibration-images", help="Go on where images calibrated an engine or its temperature."),
     ] = False,
     mean: Mean = None,
     std: Std = None,

@@ -31,7 +31,8 @@ def report(
         str | None, typer.Option(metavar="PART,…", help="Leave out: latency, stages, layers, environment.")
     ] = None,
     allow_calibration_images: Annotated[
-        bool, typer.Option("--allow-calibration-images", help="Go on where images calibrated an engine.")
+        bool,
+        typer.Option("--allow-calibration-images", help="Go on where images calibrated an engine or its temperature."),
     ] = False,
     from_: Annotated[
         Path | None, typer.Option("--from", help="Draw the page of a report.json again, without measuring.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from alexnet_deploy.contract import ModelContract
 def fit(console: Console, bundle: Path, record: ConfidenceRecord, *, as_json: bool) -> None:
     """The temperature and what it did to the probabilities."""
     if as_json:
-        print(json.dumps({"bundle": str(bundle)} | dataclasses.asdict(record), indent=1, allow_nan=False))
+        print(json.dumps({"bundle": str(bundle)} | record.summary(), indent=1, allow_nan=False))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("temperature", "NLL", "ECE %"):

@@ -172,6 +172,13 @@ def _notes(found: Evaluation) -> Iterator[str]:
             yield f"{result.name}: {result.calibration_images} of these images calibrated it, so it looks too good"
         elif result.calibration_images is None and result.precision.startswith(("int8", "fp8")):
             yield f"{result.name}: no record tells whether these images calibrated it"
+        if result.temperature_images:
+            yield (
+                f"{result.name}: its temperature was fitted on {result.temperature_images} of these images, so NLL and "
+                "ECE look too good"
+            )
+        elif result.temperature_images is None and result.temperature != 1:
+            yield f"{result.name}: no record tells whether its temperature was fitted on these images"
 
 
 def _class_name(contract: ModelContract, k: int) -> str:
