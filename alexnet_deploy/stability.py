@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from alexnet_deploy.bundle import Engine, sha256_or_none
 from alexnet_deploy.calibration import DEFAULT_IMAGES, CalibrationSet, Method, choose_images
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images import find_images
 from alexnet_deploy.labelled import Labelled, answers_of, list_labelled, predicted
 from alexnet_deploy.onnx_file import fixed_batch, load_onnx, name_nodes
 from alexnet_deploy.precision import method_for, to_quantized
@@ -27,6 +29,7 @@ BATCH = 16
 """Images a step of the runs that differ by seed."""
 Report = Callable[[str, int, int], None]
 """Called with a stage's name, the steps done and the steps in all."""
+High = Literal["fp32", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,12 @@ class Stability:
 
     kind: Quantized
     method: Method
+    high: High
+    """What is not quantised is computed in."""
     images: int
     seeds: int
+    first_seed: int
+    """The draws are those of this seed and the ``seeds`` - 1 that follow it."""
     scales: tuple[ScaleSpread, ...]
     """In the order of the graph."""
     batch_sizes: tuple[int, ...]
@@ -65,14 +72,35 @@ class Stability:
     """A value a seed; empty without validation images."""
 
 
+def draw(
+    calibration_data: Path,
+    *,
+    images: int = DEFAULT_IMAGES,
+    seeds: int = 5,
+    first_seed: int = 0,
+    validation_data: Path | None = None,
+) -> tuple[CalibrationSet, ...]:
+    """The images that each of ``seeds`` seeds from ``first_seed`` on chooses.
+
+    Raises UsageError for fewer than two seeds, InputError where an image of ``validation_data`` is among those drawn,
+    and what ``choose_images`` raises.
+    """
+    if seeds < 2:
+        raise UsageError(f"--seeds {seeds}: takes 2 or more; one calibration has no spread")
+    seeds_drawn = range(first_seed, first_seed + seeds)
+    sets = tuple(choose_images(calibration_data, count=images, seed=seed) for seed in seeds_drawn)
+    if validation_data is not None:
+        _refuse_shared(validation_data, sets)
+    return sets
+
+
 def measure_stability(
     onnx_path: Path,
-    calibration_data: Path,
+    sets: Sequence[CalibrationSet],
     *,
     kind: Quantized = "int8",
     method: Method | None = None,
-    images: int = DEFAULT_IMAGES,
-    seeds: int = 5,
+    high: High = "fp32",
     batch_sizes: Sequence[int] | None = None,
     exclude: str | None = None,
     validation_data: Path | None = None,
@@ -80,27 +108,21 @@ def measure_stability(
     foreign: Foreign = SAYS_NOTHING,
     on_progress: Report | None = None,
 ) -> Stability:
-    """Calibrate with seeds 0..``seeds``-1, then with seed 0 in each of ``batch_sizes`` (None: 1, 16 and 32).
+    """Calibrate with each of ``sets`` (of ``draw``), then with the first in each of ``batch_sizes`` (None: 1, 16, 32).
 
     With ``validation_data`` (one folder of images a class) each seed's model answers it, beside the float model, and
-    all of them are in memory at once. Raises UsageError for numbers out of range or a batch size that a static model
-    does not take, InputError where an image both calibrates and validates, and what calibration raises.
+    all of them are in memory at once. Raises UsageError for batch sizes out of range or that a static model does not
+    take, and what calibration raises.
     """
     report = on_progress or (lambda stage, done, total: None)
     method = method_for(kind, method)
-    if seeds < 2:
-        raise UsageError(f"--seeds {seeds}: takes 2 or more; one calibration has no spread")
     with TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.onnx"
         contract = adopt(onnx_path, model, foreign)
         graph = load_onnx(model)
         fixed = fixed_batch(graph)
         batches = _batch_sizes(fixed, batch_sizes, onnx_path)
-        sets = [choose_images(calibration_data, count=images, seed=seed) for seed in range(seeds)]
-        validation = None
-        if validation_data is not None:
-            validation = list_labelled(validation_data, contract)
-            _refuse_shared(validation, sets)
+        validation = None if validation_data is None else list_labelled(validation_data, contract)
         runs = len(sets) + len(batches)
         done = 0
 
@@ -113,6 +135,7 @@ def measure_stability(
                 kind=kind,
                 batches=lambda: chosen.batches(contract.preprocessing, batch),
                 method=method,
+                high=high,
                 exclude=exclude,
                 source=str(onnx_path),
             )
@@ -127,15 +150,17 @@ def measure_stability(
         found = Stability(
             kind=kind,
             method=method,
-            images=images,
-            seeds=seeds,
+            high=high,
+            images=len(sets[0].files),
+            seeds=len(sets),
+            first_seed=sets[0].seed,
             scales=tuple(_spread(name, layers[name], [scales[name] for scales in by_seed]) for name in by_seed[0]),
             batch_sizes=batches,
             batch_difference=_largest_difference(by_batch),
         )
         if validation is None:
             return found
-        typed = [Path(scratch) / f"{seed}.onnx" for seed in range(seeds)]
+        typed = [Path(scratch) / f"{chosen.seed}.onnx" for chosen in sets]
         count, (exact, *top1) = _top1([model, *typed], contract, kind, validation, runtime, report)
         return dataclasses.replace(found, validation_images=count, float_top1_percent=exact, top1_percent=tuple(top1))
 
@@ -151,12 +176,12 @@ def _batch_sizes(fixed: int | None, asked: Sequence[int] | None, onnx_path: Path
     return sizes
 
 
-def _refuse_shared(validation: Labelled, sets: Sequence[CalibrationSet]) -> None:
+def _refuse_shared(validation_data: Path, sets: Sequence[CalibrationSet]) -> None:
     calibrating = {sha256 for chosen in sets for sha256 in chosen.sha256}
-    shared = sum(sha256_or_none(file) in calibrating for file in validation.files)
+    shared = sum(sha256_or_none(file) in calibrating for file in find_images([validation_data]))
     if shared:
         raise InputError(
-            f"{validation.root}: {shared} of its images also calibrate (same content), which flatters the result; "
+            f"{validation_data}: {shared} of its images also calibrate (same content), which flatters the result; "
             "give --validation-data that shares no image with --calibration-data"
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from colour_models import hostile_classifier
 from conftest import Command
 from foreign_models import CLASSES, MEAN, SIDE, STD, foreign_classifier, random_pixels
 from onnx import numpy_helper
@@ -25,7 +26,7 @@ from alexnet_deploy.contract import Foreign
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_file import load_onnx
 from alexnet_deploy.precision import to_quantized
-from alexnet_deploy.stability import measure_stability
+from alexnet_deploy.stability import draw, measure_stability
 
 FOREIGN = Foreign(MEAN, STD)
 
@@ -56,7 +57,8 @@ def val(tmp_path: Path) -> Path:
 
 def measure(net: Path, photos: Path, **options: Any) -> stability.Stability:
     given: dict[str, Any] = {"images": 6, "seeds": 3, "method": "max", "foreign": FOREIGN} | options
-    return measure_stability(net, photos, **given)
+    drawing = {key: given.pop(key) for key in ("images", "seeds")}
+    return measure_stability(net, draw(photos, validation_data=given.get("validation_data"), **drawing), **given)
 
 
 class TestSpread:
@@ -178,6 +180,51 @@ class TestCommand:
             assert ran.code == 2
             assert message in ran.err
 
+    def test_a_build_tells_it_of_the_engine_as_built(
+        self,
+        photo_folder: Path,
+        tmp_path: Path,
+        command: Command,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """int8 ruins features.1, so --max-drop keeps it; draws start at --seed; what is not int8 is float16."""
+        monkeypatch.setattr(assemble, "installed", dict)  # no plan
+        ran = command(
+            *("build-engine", hostile_classifier(tmp_path / "colours.onnx"), "-o", tmp_path / "b", "--int8"),
+            *("--calibration-data", photo_folder / "train", "--calibration-images", 6, "--calibration-method", "max"),
+            *("--seed", 7, "--stability", "--max-drop", 0, "--validation-data", photo_folder / "val"),
+        )
+        assert ran.code == 0, ran.err
+        _, _, told = ran.out.partition("int8+fp16 by max, 5 draws of 6 calibration images (seeds 7..11)")
+        assert "features.0/Conv" in told
+        assert "features.1/Conv" not in told
+        # As built on all five draws; with features.1 in int8 it is 33.33.
+        assert "100.00, 100.00, 100.00, 100.00, 100.00 %" in told
+
+    def test_what_is_not_quantised_has_the_type_asked_for(
+        self, net: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        types = []
+
+        def watched(model: Path, out: Path, **options: Any) -> Any:
+            made = to_quantized(model, out, **options)
+            types.append({tensor.data_type for tensor in load_onnx(out).graph.initializer})
+            return made
+
+        monkeypatch.setattr(stability, "to_quantized", watched)
+        measure(net, photos, high="fp16", batch_sizes=[1])
+        assert all(onnx.TensorProto.FLOAT16 in found for found in types)
+
+    def test_folders_that_share_an_image_are_found_before_the_build(
+        self, net: Path, photos: Path, tmp_path: Path, command: Command
+    ) -> None:
+        given = ("build-engine", net, "-o", tmp_path / "b", "--int8", "--calibration-images", 6)
+        given += ("--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD)))
+        ran = command(*given, "--calibration-data", photos, "--stability", "--validation-data", photos)
+        assert ran.code == 1
+        assert "of its images also calibrate" in ran.err
+        assert not (tmp_path / "b").exists()
+
     @pytest.mark.parametrize(
         ("flags", "message"),
         [
@@ -191,7 +238,9 @@ class TestCommand:
     def test_flags_out_of_range(self, flags: tuple[object, ...], message: str, net: Path, photos: Path) -> None:
         mean, std = (",".join(map(str, values)) for values in (MEAN, STD))
         with pytest.raises(UsageError, match=message):
-            self.run(net, "--calibration-data", photos, "--mean", mean, "--std", std, *flags)
+            self.run(
+                *(net, "--calibration-data", photos, "--calibration-images", 6, "--mean", mean, "--std", std, *flags)
+            )
 
     def test_errors_name_the_users_file(self, photos: Path, tmp_path: Path) -> None:
         net = foreign_classifier(tmp_path / "net.onnx")

@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from alexnet_deploy.bundle import CALIBRATION
 from alexnet_deploy.calibration import DEFAULT_IMAGES, METHODS
 from alexnet_deploy.cli import show
 from alexnet_deploy.cli.options import (
@@ -134,8 +135,14 @@ def build_engine(
     from alexnet_deploy.engine_options import Bound, EngineOptions
 
     bound = None if max_drop is None or validation_data is None else Bound(max_drop, validation_data)
-    chosen = None
-    if calibration_data is not None:
+    chosen, draws = None, None
+    if stability and calibration_data is not None:
+        from alexnet_deploy.stability import draw
+
+        # Before the build: folders that share an image are no reason to find only then that all was for nothing.
+        draws = draw(calibration_data, images=calibration_images, first_seed=seed, validation_data=validation_data)
+        chosen = draws[0]
+    elif calibration_data is not None:
         chosen = choose_images(calibration_data, count=calibration_images, seed=seed)
     options = EngineOptions(
         precision=precision,
@@ -153,17 +160,19 @@ def build_engine(
     with progress_bars() as progress:
         manifest = build_engine(onnx, bundle, options, on_progress=steps_into(progress))
     show.bundle(out, bundle, manifest, as_json=json_)
-    if stability and calibration_data is not None:
+    if draws is not None:
+        from alexnet_deploy.calibration_record import read_record
         from alexnet_deploy.stability import measure_stability
 
+        record = read_record(bundle / CALIBRATION)  # its --exclude names what --max-drop kept, too
         with progress_bars() as progress:
             found = measure_stability(
                 onnx,
-                calibration_data,
+                draws,
                 kind="int8" if int8 else "fp8",
-                method=method,
-                images=calibration_images,
-                exclude=exclude,
+                method=record.method,
+                high="fp16" if record.precision.endswith("+fp16") else "fp32",
+                exclude=record.exclude,
                 validation_data=validation_data,
                 foreign=options.foreign,
                 on_progress=steps_into(progress),

@@ -41,17 +41,21 @@ def calibration_stability(
     json_: Json = False,
 ) -> None:
     """Repeat a calibration over seeds and batch sizes: how far do the scales, and the accuracy, spread?"""
-    from alexnet_deploy.stability import measure_stability
+    from alexnet_deploy.precision import method_for
+    from alexnet_deploy.qdq import Quantized
+    from alexnet_deploy.stability import draw, measure_stability
 
+    kind: Quantized = "fp8" if fp8 else "int8"
+    method = choice("--calibration-method", calibration_method, METHODS) if calibration_method else None
+    method = method_for(kind, method)
+    sizes = whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None
     with progress_bars() as progress:
         found = measure_stability(
             onnx,
-            calibration_data,
-            kind="fp8" if fp8 else "int8",
-            method=choice("--calibration-method", calibration_method, METHODS) if calibration_method else None,
-            images=calibration_images,
-            seeds=seeds,
-            batch_sizes=whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None,
+            draw(calibration_data, images=calibration_images, seeds=seeds, validation_data=validation_data),
+            kind=kind,
+            method=method,
+            batch_sizes=sizes,
             exclude=exclude,
             validation_data=validation_data,
             runtime=runtime,
@@ -68,8 +72,11 @@ def calibration_stability(
 
 def show(found: Stability) -> None:
     """A row a tensor, then what batch sizes and draws did."""
+    kind = f"{found.kind}+fp16" if found.high == "fp16" else found.kind
     out.print(
-        f"{found.kind} by {found.method}, {found.seeds} draws of {found.images} calibration images", soft_wrap=True
+        f"{kind} by {found.method}, {found.seeds} draws of {found.images} "
+        f"calibration images (seeds {found.first_seed}..{found.first_seed + found.seeds - 1})",
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("layer", "its input"):
