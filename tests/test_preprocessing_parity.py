@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -163,11 +164,11 @@ def test_labels_where_there_are_any(tmp_path: Path, photo_folder: Path) -> None:
     assert "holds no class folders" in str(unlabelled)
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> None:
     monkeypatch.setattr(sys, "argv", ["alexnet-deploy", "preprocessing-parity", *arguments, "--runtime", "onnxruntime"])
     with pytest.raises(SystemExit) as caught:
         main()
-    assert not caught.value.code
+    assert (caught.value.code or 0) == code
 
 
 def test_the_command(
@@ -183,3 +184,8 @@ def test_the_command(
     out = capsys.readouterr().out
     assert "reference: stretch to 8 x 8, bilinear, antialiased: 2 images" in out
     assert "no accuracy: " in out
+    photos = tmp_path / "photos"
+    shutil.copytree(photo_folder / "val" / "n01_red", photos)
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    command(monkeypatch, onnx, "--data", str(photos), code=3)
+    assert "1 of 3 images cannot be read" in capsys.readouterr().err

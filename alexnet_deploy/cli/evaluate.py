@@ -9,7 +9,7 @@ import typer
 
 from alexnet_deploy.cli import show_evaluation
 from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, foreign_of
-from alexnet_deploy.cli.running import needs
+from alexnet_deploy.cli.running import exit_where_left_out, needs
 from alexnet_deploy.cli.terminal import err, out, progress_bars, steps_into
 from alexnet_deploy.errors import UsageError
 
@@ -48,7 +48,10 @@ def evaluate(
     json_: Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables to paste.")] = False,
 ) -> None:
-    """Measure accuracy and confidence of engines on labelled images, and what sets each apart from the first."""
+    """Measure accuracy and confidence of engines on labelled images, and what sets each apart from the first.
+
+    Exit code 3: finished, but some images cannot be read.
+    """
     if json_ and markdown:
         raise UsageError("--json and --markdown exclude each other; give one")
     if confident and max_drop is None:
@@ -99,3 +102,4 @@ def evaluate(
     if max_drop is not None:
         for result, pair in zip(found.engines[1:], found.pairs, strict=True):
             gate(pair, found.engines[0].name, result.name, max_drop, confident=confident)
+    exit_where_left_out(found.unreadable, found.images)

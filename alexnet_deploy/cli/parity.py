@@ -9,7 +9,7 @@ import typer
 
 from alexnet_deploy.cli import show_parity
 from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, Store, Threads, foreign_of
-from alexnet_deploy.cli.running import needs, running
+from alexnet_deploy.cli.running import exit_where_left_out, needs, running
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
 
 
@@ -27,7 +27,10 @@ def preprocessing_parity(
     engines: Store = STORE,
     json_: Json = False,
 ) -> None:
-    """Feed an engine the pixels that other decoders and resizers would make: how many answers change?"""
+    """Feed an engine the pixels that other decoders and resizers would make: how many answers change?
+
+    Exit code 3: finished, but some images cannot be read.
+    """
     with needs("measure"):
         from alexnet_deploy.parity import preprocessing_parity, targets_if_labelled
     from alexnet_deploy.calibration import choose_images
@@ -51,3 +54,4 @@ def preprocessing_parity(
             on_progress=lambda done, total: report("images", done, total),
         )
     show_parity.parity(out, result, as_json=json_)
+    exit_where_left_out(result.unreadable, result.images)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from alexnet_deploy.bundle import Engine
 from alexnet_deploy.cli.terminal import err
@@ -31,6 +33,14 @@ def running(
         err.print(f"running {engine.name} ({engine.precision}) with {opened.runner.description}", soft_wrap=True)
         with contextlib.closing(opened.runner) as runner:
             yield engine, runner
+
+
+def exit_where_left_out(unreadable: Sequence[str], images: int) -> None:
+    """Exit code 3 where some files could not be read, beside ``images`` that were."""
+    if unreadable:
+        total = images + len(unreadable)
+        err.print(f"{len(unreadable)} of {total} images cannot be read; the result says why", style="yellow")
+        raise typer.Exit(3)
 
 
 @contextlib.contextmanager
