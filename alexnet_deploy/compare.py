@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.accuracy import log_softmax
+from alexnet_deploy.bundle import sha256_of
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.labelled import Answers, Labelled, answers_of, predicted
@@ -21,6 +22,7 @@ from alexnet_deploy.runners import Runner
 
 # Legend: N image, K class
 
+_FIND = "find where the engines part with --layers"
 WORST = 5
 """Images shown: enough to see what they have in common."""
 
@@ -137,23 +139,35 @@ def difference(answers: Answers, contract: ModelContract, *, worst: int = WORST)
     )
 
 
-def gate(found: Comparison, *, max_error: float | None = None, min_agreement: float | None = None) -> None:
+def same_graph(a: Path, b: Path) -> bool:
+    """Whether two ONNX files are the same, byte for byte: then only what runs them can set their logits apart."""
+    return a.samefile(b) or (a.stat().st_size == b.stat().st_size and sha256_of(a) == sha256_of(b))
+
+
+def gate(
+    found: Comparison,
+    *,
+    max_error: float | None = None,
+    min_agreement: float | None = None,
+    same_graph: bool = False,
+) -> None:
     """ProofError where a logit differs by more than ``max_error``, or fewer than ``min_agreement`` % of answers agree.
 
-    An image that is not finite in one of the engines breaks both bounds.
+    An image that is not finite in one of the engines breaks both bounds. Where both run the ``same_graph`` the next
+    step is another than to look for the layer.
     """
+    step = "it is the runtimes that differ: hold a third against them" if same_graph else _FIND
     broken = found.not_finite_a + found.not_finite_b
     if broken and (max_error is not None or min_agreement is not None):
         raise ProofError(f"{broken} answers are not finite; build the engine with a higher precision")
     if max_error is not None and found.max_abs > max_error:
         raise ProofError(
-            f"--max-error {max_error:g}: a logit differs by {found.max_abs:.4g} ({found.worst[0].file}); "
-            "find where the engines part with --layers"
+            f"--max-error {max_error:g}: a logit differs by {found.max_abs:.4g} ({found.worst[0].file}); {step}"
         )
     if min_agreement is not None and found.agreement_percent < min_agreement:
         raise ProofError(
             f"--min-agreement {min_agreement:g}: {found.agreement_percent:.2f} % of {found.images} answers agree; "
-            "find where the engines part with --layers"
+            f"{step}"
         )
 
 

@@ -85,8 +85,10 @@ def test_ranges_of_the_measures(a: NDArray[np.float32], b: NDArray[np.float32]) 
 def test_the_gate_holds_at_its_bound_and_breaks_beyond() -> None:
     found = difference(answers([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]]), CONTRACT)
     gate(found, max_error=5, min_agreement=50)
-    with pytest.raises(ProofError, match=r"--max-error 4\.9: a logit differs by 5 \(1\.jpg\)"):
+    with pytest.raises(ProofError, match=r"--max-error 4\.9: a logit differs by 5 \(1\.jpg\); .* with --layers"):
         gate(found, max_error=4.9)
+    with pytest.raises(ProofError, match=r"\(1\.jpg\); it is the runtimes that differ"):
+        gate(found, max_error=4.9, same_graph=True)
     with pytest.raises(ProofError, match=r"--min-agreement 50\.1: 50\.00 % of 2 answers agree"):
         gate(found, min_agreement=50.1)
 
@@ -142,7 +144,8 @@ RUNTIME = ("--runtime", "onnxruntime")
 
 def test_layers_show_where_they_part(here: Path, run: Command) -> None:
     ran = run("exact.onnx", "ruined", "--data", "photos", "--layers", "--json", *RUNTIME)
-    assert ran.code == 0, ran.err
+    assert ran.code == 3, ran.err
+    assert "1 of 7 images cannot be read" in ran.err
     found = json.loads(ran.out)
     assert (found["images"], len(found["unreadable"])) == (6, 1)
     assert found["a"]["engine"] == "exact.onnx"
@@ -161,6 +164,7 @@ def test_the_table_and_the_gates(here: Path, run: Command) -> None:
     assert "--min-agreement 99:" in ran.err
     assert "first answers that agree, %" in ran.out
     assert "features.1" in ran.out
+    assert "layers: both graphs in ONNX Runtime with its basic optimisations alone" in ran.out
     assert "1 images left out: " in ran.out
 
 
@@ -172,6 +176,16 @@ def test_one_engine_on_two_runtimes(here: Path, run: Command) -> None:
     found = json.loads(ran.out)
     assert (found["images"], found["disagreements"], found["layers"]) == (3, 0, None)
     assert [found[side]["runner"].split()[1] for side in "ab"] == ["ONNX", "OpenVINO"]
+
+
+def test_one_graph_has_no_layers_to_compare(here: Path, run: Command) -> None:
+    both = ("--data", "photos", *RUNTIME, "--runtime", "openvino")
+    for engine in ("exact.onnx", "ruined"):
+        ran = run(engine, engine, "--layers", *both)
+        assert (ran.code, ran.out) == (2, "")
+        assert f"--layers runs both graphs in ONNX Runtime, and {engine} and {engine} have the same one" in ran.err
+    shutil.copy("exact.onnx", "copy.onnx")
+    assert run("exact.onnx", "copy.onnx", "--layers", *both).code == 2
 
 
 @pytest.mark.parametrize(

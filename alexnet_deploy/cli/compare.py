@@ -10,7 +10,7 @@ import typer
 
 from alexnet_deploy.cli import show_comparison
 from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, foreign_of
-from alexnet_deploy.cli.running import needs, running
+from alexnet_deploy.cli.running import exit_where_left_out, needs, running
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
 from alexnet_deploy.contract import SAYS_NOTHING
 from alexnet_deploy.errors import UsageError
@@ -44,9 +44,12 @@ def compare(
     engines: Store = STORE,
     json_: Json = False,
 ) -> None:
-    """Run the same pixels through two engines: how far apart are their logits, on which images do answers differ?"""
+    """Run the same pixels through two engines: how far apart are their logits, on which images do answers differ?
+
+    Exit code 3: finished, but some images cannot be read.
+    """
     with needs("measure"):
-        from alexnet_deploy.compare import check_bounds, gate
+        from alexnet_deploy.compare import check_bounds, gate, same_graph
         from alexnet_deploy.compare import compare as compared
     if layers:
         with needs("cpu"):
@@ -74,6 +77,12 @@ def compare(
         running(b, engines, runtimes[-1], threads, of_b) as (engine_b, runner_b),
         progress_bars() as progress,
     ):
+        same = same_graph(engine_a.onnx_path, engine_b.onnx_path)
+        if layers and same:
+            raise UsageError(
+                f"--layers runs both graphs in ONNX Runtime, and {a} and {b} have the same one: no layer could differ; "
+                "leave it out, or name another engine"
+            )
         report = steps_into(progress)
         found = compared(
             runner_a, runner_b, files, root=data, on_progress=lambda done, total: report("images", done, total)
@@ -88,4 +97,5 @@ def compare(
             for name, engine, runner in ((a, engine_a, runner_a), (b, engine_b, runner_b))
         )
     show_comparison.comparison(out, sides, found, parted, as_json=json_)
-    gate(found, max_error=max_error, min_agreement=min_agreement)
+    gate(found, max_error=max_error, min_agreement=min_agreement, same_graph=same)
+    exit_where_left_out(found.unreadable, found.images)

@@ -52,6 +52,10 @@ def comparison(
     if layers is not None:
         console.print()
         console.print(_layers(layers))
+        console.print(
+            "layers: both graphs in ONNX Runtime with its basic optimisations alone, whatever runs A and B above",
+            soft_wrap=True,
+        )
     for letter, broken in (("A", found.not_finite_a), ("B", found.not_finite_b)):
         if broken:
             console.print(f"{letter}: {broken} answers are not finite and count as disagreement", style="yellow")
