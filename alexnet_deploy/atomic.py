@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from alexnet_deploy.errors import DeployError, UnavailableError
+from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -50,6 +50,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
             _fsync(temporary)
             os.replace(temporary, target)
             _fsync_folder(target.parent)
+
+
+def check_writable(path: Path, flag: str) -> None:
+    """UsageError or UnavailableError, that names ``flag``, before any work for a file that could not be written."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{flag} {path}: is not a plain file; name a file")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())  # what is missing is made later
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as exc:
+        raise UnavailableError(f"{flag} {path}: cannot be written ({exc.strerror}); choose another place") from exc
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 
 from alexnet_deploy.accuracy import log_softmax
-from alexnet_deploy.atomic import atomic_file
+from alexnet_deploy.atomic import atomic_file, check_writable
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.evaluate import Evaluation
@@ -79,11 +79,10 @@ def worst_flips(
 
 
 def check_target(path: Path, limit: int) -> None:
-    """UsageError before anything is computed for a ``--gallery`` that could not be written, or not be filled."""
+    """An error before anything is computed for a ``--gallery`` that could not be written, or not be filled."""
     if limit < 1:
         raise UsageError(f"--gallery-images {limit}: takes 1 or more")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--gallery {path}: is not a plain file; name a file")
+    check_writable(path, "--gallery")
 
 
 def gallery_of(found: Evaluation, answers: Answers, path: Path, *, limit: int = DEFAULT_IMAGES) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from alexnet_deploy.atomic import atomic_file
+from alexnet_deploy.atomic import atomic_file, check_writable
 from alexnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,15 +18,15 @@ _INCHES_A_LAYER = 0.35
 _MOST_INCHES = 60  # 160 layers; a taller picture opens nowhere
 
 
-def check_format(path: Path) -> None:
-    """UsageError for a file name that tells no format; ask before the work, not after."""
+def check_target(path: Path) -> None:
+    """UsageError for a ``--plot`` that tells no format, and what ``check_writable`` raises; before the work."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--plot {path}: ends in none of {', '.join(FORMATS)}; choose one")
+    check_writable(path, "--plot")
 
 
 def plot_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
     """Bars of what each layer costs alone and what restoring it regains, the worst on top; written atomically."""
-    check_format(path)
     rows = diagnosis.layers[::-1]  # axes count upwards
     figure = Figure(figsize=(8, min(1.6 + _INCHES_A_LAYER * len(rows), _MOST_INCHES)), layout="constrained")
     axes = figure.add_subplot()

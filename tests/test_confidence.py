@@ -402,4 +402,11 @@ def test_the_command_refuses_in_one_line(
     assert run(monkeypatch, *fit, "--data", "data", "--evaluation-data", "data/n01_red") == 1
     assert "also lies in --evaluation-data data/n01_red" in capsys.readouterr().err
     assert run(monkeypatch, *fit, "--data", "data", "--plot", "r.bmp") == 2
+    capsys.readouterr()
+    Path("folder.png").mkdir()
+    assert run(monkeypatch, *fit, "--data", "data", "--plot", "folder.png") == 2
+    assert capsys.readouterr().err == "error: --plot folder.png: is not a plain file; name a file\n"
+    assert run(monkeypatch, *fit, "--data", "data", "--plot", "/proc/r.png") == 1
+    assert "error: --plot /proc/r.png: cannot be written" in capsys.readouterr().err
+    assert not (FP32 / CONFIDENCE).exists()
     assert open_bundle(FP32).contract.temperature == 1.0

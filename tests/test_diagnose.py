@@ -229,6 +229,7 @@ def test_command(
     assert raw["layers"][0]["layer"] == "features.1"
     assert raw["layers"][0]["kl_regained_nats"] > 1
     assert run("--plot", tmp_path / "layers.txt").startswith("2 error: --plot ")
+    assert run("--plot", "/proc/layers.png").startswith("1 error: --plot /proc/layers.png: cannot be written")
     assert run("--kind", "int4").startswith("2 error: --kind int4: unknown; choose one of int8, fp8")
     assert [p.name for p in tmp_path.iterdir()] == ["layers.png"]
 

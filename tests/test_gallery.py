@@ -137,4 +137,8 @@ def test_a_target_is_checked_before_anything_is_computed(tmp_path: Path) -> None
         check_target(tmp_path, 1)
     with pytest.raises(UsageError, match="--gallery-images 0: takes 1 or more"):
         check_target(tmp_path / "new.html", 0)
-    check_target(tmp_path / "new.html", 1)
+    check_target(tmp_path / "new/new.html", 1)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match=r"--gallery .*: cannot be written \(Not a directory\)"):
+        check_target(tmp_path / "file" / "new.html", 1)

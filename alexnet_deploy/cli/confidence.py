@@ -34,10 +34,10 @@ def calibrate_confidence(
         from alexnet_deploy.confidence import calibrate
 
         if plot is not None:
-            from alexnet_deploy.plots import check_format
+            from alexnet_deploy.plots import check_target
             from alexnet_deploy.reliability_plot import plot_reliability
 
-            check_format(plot)
+            check_target(plot)
     directory = find_bundle(engine, engines)
     flags = {"--evaluation-data": evaluation_data, "--training-data": training_data}
     with running(str(directory), engines, runtime, threads) as (_, runner), progress_bars() as progress:

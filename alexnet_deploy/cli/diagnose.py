@@ -41,8 +41,8 @@ def diagnose(
     chosen: Kind = choice("--kind", kind, get_args(Kind))
     if plot is not None:
         with needs("measure"):
-            from alexnet_deploy.plots import check_format, plot_diagnosis
-        check_format(plot)
+            from alexnet_deploy.plots import check_target, plot_diagnosis
+        check_target(plot)
     with needs("cpu"):
         from alexnet_deploy.diagnose import diagnose
     with progress_bars() as progress:

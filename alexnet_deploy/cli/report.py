@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from alexnet_deploy.atomic import check_writable
 from alexnet_deploy.cli.options import STORE, Runtime, Store, Threads, choice, whole_numbers
 from alexnet_deploy.cli.running import needs
 from alexnet_deploy.cli.terminal import err, progress_bars, steps_into
-from alexnet_deploy.errors import UnavailableError, UsageError
+from alexnet_deploy.errors import UsageError
 
 
 def report(
@@ -50,7 +50,7 @@ def report(
     with needs("measure"):
         from alexnet_deploy.report_file import read_report, write_report
         from alexnet_deploy.report_page import write_page
-    _check_writable(output)
+    check_writable(output, "--output")
     if data is None:
         assert from_ is not None
         write_page(read_report(from_), output)
@@ -59,7 +59,7 @@ def report(
     from alexnet_deploy.report import OPTIONAL, Wanted, measure_report
 
     json_file = output.with_suffix(".json")
-    _check_writable(json_file)
+    check_writable(json_file, "--output")
     wanted = Wanted(
         data=data,
         photos=photos,
@@ -82,15 +82,3 @@ def report(
             f"gap: {gap.part}{f' of {gap.engine}' if gap.engine else ''}: {gap.reason}", style="yellow", soft_wrap=True
         )
     err.print(f"wrote {output} and {json_file}", soft_wrap=True)
-
-
-def _check_writable(path: Path) -> None:
-    """UsageError or UnavailableError before anything is measured for a page that could not be written."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--output {path}: is not a plain file; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as exc:
-        raise UnavailableError(f"--output {path}: cannot be written ({exc.strerror}); choose another place") from exc
