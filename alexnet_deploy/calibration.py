@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -62,13 +62,19 @@ def images_digest(sha256: Iterable[str]) -> str:
 
 
 def choose_images(
-    root: Path, *, count: int = DEFAULT_IMAGES, seed: int = 0, flags: tuple[str, str] = FLAGS
+    root: Path,
+    *,
+    count: int = DEFAULT_IMAGES,
+    seed: int = 0,
+    flags: tuple[str, str] = FLAGS,
+    fewer: Callable[[int], str] | None = None,
 ) -> CalibrationSet:
     """Choose ``count`` readable, distinct images below ``root``.
 
     Where ``root`` holds folders they are taken for classes and drawn from in turn; the draw depends on ``seed`` and
     the file names alone. A file that is no image, or the same bytes as one already chosen, is passed over.
-    Errors call the folder and the count by ``flags``.
+    Errors call the folder and the count by ``flags``; ``fewer`` tells which flags would do with a smaller count (None:
+    the second of ``flags``).
     Raises InputError where a class folder holds no image, or ``root`` not enough usable ones.
     """
     if count < 1:
@@ -95,9 +101,10 @@ def choose_images(
     if not chosen:
         raise InputError(f"{root}: holds no readable image; {flags[0]} takes a folder of photos")
     useless = sum(map(len, groups.values())) - len(chosen)
+    instead = fewer(len(chosen)) if fewer else f"{flags[1]} {len(chosen)}"
     raise InputError(
         f"{root}: holds {len(chosen)} usable images{f' ({useless} more are damaged or copies)' if useless else ''}, "
-        f"{flags[1]} asks for {count}; add images, or accept fewer with {flags[1]} {len(chosen)}"
+        f"{flags[1]} asks for {count}; add images, or accept fewer with {instead}"
     )
 
 

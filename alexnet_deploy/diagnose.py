@@ -109,7 +109,13 @@ def diagnose(
             raise UsageError(f"{flag} {number}: takes 1 or more")
     if calibration_data is None:
         flags = ("--data", "--images and --calibration-images")
-        both = choose_images(data, count=images + calibration_images, seed=seed, flags=flags)
+        both = choose_images(
+            data,
+            count=images + calibration_images,
+            seed=seed,
+            flags=flags,
+            fewer=lambda usable: _fewer(usable, images, calibration_images),
+        )
         calibration, chosen = _part(both, 0, calibration_images), _part(both, calibration_images, None)
     else:
         calibration = choose_images(calibration_data, count=calibration_images, seed=seed)
@@ -221,6 +227,14 @@ def refuse_shared(calibration: CalibrationSet, sha256: Iterable[str], source: st
             f"{source}: {shared} of its images also calibrate (same content), so their ranges would flatter the "
             "result; give two folders that share no image"
         )
+
+
+def _fewer(usable: int, images: int, calibration_images: int) -> str:
+    """Flags that divide ``usable`` images as ``images`` and ``calibration_images`` would divide more."""
+    if usable < 2:
+        return f"--images {usable} and --calibration-data of another folder"
+    calibrating = max(1, usable * calibration_images // (images + calibration_images))
+    return f"--images {usable - calibrating} --calibration-images {calibrating}"
 
 
 def _part(images: CalibrationSet, start: int, stop: int | None) -> CalibrationSet:

@@ -130,8 +130,24 @@ def test_one_folder_is_divided(hostile: Path, photo_folder: Path, monkeypatch: p
     drawn, calibrating = set(read[:18]), set(read[18:])
     assert (len(drawn), len(calibrating)) == (18, 6)
     assert sorted(file.parent.name for file in calibrating) == sorted([*CLASSES] * 2)
-    with pytest.raises(InputError, match=r"holds 18 usable images, --images and --calibration-images asks for 24"):
-        diagnose(hostile, photo_folder / "train", images=12, calibration_images=12)
+
+
+@pytest.mark.parametrize(("asked", "told"), [((14, 7), (12, 6)), ((12, 12), (9, 9)), ((200, 1), (17, 1))])
+def test_what_a_small_folder_would_do_with_works(
+    hostile: Path, photo_folder: Path, asked: tuple[int, int], told: tuple[int, int]
+) -> None:
+    images, calibrating = told
+    message = rf"holds 18 usable images, .* with --images {images} --calibration-images {calibrating}$"
+    with pytest.raises(InputError, match=message):
+        diagnose(hostile, photo_folder / "train", images=asked[0], calibration_images=asked[1])
+    found = diagnose(hostile, photo_folder / "train", images=images, calibration_images=calibrating, method="max")
+    assert (found.images, found.calibration_images) == told
+
+
+def test_one_image_cannot_be_divided(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(next(photo_folder.glob("val/*/*.jpg")), tmp_path)
+    with pytest.raises(InputError, match="with --images 1 and --calibration-data of another folder$"):
+        diagnose(hostile, tmp_path)
 
 
 def test_without_labels_there_is_no_accuracy(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
