@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -29,6 +29,9 @@ FLAGS = ("--calibration-data", "--calibration-images")
 Method = Literal["max", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = ("max", "percentile", "entropy", "mse")
 """How a threshold is picked from a tensor's values; ``ranges.py`` defines each."""
+
+_SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+"""What data sets call their parts, first the one that may calibrate. Other names with folders inside may be classes."""
 
 METHODS_FOR: dict[str, tuple[Method, ...]] = {
     "int8": ("entropy", "mse", "percentile", "max"),
@@ -75,7 +78,8 @@ def choose_images(
     the file names alone. A file that is no image, or the same bytes as one already chosen, is passed over.
     Errors call the folder and the count by ``flags``; ``fewer`` tells which flags would do with a smaller count (None:
     the second of ``flags``).
-    Raises InputError where a class folder holds no image, or ``root`` not enough usable ones.
+    Raises InputError where a class folder holds no image, ``root`` not enough usable ones, or where it is the folder
+    above class folders, ``train`` and ``val`` say.
     """
     if count < 1:
         raise UsageError(f"{flags[1]} {count}: takes 1 or more; {DEFAULT_IMAGES} is a good number")
@@ -85,6 +89,8 @@ def choose_images(
     for file in find_images([root]):
         relative = file.relative_to(root)
         groups.setdefault(relative.parts[0] if len(relative.parts) > 1 else "", []).append(file)
+    if FLAGS[1] in flags[1]:  # where images only compare engines, those of all splits may
+        _refuse_splits(root, groups, flags[0])
     _refuse_empty_class(root, groups.keys())
     rng = random.Random(seed)
     for members in groups.values():
@@ -106,6 +112,21 @@ def choose_images(
         f"{root}: holds {len(chosen)} usable images{f' ({useless} more are damaged or copies)' if useless else ''}, "
         f"{flags[1]} asks for {count}; add images, or accept fewer with {instead}"
     )
+
+
+def _refuse_splits(root: Path, groups: Mapping[str, list[Path]], flag: str) -> None:
+    """The splits of a data set would pass for its classes, and the images that judge an engine calibrate it."""
+    splits = [
+        name
+        for name, files in groups.items()
+        if name.lower() in _SPLITS and all(len(file.relative_to(root).parts) > 2 for file in files)
+    ]
+    if splits:
+        right = min(splits, key=lambda name: _SPLITS.index(name.lower()))
+        raise InputError(
+            f"{root}: folder {right!r} is no class, but holds class folders; {flag} takes one split of a data set: "
+            f"give {root / right}"
+        )
 
 
 def _refuse_empty_class(root: Path, classes: Collection[str]) -> None:

@@ -151,6 +151,22 @@ class TestRefused:
         save(tmp_path / "beside.png")  # so the folders are no classes
         assert len(choose_images(tmp_path, count=4).files) == 4
 
+    def test_one_level_too_high(self, tmp_path: Path) -> None:
+        for split in ("train", "val"):
+            folder_of(tmp_path / split, ant=2, bee=2)
+        with pytest.raises(InputError, match=rf"folder 'train' is no class, .*: give {tmp_path / 'train'}$"):
+            choose_images(tmp_path, count=4)
+        assert len(choose_images(tmp_path, count=4, flags=("--data", "--images")).files) == 4  # nothing calibrates
+        shutil.rmtree(tmp_path / "train")
+        with pytest.raises(InputError, match=rf"folder 'val' is no class, .*: give {tmp_path / 'val'}$"):
+            choose_images(tmp_path, count=4)
+
+    def test_a_class_may_hold_folders_or_be_called_train(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, train=2)
+        folder_of(tmp_path / "train", old=2)
+        folder_of(tmp_path / "plane", old=2, new=2)
+        assert classes(choose_images(tmp_path, count=8)) == {"train": 4, "plane": 4}
+
     @pytest.mark.parametrize("count", [0, -1])
     def test_fewer_than_one(self, count: int, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf"--calibration-images {count}: takes 1 or more"):

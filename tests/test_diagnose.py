@@ -146,7 +146,7 @@ def test_what_a_small_folder_would_do_with_works(
 
 def test_one_image_cannot_be_divided(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     shutil.copy(next(photo_folder.glob("val/*/*.jpg")), tmp_path)
-    with pytest.raises(InputError, match="with --images 1 and --calibration-data of another folder$"):
+    with pytest.raises(InputError, match=r"with --images 1 and --calibration-data of another folder$"):
         diagnose(hostile, tmp_path)
 
 
