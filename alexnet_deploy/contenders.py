@@ -29,6 +29,14 @@ from alexnet_deploy.store import resolve_engine, some_bundle_names
 ALL_RUNTIMES = "all"
 
 
+def check_runtimes(runtimes: Sequence[str]) -> None:
+    """UsageError for a runtime that ``open_contenders`` does not know."""
+    known = ("auto", ALL_RUNTIMES, *RUNTIMES)
+    unknown = next((runtime for runtime in runtimes if runtime not in known), None)
+    if unknown is not None:
+        raise UsageError(f"--runtime {unknown}: unknown; choose {', '.join(known)}")
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
     """One engine on one runtime, open."""

@@ -141,6 +141,7 @@ def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> 
     ("arguments", "code", "message"),
     [
         (("photos/val", *BOTH, "--json", "--markdown"), 2, "--json and --markdown exclude each other"),
+        (("photos/val", "--runtime", "cuda"), 2, "--runtime cuda: unknown; choose auto, all, tensorrt, "),
         (("photos/val", *BOTH, "--confident"), 2, "--confident has no use without --max-drop"),
         (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: takes points"),
         (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "--max-drop compares engines with the first one"),

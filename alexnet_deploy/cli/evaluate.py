@@ -62,9 +62,15 @@ def evaluate(
 
         if gallery is not None:
             from alexnet_deploy.gallery import check_target, gallery_of
-    from alexnet_deploy.contenders import calibration_overlap, open_contenders, refuse_calibration_images
+    from alexnet_deploy.contenders import (
+        calibration_overlap,
+        check_runtimes,
+        open_contenders,
+        refuse_calibration_images,
+    )
     from alexnet_deploy.labelled import list_labelled
 
+    check_runtimes(runtime or [])
     if max_drop is not None:
         check_bound(max_drop)
     if gallery is not None:
