@@ -78,16 +78,17 @@ def compare(
     files: Sequence[Path],
     *,
     root: Path,
+    names: Sequence[str] | None = None,
     worst: int = WORST,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Comparison:
-    """Run image ``files`` of folder ``root`` through both engines.
+    """Run image ``files`` of folder ``root`` through both engines; errors call these by ``names``.
 
     Raises UsageError where the two have other classes or preprocess differently, InputError where no image can be read.
     """
     refuse_other_classes(a.contract, b.contract)
     unlabelled = Labelled(root, tuple(files), (-1,) * len(files))
-    return difference(answers_of([a, b], unlabelled, on_progress=on_progress), a.contract, worst=worst)
+    return difference(answers_of([a, b], unlabelled, names=names, on_progress=on_progress), a.contract, worst=worst)
 
 
 def refuse_other_classes(a: ModelContract, b: ModelContract) -> None:

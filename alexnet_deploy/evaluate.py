@@ -66,7 +66,8 @@ def evaluate(
 
     ``overlap`` is what ``calibration_overlap`` found. Raises what ``answers_of`` raises.
     """
-    answers = answers_of([c.runner for c in contenders], data, on_progress=on_progress)
+    names = unique_names(contenders)
+    answers = answers_of([c.runner for c in contenders], data, names=names, on_progress=on_progress)
     results = [
         EngineResult(
             name=name,
@@ -79,7 +80,7 @@ def evaluate(
             calibration_images=_shared(contender.calibrated_on, overlap.calibrated.get(contender.name)),
             temperature_images=_shared(contender.fitted_on, overlap.fitted.get(contender.name)),
         )
-        for i, (contender, name) in enumerate(zip(contenders, unique_names(contenders), strict=True))
+        for i, (contender, name) in enumerate(zip(contenders, names, strict=True))
     ]
     evaluation = Evaluation(
         data=data.root,

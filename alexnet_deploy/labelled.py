@@ -136,14 +136,19 @@ def _called(contract: ModelContract, k: int) -> str:
 
 
 def answers_of(
-    runners: Sequence[Runner], data: Labelled, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    runners: Sequence[Runner],
+    data: Labelled,
+    *,
+    names: Sequence[str] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Answers:
     """Run the same decoded pixels through every runner; memory is one batch and the logits.
 
+    Errors call the runners by ``names`` (None: by what runs them).
     Raises UsageError where the runners preprocess differently (then the same pixels mean nothing to one of them),
     InputError where no image can be read.
     """
-    pre = _common_preprocessing(runners)
+    pre = _common_preprocessing(runners, names or [runner.description for runner in runners])
     kept: list[Path] = []
     targets: list[int] = []
     unreadable: list[str] = []
@@ -169,17 +174,18 @@ def answers_of(
     return Answers(tuple(kept), np.array(targets, np.int64), logits_NK, tuple(unreadable))
 
 
-def _common_preprocessing(runners: Sequence[Runner]) -> Preprocessing:
-    # mean and std act inside the graph: only what makes the pixels must agree
-    pixels = {
-        (p.height, p.width, p.resize, p.resize_to, p.interpolation)
-        for p in (runner.contract.preprocessing for runner in runners)
-    }
-    if len(pixels) != 1:
-        raise UsageError(
-            f"{runners[0].description} and another engine preprocess differently; measure them one at a time"
-        )
-    return runners[0].contract.preprocessing
+def _common_preprocessing(runners: Sequence[Runner], names: Sequence[str]) -> Preprocessing:
+    first = runners[0].contract.preprocessing
+    for runner, name in zip(runners, names, strict=True):
+        other = runner.contract.preprocessing
+        # mean and std act inside the graph: only what makes the pixels must agree
+        for rule in ("height", "width", "resize", "resize_to", "interpolation"):
+            a, b = getattr(first, rule), getattr(other, rule)
+            if a != b:
+                raise UsageError(
+                    f"{names[0]} and {name} preprocess differently ({rule}: {a} and {b}); measure them one at a time"
+                )
+    return first
 
 
 def predicted(logits_NK: NDArray[np.float32]) -> NDArray[np.int64]:

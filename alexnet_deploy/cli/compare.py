@@ -85,7 +85,12 @@ def compare(
             )
         report = steps_into(progress)
         found = compared(
-            runner_a, runner_b, files, root=data, on_progress=lambda done, total: report("images", done, total)
+            runner_a,
+            runner_b,
+            files,
+            root=data,
+            names=(a, b),
+            on_progress=lambda done, total: report("images", done, total),
         )
         parted = None
         if layers:
