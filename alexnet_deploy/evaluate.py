@@ -10,7 +10,7 @@ from alexnet_deploy.accuracy import Accuracy, Paired, accuracy, paired
 from alexnet_deploy.contenders import Contender, Overlap, unique_names
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ProofError, UsageError
-from alexnet_deploy.labelled import Answers, Labelled, answers_of
+from alexnet_deploy.labelled import Answers, Labelled, answers_of, copies_among
 from alexnet_deploy.latency import measure
 
 LATENCY_S = 0.5
@@ -48,6 +48,8 @@ class Evaluation:
     contract: ModelContract
     """Of the first engine: names the classes."""
     images: int
+    copies: int
+    """How many of them have the content of another: each counts, though it tells nothing new."""
     unreadable: tuple[str, ...]
     engines: tuple[EngineResult, ...]
     pairs: tuple[Paired, ...]
@@ -87,6 +89,7 @@ def evaluate(
         naming=data.naming,
         contract=contenders[0].runner.contract,
         images=len(answers.files),
+        copies=copies_among(answers.files),
         unreadable=answers.unreadable,
         engines=tuple(results),
         pairs=tuple(paired(answers, 0, i) for i in range(1, len(contenders))),

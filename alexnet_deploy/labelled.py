@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.bundle import sha256_of
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images import find_images
@@ -186,6 +187,14 @@ def _common_preprocessing(runners: Sequence[Runner], names: Sequence[str]) -> Pr
                     f"{names[0]} and {name} preprocess differently ({rule}: {a} and {b}); measure them one at a time"
                 )
     return first
+
+
+def copies_among(files: Sequence[Path]) -> int:
+    """How many of ``files`` have the content of one before them; only files of equal size are read."""
+    by_size: dict[int, list[Path]] = {}
+    for file in files:
+        by_size.setdefault(file.stat().st_size, []).append(file)
+    return sum(len(same) - len(set(map(sha256_of, same))) for same in by_size.values() if len(same) > 1)
 
 
 def predicted(logits_NK: NDArray[np.float32]) -> NDArray[np.int64]:

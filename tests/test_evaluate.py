@@ -59,6 +59,7 @@ def test_json_tells_everything(run: Command, here: Path) -> None:
     assert ran.code == 3
     assert "1 of 7 images cannot be read" in ran.err
     report = json.loads(ran.out)
+    assert report["copies"] == 0
     assert (report["data"], report["folders_named_by"], report["images"]) == ("photos/val", "class id", 6)
     assert len(report["unreadable"]) == 1
     exact, ruined = report["engines"]
@@ -91,6 +92,17 @@ def test_tables_and_markdown_say_the_same(run: Command, here: Path) -> None:
     assert "| engine | top-1 % |" in markdown
     assert "classes whose top-1 differs in ruined" in table
     assert " ms" not in table
+
+
+def test_copies_are_told(run: Command, here: Path) -> None:
+    photos = here / "photos/val"
+    shutil.copy(photos / "n01_red/0.jpg", photos / "n01_red/again.jpg")
+    once = run("photos/val", *BOTH, "--no-latency")
+    assert "1 image is a copy of another (same content)" in once.out
+    shutil.copy(photos / "n01_red/0.jpg", photos / "n02_green/wrong.jpg")
+    shutil.copy(photos / "n03_blue/0.jpg", photos / "n03_blue/again.jpg")
+    assert "3 images are copies of others (same content)" in run("photos/val", *BOTH, "--no-latency").out
+    assert json.loads(run("photos/val", *BOTH, "--no-latency", "--json").out)["copies"] == 3
 
 
 def test_a_whole_store_and_folders_named_by_label(run: Command, here: Path) -> None:

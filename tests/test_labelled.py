@@ -158,7 +158,9 @@ def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
 def test_runners_of_other_pixels_are_refused(tmp_path: Path) -> None:
     picture(tmp_path / "n01/1.png")
     other = ModelContract("birds", LABELS, IDS, Preprocessing(4, 4, "stretch", None, "bicubic"))
-    with pytest.raises(UsageError, match=r"a and b preprocess differently \(interpolation: bilinear and bicubic\); measure"):
+    with pytest.raises(
+        UsageError, match=r"a and b preprocess differently \(interpolation: bilinear and bicubic\); measure"
+    ):
         answers_of([Reads(), Reads(other)], list_labelled(tmp_path, CONTRACT), names=("a", "b"))
 
 

@@ -58,6 +58,7 @@ def as_json(found: Evaluation) -> None:
                 "data": str(found.data),
                 "folders_named_by": found.naming,
                 "images": found.images,
+                "copies": found.copies,
                 "unreadable": found.unreadable,
                 "engines": engines,
                 "pairs": pairs,
@@ -165,6 +166,9 @@ def _class_table(found: Evaluation, name: str, pair: Paired) -> Iterator[_Rows]:
 def _notes(found: Evaluation) -> Iterator[str]:
     if found.unreadable:
         yield f"{len(found.unreadable)} images left out: {found.unreadable[0]}"
+    if found.copies:
+        are = "image is a copy of another" if found.copies == 1 else "images are copies of others"
+        yield f"{found.copies} {are} (same content) and count like any: the intervals are too narrow"
     for result in found.engines:
         if result.accuracy.not_finite:
             yield f"{result.name}: {result.accuracy.not_finite} answers are not finite and count as wrong"
