@@ -73,6 +73,19 @@ def float_twin(engine: Engine, store: Path) -> str | None:
     return None
 
 
+def refuse_bundle(onnx: Path, store: Path) -> None:
+    """InputError where a bundle is named for a float ONNX file; it names the file that the user may have meant."""
+    directory = next((folder for folder in (onnx, store / onnx) if (folder / MANIFEST).is_file()), None)
+    if directory is None:
+        return
+    engine = open_bundle(directory)
+    twin = directory if engine.precision == "fp32" else None
+    if twin is None and (name := float_twin(engine, directory.parent)) is not None:
+        twin = directory.parent / name
+    instead = "the one that it was built from" if twin is None else twin / MODEL
+    raise InputError(f"{onnx}: is an engine bundle ({engine.precision}), this takes a float32 ONNX: give {instead}")
+
+
 @contextmanager
 def _onnx_engine(path: Path, foreign: Foreign) -> Iterator[Engine]:
     try:

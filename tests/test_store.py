@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import Command
 from foreign_models import MEAN, STD, foreign_classifier
 
 from alexnet_deploy import assemble
@@ -70,3 +71,26 @@ def test_the_float_twin_is_known_by_its_weights(
     assert float_twin(quantised, here) == "plain"
     assert float_twin(quantised, other) is None  # of other weights
     assert float_twin(open_bundle(here / "plain"), here) is None  # is none that was quantised
+
+
+def test_a_bundle_for_a_float_onnx_is_answered_with_the_file(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.setattr(assemble, "installed", dict)  # no plans
+    monkeypatch.chdir(tmp_path)
+    onnx, images = foreign_classifier(tmp_path / "net.onnx"), choose_images(photo_folder / "train", count=4)
+    build_engine(onnx, Path("engines/plain"), EngineOptions(foreign=Foreign(MEAN, STD)))
+    build_engine(onnx, Path("engines/half"), EngineOptions("fp16", foreign=Foreign(MEAN, STD)))
+    options = EngineOptions("int8", calibration=images, method="max", foreign=Foreign(MEAN, STD))
+    build_engine(onnx, Path("engines/quantised"), options)
+    for name, precision, told in (
+        ("plain", "fp32", "engines/plain/model.onnx"),
+        ("engines/plain", "fp32", "engines/plain/model.onnx"),
+        ("quantised", "int8", "engines/plain/model.onnx"),
+        ("half", "fp16", "the one that it was built from"),
+    ):
+        for given in (("diagnose", name, "--data"), ("calibration-stability", name, "--calibration-data")):
+            ran = command(*given, photo_folder / "train")
+            assert ran.code == 1
+            said = f"error: {name}: is an engine bundle ({precision}), this takes a float32 ONNX: give {told}\n"
+            assert ran.err == said

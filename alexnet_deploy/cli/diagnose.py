@@ -9,9 +9,10 @@ import typer
 
 from alexnet_deploy.calibration import METHODS
 from alexnet_deploy.cli import show_diagnosis
-from alexnet_deploy.cli.options import DEFAULT_ONNX, Json, Labels, Mean, Std, choice, foreign_of
+from alexnet_deploy.cli.options import DEFAULT_ONNX, STORE, Json, Labels, Mean, Std, choice, foreign_of
 from alexnet_deploy.cli.running import needs
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
+from alexnet_deploy.store import refuse_bundle
 
 Kind = Literal["int8", "fp8"]
 
@@ -45,6 +46,7 @@ def diagnose(
         check_target(plot)
     with needs("cpu"):
         from alexnet_deploy.diagnose import diagnose
+    refuse_bundle(onnx, STORE)
     with progress_bars() as progress:
         found = diagnose(
             onnx,

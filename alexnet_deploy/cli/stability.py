@@ -11,8 +11,9 @@ import typer
 from rich.table import Table
 
 from alexnet_deploy.calibration import DEFAULT_IMAGES, METHODS
-from alexnet_deploy.cli.options import Json, Labels, Mean, Runtime, Std, choice, foreign_of, whole_numbers
+from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, choice, foreign_of, whole_numbers
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
+from alexnet_deploy.store import refuse_bundle
 
 if TYPE_CHECKING:
     from alexnet_deploy.stability import Stability
@@ -48,6 +49,7 @@ def calibration_stability(
     kind: Quantized = "fp8" if fp8 else "int8"
     method = choice("--calibration-method", calibration_method, METHODS) if calibration_method else None
     method = method_for(kind, method)
+    refuse_bundle(onnx, STORE)
     sizes = whole_numbers("--batch-sizes", batch_sizes) if batch_sizes else None
     with progress_bars() as progress:
         found = measure_stability(
