@@ -156,7 +156,7 @@ def build_engine(
         allow_fallback=tuple(allow_fallback or ()),
         foreign=foreign_of(mean, std, labels),
     )
-    bundle = output or engines / f"{onnx.stem}-{precision.replace('+', '-')}".removesuffix("-")
+    bundle = output or engines / f"{onnx.stem}-{precision.replace('+', '-')}"
     with progress_bars() as progress:
         manifest = build_engine(onnx, bundle, options, on_progress=steps_into(progress))
     show.bundle(out, bundle, manifest, as_json=json_)
