@@ -52,7 +52,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             _fsync_folder(target.parent)
 
 
-def check_writable(path: Path, flag: str) -> None:
+def check_file(path: Path, flag: str) -> None:
     """UsageError or UnavailableError, that names ``flag``, before any work for a file that could not be written."""
     try:
         if path.exists() and not path.is_file():

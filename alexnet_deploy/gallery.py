@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 
 from alexnet_deploy.accuracy import log_softmax
-from alexnet_deploy.atomic import atomic_file, check_writable
+from alexnet_deploy.atomic import atomic_file, check_file
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.evaluate import Evaluation
@@ -82,7 +82,7 @@ def check_target(path: Path, limit: int) -> None:
     """An error before anything is computed for a ``--gallery`` that could not be written, or not be filled."""
     if limit < 1:
         raise UsageError(f"--gallery-images {limit}: takes 1 or more")
-    check_writable(path, "--gallery")
+    check_file(path, "--gallery")
 
 
 def gallery_of(found: Evaluation, answers: Answers, path: Path, *, limit: int = DEFAULT_IMAGES) -> None:

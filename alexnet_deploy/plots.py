@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from alexnet_deploy.atomic import atomic_file, check_writable
+from alexnet_deploy.atomic import atomic_file, check_file
 from alexnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ _MOST_INCHES = 60  # 160 layers; a taller picture opens nowhere
 
 
 def check_target(path: Path) -> None:
-    """UsageError for a ``--plot`` that tells no format, and what ``check_writable`` raises; before the work."""
+    """UsageError for a ``--plot`` that tells no format, and what ``check_file`` raises; before the work."""
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"--plot {path}: ends in none of {', '.join(FORMATS)}; choose one")
-    check_writable(path, "--plot")
+    check_file(path, "--plot")
 
 
 def plot_diagnosis(diagnosis: Diagnosis, path: Path) -> None:

@@ -337,7 +337,7 @@ def _nothing(here: Path) -> None:
         (
             _nothing,
             [
-                *("build-engine", "--fp8", "--calibration-data", "photos", "--calibration-images", 6),
+                *("build-engine", "--fp8", "--calibration-data", "photos/train", "--calibration-images", 6),
                 *("--calibration-method", "entropy"),
             ],
             2,
@@ -354,7 +354,7 @@ def _nothing(here: Path) -> None:
                 "--target",
                 "sm80",
                 "--calibration-data",
-                "photos",
+                "photos/train",
                 "--calibration-images",
                 6,
                 "--calibration-method",

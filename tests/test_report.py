@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from report_sample import sample_report
 
 from alexnet_deploy.assemble import build_engine
-from alexnet_deploy.bundle import sha256_of
+from alexnet_deploy.bundle import CONFIDENCE, load_manifest, save_manifest, sha256_of
 from alexnet_deploy.calibration import choose_images
+from alexnet_deploy.confidence_record import ConfidenceRecord, Quality
 from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.errors import ArtifactError, UnavailableError
 from alexnet_deploy.isolated import profile_engine
@@ -147,6 +148,22 @@ def test_images_that_calibrated_are_refused_and_told(run: Command, here: Path) -
     assert run(*ONLY_ACCURACY, "--allow-calibration-images").code == 0
     assert read_report(here / "report.json").engines[1].calibration_images
     assert "of the images calibrated it" in (here / "report.html").read_text(encoding="utf-8")
+
+
+def test_images_that_a_temperature_was_fitted_on_are_refused_and_told(run: Command, here: Path) -> None:
+    """A record as calibrate-confidence writes it, of one of the photos."""
+    bundle, photo = here / "engines/exact", here / "photos/val/n01_red/0.jpg"
+    manifest, _ = load_manifest(bundle)
+    some = Quality(0.5, 5.0, ())
+    record = ConfidenceRecord(manifest.contract.temperature, 3, (sha256_of(photo),), some, some, "fake", {})
+    (bundle / CONFIDENCE).write_text(record.to_json())
+    save_manifest(manifest, bundle)
+    refused = run(*ONLY_ACCURACY)
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "0.jpg: the temperature of exact was fitted on it; on these its probabilities look better" in refused.err
+    assert run(*ONLY_ACCURACY, "--allow-calibration-images").code == 0
+    assert [engine.temperature_images for engine in read_report(here / "report.json").engines] == [1, None]
+    assert "Its temperature was fitted on 1 of the images" in (here / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_folder_name_that_is_no_text(run: Command, here: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from alexnet_deploy.atomic import check_writable
+from alexnet_deploy.atomic import check_file
 from alexnet_deploy.cli.options import STORE, Runtime, Store, Threads, choice, whole_numbers
 from alexnet_deploy.cli.running import needs
 from alexnet_deploy.cli.terminal import err, progress_bars, steps_into
@@ -50,7 +50,7 @@ def report(
     with needs("measure"):
         from alexnet_deploy.report_file import read_report, write_report
         from alexnet_deploy.report_page import write_page
-    check_writable(output, "--output")
+    check_file(output, "--output")
     if data is None:
         assert from_ is not None
         write_page(read_report(from_), output)
@@ -59,7 +59,7 @@ def report(
     from alexnet_deploy.report import OPTIONAL, Wanted, measure_report
 
     json_file = output.with_suffix(".json")
-    check_writable(json_file, "--output")
+    check_file(json_file, "--output")
     wanted = Wanted(
         data=data,
         photos=photos,
