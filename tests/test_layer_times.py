@@ -80,6 +80,12 @@ def test_every_layer_of_a_real_runtime_has_its_row(tmp_path: Path, runtime: str,
     json.dumps(profile.to_dict(), allow_nan=False)
 
 
+def test_times_beside_others_do_not_count(tmp_path: Path, somebody_else_works: None) -> None:
+    """Enough calls for the kernel to count by its ticks of 10 ms what somebody else took."""
+    profile = profile_layers(engine(tmp_path), "onnxruntime", batch=8, threads=1, calls=3000)
+    assert any("other processes took" in cause for cause in profile.invalid)
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_float_layers_ran_in_float_on_the_bytes_of_floats(tmp_path: Path, runtime: str) -> None:
     found = engine(tmp_path)
