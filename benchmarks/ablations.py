@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+STOPPED = 130
+"""Exit code of a run that a signal ended: whoever sent it wants no further row."""
 ROOT = Path(__file__).resolve().parent.parent
 
 RANK = ("--dense-rank", "148", "--val-every", "3")
@@ -76,21 +78,25 @@ def main() -> None:
     asked = parser.parse_args()
     rows = [row for row in ROWS if not asked.only or row.name in asked.only or row.group in asked.only]
     for row in rows:
-        train(row, asked.data, asked.output, asked.epochs, asked.flags)
+        stopped = train(row, asked.data, asked.output, asked.epochs, asked.flags) == STOPPED
         report(asked.output, asked.epochs)
+        if stopped:
+            sys.exit(STOPPED)
 
 
-def train(row: Row, data: Path, output: Path, epochs: int, flags: Sequence[str]) -> None:
-    """Run one row, or what is left of it."""
+def train(row: Row, data: Path, output: Path, epochs: int, flags: Sequence[str]) -> int:
+    """Run one row, or what is left of it; the exit code."""
     folder = folder_of(row, output)
     if is_finished(metrics_of(row, output), epochs):
-        return
+        return 0
     resume = ["--resume"] if (folder / "state.safetensors").is_file() else []
     print(f"{row.group}: {row.name}", flush=True)
     command = [sys.executable, "-m", "training", str(data.resolve()), "--output", str(folder.resolve())]
     command += ["--epochs", str(epochs), "--resize", "stretch", "--skip-preflight", *row.flags, *flags, *resume]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode:
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    if code:
         print(f"{row.name}: did not finish", flush=True)
+    return code
 
 
 def folder_of(row: Row, output: Path) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from alexnet_deploy.models import PixelClassifier
 from training.augment import measure_colours
 from training.data import Batch, StepSampler, TrainingCrops, plain_batches, training_batches
-from training.device import pick_device
+from training.device import keep_freed_memory, pick_device
 from training.pixel_cache import cache_pixels
 from training.record import CHECKPOINT, Record
 from training.run import EpochRow, Run, as_json
@@ -44,6 +44,8 @@ def train(run: Run, *, on_epoch: Callable[[EpochRow], None], on_step: Callable[[
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = pick_device(rank)
+    if device.type == "cpu":
+        keep_freed_memory()
     trainer = Trainer(run, device, rank)
     colours = measure_colours(run.train.files, run.seed) if run.recipe.pca_sigma else None
     config = run.config() | {"colours": as_json(dataclasses.asdict(colours)) if colours else None}
