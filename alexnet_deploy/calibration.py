@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle import sha256_of
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import find_images, load_pixels
+from alexnet_deploy.image_files import find_images
+from alexnet_deploy.images import load_pixels
 
 # Legend: N batch, H height, W width, C channel (RGB)
 

@@ -36,7 +36,7 @@ from alexnet_deploy.bundle import (
 from alexnet_deploy.calibration_record import read_record
 from alexnet_deploy.confidence_record import ConfidenceRecord, Quality
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.images import find_images
+from alexnet_deploy.image_files import find_images
 from alexnet_deploy.labelled import answers_of, list_labelled
 from alexnet_deploy.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.reliability import reliability

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle import sha256_of
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import find_images
+from alexnet_deploy.image_files import find_images
 from alexnet_deploy.infer import read_batches
 from alexnet_deploy.runners import Runner
 

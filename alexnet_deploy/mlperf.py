@@ -21,7 +21,7 @@ import numpy as np
 from alexnet_deploy.atomic import atomic_directory, check_directory
 from alexnet_deploy.bundle import Engine
 from alexnet_deploy.errors import InputError, ProofError, UsageError
-from alexnet_deploy.images import find_images
+from alexnet_deploy.image_files import find_images
 from alexnet_deploy.labelled import Labelled, list_labelled
 from alexnet_deploy.latency import Latency
 from alexnet_deploy.machine_watch import Reading, judge, usable_cpus

@@ -190,11 +190,6 @@ def initialise(model: AlexNet, scheme: Literal["paper", "kaiming"]) -> None:
             nn.init.constant_(layer.bias, 1.0 if scheme == "paper" and id(layer) in ones else 0.0)
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Number of weights and biases."""
-    return sum(p.numel() for p in model.parameters())
-
-
 class PixelClassifier(nn.Module):
     """uint8 RGB pixels ``[N, H, W, 3]`` in, logits ``[N, K]`` out: the model as every later stage sees it.
 

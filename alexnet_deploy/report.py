@@ -21,7 +21,7 @@ from alexnet_deploy.doctor import examine
 from alexnet_deploy.engine_profile import Settings, refuse_batches
 from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.evaluate import evaluate
-from alexnet_deploy.images import find_images
+from alexnet_deploy.image_files import find_images
 from alexnet_deploy.isolated import profile_engine
 from alexnet_deploy.labelled import Labelled, list_labelled
 from alexnet_deploy.latency import DURATION_S

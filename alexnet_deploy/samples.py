@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.images import find_images, load_pixels
+from alexnet_deploy.image_files import find_images
+from alexnet_deploy.images import load_pixels
 
 PARITY_IMAGES = 16
 """A wrong weight or layout shows on the first image; more only cost time."""

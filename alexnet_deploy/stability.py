@@ -18,7 +18,7 @@ from alexnet_deploy.bundle import Engine, sha256_or_none
 from alexnet_deploy.calibration import DEFAULT_IMAGES, CalibrationSet, Method, choose_images
 from alexnet_deploy.contract import SAYS_NOTHING, Foreign, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import find_images
+from alexnet_deploy.image_files import find_images
 from alexnet_deploy.labelled import Labelled, answers_of, list_labelled, predicted
 from alexnet_deploy.onnx_file import fixed_batch, load_onnx, name_nodes
 from alexnet_deploy.precision import method_for, to_quantized

@@ -24,7 +24,8 @@ import numpy as np
 from alexnet_deploy.bundle import open_bundle
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.cores import cores
-from alexnet_deploy.images import find_images, load_pixels
+from alexnet_deploy.image_files import find_images
+from alexnet_deploy.images import load_pixels
 from alexnet_deploy.infer import BATCH, predict
 from alexnet_deploy.runners import Runner, open_runner
 from benchmarks import peers

@@ -127,6 +127,7 @@ class TestParity:
         assert fixed_batch(load_onnx(out)) == 1
         pixels_NHWC = random_pixels(count, 4)
         expected_NK = np.concatenate([scores_by_hand(source, image_NHWC[None]) for image_NHWC in pixels_NHWC])
+        # One dense layer of 48 float32 products, summed in another order.
         np.testing.assert_allclose(answers(out, contract, pixels_NHWC), expected_NK, rtol=1e-4)
 
     def test_channels_last(self, tmp_path: Path, out: Path) -> None:

@@ -19,7 +19,8 @@ from PIL import Image
 
 from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import find_images, load_pixels
+from alexnet_deploy.image_files import find_images
+from alexnet_deploy.images import load_pixels
 from alexnet_deploy.infer import Prediction, predict, read_batches, top_answers
 from alexnet_deploy.laps import Lap, Laps, no_lap
 from alexnet_deploy.runners import Runner

@@ -20,7 +20,6 @@ from alexnet_deploy.models import (
     architecture,
     architecture_from_dict,
     initialise,
-    parameter_count,
 )
 
 SMALL = {"num_classes": 5, "hidden": 64}
@@ -29,6 +28,10 @@ SMALL = {"num_classes": 5, "hidden": 64}
 def on_meta(name: str, **switches: Any) -> AlexNet:
     with torch.device("meta"):
         return AlexNet(architecture(name, **switches))
+
+
+def parameter_count(model: AlexNet) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def features(model: AlexNet) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from alexnet_deploy.calibration import choose_images
 from alexnet_deploy.checkpoint import load_checkpoint, shipped_checkpoint
 from alexnet_deploy.engine_options import EngineOptions
 from alexnet_deploy.export import export_onnx
-from alexnet_deploy.images import find_images
+from alexnet_deploy.image_files import find_images
 from alexnet_deploy.infer import predict
 from alexnet_deploy.labelled import answers_of, list_labelled
 from alexnet_deploy.runners import open_runner

@@ -55,7 +55,7 @@ def compare(
         with needs("cpu"):
             from alexnet_deploy.layerwise import compare_layers
     from alexnet_deploy.calibration import choose_images
-    from alexnet_deploy.images import find_images
+    from alexnet_deploy.image_files import find_images
     from alexnet_deploy.infer import read_batches
 
     check_bounds(max_error, min_agreement)

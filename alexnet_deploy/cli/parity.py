@@ -34,7 +34,7 @@ def preprocessing_parity(
     with needs("measure"):
         from alexnet_deploy.parity import preprocessing_parity, targets_if_labelled
     from alexnet_deploy.calibration import choose_images
-    from alexnet_deploy.images import find_images
+    from alexnet_deploy.image_files import find_images
 
     if images is None:
         files = tuple(find_images([data]))

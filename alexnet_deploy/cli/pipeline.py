@@ -201,7 +201,7 @@ def infer(
 
     Exit code 0: all classified; 1: error; 2: usage; 3: finished, but some inputs failed.
     """
-    from alexnet_deploy.images import find_images
+    from alexnet_deploy.image_files import find_images
     from alexnet_deploy.infer import predict
     from alexnet_deploy.outputs import Format, open_writer
 

@@ -31,7 +31,7 @@ def profile_stages(
 
     Exit code 3: finished, but some images cannot be used.
     """
-    from alexnet_deploy.images import find_images
+    from alexnet_deploy.image_files import find_images
     from alexnet_deploy.stages import profile_stages as measured
 
     files = list(find_images(images))
