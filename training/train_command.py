@@ -27,6 +27,7 @@ from training.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE, 
 from training.recipes import RECIPES, recipe, with_settings
 from training.run import EpochRow, Precision, Run
 from training.state import check_folder
+from training.switches import choice, switched
 from training.terminal import console, progress_bars
 
 MAX_SEED = 2**63 - 1
@@ -98,16 +99,16 @@ def train_command(
         held = list_held(val_folder, listing.class_ids, val_labels)
     else:
         listing, held = split(listing, 0.1 if val_share is None else val_share, seed)
-    network = _switched(
+    network = switched(
         architecture(arch, num_classes=len(listing.class_ids), dense_rank=dense_rank, dropout=dropout),
-        _choice("--activation", activation, "relu", "tanh"),
-        _choice("--lrn", lrn, "none", "before-pool", "after-pool"),
-        _choice("--pool", pool, "overlapping", "plain"),
-        groups,
+        activation=activation,
+        lrn=lrn,
+        pool=pool,
+        groups=groups,
     )
     chosen = with_settings(recipe(recipe_name, epochs=epochs, batch=batch, lr=lr), set_ or ())
     labels = _labels(class_names, listing.class_ids)
-    stretch = _choice("--resize", resize, "stretch", "shorter-side") == "stretch"
+    stretch = choice("--resize", resize, "stretch", "shorter-side") == "stretch"
     given = {ALLOW_UNREADABLE: allow_unreadable, ALLOW_LEAK: allow_leak, ALLOW_TWO_CLASSES: allow_two_classes}
     allowed = [flag for flag, is_given in given.items() if is_given]
     if skip_preflight and allowed:
@@ -208,38 +209,6 @@ def _preflight(train: Listing, val: Listing, allowed: Collection[str], threads: 
         console.print(f"every case: {cases}")
     report.check(allowed)
     return torch.from_numpy(report.readable.astype(np.uint8))
-
-
-def _choice(flag: str, value: str | None, *choices: str) -> str | None:
-    if value is not None and value not in choices:
-        raise UsageError(f"{flag} {value}: takes {', '.join(choices[:-1])} or {choices[-1]}")
-    return value
-
-
-def _switched(
-    arch: Architecture, activation: str | None, lrn: str | None, pool: str | None, groups: str | None
-) -> Architecture:
-    """The architecture with those of the paper's switches that were given."""
-    switches: dict[str, Any] = {"activation": activation, "lrn": lrn}
-    if pool is not None:
-        switches["overlapping_pool"] = pool == "overlapping"
-    if groups is not None:
-        switches["groups"] = _groups(groups, arch)
-    return dataclasses.replace(arch, **{key: value for key, value in switches.items() if value is not None})
-
-
-def _groups(text: str, arch: Architecture) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) != len(arch.widths) or not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--groups {text}: takes five whole numbers, one a convolution, such as 1,2,1,2,2")
-    groups = tuple(int(part) for part in parts)
-    for number, (count, fan_in, fan_out) in enumerate(zip(groups, (3, *arch.widths), arch.widths, strict=False), 1):
-        if fan_in % count or fan_out % count:
-            raise UsageError(
-                f"--groups {text}: {count} does not divide the {fan_in} channels into convolution {number} of "
-                f"{arch.name} and the {fan_out} out of it; choose a number that does"
-            )
-    return groups
 
 
 def _precision(name: str) -> Precision:
