@@ -43,7 +43,7 @@ def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
     train_files = list_folder(photo_folder / "train")
     return Run(
         arch=architecture("alexnet", num_classes=3, hidden=32),
-        recipe=recipe("modern", epochs=2, batch=6),
+        recipe=recipe("modern", epochs=2, batch=6, ema_decay=0.998),
         train=train_files,
         val=list_folder(photo_folder / "val", class_ids=train_files.class_ids),
         data_digest=train_files.digest(photo_folder / "train"),

@@ -289,7 +289,7 @@ class TestRecipe:
 
     def test_the_average_of_a_short_run_forgets_how_it_began(self) -> None:
         """What is left of the first weights after n steps is decay ** n: e ** -8 where it spans an eighth of them."""
-        modern = RECIPES["modern"]
+        modern = recipe("modern", ema_decay=0.998)
         assert modern.average_decay(9469) == modern.ema_decay  # 64 epochs of Imagenette: 4,672 steps
         short = replace(modern, epochs=15).average_decay(9469)
         assert short is not None

@@ -241,10 +241,10 @@ class TestStart:
 class TestSettings:
     def test_they_change_one_field_each(self) -> None:
         changed = with_settings(
-            recipe("modern"), ["standardise=false", "ema_decay=null", "augment=none", "sides=[[0, 96]]", "momentum=0"]
+            recipe("modern"), ["standardise=false", "ema_decay=0.9", "clip_norm=null", "sides=[[0, 96]]", "momentum=0"]
         )
         assert changed == dataclasses.replace(
-            recipe("modern"), standardise=False, ema_decay=None, augment="none", sides=((0, 96),), momentum=0
+            recipe("modern"), standardise=False, ema_decay=0.9, clip_norm=None, sides=((0, 96),), momentum=0
         )
 
     @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ from training.run import EpochRow, Run
 
 
 def run_of(photos: Path, output: Path, *, epochs: int, batch: int, dropout: float = 0.5, **changes: Any) -> Run:
-    """``modern`` on ``photo_folder`` with 16 hidden units, plain pictures and ``changes`` to its recipe."""
+    """``modern`` with averaged weights on ``photo_folder``, 16 hidden units, plain pictures and ``changes``."""
     listing = list_folder(photos / "train")
-    chosen = recipe("modern", epochs=epochs, batch=batch)
+    chosen = recipe("modern", epochs=epochs, batch=batch, ema_decay=0.998)
     return Run(
         arch=architecture("alexnet", num_classes=len(CLASSES), hidden=16, dropout=dropout),
         recipe=dataclasses.replace(chosen, **({"augment": "none", "sides": ()} | changes)),
