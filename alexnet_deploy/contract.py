@@ -11,12 +11,13 @@ import json
 import math
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_deploy.errors import ArtifactError, UsageError
 
 SCHEMA = 1
+Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
+"""``int8+fp16``: int8 where it is quantised, float16 elsewhere."""
 METADATA_KEY = "alexnet_deploy.contract"
 """Key under which safetensors and ONNX metadata carry the contract as JSON."""
 
@@ -130,21 +131,6 @@ def _strings(value: object, key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{key} is not a list of strings")
     return tuple(value)
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """What an ONNX of another tool cannot tell of itself, as the user's flags say it; None: not said.
-
-    ``labels`` is a text file with one label a line, a JSON list, or the word ``imagenet1k``.
-    """
-
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    labels: Path | None = None
-
-
-SAYS_NOTHING = Foreign()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from alexnet_deploy.cores import cores
+from alexnet_deploy.machine.cpu import cores
 
 State = Literal["ok", "absent", "broken"]
 
@@ -126,9 +126,9 @@ def _onnxruntime(has_gpu: bool) -> list[Check]:
     built_in: list[str] = []
 
     def look() -> str:
-        from alexnet_deploy.runners import ort
+        from alexnet_deploy.runtime import onnxruntime_runner
 
-        built_in.extend(ort.providers())
+        built_in.extend(onnxruntime_runner.providers())
         return "CPU"
 
     checks = [_looked("ONNX Runtime", found, look, f"pip install --force-reinstall {have[0]}")]
@@ -144,9 +144,9 @@ def _onnxruntime_cuda(found: str, has_gpu: bool) -> Check:
         return Check(name, "absent", f"{found}: compiled in, without a GPU to run on", NO_GPU)
 
     def look() -> str:
-        from alexnet_deploy.runners import ort
+        from alexnet_deploy.runtime import onnxruntime_runner
 
-        ort.start_cuda()
+        onnxruntime_runner.start_cuda()
         return "runs a model"
 
     # Its extras bring the CUDA and cuDNN that it was built for.
@@ -159,16 +159,16 @@ def _openvino() -> Check:
         return Check("OpenVINO", "absent", "not installed", "pip install 'alexnet-deploy[cpu]'")
 
     def look() -> str:
-        from alexnet_deploy.runners import ov
+        from alexnet_deploy.runtime import openvino_runner
 
-        return ", ".join(ov.devices())
+        return ", ".join(openvino_runner.devices())
 
     return _looked("OpenVINO", version, look, "pip install --force-reinstall openvino")
 
 
 def _tensorrt() -> list[Check]:
     from alexnet_deploy.errors import UnavailableError
-    from alexnet_deploy.trt_library import EXTRA, FULL, load
+    from alexnet_deploy.runtime.tensorrt_library import EXTRA, FULL, load
 
     checks = []
     for name, extra in EXTRA.items():
@@ -192,7 +192,7 @@ def _cuda_bindings() -> Check:
         )
 
     def look() -> str:
-        from alexnet_deploy.runners.cudart_device import cuda_versions
+        from alexnet_deploy.runtime.cuda_python import cuda_versions
 
         return f"CUDA {_dotted(cuda_versions().runtime)}"
 
@@ -215,11 +215,11 @@ def _pycuda(has_gpu: bool) -> Check:
 
 def _cuda(has_gpu: bool) -> Check:
     """The first GPU, opened as a plan opens it: an installed library may want a newer driver than there is."""
-    from alexnet_deploy.runners.device import open_device
+    from alexnet_deploy.runtime.cuda import open_device
 
     driver, fix = "", ""
     with contextlib.suppress(Exception):  # the row of the bindings tells what is wrong with them
-        from alexnet_deploy.runners.cudart_device import cuda_versions
+        from alexnet_deploy.runtime.cuda_python import cuda_versions
 
         versions = cuda_versions()
         driver = f"driver for CUDA {_dotted(versions.driver)}" if versions.driver else "no driver"

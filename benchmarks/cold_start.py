@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from alexnet_deploy.image_files import find_images
+from alexnet_deploy.images.find import find_images
 from benchmarks.rounds import Report, Row, finish, in_turn, parser
 from benchmarks.scaling import run
 

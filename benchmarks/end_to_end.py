@@ -21,13 +21,14 @@ from statistics import median
 
 import numpy as np
 
-from alexnet_deploy.bundle import open_bundle
+from alexnet_deploy.bundle.manifest import open_bundle
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.cores import cores
-from alexnet_deploy.image_files import find_images
-from alexnet_deploy.images import load_pixels
-from alexnet_deploy.infer import BATCH, predict
-from alexnet_deploy.runners import Runner, open_runner
+from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.find import find_images
+from alexnet_deploy.inference.predict import BATCH, predict
+from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.runtime.select import open_runner
 from benchmarks import peers
 from benchmarks.engine_only import SECONDS, one_pass
 from benchmarks.rounds import Report, Row, finish, in_process, in_turn, parser

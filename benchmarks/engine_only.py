@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.bundle import open_bundle
-from alexnet_deploy.cores import cores
-from alexnet_deploy.runners import open_runner
+from alexnet_deploy.bundle.manifest import open_bundle
+from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.runtime.select import open_runner
 from benchmarks.rounds import Report, Row, finish, in_process, in_turn, parser, stdout_of
 
 QUESTION = "Engine only: our runner, OpenVINO's benchmark_app, ONNX Runtime's own loop"

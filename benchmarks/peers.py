@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from alexnet_deploy.cores import cores
+from alexnet_deploy.machine.cpu import cores
 from benchmarks.rounds import CACHE
 
 BATCH, INPUT = 32, "pixels"
@@ -71,8 +71,8 @@ def torch_and_dataloader(bundle: Path, files: Sequence[Path]) -> Pass:
     _torchvision_beside_cpu_torch()
     from torchvision import transforms  # type: ignore[import-not-found]
 
-    from alexnet_deploy.checkpoint import load_weights
-    from alexnet_deploy.models import AlexNet
+    from alexnet_deploy.model.architecture import AlexNet
+    from alexnet_deploy.model.checkpoint import load_weights
 
     checkpoint = load_weights(None)
     pre = checkpoint.contract.preprocessing

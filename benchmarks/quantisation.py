@@ -17,17 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from alexnet_deploy.accuracy import accuracy, paired
-from alexnet_deploy.atomic import atomic_file
-from alexnet_deploy.bundle import Engine
-from alexnet_deploy.calibration import METHODS_FOR, Method, choose_images
-from alexnet_deploy.calibration_cache import CalibrationCache
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.store import resolve_engine
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.labelled import Answers, Labelled, answers_of, list_labelled
-from alexnet_deploy.precision import to_fp16, to_quantized
-from alexnet_deploy.qdq import Quantized
-from alexnet_deploy.runners import open_runner
-from alexnet_deploy.store import resolve_engine
+from alexnet_deploy.evaluation.accuracy import accuracy, paired
+from alexnet_deploy.evaluation.answers import Answers, answers_of
+from alexnet_deploy.files import atomic_file
+from alexnet_deploy.images.choose import choose_images
+from alexnet_deploy.images.labelled import Labelled, list_labelled
+from alexnet_deploy.precision.calibration_cache import CalibrationCache
+from alexnet_deploy.precision.convert import to_fp16, to_quantized
+from alexnet_deploy.precision.qdq import Quantized
+from alexnet_deploy.precision.thresholds import METHODS_FOR, Method
+from alexnet_deploy.runtime.select import open_runner
 
 COUNTS = (32, 128, 512)
 BATCH = 16

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
-from alexnet_deploy.image_files import find_images
+from alexnet_deploy.images.find import find_images
 from benchmarks.rounds import ROOT, Report, Row, finish, in_turn, parser
 
 QUESTION = "Scaling: the whole `infer` command, start included, by number of files"

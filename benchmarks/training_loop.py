@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.models import AlexNet, PixelClassifier, architecture, initialise
+from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, architecture, initialise
 from training.data import StepSampler, TrainingCrops, training_batches
 from training.listing import list_folder, splits_below
 from training.pixel_cache import cache_pixels

@@ -58,7 +58,7 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     """Train some steps and print the rate and the process's peak memory as JSON."""
     # OpenMP reads the environment when torch is imported; training sets it.
     importlib.import_module("torch" if as_they_come else "training")
-    from alexnet_deploy.models import architecture
+    from alexnet_deploy.model.architecture import architecture
     from training.augment import measure_colours
     from training.data import StepSampler, TrainingCrops, training_batches
     from training.device import keep_freed_memory, pick_device

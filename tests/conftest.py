@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import hypothesis
-import numpy as np
 import pytest
-from PIL import Image
+
+from tests.helpers.command import Command, Ran
+from tests.helpers.photos import CLASSES, save_photo
 
 if TYPE_CHECKING:
-    from alexnet_deploy.checkpoint import Checkpoint
+    from alexnet_deploy.model.checkpoint import Checkpoint
 
 # Models as small as these gain nothing from threads, and on a busy machine wait for them; read when torch loads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,18 +25,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
 
-CLASSES = {"n01_red": (200, 60, 50), "n02_green": (60, 190, 70), "n03_blue": (50, 70, 200)}
-"""Class folders of ``photo_folder`` and the RGB colour that tells each class."""
-
-
-def save_photo(path: Path, colour: tuple[int, int, int], seed: int) -> None:
-    """A noisy JPEG, 80 x 60 or upright, of one colour."""
-    rng = np.random.default_rng(seed)
-    shape = (60, 80, 3) if seed % 2 else (80, 60, 3)
-    pixels = np.clip(rng.normal(colour, 40, shape), 0, 255).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=90)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -43,17 +32,6 @@ def no_users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-class Ran(NamedTuple):
-    """What a command ended with."""
-
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Ran]
 
 
 @pytest.fixture
@@ -99,9 +77,9 @@ def tiny_checkpoint() -> Checkpoint:
     """``alexnet`` with 3 classes and 32 instead of 4096 hidden units (10 MiB), random but the same in every run."""
     import torch
 
-    from alexnet_deploy.checkpoint import Checkpoint
     from alexnet_deploy.contract import ModelContract
-    from alexnet_deploy.models import AlexNet, architecture, initialise
+    from alexnet_deploy.model.architecture import AlexNet, architecture, initialise
+    from alexnet_deploy.model.checkpoint import Checkpoint
 
     arch = architecture("alexnet", num_classes=len(CLASSES), hidden=32)
     torch.manual_seed(0)

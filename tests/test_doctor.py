@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_device import FakeDevice
 from typer.testing import CliRunner
 
 from alexnet_deploy import doctor
 from alexnet_deploy.cli import app
 from alexnet_deploy.doctor import Check, can_run, examine, gpu
-from alexnet_deploy.runners import cudart_device, ort
-from alexnet_deploy.runners.cudart_device import CudaVersions, cuda_versions
+from alexnet_deploy.runtime import cuda_python, onnxruntime_runner
+from alexnet_deploy.runtime.cuda_python import CudaVersions, cuda_versions
+from tests.helpers.fake_device import FakeDevice
 
 
 def row(name: str) -> Check:
@@ -102,7 +102,7 @@ class TestCuda:
     def test_a_driver_that_is_too_old(
         self, monkeypatch: pytest.MonkeyPatch, driver: int, runtime: int, fix: str
     ) -> None:
-        monkeypatch.setattr(cudart_device, "cuda_versions", lambda: CudaVersions(driver, runtime))
+        monkeypatch.setattr(cuda_python, "cuda_versions", lambda: CudaVersions(driver, runtime))
         check = row("CUDA")
         assert check.state == "broken"
         assert check.found.startswith(f"driver for CUDA {driver // 1000}.{driver % 1000 // 10}, cuda-python: cuda")
@@ -110,8 +110,8 @@ class TestCuda:
 
     def test_a_device_that_opens_is_closed_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         device = FakeDevice()
-        monkeypatch.setattr("alexnet_deploy.runners.device.open_device", lambda: device)
-        monkeypatch.setattr(cudart_device, "cuda_versions", lambda: CudaVersions(13000, 13050))
+        monkeypatch.setattr("alexnet_deploy.runtime.cuda.open_device", lambda: device)
+        monkeypatch.setattr(cuda_python, "cuda_versions", lambda: CudaVersions(13000, 13050))
         checks = {check.name: check for check in examine()}
         assert checks["CUDA"] == Check("CUDA", "ok", "fake GPU sm89, driver for CUDA 13.0")
         assert checks["CUDA bindings"].found.endswith(": CUDA 13.5")
@@ -139,7 +139,7 @@ class TestCuda:
     @pytest.mark.filterwarnings("ignore:Specified provider")
     def test_cuda_inside_onnx_runtime_is_what_a_session_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "ONNX Runtime CUDA" not in {check.name for check in examine()}
-        monkeypatch.setattr(ort, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr(onnxruntime_runner, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
         checks = {check.name: check for check in examine()}
         assert checks["ONNX Runtime"].found.endswith(": CPU")
         check = checks["ONNX Runtime CUDA"]
@@ -150,8 +150,8 @@ class TestCuda:
     def test_no_session_is_made_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         started: list[bool] = []
         monkeypatch.setattr(doctor, "_nvidia_smi", lambda: None)
-        monkeypatch.setattr(ort, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-        monkeypatch.setattr(ort, "start_cuda", lambda: started.append(True))
+        monkeypatch.setattr(onnxruntime_runner, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr(onnxruntime_runner, "start_cuda", lambda: started.append(True))
         assert row("ONNX Runtime CUDA").state == "absent"
         assert not started
 
@@ -178,7 +178,7 @@ def test_a_library_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch)
     def fail() -> list[str]:
         raise ImportError("libtbb.so.12:\ncannot open shared object file")
 
-    monkeypatch.setattr("alexnet_deploy.runners.ov.devices", fail)
+    monkeypatch.setattr("alexnet_deploy.runtime.openvino_runner.devices", fail)
     check = row("OpenVINO")
     assert check.state == "broken"
     assert check.found.endswith("does not load (libtbb.so.12: cannot open shared object file)")

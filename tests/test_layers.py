@@ -6,7 +6,8 @@ import ast
 import re
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers.repository import ROOT
+
 PACKAGE = ROOT / "alexnet_deploy"
 DECISION = ROOT / "docs/decisions/0001-layers-and-late-imports.md"
 OUTSIDE = {"__init__", "__main__"}

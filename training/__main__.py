@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from alexnet_deploy.checkpoint import load_checkpoint
+from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.errors import DeployError
-from alexnet_deploy.standard_output import checked_standard_output
+from alexnet_deploy.model.checkpoint import load_checkpoint
 from training.compress_command import compress_command
 from training.evaluate import evaluate_checkpoint
 from training.listing import list_held

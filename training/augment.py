@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.images import open_rgb
+from alexnet_deploy.images.decode import open_rgb
 
 # Legend: H height, W width, C channel (RGB), N pixel, V view
 

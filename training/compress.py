@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.models import FEATURE_SIDE, Architecture, PixelClassifier
+from alexnet_deploy.model.architecture import FEATURE_SIDE, Architecture, PixelClassifier
+from alexnet_deploy.model.checkpoint import Checkpoint
 from training.data import Batch
 from training.device import pick_device, whole_float32
 

@@ -11,9 +11,9 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from alexnet_deploy.bundle import sha256_of
-from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.compress import (
     Spectrum,
     check_energy,

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from alexnet_deploy.atomic import atomic_file
+from alexnet_deploy.files import atomic_file
 from training.run import EpochRow
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images import load_pixels, open_rgb, to_pixels
+from alexnet_deploy.images.decode import load_pixels, open_rgb, to_pixels
 from training.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
 from training.listing import Listing
 from training.pixel_cache import PixelCache

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alexnet_deploy.checkpoint import Checkpoint
-from alexnet_deploy.models import PixelClassifier
+from alexnet_deploy.model.architecture import PixelClassifier
+from alexnet_deploy.model.checkpoint import Checkpoint
 from training.data import plain_batches
 from training.device import pick_device, whole_float32
 from training.listing import Listing

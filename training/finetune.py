@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.loop import train
 from training.run import EpochRow, Run
 from training.state import STATE_FILE

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.image_files import find_images
+from alexnet_deploy.images.find import find_images
 
 _LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
 """Kaggle's edition, Caffe's, and the list that TensorFlow's scripts made common; looked for beside a flat folder."""

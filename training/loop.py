@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from alexnet_deploy.models import PixelClassifier
+from alexnet_deploy.model.architecture import PixelClassifier
 from training.augment import measure_colours
 from training.data import Batch, StepSampler, TrainingCrops, plain_batches, training_batches
 from training.device import keep_freed_memory, pick_device

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from alexnet_deploy.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from training.evaluate import evaluate_checkpoint
 from training.listing import list_held
 from training.target import check_target

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_deploy.errors import UnavailableError, UsageError
-from alexnet_deploy.images import open_rgb
+from alexnet_deploy.images.decode import open_rgb
 
 # Legend: H height, W width, C channel (RGB)
 

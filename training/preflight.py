@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
-from alexnet_deploy.atomic import atomic_file
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.images import open_rgb
+from alexnet_deploy.files import atomic_file
+from alexnet_deploy.images.decode import open_rgb
 from training.listing import Listing
 
 _CHUNK = 64  # files a task: a task for each of a million files would need gigabytes

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from alexnet_deploy.bundle import Engine
-from alexnet_deploy.checkpoint import Checkpoint
-from alexnet_deploy.export import export_onnx
-from alexnet_deploy.images import load_pixels
-from alexnet_deploy.latency import measure
-from alexnet_deploy.runners import open_runner
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.model.checkpoint import Checkpoint
+from alexnet_deploy.model.export import export_onnx
+from alexnet_deploy.profiling.latency import measure
+from alexnet_deploy.runtime.select import open_runner
 from training.compress import weight_count
 from training.evaluate import evaluate_checkpoint
 from training.listing import Listing

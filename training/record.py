@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 import alexnet_deploy
-from alexnet_deploy.atomic import atomic_file
-from alexnet_deploy.checkpoint import Checkpoint, save_checkpoint
+from alexnet_deploy.files import atomic_file
+from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from training.curves import draw_curves
 from training.run import EpochRow, Run
 from training.standardise import plain_weights
@@ -71,4 +71,4 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-_SHAPING = ("images", "lrn", "models")
+_SHAPING = ("images/decode", "model/architecture", "model/lrn")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from alexnet_deploy.checkpoint import Checkpoint
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.models import Architecture
+from alexnet_deploy.model.architecture import Architecture
+from alexnet_deploy.model.checkpoint import Checkpoint
 from training.listing import Listing
 from training.recipes import Recipe
 

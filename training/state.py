@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from alexnet_deploy.checkpoint import write_tensors
 from alexnet_deploy.errors import ArtifactError, InputError, ProofError
+from alexnet_deploy.model.checkpoint import write_tensors
 from training.run import EpochRow, Run
 from training.step import Trainer
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from alexnet_deploy.errors import UnavailableError, UsageError
-from alexnet_deploy.models import AlexNet, PixelClassifier, initialise
+from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, initialise
 from training.augment import cut_and_paste
 from training.recipes import Recipe
 from training.run import Precision, Run

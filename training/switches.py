@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.models import Architecture
+from alexnet_deploy.model.architecture import Architecture
 
 
 def switched(

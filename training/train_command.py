@@ -16,10 +16,10 @@ import torch
 import torch.distributed as dist
 import typer
 
-from alexnet_deploy.checkpoint import Checkpoint, load_checkpoint
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
-from alexnet_deploy.models import FAMILY, Architecture, architecture
+from alexnet_deploy.model.architecture import FAMILY, Architecture, architecture
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.listing import Listing, list_folder, list_held, split, splits_below
 from training.loop import STOPPED, Stopped, train
 from training.options import ValLabels, Workers

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from alexnet_deploy import __version__
-from alexnet_deploy.cli import (
+from alexnet_deploy.cli.commands import (
     compare,
     confidence,
     diagnose,
@@ -26,9 +26,9 @@ from alexnet_deploy.cli import (
     stability,
     store,
 )
+from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.cli.terminal import err
 from alexnet_deploy.errors import DeployError
-from alexnet_deploy.standard_output import checked_standard_output
 
 app = typer.Typer(
     name="alexnet-deploy",

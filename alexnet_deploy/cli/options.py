@@ -8,9 +8,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from alexnet_deploy.bundle import Precision
-from alexnet_deploy.contract import BatchProfile, Foreign
+from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.onnx_graph.import_options import Foreign
 
 STORE = Path("engines")
 DEFAULT_ONNX = STORE / "alexnet.onnx"

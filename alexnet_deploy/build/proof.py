@@ -1,0 +1,227 @@
+"""Did each layer get the precision that the ONNX asks for? Read from the graph, and from the builder's own report.
+
+A builder's report names every fused layer of the engine, the types of what goes in, and, in its metadata, the
+ONNX nodes that it came from. TensorRT-RTX logs the report while it builds, so the proof needs no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+from alexnet_deploy.bundle.manifest import LayerPrecision
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.onnx_graph.onnx_file import initializers
+
+COMPUTE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Nodes whose precision decides speed and accuracy. The rest (pooling, LRN, ...) takes what fusion leaves it."""
+
+UNKNOWN = "unknown"
+"""``got`` of a node that the report does not name."""
+
+_MOVES_DATA = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that a builder computes on quantised values as they are, so they may stand between Q/DQ and its user."""
+
+_ONNX_TYPES = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.UINT8: "uint8",
+    TensorProto.FLOAT8E4M3FN: "fp8",
+}
+_REPORT_TYPES = (
+    ("bf16", re.compile(r"BF16|BFloat16", re.I)),
+    ("fp8", re.compile(r"FP8", re.I)),
+    ("int8", re.compile(r"(?<!u)int8", re.I)),
+    ("fp16", re.compile(r"Half|FP16", re.I)),
+    ("fp32", re.compile(r"Float|FP32", re.I)),
+)
+_WIDEST_FIRST = ("fp32", "fp16", "bf16", "fp8", "int8")
+_MAX_SHAPE_BYTES = 1024
+"""Initializers up to this size stay for shape inference (a Reshape's target); larger ones are weights."""
+
+_LAYER = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w*), Inputs: (?P<inputs>\[.*?\]), Constants: (?P<constants>\[.*?\]), "
+    r"Outputs: \[.*\].*?, Metadata: (?P<metadata>.*)"
+)
+_TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<type>\w+)")
+_NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the typed ONNX asks of one compute node. ``weights`` counts its weight's elements, 0 where it has none."""
+
+    node: str
+    op: str
+    precision: str
+    weights: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLayer:
+    """One fused layer of an engine: the types of its inputs, and type and size of each constant it holds."""
+
+    name: str
+    kind: str
+    nodes: frozenset[str]
+    inputs: tuple[str, ...]
+    constants: tuple[tuple[str, int], ...]
+
+
+def asked_precisions(model: onnx.ModelProto) -> list[Asked]:
+    """What each compute node asks for, in graph order; the model's large weights are emptied on the way.
+
+    A node asks for int8 or fp8 where both its operands come out of a DequantizeLinear of that type, else for the
+    float type of its operands.
+    """
+    weights = initializers(model)
+    for tensor in weights.values():
+        if tensor.ByteSize() > _MAX_SHAPE_BYTES:
+            # Shape inference needs dimensions and types alone, and would copy the values twice.
+            for stored in ("raw_data", "float_data", "int32_data"):
+                tensor.ClearField(stored)
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    values = (*graph.value_info, *graph.input, *graph.output)
+    types = {v.name: v.type.tensor_type.elem_type for v in values} | {w.name: w.data_type for w in weights.values()}
+    makers = {output: node for node in graph.node for output in node.output}
+
+    def origin(name: str) -> onnx.NodeProto | None:
+        maker = makers.get(name)
+        while maker is not None and maker.op_type in _MOVES_DATA:
+            maker = makers.get(maker.input[0])
+        return maker
+
+    def operand(name: str) -> str:
+        maker = origin(name)
+        source = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
+        return _ONNX_TYPES.get(types.get(source, 0), UNKNOWN)
+
+    def size(name: str) -> int:
+        maker = origin(name)
+        while maker is not None and maker.op_type in {"DequantizeLinear", "QuantizeLinear", "Cast", *_MOVES_DATA}:
+            name = maker.input[0]
+            maker = makers.get(name)
+        return math.prod(weights[name].dims) if name in weights else 0
+
+    found = []
+    for node in graph.node:
+        if node.op_type in COMPUTE_OPS:
+            both = {operand(name) for name in node.input[:2]}
+            precision = both.pop() if len(both) == 1 else _ONNX_TYPES.get(types.get(node.input[0], 0), UNKNOWN)
+            # TensorRT's ONNX parser gives a nameless node this name.
+            name = node.name or f"node_of_{node.output[0]}"
+            found.append(Asked(name, node.op_type, precision, size(node.input[1])))
+    return found
+
+
+def layers_from_log(report: str) -> list[EngineLayer]:
+    """Read the builder's VERBOSE message ``Layers:``; an empty list where it is of another form."""
+    layers = []
+    for match in map(_LAYER.fullmatch, report.splitlines()):
+        if match is not None:
+            layers.append(
+                EngineLayer(
+                    name=match["name"],
+                    kind=match["kind"],
+                    nodes=frozenset(_NODE.findall(match["metadata"])),
+                    inputs=tuple(_report_type(t["type"]) for t in _TENSOR.finditer(match["inputs"])),
+                    constants=tuple(
+                        (_report_type(t["type"]), math.prod(map(int, filter(None, t["dims"].split(",")))))
+                        for t in _TENSOR.finditer(match["constants"])
+                    ),
+                )
+            )
+    return layers
+
+
+def layers_from_inspector(text: str) -> list[EngineLayer]:
+    """Read the engine inspector's JSON: TensorRT 10 gives ``Format/Datatype`` and ``Weights``, 11 splits the first.
+
+    https://docs.nvidia.com/deeplearning/tensorrt/11.3.0/api/migration/tensorrt-10x-to-11x-IEngineInspector.html
+    """
+    layers = []
+    for raw in json.loads(text)["Layers"]:
+        if isinstance(raw, str):
+            continue  # an engine built without detailed profiling gives names alone
+        constants = [(str(t.get("Datatype", "")), math.prod(t["Dimensions"])) for t in raw.get("Constants", ())]
+        if "Weights" in raw:
+            constants.append((raw["Weights"]["Type"], raw["Weights"]["Count"]))
+        layers.append(
+            EngineLayer(
+                name=raw["Name"],
+                kind=raw.get("LayerType", ""),
+                nodes=frozenset(_NODE.findall(raw.get("Metadata", ""))),
+                inputs=tuple(
+                    _report_type(str(t.get("Datatype") or t.get("Format/Datatype", ""))) for t in raw.get("Inputs", ())
+                ),
+                constants=tuple((_report_type(kind), count) for kind, count in constants),
+            )
+        )
+    return layers
+
+
+def achieved_precisions(asked: Iterable[Asked], layers: Sequence[EngineLayer]) -> tuple[LayerPrecision, ...]:
+    """Join what was asked with what was built."""
+    return tuple(_achieved(node, [layer for layer in layers if node.node in layer.nodes]) for node in asked)
+
+
+def _achieved(asked: Asked, candidates: Sequence[EngineLayer]) -> LayerPrecision:
+    # Bias, activation and padding of a node land in generated kernels ("kgen") beside the layer that multiplies.
+    layer = max(candidates, key=lambda c: (c.kind != "kgen", _largest(c)[1], bool(c.inputs)), default=None)
+    if layer is None:
+        return LayerPrecision(asked.node, asked.op, asked.precision, UNKNOWN, "")
+    weight_type, weight_count = _largest(layer)
+    if asked.weights and weight_count >= asked.weights:  # more than asked: channels padded for the tensor cores
+        operands = {weight_type, *layer.inputs[:1]}  # a second input is a residual, added after the product
+    else:
+        operands = set(layer.inputs)
+    got = next((kind for kind in _WIDEST_FIRST if kind in operands), UNKNOWN)
+    return LayerPrecision(asked.node, asked.op, asked.precision, got, layer.name)
+
+
+def _largest(layer: EngineLayer) -> tuple[str, int]:
+    return max(layer.constants, key=lambda constant: constant[1], default=(UNKNOWN, 0))
+
+
+def _report_type(text: str) -> str:
+    return next((name for name, pattern in _REPORT_TYPES if pattern.search(text)), UNKNOWN)
+
+
+def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> list[LayerPrecision]:
+    """The layers that did not get what they asked for, less those that ``allowed`` names.
+
+    Each of ``allowed`` is a node's name or a regular expression for whole names; UsageError where it is neither.
+    """
+    names = frozenset(allowed)
+    patterns = []
+    for name in names:
+        try:
+            patterns.append(re.compile(name))
+        except re.error as exc:
+            raise UsageError(f"--allow-fallback {name}: no regular expression ({exc}); give a node's name") from exc
+    return [
+        layer
+        for layer in layers
+        if layer.got != layer.asked
+        and layer.node not in names
+        and not any(pattern.fullmatch(layer.node) for pattern in patterns)
+    ]
+
+
+def explain(layer: LayerPrecision) -> str:
+    """One line for people: which node, what it asked for, what it got, and why as far as the report tells."""
+    if layer.got == UNKNOWN:
+        why = "the builder's report does not name it"
+    elif layer.asked in ("int8", "fp8"):
+        why = f"TensorRT has no {layer.asked} kernel for this {layer.op} and converts its operands to {layer.got} first"
+    else:
+        why = "the builder chose another type"
+    return f"{layer.node} ({layer.op}) asked for {layer.asked}, got {layer.got}: {why}"

@@ -1,0 +1,126 @@
+"""Folders of labelled images: which file is of which class."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.images.find import find_images
+
+# Legend: N image, H height, W width, C channel (RGB), K class
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Image files with their class numbers, class by class."""
+
+    root: Path
+    files: tuple[Path, ...]
+    targets: tuple[int, ...]
+    naming: str = "class id"
+    """What the folders are named by: ``class id``, ``label``, ``class number``, or several of them."""
+
+
+def list_labelled(folder: Path, contract: ModelContract) -> Labelled:
+    """All images of ``folder``, which holds one folder of images a class, named by class id, label or class number.
+
+    One naming for all folders is preferred, in this order; where none fits them all, each folder goes by the first
+    that knows it. Raises InputError where a folder is no class of the contract or several, two are the same class,
+    one is empty, or there is none.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give one that holds one folder of images a class")
+    names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if not names:
+        raise InputError(
+            f"{folder}: holds no class folders; its classes are {', '.join(contract.class_ids[:3])}, ...: "
+            "give one folder of images a class"
+        )
+    targets, naming = _classes_of(folder, names, contract)
+    folder_of: dict[int, str] = {}
+    for name, target in zip(names, targets, strict=True):
+        if (other := folder_of.setdefault(target, name)) != name:
+            raise InputError(
+                f"{folder}: folders {other!r} and {name!r} are the same class ({_called(contract, target)}); "
+                "merge them, or take one away"
+            )
+    files: list[Path] = []
+    target_of: list[int] = []
+    for name, target in zip(names, targets, strict=True):
+        try:
+            found = list(find_images([folder / name]))
+        except InputError as exc:
+            raise InputError(f"{folder / name}: is a class folder without an image; fill it, or take it away") from exc
+        files += found
+        target_of += [target] * len(found)
+    return Labelled(folder, tuple(files), tuple(target_of), naming)
+
+
+def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> tuple[list[int], str]:
+    """The class number of each folder, and what they are named by."""
+    by_label: dict[str, list[int]] = {}
+    for k, label in enumerate(contract.labels):
+        by_label.setdefault(label, []).append(k)
+    count = len(contract.labels)
+    namings = {
+        "class id": {class_id: [k] for k, class_id in enumerate(contract.class_ids)},
+        "label": by_label,
+        # Zero-padded, too, so that a listing is in the order of the classes.
+        "class number": {n: [int(n)] for n in names if n.isascii() and n.isdecimal() and int(n) < count},
+    }
+    fits_all = next(({key: known} for key, known in namings.items() if known.keys() >= set(names)), namings)
+    classes: list[int] = []
+    used: dict[str, int] = {}
+    for name in names:
+        naming = next((key for key, known in fits_all.items() if name in known), None)
+        if naming is None:
+            raise InputError(_no_class(folder, name, names, namings, contract))
+        candidates = fits_all[naming][name]
+        if len(candidates) > 1:
+            ids = " or ".join(contract.class_ids[k] for k in candidates)
+            raise InputError(f"{folder}: {name!r} is the label of {len(candidates)} classes; name the folder {ids}")
+        classes.append(candidates[0])
+        used[naming] = used.get(naming, 0) + 1
+    return classes, " and ".join(used)
+
+
+def _no_class(
+    folder: Path, name: str, names: Sequence[str], namings: dict[str, dict[str, list[int]]], contract: ModelContract
+) -> str:
+    """Why there is no such class, and what was probably meant."""
+    message = f"{folder}: folder {name!r} is no class of this model"
+    matched = {naming: sum(n in known for n in names) for naming, known in namings.items()}
+    best = max(matched, key=lambda naming: matched[naming])
+    if matched[best]:
+        message += f" ({matched[best]} of {len(names)} folders are named by {best})"
+    inside = [d.name for d in (folder / name).iterdir() if d.is_dir()]
+    if any(n in known for known in namings.values() for n in inside):
+        return f"{message}, but holds class folders; give {folder / name}"
+    spellings = {_plain(text): text for text in (*contract.labels, *contract.class_ids)}
+    close = difflib.get_close_matches(_plain(name), spellings, n=1, cutoff=0.7)
+    if close:
+        return f"{message}; did you mean {spellings[close[0]]!r}?"
+    examples = [_called(contract, k) for k in range(min(3, len(contract.labels)))]
+    return f"{message}; its classes are {', '.join(examples)}{', ...' if len(contract.labels) > 3 else ''}"
+
+
+def _plain(text: str) -> str:
+    return text.casefold().replace("_", " ").replace("-", " ")
+
+
+def _called(contract: ModelContract, k: int) -> str:
+    class_id, label = contract.class_ids[k], contract.labels[k]
+    return class_id if class_id == label else f"{class_id} ({label})"
+
+
+def copies_among(files: Sequence[Path]) -> int:
+    """How many of ``files`` have the content of one before them; only files of equal size are read."""
+    by_size: dict[int, list[Path]] = {}
+    for file in files:
+        by_size.setdefault(file.stat().st_size, []).append(file)
+    return sum(len(same) - len(set(map(sha256_of, same))) for same in by_size.values() if len(same) > 1)

@@ -1,0 +1,40 @@
+"""The sample photos, and real pixels for whoever must prove something on real pixels."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.find import find_images
+
+PARITY_IMAGES = 16
+"""A wrong weight or layout shows on the first image; more only cost time."""
+
+
+def sample_photos() -> list[Path]:
+    """The freely licensed photos that come with this package (``samples/`` in a checkout)."""
+    package = Path(__file__).parents[1]
+    folder = next(f for f in (package / "data" / "samples", package.parent / "samples") if f.is_dir())
+    return list(find_images([folder]))
+
+
+def parity_pixels(folder: Path | None, pre: Preprocessing) -> NDArray[np.uint8]:
+    """Pixels ``[N, H, W, 3]`` of up to ``PARITY_IMAGES`` readable images of ``folder``, else of the sample photos."""
+    files = sample_photos() if folder is None else find_images([folder])
+    pixels = []
+    for file in islice(files, PARITY_IMAGES):
+        try:
+            pixels.append(load_pixels(file, pre))
+        except InputError:
+            continue
+    if not pixels:
+        raise InputError(
+            f"{folder}: none of its first {PARITY_IMAGES} images is readable; choose other --parity-images"
+        )
+    return np.stack(pixels)

@@ -1,0 +1,145 @@
+"""Predictions written down: a table for people; JSON Lines, CSV and Parquet for programs. All of them stream."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Literal, TextIO
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from alexnet_deploy.errors import UnavailableError, UsageError
+from alexnet_deploy.files import atomic_file
+from alexnet_deploy.inference.predict import Prediction
+
+Format = Literal["table", "jsonl", "csv", "parquet"]
+Write = Callable[[Prediction], None]
+
+_FILE_CELLS, _LABEL_CELLS = 48, 28  # widths of the table's columns: room for most labels of ImageNet
+
+
+@contextmanager
+def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Console | None = None) -> Iterator[Write]:
+    """Yield the function that writes one prediction, to ``output`` or, without it, to the standard output.
+
+    A file appears whole when the block ends without an error, else what stood there before stays. A reader of
+    the standard output that leaves early (``| head``) ends the block quietly. ``top_k`` is the number of
+    answers a CSV row has columns for; ``console`` is where a table goes on a terminal, so that it can share it
+    with a progress bar.
+
+    Raises UsageError for Parquet without ``output`` and for an ``output`` that is no plain file,
+    UnavailableError where pyarrow is missing, the disk is full or the place cannot be written (the standard output:
+    inside ``checked_standard_output``, as in every command).
+    """
+    if output is not None and output.exists() and not output.is_file():
+        raise UsageError(f"--output {output}: is not a plain file; name a file")
+    if format_ == "parquet":
+        if output is None:
+            raise UsageError("--format parquet cannot go to the standard output; add --output FILE")
+        try:
+            from alexnet_deploy.inference.parquet import parquet_writer
+        except ImportError as exc:
+            raise UnavailableError(
+                "--format parquet needs pyarrow; pip install 'alexnet-deploy[parquet]', or use --format jsonl"
+            ) from exc
+        with atomic_file(output) as temporary, parquet_writer(temporary) as write:
+            yield write
+        return
+    with _text_stream(output) as stream:
+        if format_ == "jsonl":
+            yield _jsonl_writer(stream)
+        elif format_ == "csv":
+            yield _csv_writer(stream, top_k)
+        else:
+            console = console or Console(file=sys.stdout)
+            yield _table_writer(stream, console if output is None and console.is_terminal else None)
+
+
+def _jsonl_writer(stream: TextIO) -> Write:
+    def write(prediction: Prediction) -> None:
+        stream.write(json.dumps(prediction.as_row(), ensure_ascii=False) + "\n")
+
+    return write
+
+
+def _csv_writer(stream: TextIO, top_k: int) -> Write:
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(
+        ["file", "error", *(f"{name}_{k}" for k in range(1, top_k + 1) for name in ("label", "index", "probability"))]
+    )
+
+    def write(prediction: Prediction) -> None:
+        answers = [cell for answer in prediction.top for cell in (answer.label, answer.index, answer.probability)]
+        blanks = [""] * (3 * top_k - len(answers))
+        rows.writerow([prediction.file, prediction.error or "", *answers, *blanks])
+
+    return write
+
+
+def _table_writer(stream: TextIO, terminal: Console | None) -> Write:
+    """Aligned lines as they come, not one big table: it starts at once, and a million rows need no memory."""
+
+    def write(prediction: Prediction) -> None:
+        if terminal is None:
+            stream.write(_table_line(prediction) + "\n")
+        elif prediction.error:
+            terminal.print(Text(_table_line(prediction, terminal.width), style="red"), soft_wrap=True)
+        else:
+            terminal.print(Text(_table_line(prediction, terminal.width)), no_wrap=True, overflow="ellipsis")
+
+    return write
+
+
+def _table_line(prediction: Prediction, width: int | None = None) -> str:
+    file = _printable(prediction.file)
+    file = file.ljust(_FILE_CELLS) if width is None else _end_of(file, min(_FILE_CELLS, width // 2))
+    if prediction.error:
+        return f"{file}  {_printable(prediction.error.removeprefix(prediction.file + ': '))}"
+    best, *others = prediction.top
+    label = (
+        best.label.ljust(_LABEL_CELLS) if width is None else set_cell_size(best.label, min(_LABEL_CELLS, width // 4))
+    )
+    rest = ", ".join(f"{answer.label} {answer.probability:.1%}" for answer in others)
+    return _printable(f"{file}  {label} {best.probability:>6.1%}  {rest}".rstrip())
+
+
+def _printable(text: str) -> str:
+    """A file name or a label must not move the cursor of whoever looks at the table."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _end_of(path: str, cells: int) -> str:
+    """Exactly ``cells`` wide; of a longer path the end is kept, which tells files apart."""
+    return set_cell_size(path, cells) if cell_len(path) <= cells else "…" + set_cell_size(path[::-1], cells - 1)[::-1]
+
+
+@contextmanager
+def _text_stream(output: Path | None) -> Iterator[TextIO]:
+    if output is not None:
+        with atomic_file(output) as temporary, _utf8(temporary.open("wb")) as stream:
+            yield stream
+        return
+    sys.stdout.flush()
+    stream = _utf8(sys.stdout.buffer, line_buffering=True)
+    try:
+        yield stream
+        stream.flush()
+    except BrokenPipeError:
+        # The reader has left; without this the interpreter would fail again when it flushes at exit.
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    finally:
+        stream.detach()  # closing the wrapper would close the standard output
+
+
+def _utf8(raw: BinaryIO, *, line_buffering: bool = False) -> io.TextIOWrapper:
+    # A file name need not be valid text: its odd bytes become \udcXX, which is also how JSON spells them.
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="", line_buffering=line_buffering)

@@ -1,0 +1,229 @@
+"""What else happened on this machine while something was measured, and whether the numbers can be believed.
+
+``MachineWatch.read`` notes the state of one moment from the counters of the Linux kernel (and of NVML, for a GPU);
+``judge`` looks at several of them. Each bound below asks one question: would the same engine have been measured
+differently on the same machine at rest? What a machine does not tell is None, and is not judged.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_deploy.machine.gpu import Gpu, GpuState, open_gpu
+
+MAX_OTHERS_PERCENT = 5.0
+"""Of the cores' time, by other processes. What a machine at rest does on its own takes 1 to 2 %."""
+MAX_STOLEN_PERCENT = 1.0
+"""Of the cores' time, by the hypervisor: a p99 is made of the worst 1 % of calls."""
+MAX_CLOCK_CHANGE_PERCENT = 10.0
+"""Between two moments of a run. Boost alone moves a busy core's clock by some 5 %, leaving a boost state by more."""
+MIN_COUNTED_S = 0.05
+"""The kernel counts CPU time in ticks of 10 ms; below five of them a share is rounding."""
+
+_THROTTLED = re.compile(r"^nr_throttled (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One moment. The counters count from some point in the past; only differences mean anything."""
+
+    at_s: float
+    own_s: float
+    """CPU time of this process."""
+    busy_s: float | None = None
+    """CPU time of all processes on the cores that this one may use."""
+    stolen_s: float | None = None
+    """Time in which the hypervisor ran something else while one of these cores had work."""
+    load_1min: float | None = None
+    clock_mhz: float | None = None
+    """Of the fastest of these cores: an idle one clocks down and says nothing of the work."""
+    thermal_throttles: int | None = None
+    quota_throttles: int | None = None
+    """How often the CPU quota of our control groups was used up."""
+    gpu: GpuState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What was seen from the first to the last reading; None: the machine does not tell."""
+
+    cores: int
+    """That this process may use."""
+    load_average_1min: float | None
+    """At the first reading."""
+    others_percent: float | None
+    stolen_percent: float | None
+    clock_mhz_min: float | None
+    clock_mhz_max: float | None
+    thermal_throttles: int | None
+    quota_throttles: int | None
+    gpu_clock_mhz_min: float | None
+    gpu_clock_mhz_max: float | None
+    gpu_power_w_max: float | None
+    gpu_temperature_c_max: float | None
+    gpu_limited_by: tuple[str, ...]
+    """Why the GPU's clock was below its highest, in NVML's words."""
+    invalid: tuple[str, ...]
+    """Why the measurement does not count, each with what to do; empty where nothing speaks against it."""
+
+
+class MachineWatch:
+    """Reads the counters below ``root``; ``gpu`` where the work runs on one."""
+
+    def __init__(
+        self, *, gpu: Gpu | None = None, root: Path = Path("/"), own_s: Callable[[], float] = time.process_time
+    ) -> None:
+        self._gpu, self._root, self._own_s = gpu, root, own_s
+        self._cpus = usable_cpus()
+        self._groups = _control_groups(root)
+        self._clocks, self._throttles = (
+            [path for cpu in self._cpus for path in (root / f"sys/devices/system/cpu/cpu{cpu}").glob(pattern)]
+            for pattern in ("cpufreq/scaling_cur_freq", "thermal_throttle/*_throttle_count")
+        )
+
+    def read(self) -> Reading:
+        """The state of this moment; some hundred microseconds on a small machine."""
+        busy_s, stolen_s = self._cpu_seconds()
+        load = _text(self._root / "proc/loadavg").split()
+        clocks_khz = _numbers(self._clocks)
+        throttles = _numbers(self._throttles)
+        quota = [int(found[1]) for group in self._groups if (found := _THROTTLED.search(_text(group))) is not None]
+        return Reading(
+            at_s=time.perf_counter(),
+            own_s=self._own_s(),
+            busy_s=busy_s,
+            stolen_s=stolen_s,
+            load_1min=float(load[0]) if load else None,
+            clock_mhz=max(clocks_khz) / 1000 if clocks_khz else None,
+            thermal_throttles=sum(throttles) if throttles else None,
+            quota_throttles=sum(quota) if quota else None,
+            gpu=None if self._gpu is None else self._gpu.read(),
+        )
+
+    def judge(self, readings: Sequence[Reading]) -> Watched:
+        """``judge`` for the cores that are watched."""
+        return judge(readings, cores=len(self._cpus))
+
+    def _cpu_seconds(self) -> tuple[float | None, float | None]:
+        """Busy and stolen, of our cores: user, nice, system, irq and softirq; steal (man 5 proc_stat)."""
+        mine = {f"cpu{cpu}" for cpu in self._cpus}
+        rows = [row for line in _text(self._root / "proc/stat").splitlines() if (row := line.split())[:1] != []]
+        ticks = [list(map(int, row[1:9])) for row in rows if row[0] in mine]
+        if not ticks:
+            return None, None
+        hz = os.sysconf("SC_CLK_TCK")
+        return sum(sum(t[:3]) + t[5] + t[6] for t in ticks) / hz, sum(t[7] for t in ticks) / hz
+
+
+def watch_for(description: str) -> MachineWatch:
+    """What watches while a runner of this ``description`` works: the GPU, too, where it runs on one."""
+    return MachineWatch(gpu=None if " on CPU" in description else open_gpu())
+
+
+def judge(readings: Sequence[Reading], *, cores: int) -> Watched:
+    """What changed between the first and the last of ``readings``, and what of it makes the measurement invalid."""
+    first, last = readings[0], readings[-1]
+    capacity_s = max(last.at_s - first.at_s, 1e-9) * cores
+    busy_s, stolen_s = _grown(first.busy_s, last.busy_s), _grown(first.stolen_s, last.stolen_s)
+    others_s = None if busy_s is None else max(busy_s - (last.own_s - first.own_s), 0.0)
+    thermal = _grown(first.thermal_throttles, last.thermal_throttles)
+    quota = _grown(first.quota_throttles, last.quota_throttles)
+    clocks = [r.clock_mhz for r in readings if r.clock_mhz is not None]
+    states = [r.gpu for r in readings if r.gpu is not None]
+    gpu_clocks = [state.clock_mhz for state in states if state.clock_mhz is not None]
+    powers = [state.power_w for state in states if state.power_w is not None]
+    temperatures = [state.temperature_c for state in states if state.temperature_c is not None]
+    slowed = sorted({reason for state in states for reason in state.slowed_by})
+
+    invalid = []
+    for share_s, bound, cause in (
+        (others_s, MAX_OTHERS_PERCENT, "other processes took {:.0f} % of the cores; stop them and measure again"),
+        (
+            stolen_s,
+            MAX_STOLEN_PERCENT,
+            "the hypervisor took {:.1f} % of the cores; measure again when the host is calm",
+        ),
+    ):
+        if share_s is not None and share_s >= MIN_COUNTED_S and 100 * share_s / capacity_s > bound:
+            invalid.append(cause.format(100 * share_s / capacity_s))
+    for what, mhz, fix in (
+        ("the CPU's clock", clocks, "set the performance governor, let it cool"),
+        ("the GPU's clock", gpu_clocks, "lock it: nvidia-smi --lock-gpu-clocks"),
+    ):
+        if mhz and 100 * (max(mhz) - min(mhz)) > MAX_CLOCK_CHANGE_PERCENT * max(mhz):
+            invalid.append(f"{what} moved between {min(mhz):.0f} and {max(mhz):.0f} MHz; {fix}")
+    if thermal:
+        invalid.append("the CPU was too hot and throttled; let it cool and measure again")
+    if quota:
+        invalid.append(f"the container's CPU quota was used up {quota:.0f} times; raise it, or lower --threads")
+    if slowed:
+        invalid.append(f"the GPU was slowed down ({', '.join(slowed)}); let it cool, check its power supply")
+
+    return Watched(
+        cores=cores,
+        load_average_1min=first.load_1min,
+        others_percent=None if others_s is None else 100 * others_s / capacity_s,
+        stolen_percent=None if stolen_s is None else 100 * stolen_s / capacity_s,
+        clock_mhz_min=min(clocks, default=None),
+        clock_mhz_max=max(clocks, default=None),
+        thermal_throttles=None if thermal is None else int(thermal),
+        quota_throttles=None if quota is None else int(quota),
+        gpu_clock_mhz_min=min(gpu_clocks, default=None),
+        gpu_clock_mhz_max=max(gpu_clocks, default=None),
+        gpu_power_w_max=max(powers, default=None),
+        gpu_temperature_c_max=max(temperatures, default=None),
+        gpu_limited_by=tuple(sorted({reason for state in states for reason in state.limited_by})),
+        invalid=tuple(invalid),
+    )
+
+
+def usable_cpus() -> tuple[int, ...]:
+    """Numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def describe_machine(root: Path = Path("/")) -> dict[str, str | int]:
+    """What a number is worth nothing without: processor, usable cores, system."""
+    model = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
+    return {
+        "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
+        "cores": len(usable_cpus()),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _control_groups(root: Path) -> list[Path]:
+    """``cpu.stat`` of our control group and of those around it, of version 2 or 1: a quota of any of them holds us."""
+    found: set[Path] = set()
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / controllers
+        inside = (mount / path.lstrip("/") / "cpu.stat").parents
+        found |= {folder / "cpu.stat" for folder in inside if folder.is_relative_to(mount)}
+    return sorted(path for path in found if path.is_file())
+
+
+def _grown(first: float | None, last: float | None) -> float | None:
+    return None if first is None or last is None else max(last - first, 0)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux, or a sandbox that hides it
+        return ""
+
+
+def _numbers(paths: Iterable[Path]) -> list[int]:
+    return [int(text) for path in paths if (text := _text(path).strip()).isdecimal()]

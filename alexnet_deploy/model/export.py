@@ -1,0 +1,159 @@
+"""Checkpoint -> ONNX: pixels in, logits out, parity with torch proved before the file appears."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.errors import ProofError
+from alexnet_deploy.files import atomic_file
+from alexnet_deploy.model.architecture import PixelClassifier
+from alexnet_deploy.model.checkpoint import Checkpoint
+from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, save_onnx, set_contract
+from alexnet_deploy.runtime.select import open_runner
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+RELATIVE_TOLERANCE = 1e-4
+"""Allowed max abs logit difference as a share of the largest logit: float32 sums of up to 9216 products, taken in
+another order, differ by some 1e-6; a wrong weight, layout or normalisation by 1e-2 and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far the ONNX file is from torch on the same pixels."""
+
+    images: int
+    max_abs_difference: float
+    largest_logit: float
+    top1_agreement_percent: float
+    runtime: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is what another order of float32 sums explains."""
+        return (
+            self.max_abs_difference <= RELATIVE_TOLERANCE * max(1.0, self.largest_logit)
+            and self.top1_agreement_percent == 100
+        )
+
+
+def export_onnx(checkpoint: Checkpoint, out: Path, *, pixels_NHWC: NDArray[np.uint8]) -> Parity:
+    """Write ``checkpoint`` as ONNX to ``out``; ``pixels_NHWC`` are real images for the proof of parity.
+
+    The graph takes ``pixels`` uint8 ``[N, H, W, 3]`` RGB and gives ``logits`` float32 ``[N, K]``; N is free. Raises
+    ProofError, and leaves ``out`` as it was, where the file does not answer as torch does.
+    """
+    pre = checkpoint.contract.preprocessing
+    classifier = PixelClassifier(checkpoint.build(), pre.mean, pre.std).eval()
+    model = _to_onnx(classifier, checkpoint)
+    with torch.inference_mode():
+        expected_NK = classifier(torch.from_numpy(pixels_NHWC)).numpy()
+    with atomic_file(out) as temporary:
+        save_onnx(model, temporary)
+        parity = _parity(temporary, checkpoint, pixels_NHWC, expected_NK)
+        if not parity.holds:
+            raise ProofError(
+                f"{out}: not written: {parity.runtime} differs from torch by {parity.max_abs_difference:.3g} in a "
+                f"logit and agrees on {parity.top1_agreement_percent:.1f} % of {parity.images} images; "
+                "please report it with the versions of torch and onnx"
+            )
+    return parity
+
+
+def _to_onnx(classifier: PixelClassifier, checkpoint: Checkpoint) -> onnx.ModelProto:
+    contract = checkpoint.contract
+    pre = contract.preprocessing
+    # Two images: torch.export takes a batch of one for a constant.
+    example = torch.zeros(2, pre.height, pre.width, 3, dtype=torch.uint8)
+    with _quiet_exporter():
+        program = torch.onnx.export(
+            classifier,
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[contract.input_name],
+            output_names=[contract.output_name],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            verbose=False,
+        )
+    if program is None:
+        raise ProofError(
+            f"torch {torch.__version__} gave no ONNX program; install the tested versions (constraints.txt)"
+        )
+    model = program.model_proto
+    _name_by_module(model, classifier)
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "alexnet-deploy", ""
+    set_contract(model, contract)
+    return model
+
+
+def _name_by_module(model: onnx.ModelProto, classifier: nn.Module) -> None:
+    """Name each node after the PyTorch module it came from: ``features.0/Conv``, ``pixels/Cast``.
+
+    The exporter's own metadata goes: it holds stack traces with the paths of the exporting machine.
+    """
+    modules = {name for name, _ in classifier.named_modules() if name}
+    taken: Counter[str] = Counter()
+    module = "pixels"  # what stands before the model: layout, cast, normalisation
+    for node in model.graph.node:
+        scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
+        inside = [name for name in modules if f"'{name}'" in scopes and name != "model"]
+        if inside:
+            module = max(inside, key=len).removeprefix("model.")
+        elif module != "pixels":
+            module = "flatten"  # AlexNet.forward's own line between its two submodules
+        name = f"{module}/{node.op_type}"
+        taken[name] += 1
+        node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"
+        del node.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+
+
+def _parity(
+    onnx_path: Path, checkpoint: Checkpoint, pixels_NHWC: NDArray[np.uint8], expected_NK: NDArray[np.float32]
+) -> Parity:
+    contract = checkpoint.contract
+    # On the CPU whatever else is here: a GPU's TF32 products differ by more than another order of float32 sums does.
+    opened = open_runner(Engine(onnx_path.name, onnx_path, contract, "fp32", None), "onnxruntime")
+    try:
+        logits_NK = opened.runner(pixels_NHWC)
+    finally:
+        opened.runner.close()
+    return Parity(
+        images=len(pixels_NHWC),
+        max_abs_difference=float(np.abs(logits_NK - expected_NK).max()),
+        largest_logit=float(np.abs(expected_NK).max()),
+        top1_agreement_percent=float(100 * (logits_NK.argmax(1) == expected_NK.argmax(1)).mean()),
+        runtime=opened.runner.description,
+    )
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Keep the exporter's remarks (a missing torchvision, a deprecation of its own) from users who can act on none."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)

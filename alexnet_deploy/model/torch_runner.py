@@ -1,0 +1,49 @@
+"""PyTorch on the CPU: a checkpoint as it is, to measure what was made of it against."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.model.architecture import PixelClassifier
+from alexnet_deploy.model.checkpoint import load_checkpoint
+from alexnet_deploy.runtime.stage_timer import Lap, no_lap
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+
+class TorchRunner:
+    """A checkpoint in PyTorch, in float32. InputError or ArtifactError where it cannot be used."""
+
+    batch: BatchProfile | None = None
+    lap: Lap = staticmethod(no_lap)
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        """``threads`` is a setting of the whole process, as PyTorch has no other."""
+        checkpoint = load_checkpoint(path)
+        pre = checkpoint.contract.preprocessing
+        self.contract = checkpoint.contract
+        self._classifier: PixelClassifier | None = PixelClassifier(checkpoint.build(), pre.mean, pre.std).eval()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.description = f"PyTorch {torch.__version__.partition('+')[0]} on CPU"
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
+        assert self._classifier is not None  # closed runners are not called
+        with torch.inference_mode():
+            logits_NK = self._classifier(torch.from_numpy(pixels_NHWC))
+        return np.asarray(logits_NK.numpy(), np.float32)
+
+    def fork(self) -> TorchRunner:
+        """The same weights: PyTorch takes calls from several threads."""
+        return copy.copy(self)
+
+    def close(self) -> None:
+        """Give the weights back; calling it twice is fine."""
+        self._classifier = None

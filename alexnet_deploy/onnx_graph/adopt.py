@@ -1,0 +1,234 @@
+"""Any image-classification ONNX -> ours: uint8 ``pixels`` in, ``logits`` out, contract in the metadata.
+
+Takes opsets 9 to 22, a static or free batch, float NCHW (or NHWC) input; a softmax at the end is taken off, since
+calibration, comparison and temperature work on logits.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_converter
+
+from alexnet_deploy.contract import ModelContract, Preprocessing, imagenet1k_classes
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.onnx_graph.edits import fold_constants, remove_dead, rename_tensors
+from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.onnx_file import (
+    IR_VERSION,
+    OPSET,
+    contract_in,
+    fixed_batch,
+    graph_inputs,
+    load_onnx,
+    name_nodes,
+    refuse_nan,
+    save_onnx,
+    set_contract,
+)
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+OLDEST_OPSET, NEWEST_OPSET = 9, 22
+
+
+def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelContract:
+    """Write ``onnx_path`` to ``out`` in our form and return its contract; a model of ours is copied as it is.
+
+    A foreign model needs ``foreign.mean`` and ``std`` (0..1 scale, a value a channel): no file tells them, and a wrong
+    guess costs accuracy without a word. Raises InputError or UsageError, with ``out`` as it was.
+    """
+    model = load_onnx(onnx_path)
+    contract = contract_in(model, source=str(onnx_path))
+    refuse_nan(model, str(onnx_path))
+    if contract is not None:
+        if foreign.mean or foreign.std or foreign.labels:
+            raise UsageError(f"{onnx_path}: carries its own contract; leave out --mean, --std and --labels")
+        save_onnx(model, out)
+        return contract
+    if foreign.mean is None or foreign.std is None:
+        raise UsageError(
+            f"{onnx_path}: does not tell how its pixels are normalised; give --mean and --std on the 0..1 scale, "
+            "for models trained as torchvision's: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
+        )
+    model = _at_our_opset(inliner.inline_local_functions(model), onnx_path)
+    inputs = graph_inputs(model)
+    del model.graph.input[:]  # files of old tools list their weights here, too
+    model.graph.input.extend(inputs)
+    # Many exporters call their own tensors so, too.
+    rename_tensors(model.graph, {name: f"model/{name}" for name in ("pixels", "logits")})
+    fold_constants(model)
+    name_nodes(model)
+    height, width, channels_last = _image_size(model, onnx_path)
+    _end_in_logits(model, onnx_path)
+    classes = _class_count(model, onnx_path)
+    class_ids, labels = _names(foreign.labels, classes)
+    try:
+        pre = Preprocessing(
+            height,
+            width,
+            # torchvision's share: the crop is 224 of 256
+            resize_to=max(height, width) * 256 // 224,
+            mean=_three(foreign.mean),
+            std=_three(foreign.std),
+        )
+        contract = ModelContract(onnx_path.stem, labels, class_ids, pre)
+    except ValueError as exc:
+        raise UsageError(f"{onnx_path}: {exc}; check --mean, --std and --labels") from exc
+    _start_from_pixels(model, contract, channels_last=channels_last)
+    set_contract(model, contract)
+    try:
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        save_onnx(model, out)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        raise InputError(
+            f"{onnx_path}: cannot be given pixel input ({str(exc).splitlines()[0]}); export it again"
+        ) from exc
+    return contract
+
+
+def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    unknown = next((node for node in model.graph.node if not defs.has(node.op_type, node.domain)), None)
+    if unknown is not None:
+        raise InputError(
+            f"{path}: operator {unknown.domain}.{unknown.op_type} (node {unknown.name!r}) is none of ONNX's own; "
+            "export it without"
+        )
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        raise InputError(
+            f"{path}: opset {opset} is not within {OLDEST_OPSET}..{NEWEST_OPSET}; export it with opset {OPSET}"
+        )
+    if opset != OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except (version_converter.ConvertError, RuntimeError, ValueError) as exc:
+            reason = str(exc).splitlines()[0]
+            raise InputError(f"{path}: opset {opset} does not convert to {OPSET} ({reason}); export it anew") from exc
+    model.ir_version = IR_VERSION
+    return model
+
+
+def _image_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, bool]:
+    """Height, width and whether channels come last."""
+    inputs = graph_inputs(model)
+    if len(inputs) != 1:
+        raise InputError(f"{path}: has {len(inputs)} inputs, an image classifier has one; cut the graph to that")
+    tensor = inputs[0].type.tensor_type
+    dims = [dim.dim_value for dim in tensor.shape.dim]
+    if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4:
+        raise InputError(
+            f"{path}: input {inputs[0].name} is not float32 [N, 3, H, W]; export the model with such an input"
+        )
+    channels_last = dims[3] == 3 and dims[1] != 3
+    height, width = (dims[1], dims[2]) if channels_last else (dims[2], dims[3])
+    if dims[3 if channels_last else 1] != 3 or not height or not width:
+        raise InputError(
+            f"{path}: input shape {dims} has no fixed 3 x H x W; export it with the size it was trained at"
+        )
+    return height, width, channels_last
+
+
+def _end_in_logits(model: onnx.ModelProto, path: Path) -> None:
+    """Rename the output to ``logits``; take a final softmax off; flatten ``[N, K, 1, 1]``."""
+    graph = model.graph
+    if len(graph.output) != 1:
+        raise InputError(f"{path}: has {len(graph.output)} outputs, a classifier has one; cut the auxiliary ones off")
+    producers = {name: node for node in graph.node for name in node.output}
+    last = graph.output[0].name
+    end = _through(producers, last)
+    if end is not None and end.op_type == "Softmax":
+        last = end.input[0]
+    # Flatten also undoes what an exporter, or the opset converter, puts around a softmax.
+    graph.node.append(helper.make_node("Flatten", [last], ["logits"], "logits/Flatten", axis=1))
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+    remove_dead(graph)
+
+
+def _through(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
+    """The node that computes ``name``, looking through nodes that only change its shape."""
+    node = producers.get(name)
+    while node is not None and node.op_type in ("Reshape", "Flatten", "Squeeze", "Identity"):
+        node = producers.get(node.input[0])
+    return node
+
+
+def _class_count(model: onnx.ModelProto, path: Path) -> int:
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    dims = inferred.graph.output[0].type.tensor_type.shape.dim
+    classes = int(dims[1].dim_value) if len(dims) == 2 else 0
+    if classes < 2:
+        raise InputError(
+            f"{path}: its output has no fixed number of classes; export it with static class scores [N, K]"
+        )
+    if fixed_batch(model) is None and dims[0].dim_value:
+        # A Reshape inside freezes what the input calls free: with the truth, runners can split batches.
+        graph_inputs(model)[0].type.tensor_type.shape.dim[0].dim_value = dims[0].dim_value
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [fixed_batch(model) or "N", classes])
+    model.graph.output[0].CopyFrom(output)
+    return classes
+
+
+def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Class ids and labels: a text file of one label a line, a JSON list, or ``imagenet1k``; numbers without one."""
+    if labels is None:
+        numbers = tuple(map(str, range(classes)))
+        return numbers, numbers
+    if str(labels) == "imagenet1k":
+        ids, names = imagenet1k_classes()
+    else:
+        try:
+            text = labels.read_text(encoding="utf-8-sig")
+            names = tuple(json.loads(text)) if text.lstrip().startswith("[") else tuple(text.splitlines())
+        except (OSError, ValueError, RecursionError) as exc:
+            raise InputError(
+                f"{labels}: cannot be read as labels ({exc}); give a text file with one label a line"
+            ) from exc
+        ids = names if len(set(names)) == len(names) else tuple(map(str, range(len(names))))
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"{labels}: its list holds what is not text; put each label in quotes")
+    if len(names) != classes:
+        raise InputError(
+            f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one label a line for each"
+        )
+    return ids, names
+
+
+def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
+    if len(values) != 3:
+        raise UsageError(f"--mean/--std take three numbers (R,G,B), got {len(values)}")
+    return values[0], values[1], values[2]
+
+
+def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, channels_last: bool) -> None:
+    """Prepend cast, layout and normalisation, the same nodes that ``export.py`` gives a model of ours."""
+    graph = model.graph
+    old = graph_inputs(model)[0]
+    batch = fixed_batch(model) or "N"
+    pre = contract.preprocessing
+    shape = (1, 1, 1, 3) if channels_last else (1, 3, 1, 1)
+    mean = np.asarray(pre.mean, np.float32).reshape(shape) * np.float32(255)
+    scale = np.float32(1) / (np.asarray(pre.std, np.float32).reshape(shape) * np.float32(255))
+    source = "pixels/float"
+    # Cast first: TensorRT transposes no uint8.
+    front = [helper.make_node("Cast", [contract.input_name], [source], "pixels/Cast", to=TensorProto.FLOAT)]
+    if not channels_last:
+        front.append(helper.make_node("Transpose", [source], ["pixels/nchw"], "pixels/Transpose", perm=[0, 3, 1, 2]))
+        source = "pixels/nchw"
+    front += [
+        helper.make_node("Sub", [source, "pixels/mean"], ["pixels/centred"], "pixels/Sub"),
+        helper.make_node("Mul", ["pixels/centred", "pixels/scale"], [old.name], "pixels/Mul"),
+    ]
+    body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in graph.node]
+    del graph.node[:], graph.input[:]
+    graph.input.append(
+        helper.make_tensor_value_info(contract.input_name, TensorProto.UINT8, [batch, pre.height, pre.width, 3])
+    )
+    graph.node.extend([*front, *body])
+    graph.initializer.extend(
+        [numpy_helper.from_array(mean, "pixels/mean"), numpy_helper.from_array(scale, "pixels/scale")]
+    )

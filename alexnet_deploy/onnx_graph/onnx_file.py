@@ -1,0 +1,133 @@
+"""ONNX files of ours: read with every check, the contract in the metadata, written atomically, every node named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, numpy_helper
+
+from alexnet_deploy.contract import METADATA_KEY, ModelContract, Precision
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.files import atomic_file
+
+OPSET = 21
+"""The first opset whose Q/DQ take float16 scales beside int8 and float8, which int8+fp16 needs."""
+IR_VERSION = 10
+"""The IR that goes with opset 21; newer ones are refused by runtimes a year old."""
+
+
+def load_onnx(path: Path) -> onnx.ModelProto:
+    """Read and check an ONNX file with its external data; InputError where it is not a usable model."""
+    try:
+        model = onnx.load(path, format="protobuf")  # else the file's name decides what to parse it as
+        if not model.graph.node or not model.graph.output:
+            raise InputError(f"{path}: is not an ONNX model, or one without nodes or outputs; export it again")
+        onnx.checker.check_model(model)
+    except FileNotFoundError as exc:
+        raise InputError(f"{path}: no such ONNX file; make it: alexnet-deploy export") from exc
+    except IsADirectoryError as exc:
+        raise InputError(f"{path}: is a folder, expected an ONNX file; name the .onnx inside") from exc
+    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as exc:
+        raise InputError(f"{path}: is not a valid ONNX model ({_first_line(exc)}); export it again") from exc
+    return model
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
+    """Check the model and write it as one file, atomically."""
+    onnx.checker.check_model(model, full_check=True)
+    with atomic_file(path) as temporary:
+        onnx.save(model, temporary, format="protobuf")
+    return path
+
+
+def contract_in(model: onnx.ModelProto, *, source: str) -> ModelContract | None:
+    """The contract in a model's metadata, or None for a model of another tool.
+
+    Raises ArtifactError where the graph does not have the input and output that the contract promises.
+    """
+    text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
+    if text is None:
+        return None
+    contract = ModelContract.from_json(text, source=source)
+    pre = contract.preprocessing
+    promised = [
+        (contract.input_name, TensorProto.UINT8, [pre.height, pre.width, 3]),
+        (contract.output_name, TensorProto.FLOAT, [len(contract.labels)]),
+    ]
+    if [_interface(value) for value in (*graph_inputs(model), *model.graph.output)] != promised:
+        raise ArtifactError(f"{source}: its graph is not what its contract says, it was edited; export it again")
+    return contract
+
+
+def _interface(value: onnx.ValueInfoProto) -> tuple[str, int, list[int]]:
+    """Name, element type and the sizes after the batch."""
+    tensor = value.type.tensor_type
+    return value.name, tensor.elem_type, [dim.dim_value for dim in tensor.shape.dim[1:]]
+
+
+def set_contract(model: onnx.ModelProto, contract: ModelContract) -> None:
+    """Put ``contract`` into the model's metadata in place of whatever stood there."""
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, kept | {METADATA_KEY: contract.to_json()})
+
+
+def refuse_nan(model: onnx.ModelProto, source: str) -> None:
+    """InputError for a weight that holds NaN; an infinity may be the bound of a Clip."""
+    for tensor in model.graph.initializer:
+        floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        if floating and np.isnan(numpy_helper.to_array(tensor)).any():
+            raise InputError(f"{source}: weight {tensor.name} holds NaN; export the model from a sound checkpoint")
+
+
+def fixed_batch(model: onnx.ModelProto) -> int | None:
+    """The batch size the model is frozen to, or None where it takes any."""
+    dims = graph_inputs(model)[0].type.tensor_type.shape.dim
+    return int(dims[0].dim_value) or None
+
+
+def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that a caller feeds: old files list their weights there, too."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in weights]
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a unique name; some converters skip nameless nodes without a word."""
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        taken.add(name)
+        node.name = name
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    """The graph's weights by name."""
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def precision_in(model: onnx.ModelProto) -> Precision:
+    """The precision that a typed graph is in, told by the types of its weights."""
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    half = TensorProto.FLOAT16 in types
+    if TensorProto.FLOAT8E4M3FN in types:
+        return "fp8+fp16" if half else "fp8"
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8+fp16" if half else "int8"
+    return "fp16" if half else "fp32"
+
+
+def _first_line(exc: Exception) -> str:
+    text = re.sub(r"\s+", " ", str(exc)).strip()
+    return text[:160] or type(exc).__name__
+
+
+def layer_of(node: onnx.NodeProto) -> str:
+    """The PyTorch module that a node of our export computes (``features.0`` for ``features.0/Conv``), else its name."""
+    module, _, op = node.name.partition("/")
+    return module if module and op == node.op_type else node.name or node.output[0]

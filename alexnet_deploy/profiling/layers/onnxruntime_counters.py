@@ -1,0 +1,91 @@
+"""Times by kernel from the profile that ONNX Runtime writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import InputError, UnavailableError
+from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
+from alexnet_deploy.runtime.onnxruntime_runner import reason, session_options
+
+_TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8e4m3fn": "fp8"}
+_SUFFIX = "_kernel_time"
+_INTEGER = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
+"""How the operators begin that compute in integers."""
+_WIDENED = "InsertedPrecisionFreeCast_"
+"""Before the name of a float16 tensor that is computed in float32, where the CPU has no kernel for float16."""
+
+Event = dict[str, Any]
+
+
+def kernel_times(
+    onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int | None, calls: int, precision: str = "fp32"
+) -> KernelTimes:
+    """Run ``calls`` calls with the profile on, with the options of ``runners.ort``.
+
+    Raises InputError where ONNX Runtime refuses the model, UnavailableError where its profile is not to be had.
+    """
+    with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
+        options = session_options(precision, threads=threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder) / "profile")
+        try:
+            session = ort.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
+            call_us = timed_calls(lambda: session.run(None, dict(feeds)), calls)
+        except Exception as exc:  # its exceptions share no public base
+            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({reason(exc)}); try --runtime openvino") from exc
+        profile = Path(session.end_profiling())
+        try:
+            events: list[Event] = json.loads(profile.read_bytes())
+        except (OSError, ValueError) as exc:
+            raise UnavailableError(
+                f"{profile}: ONNX Runtime's profile cannot be read ({exc}); free room there"
+            ) from exc
+    runs = list(_runs(events))[-calls:]
+    if len(runs) < calls or not runs[0]:
+        raise UnavailableError(f"ONNX Runtime {ort.__version__} tells no times by node; use --runtime openvino")
+    kernels = tuple(_kernel(event, tuple(float(run[key]["dur"]) for run in runs)) for key, event in runs[0].items())
+    return KernelTimes(f"ONNX Runtime {ort.__version__} on CPU", kernels, call_us)
+
+
+def _runs(events: list[Event]) -> Iterator[dict[str, Event]]:
+    """The kernels of each call by name, in order; a call's own event ends it."""
+    run: dict[str, Event] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
+            run[event["name"].removesuffix(_SUFFIX)] = event
+        elif event.get("name") == "model_run":
+            yield run
+            run = {}
+
+
+def _kernel(event: Event, us: tuple[float, ...]) -> Kernel:
+    told = event["args"]
+    name = event["name"].removesuffix(_SUFFIX)
+    op = told["op_name"]
+    input_type = _first_type(told["input_type_shape"])
+    # Weights that were packed beforehand are no longer among the inputs; the operator tells their type.
+    precision = "int8" if op.startswith(_INTEGER) else input_type
+    return Kernel(
+        name=name,
+        op=op,
+        implementation=op,
+        sources=(name.removeprefix("fused ").removeprefix(_WIDENED),),
+        precision=precision,
+        input_type=input_type,
+        weight_type=precision,
+        output_type=_first_type(told["output_type_shape"]),
+        us=us,
+    )
+
+
+def _first_type(told: list[dict[str, Any]]) -> str:
+    name = next(iter(told[0])) if told else "unknown"
+    return _TYPES.get(name, name)

@@ -1,0 +1,106 @@
+"""Why a layer is not faster in one engine than in another: from what was measured of both, a line a layer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.profiling.layers.times import LayerProfile, LayerRow
+
+FASTER = 0.95
+"""Below this part of the other's time a layer counts as faster; two runs differ by some percent."""
+SMALL_US = 20.0
+"""Layers as short as this last about as long as starting the threads of a kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One layer in both engines. Times include the conversions that feed it; ``why`` is None where it is faster."""
+
+    layer: str
+    precision: str
+    beside_precision: str
+    us: float
+    conversions_us: float
+    """Part of ``us``."""
+    beside_us: float
+    speedup: float
+    why: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, names with units."""
+        return asdict(self)
+
+
+def verdicts(profile: LayerProfile, beside: LayerProfile) -> tuple[Verdict, ...]:
+    """Each layer that both profiles have, in order; UsageError where they are of other runtimes, batches or threads."""
+    if (profile.runtime, profile.batch, profile.threads) != (beside.runtime, beside.batch, beside.threads):
+        raise UsageError(
+            f"--beside {beside.engine}: measured with {beside.runtime} at batch {beside.batch}, {profile.engine} with "
+            f"{profile.runtime} at {profile.batch}; name one --runtime that runs both"
+        )
+    others = {row.layer: row for row in beside.rows if not row.overhead}
+    found = []
+    for row in profile.rows:
+        other = others.get(row.layer)
+        if row.overhead or other is None:
+            continue
+        conversions_us, other_conversions_us = _conversions_us(profile, row), _conversions_us(beside, other)
+        us, beside_us = row.median_us + conversions_us, other.median_us + other_conversions_us
+        found.append(
+            Verdict(
+                layer=row.layer,
+                precision=row.precision,
+                beside_precision=other.precision,
+                us=us,
+                conversions_us=conversions_us,
+                beside_us=beside_us,
+                speedup=beside_us / us if us else 0.0,
+                why=_why(row, other, conversions_us) if us > FASTER * beside_us else None,
+            )
+        )
+    return tuple(found)
+
+
+def _conversions_us(profile: LayerProfile, layer: LayerRow) -> float:
+    return sum(row.median_us for row in profile.rows if row.overhead and row.next_layer == layer.layer)
+
+
+def _why(row: LayerRow, other: LayerRow, conversions_us: float) -> str:
+    on_top = f"; {conversions_us:.0f} us of conversions on top" if conversions_us >= 1 else ""
+    if row.flops and row.precision == other.precision:
+        return f"computed in {row.precision} all the same ({row.kernel}): the runtime found no other kernel{on_top}"
+    if (row.flops, row.precision, row.moved_bytes) == (other.flops, other.precision, other.moved_bytes):
+        return f"the same work on the same bytes, in {row.precision} as there{on_top}"
+    if row.median_us < FASTER * other.median_us:
+        return (
+            f"itself {other.median_us / row.median_us:.1f}x as fast, but {conversions_us:.0f} us of conversions "
+            "before it take that back"
+        )
+    if row.median_us < SMALL_US and other.median_us < SMALL_US:
+        return f"too small: {row.median_us:.0f} us is about what starting a kernel costs{on_top}"
+    same_bytes = None not in (row.moved_bytes, other.moved_bytes) and _mib(row) > 0.9 * _mib(other)
+    if same_bytes and row.bound == "bandwidth" and (row.of_limit_percent or 0) > 50:
+        return f"bound by memory, and moves the same {_mib(row):.2f} MiB{on_top}"
+    if not row.flops:
+        return (
+            f"nothing to multiply, and its {row.precision} kernel ({row.kernel}) moves {_rate(row)} where the "
+            f"{other.precision} one moves {_rate(other)}{on_top}"
+        )
+    return (
+        f"its {row.precision} kernel ({row.kernel}) reaches {_reached(row)} of its limit, the {other.precision} one "
+        f"{_reached(other)}{on_top}"
+    )
+
+
+def _mib(row: LayerRow) -> float:
+    return (row.moved_bytes or 0) / 2**20
+
+
+def _rate(row: LayerRow) -> str:
+    return "unknown bytes" if row.gb_per_s is None else f"{row.gb_per_s:.1f} GB/s"
+
+
+def _reached(row: LayerRow) -> str:
+    return "an unknown part" if row.of_limit_percent is None else f"{row.of_limit_percent:.0f} %"

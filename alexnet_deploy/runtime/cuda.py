@@ -1,0 +1,118 @@
+"""The few CUDA calls that running a plan takes, as a seam: cuda-python first, PyCUDA second, a fake in the tests.
+
+Handles (device pointers, streams, graphs) are plain integers, which both libraries and TensorRT take.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import UnavailableError
+
+_log = logging.getLogger(__name__)
+
+
+class Device(Protocol):
+    """One GPU. Every method raises UnavailableError, with the CUDA call's name, where CUDA refuses."""
+
+    name: str
+    """For people: ``GPU sm89 through cuda-python``."""
+    capability: str
+    """Compute capability, such as ``"sm89"``."""
+    graphs: bool
+    """Whether the four methods about graphs work."""
+
+    def allocate(self, nbytes: int) -> int:
+        """Device memory; ``free`` takes it back."""
+        ...
+
+    def free(self, pointer: int) -> None: ...
+
+    def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        """Page-locked host memory, which a copy can run beside; ``free_pinned`` takes the same array back."""
+        ...
+
+    def free_pinned(self, array: NDArray[np.uint8]) -> None: ...
+
+    def create_stream(self) -> int: ...
+
+    def destroy_stream(self, stream: int) -> None: ...
+
+    def upload(self, pointer: int, source: NDArray[Any], stream: int) -> None:
+        """Enqueue a copy of a whole pinned, contiguous array to the device."""
+        ...
+
+    def download(self, target: NDArray[Any], pointer: int, stream: int) -> None:
+        """Enqueue a copy from the device that fills a whole pinned, contiguous array."""
+        ...
+
+    def synchronize(self, stream: int) -> None:
+        """Wait until everything enqueued on ``stream`` is done."""
+        ...
+
+    def begin_capture(self, stream: int) -> None:
+        """From here to ``end_capture`` this thread's work on ``stream`` is recorded, not run."""
+        ...
+
+    def end_capture(self, stream: int) -> int:
+        """The recorded work as a graph; ``destroy_graph`` takes it back."""
+        ...
+
+    def launch(self, graph: int, stream: int) -> None: ...
+
+    def destroy_graph(self, graph: int) -> None: ...
+
+    def clear_error(self) -> None:
+        """Forget the error of a call that was allowed to fail; never raises.
+
+        CUDA keeps the last one until somebody asks, and the next library to ask would take it for its own.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the device object itself holds; calling it twice is fine."""
+        ...
+
+
+def open_device() -> Device:
+    """The first GPU (``CUDA_VISIBLE_DEVICES`` orders them); UnavailableError says why there is none."""
+    causes = []
+    for library, open_ in (("cuda-python", _through_cuda_python), ("PyCUDA", _through_pycuda)):
+        try:
+            return open_()
+        except ModuleNotFoundError as exc:  # not installed is a choice, and no cause
+            _log.debug("%s: %s", library, exc)
+        except ImportError as exc:  # PyCUDA is linked against the driver: without one it does not import
+            causes.append(f"{library} does not load ({' '.join(str(exc).split())})")
+        except UnavailableError as exc:  # a driver may be too old for cuda-python's CUDA and new enough for PyCUDA's
+            causes.append(f"{library}: {exc}".partition("; ")[0])
+    if not causes:
+        raise UnavailableError("neither cuda-python nor PyCUDA is installed; pip install cuda-python")
+    raise UnavailableError(f"{', '.join(causes)}; check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version")
+
+
+def _through_cuda_python() -> Device:
+    from alexnet_deploy.runtime.cuda_python import CudartDevice
+
+    return CudartDevice()
+
+
+def _through_pycuda() -> Device:
+    from alexnet_deploy.runtime.pycuda import PycudaDevice
+
+    return PycudaDevice()
+
+
+def current_capability() -> str | None:
+    """Compute capability of this machine's first GPU, or None where there is no usable one."""
+    try:
+        device = open_device()
+    except UnavailableError as exc:
+        _log.debug("no GPU: %s", exc)
+        return None
+    device.close()
+    return device.capability

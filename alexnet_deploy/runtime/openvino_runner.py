@@ -1,0 +1,106 @@
+"""OpenVINO on the CPU, the default where there is no GPU: the fastest runtime measured there."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.runtime.stage_timer import Lap, no_lap
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+DESCRIPTION = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
+
+
+class OpenVinoRunner:
+    """An ONNX model in OpenVINO."""
+
+    lap: Lap = staticmethod(no_lap)
+
+    def __init__(
+        self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None, streams: int = 1
+    ) -> None:
+        self.contract = contract
+        compiled = compiled_model(onnx_path, threads=threads, streams=streams)
+        self._path = onnx_path
+        # Where a Reshape inside fixes the batch, only the output tells. More images than that need not fail, but once
+        # such a model has gone, the next one that runs in the process ends it with a segfault (2026.4).
+        ends = (compiled.input(contract.input_name), compiled.output(contract.output_name))
+        dimensions = [end.partial_shape[0] for end in ends]
+        size = next((dimension.get_length() for dimension in dimensions if dimension.is_static), None)
+        self.batch = None if size is None else BatchProfile(size, size, size)
+        self._compiled: Any = compiled
+        self._request = compiled.create_infer_request()
+        self.description = DESCRIPTION
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
+        try:
+            results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
+        except RuntimeError as exc:
+            raise InputError(
+                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
+            ) from exc
+        logits_NK = np.array(results[self.contract.output_name], np.float32)
+        if len(logits_NK) != len(pixels_NHWC):
+            # It does not fail by itself, but gives the result of an earlier call.
+            raise InputError(
+                f"{self._path}: answers {len(logits_NK)} images of {len(pixels_NHWC)}; export it for any batch"
+            )
+        return logits_NK
+
+    def fork(self) -> OpenVinoRunner:
+        """Another request of the same compiled model."""
+        other = copy.copy(self)
+        other._request = self._compiled.create_infer_request()
+        return other
+
+    def close(self) -> None:
+        """Threads and memory of the model and its requests end with the last reference to them."""
+        self.__dict__.pop("_request", None)
+        self.__dict__.pop("_compiled", None)
+
+
+def compiled_model(onnx_path: Path, *, threads: int | None = None, streams: int = 1, counters: bool = False) -> Any:
+    """The model as the runner runs it, on request with performance counters; InputError where OpenVINO refuses it."""
+    # Without the hint a CPU with bf16 units may compute in bf16 an engine that says fp32.
+    config: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    if streams > 1:
+        config["NUM_STREAMS"] = streams
+    if counters:
+        config["PERF_COUNT"] = True
+    try:
+        return _core().compile_model(str(onnx_path), "CPU", config)
+    except RuntimeError as exc:
+        raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try --runtime onnxruntime") from exc
+
+
+@functools.cache
+def _core() -> ov.Core:
+    """One for the process, never given back.
+
+    A core's CPU plugin lends the thread an alternate signal stack and, when it goes, puts back the one it found. With
+    cores that go in another order than they came, that one is freed memory, and the next Ctrl-C kills the process
+    (2026.4).
+    """
+    return ov.Core()
+
+
+def devices() -> list[str]:
+    """Devices that OpenVINO sees, such as ``CPU``."""
+    return list(_core().available_devices)
+
+
+def reason(exc: Exception) -> str:
+    """What OpenVINO says, in one line."""
+    return str(exc).strip().splitlines()[-1][:200]  # the lines before it name OpenVINO's own source files

@@ -1,0 +1,251 @@
+"""Benchmarks: turns, ratios, verdicts and pages by hand, and every script's passes on a tiny engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
+from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.images.samples import parity_pixels
+from alexnet_deploy.model.checkpoint import Checkpoint
+from alexnet_deploy.model.export import export_onnx
+from benchmarks import ablations, cold_start, end_to_end, engine_only, peers, render, rounds, scaling
+from benchmarks.peers import for_ultralytics
+from benchmarks.rounds import Report, Row
+
+PRECISIONS = ("fp32", "int8")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+    """The two bundles that the benchmarks look for, both float32: what they measure is not what is tested."""
+    folder = tmp_path_factory.mktemp("engines")
+    contract = tiny_checkpoint.contract
+    export_onnx(tiny_checkpoint, folder / "tiny.onnx", pixels_NHWC=parity_pixels(None, contract.preprocessing))
+    for precision in PRECISIONS:
+        with write_bundle(folder / f"alexnet-{precision}") as bundle:
+            shutil.copy(folder / "tiny.onnx", bundle / MODEL)
+            save_manifest(Manifest(precision, contract, BatchProfile(), {}), bundle)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(photo_folder: Path) -> Path:
+    return photo_folder / "val"
+
+
+def test_ways_take_turns_and_the_order_turns_around() -> None:
+    called: list[str] = []
+
+    def way(name: str) -> float:
+        called.append(name)
+        return len(called)
+
+    readings = rounds.in_turn({"a": lambda: way("a"), "b": lambda: way("b")}, 3)
+    assert called == ["a", "b", "b", "a", "a", "b"]
+    assert readings == {"a": [1, 4, 5], "b": [2, 3, 6]}
+
+
+def test_a_ratio_is_taken_within_each_round() -> None:
+    row = Row("a machine that slows down", "images/s", [100, 50, 10], "peer", [50, 50, 20])
+    assert row.ratio() == rounds.Spread(1.0, 0.5, 2.0)
+    assert Row("no peer", "s", [1.0]).ratio() is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "goal", "reached"),
+    [
+        ([30, 31], [10, 10], "≥ 3.0", True),
+        ([29, 29], [10, 10], "≥ 3.0", False),
+        ([0.996], [1], "≥ 1.0", True),
+        ([0.994], [1], "≥ 1.0", False),
+        ([1.05], [1], "≤ 1.05", True),
+        ([1.06], [1], "≤ 1.05", False),
+        ([0.3], [], "≤ 0.3", True),
+        ([0.31], [], "≤ 0.3", False),
+        ([1], [1], "", None),
+    ],
+)
+def test_the_median_decides(ours: list[float], theirs: list[float], goal: str, reached: bool | None) -> None:
+    assert Row("case", "s", ours, "peer" if theirs else "", theirs, goal).reached() is reached
+
+
+def test_a_report_comes_back_from_its_json(tmp_path: Path) -> None:
+    report = Report("Question", [Row("case", "ms", [1.0, 2.0], "peer", [2.0, 2.0], "≤ 1.05")], ["Note."])
+    report.save(path := tmp_path / "new" / "report.json")
+    assert Report.load(path) == report
+    assert json.loads(path.read_text(encoding="utf-8"))["environment"]["Python"] == sys.version.split()[0]
+
+
+def test_the_table_shows_medians_spreads_and_verdicts() -> None:
+    rows = [
+        Row("fast", "images/s", [1234.5, 1200, 1300], "peer", [400, 400, 400], "≥ 3.0"),
+        Row("near", "ms", [1.0, 1.2, 1.1], "peer", [1, 1, 1], "≤ 1.05"),
+        Row("slow", "images/s", [10, 10], "peer", [20, 20], "≥ 1.0"),
+        Row("alone", "s", [0.14, 0.16], goal="≤ 0.3"),
+    ]
+    assert render.table(Report("Question", rows)).splitlines()[2:] == [
+        "| fast | 1,234 images/s (1,200..1,300) | peer | 400 images/s (400..400) | 3.09 (3.00..3.25) | ≥ 3.0 | yes |",
+        "| near | 1.10 ms (1.00..1.20) | peer | 1.00 ms (1.00..1.00) | 1.10 (1.00..1.20) | ≤ 1.05 "
+        "| **no**, within the spread |",
+        "| slow | 10.0 images/s (10.0..10.0) | peer | 20.0 images/s (20.0..20.0) | 0.50 (0.50..0.50) | ≥ 1.0 "
+        "| **no** |",
+        "| alone | 0.15 s (0.14..0.16) |  |  |  | ≤ 0.3 s | yes |",
+    ]
+
+
+def test_the_page_tells_an_environment_once_while_it_stays() -> None:
+    here, there = {"date": "2026-01-02", "CPU": "One", "cores": "2", "onnx": "1"}, {"date": "2026-01-03", "CPU": "Two"}
+    page = render.page(
+        {
+            "cold_start": Report("Third?", [], environment=there),
+            "engine_only": Report("First?", [], ["A note."], here),
+            "end_to_end": Report("Second?", [], environment=here),
+        }
+    )
+    assert page.count("*2026-01-02, One, 2 cores, onnx 1*") == page.count("*2026-01-03, Two*") == 1
+    assert page.index("First?") < page.index("- A note.") < page.index("Second?") < page.index("Third?")
+
+
+def test_the_page_in_docs_is_that_of_the_results() -> None:
+    reports = {name: Report.load(rounds.RESULTS / f"{name}.json") for name in render.NAMES}
+    assert (rounds.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8") == render.page(reports)
+
+
+def test_a_pass_that_fails_ends_the_benchmark_with_its_last_words() -> None:
+    command = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"]
+    with pytest.raises(SystemExit, match=r"(?s)exit 7\n.*why"):
+        rounds.in_process(command)
+
+
+def test_benchmark_apps_report_is_read() -> None:
+    report = {"execution_results": {"latency (ms)": "1.59", "throughput": "421.15", "first inference time (ms)": "3"}}
+    assert engine_only.parse_app(report) == {"median_ms": 1.59, "images_per_s": 421.15}
+
+
+@pytest.mark.parametrize("way", engine_only.WAYS)
+def test_every_engine_pass_measures(store: Path, way: str) -> None:
+    reading = engine_only.one_pass(way, store / "alexnet-int8", 2, 0.05)
+    assert set(reading) == {"median_ms", "images_per_s"}
+    assert min(reading.values()) > 0
+
+
+def test_timed_counts_every_call_of_every_thread() -> None:
+    calls: dict[str, int] = {"a": 0, "b": 0}
+
+    def call(name: str) -> None:
+        calls[name] += 1
+
+    reading = engine_only.timed([lambda: call("a"), lambda: call("b")], batch=10, seconds=0.05)
+    assert min(calls.values()) > 0
+    # Of all calls 0.05 s of 0.25 s are measured, the rest is warm-up; a thread may start late, never early.
+    assert reading["images_per_s"] * 0.05 <= 10 * sum(calls.values())
+
+
+@pytest.mark.parametrize("way", ["ours", "decode", end_to_end.PLAIN, end_to_end.QUANTISED])
+def test_every_way_through_a_folder_answers_every_file(
+    store: Path, photos: Path, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "CACHE", tmp_path)
+    assert end_to_end.one_way(way, store / "alexnet-int8", sorted(photos.rglob("*.jpg"))) > 0
+
+
+def test_a_way_that_does_not_answer_all_ends_the_benchmark(store: Path, tmp_path: Path, photos: Path) -> None:
+    (broken := tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(SystemExit, match="ours: answered 1 of 2 files"):
+        end_to_end.one_way("ours", store / "alexnet-int8", [next(photos.rglob("*.jpg")), broken])
+
+
+def test_the_limit_is_decoder_and_engine_one_after_the_other() -> None:
+    rates = {"decode, fp32": [100.0], "engine, fp32": [100.0], "engine, int8": [300.0]}
+    rates |= {"ours, fp32": [45.0], "ours, int8": [60.0]}
+    rates |= {f"{peer}, {precision}": [10.0] for peer, precision in end_to_end.BESIDE}
+    rates[f"{end_to_end.PLAIN}, int8"] = [50.0]
+    report = end_to_end.summarise(rates)
+    limits = {row.case: row for row in report.rows if row.peer == "the limit"}
+    assert limits["ours, int8"].theirs == pytest.approx([75.0])
+    assert limits["ours, fp32"].theirs == pytest.approx([50.0])
+    assert report.notes == [
+        "Pillow + ONNX Runtime loop, int8: the limit of our decoder and int8 engine is 1.50 times this peer."
+    ]
+
+
+def test_ultralytics_gets_the_same_network(store: Path, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
+    for_ultralytics(original := store / "alexnet-fp32" / MODEL, converted := tmp_path / "converted.onnx")
+    pixels_NHWC = parity_pixels(None, tiny_checkpoint.contract.preprocessing)[:3]
+    providers = ["CPUExecutionProvider"]
+    (logits_NK,) = ort.InferenceSession(original, providers=providers).run(None, {"pixels": pixels_NHWC})
+    images_NCHW = pixels_NHWC.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    session = ort.InferenceSession(converted, providers=providers)
+    (probabilities_NK,) = session.run(None, {"images": images_NCHW})
+    powers_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
+    # Float32 rounding of pixels / 255, which then goes through the whole network.
+    np.testing.assert_allclose(probabilities_NK, powers_NK / powers_NK.sum(axis=1, keepdims=True), atol=1e-5)
+    assert session.get_modelmeta().custom_metadata_map["task"] == "classify"
+
+
+def test_scaling_runs_the_command_through_links(store: Path, photos: Path) -> None:
+    report = scaling.compare(photos, store / "alexnet-int8", [2, 9], 1)
+    assert [row.case for row in report.rows] == [
+        *("2 files", "9 files", "2 files, peak memory", "9 files, peak memory", "peak memory, 9 files"),
+    ]
+    assert report.rows[-1].ours == report.rows[3].ours
+    assert report.rows[-1].theirs == report.rows[2].ours
+    assert report.rows[2].ours[0] > 20, "a Python with NumPy and a runtime takes more than 20 MiB"
+
+
+def test_links_repeat_the_photos(photos: Path, tmp_path: Path) -> None:
+    links = sorted(scaling.link(photos, tmp_path / "links", 9).iterdir())
+    assert len({link.resolve() for link in links}) == 6
+    assert links[0].resolve() == links[6].resolve()
+
+
+def test_a_command_that_fails_ends_the_benchmark() -> None:
+    with pytest.raises(SystemExit, match=r"(?s)exit 1\n.*nowhere"):
+        scaling.run(["infer", "nowhere"])
+
+
+def test_cold_start_times_both_commands(store: Path, photos: Path) -> None:
+    report = cold_start.compare(next(photos.rglob("*.jpg")), store / "alexnet-int8", 1)
+    assert {row.case: row.goal for row in report.rows} == cold_start.GOALS
+    assert all(row.ours[0] > 0 for row in report.rows)
+
+
+def test_an_ablation_is_finished_with_its_last_epoch_not_with_its_first_checkpoint(tmp_path: Path) -> None:
+    row = ablations.ROWS[0]
+    folder = ablations.folder_of(row, tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "checkpoint.safetensors").touch()
+    assert not ablations.is_finished(ablations.metrics_of(row, tmp_path), 2)
+    for epoch, finished in ((1, False), (2, True)):
+        with (folder / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"epoch": epoch}) + "\n")
+        assert ablations.is_finished(ablations.metrics_of(row, tmp_path), 2) is finished
+
+
+def test_a_stopped_ablation_ends_the_script_and_a_failed_one_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").touch()
+    monkeypatch.setattr(ablations, "ROOT", tmp_path)  # where "python -m training" is run
+    output = tmp_path / "runs"
+    monkeypatch.setattr(sys, "argv", ["ablations.py", str(tmp_path), "--output", str(output), "--only", "models"])
+    names = [row.name for row in ablations.ROWS if row.group == "models"]
+
+    (tmp_path / "training" / "__main__.py").write_text("raise SystemExit(1)")
+    ablations.main()
+    assert f"{names[-1]}: did not finish" in capsys.readouterr().out
+
+    (tmp_path / "training" / "__main__.py").write_text("raise SystemExit(130)")  # what SIGTERM makes of it
+    with pytest.raises(SystemExit) as stopped:
+        ablations.main()
+    assert stopped.value.code == 130
+    assert names[1] not in capsys.readouterr().out

@@ -1,0 +1,316 @@
+"""A bundle is whole, verified and never mixed up; a manifest that is not one is an ArtifactError."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_deploy.bundle.manifest import (
+    CALIBRATION,
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    MODEL,
+    LayerPrecision,
+    Manifest,
+    Plan,
+    list_bundles,
+    load_manifest,
+    open_bundle,
+    save_manifest,
+    verify,
+    write_bundle,
+)
+from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
+from alexnet_deploy.files import sha256_of
+
+PLAN = Plan("sm89.plan", "tensorrt_rtx", "1.7.1.116", "sm89")
+LAYER = LayerPrecision("classifier.1/Gemm", "Gemm", "int8", "int8", "fc6 + relu")
+BUNDLE = Manifest(
+    precision="int8",
+    contract=ModelContract("alexnet", ("Kirche", "tench"), ("n03028079", "n01440764"), temperature=1.5),
+    batch=BatchProfile(1, 4, 16),
+    tools={"onnx": "1.19.0", "tensorrt_rtx": "1.7.1.116"},
+    plans=(PLAN,),
+    achieved={PLAN.file: (LAYER,)},
+    notes=("ein Vermerk, größer als ASCII",),
+    created="2026-01-02T03:04:05+00:00",
+)
+
+
+def write(directory: Path, manifest: Manifest = BUNDLE, *, model: bytes = b"model") -> Path:
+    with write_bundle(directory) as temporary:
+        (temporary / MODEL).write_bytes(model)
+        (temporary / CALIBRATION).write_text("{}")
+        for plan in manifest.plans:
+            (temporary / plan.file).write_bytes(b"plan of " + model)
+        save_manifest(manifest, temporary)
+    return directory
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write(tmp_path / "engines" / "alexnet-int8")
+
+
+def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    raw = json.loads((bundle / MANIFEST).read_text())
+    change(raw)
+    (bundle / MANIFEST).write_text(json.dumps(raw))
+
+
+def test_what_was_written_is_read(bundle: Path) -> None:
+    manifest, files = load_manifest(bundle)
+    assert manifest == BUNDLE == verify(bundle)
+    assert files.keys() == {MODEL, CALIBRATION, PLAN.file}
+    assert files[MODEL].bytes == 5
+    assert files[MODEL].sha256 == "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"
+    assert open_bundle(bundle).plans == ((PLAN, bundle / PLAN.file),)
+    assert open_bundle(bundle).name == "alexnet-int8"
+
+
+def test_a_new_manifest_tells_when_it_was_made() -> None:
+    assert Manifest("fp32", BUNDLE.contract, BatchProfile(), {}).created.endswith("+00:00")
+
+
+class TestFiles:
+    def test_a_truncated_one_is_named_with_both_sizes(self, bundle: Path) -> None:
+        (bundle / MODEL).write_bytes(b"mode")
+        with pytest.raises(
+            ArtifactError, match=r"model.onnx: has 4 bytes, the manifest says 5; build the bundle again"
+        ):
+            verify(bundle)
+
+    def test_an_edited_one_is_named(self, bundle: Path) -> None:
+        (bundle / PLAN.file).write_bytes(b"plan of modes")
+        with pytest.raises(ArtifactError, match=r"sm89.plan: was edited"):
+            open_bundle(bundle)
+
+    def test_a_missing_one_is_named(self, bundle: Path) -> None:
+        (bundle / CALIBRATION).unlink()
+        with pytest.raises(ArtifactError, match=r"calibration.json: is missing from its bundle"):
+            verify(bundle)
+
+    def test_one_that_cannot_be_read_is_named(self, bundle: Path) -> None:
+        size = (bundle / MODEL).stat().st_size
+        (bundle / MODEL).unlink()
+        (bundle / MODEL).mkdir()
+        edit(bundle, lambda raw: raw["files"][MODEL].update(bytes=(bundle / MODEL).stat().st_size))
+        assert size == 5
+        with pytest.raises(ArtifactError, match=r"model.onnx: cannot be read \(Is a directory\)"):
+            verify(bundle)
+
+    def test_only_the_asked_ones_are_checked(self, bundle: Path) -> None:
+        (bundle / PLAN.file).unlink()
+        assert verify(bundle, only={MODEL}) == BUNDLE
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda raw: raw["files"].update({"../../etc/passwd": {"sha256": "", "bytes": 0}}), "'../../etc/passwd'"),
+        (lambda raw: raw["files"].update({"/etc/passwd": {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
+        (lambda raw: raw["files"].update({"..": {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
+        (lambda raw: raw["files"].update({"a\nb": {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
+        (lambda raw: raw["files"].update({MANIFEST: {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
+        (lambda raw: raw["files"].pop(MODEL), "lists no ['model.onnx']"),
+        (lambda raw: raw["files"].pop(PLAN.file), "lists no ['sm89.plan']"),
+        (lambda raw: raw["files"][MODEL].pop("sha256"), "sha256"),
+        (lambda raw: raw.update(files=[]), "is not a valid manifest"),
+        (lambda raw: raw["batch"].update(max=0), "--min-batch 1 exceeds --max-batch 0"),
+        (lambda raw: raw["batch"].update(opt=1.5), "not whole numbers"),
+        (lambda raw: raw["batch"].update(min="1"), "is not a valid manifest"),
+        (lambda raw: raw.update(batch=None), "is not a valid manifest"),
+        (lambda raw: raw["contract"].update(schema=2), "contract schema 2"),
+        (lambda raw: raw["contract"].update(labels=["only one"]), "1 labels but 2 class ids"),
+        (lambda raw: raw["contract"].update(temperature=3.0), "its contract was edited"),
+        (lambda raw: raw["contract"]["labels"].reverse(), "its contract was edited"),
+        (lambda raw: raw["contract"]["preprocessing"].update(interpolation="bicubic"), "its contract was edited"),
+        (lambda raw: raw.pop("contract_sha256"), "is not a valid manifest ('contract_sha256')"),
+        (lambda raw: raw.update(contract_sha256=None), "its contract was edited"),
+        (lambda raw: raw.update(created=5), "is not a valid manifest"),
+        (lambda raw: raw.update(tools=["onnx"]), "is not a valid manifest"),
+        (lambda raw: raw.update(notes=[1]), "is not a valid manifest"),
+        (lambda raw: raw["plans"][0].update(target=89), "is not a valid manifest"),
+        (lambda raw: raw["plans"][0].update(file=["sm89.plan"]), "is not a valid manifest"),
+        (lambda raw: raw["achieved"][PLAN.file][0].update(got=None), "is not a valid manifest"),
+        (lambda raw: raw.update(surprise=1), "surprise"),
+        (lambda raw: raw.pop("precision"), "precision"),
+        (lambda raw: raw.update(schema=2), "bundle schema 2, this version reads 1; build the bundle again, or use"),
+        (lambda raw: raw.pop("schema"), "is damaged ('schema')"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused(
+    bundle: Path, change: Callable[[dict[str, Any]], object], says: str
+) -> None:
+    edit(bundle, change)
+    with pytest.raises(ArtifactError) as caught:
+        open_bundle(bundle)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(f"{bundle / MANIFEST}: ")
+
+
+def test_the_form_of_a_manifest_does_not_matter(bundle: Path) -> None:
+    """Its contract is compared by what it says: another indent or order of keys is no edit."""
+    raw = json.loads((bundle / MANIFEST).read_text())
+    raw["contract"] = dict(reversed(raw["contract"].items()))
+    (bundle / MANIFEST).write_text(json.dumps(raw, indent=3))
+    assert verify(bundle) == BUNDLE
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"[]", b'"schema"', b"null", b"[" * 100_000, b'{"schema": 1'])
+def test_what_is_no_json_object_is_refused(bundle: Path, text: bytes) -> None:
+    (bundle / MANIFEST).write_bytes(text)
+    with pytest.raises(ArtifactError, match=r"bundle.json: is damaged"):
+        verify(bundle)
+
+
+def test_an_oversized_manifest_is_not_read(bundle: Path) -> None:
+    with (bundle / MANIFEST).open("ab") as stream:
+        stream.truncate(MAX_MANIFEST_BYTES + 1)
+    with pytest.raises(ArtifactError, match="too large for a manifest"):
+        verify(bundle)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.data())
+def test_any_value_anywhere_is_taken_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    bundle = tmp_path_factory.getbasetemp() / "damaged"
+    if not bundle.exists():
+        write(bundle)
+    save_manifest(BUNDLE, bundle)
+    raw = json.loads((bundle / MANIFEST).read_text())
+    node: Any = raw
+    while True:
+        key = data.draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
+        if not (isinstance(node[key], dict | list) and node[key]) or data.draw(st.booleans()):
+            break
+        node = node[key]
+    node[key] = data.draw(json_values)
+    (bundle / MANIFEST).write_text(json.dumps(raw))
+    try:
+        manifest = verify(bundle)
+    except ArtifactError as exc:
+        assert "\n" not in str(exc)
+    else:
+        save_manifest(manifest, bundle)
+        assert verify(bundle) == manifest
+
+
+class TestPlace:
+    def test_a_directory_that_is_no_bundle_is_never_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "thesis.tex").write_text("mine")
+        with pytest.raises(InputError, match=r"holds thesis.tex, .*choose another --output"):
+            write(tmp_path)
+        assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+    def test_nor_is_a_bundle_with_a_file_of_the_users(self, bundle: Path) -> None:
+        (bundle / "notes.txt").write_text("mine")
+        with pytest.raises(InputError, match=r"holds notes.txt"):
+            write(bundle)
+        assert (bundle / "notes.txt").read_text() == "mine"
+
+    def test_nor_is_a_folder_of_models(self, tmp_path: Path) -> None:
+        (tmp_path / MODEL).write_text("mine")
+        with pytest.raises(InputError, match=r"holds no bundle.json"):
+            write(tmp_path)
+
+    def test_nor_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("mine")
+        with pytest.raises(UnavailableError, match="in the way"):
+            write(tmp_path / "file")
+
+    def test_an_empty_directory_is_filled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "empty").mkdir()
+        monkeypatch.chdir(tmp_path / "empty")
+        write(Path("."))
+        assert verify(tmp_path / "empty") == BUNDLE
+
+    def test_a_damaged_bundle_is_replaced(self, bundle: Path) -> None:
+        (bundle / MANIFEST).write_text("{")
+        (bundle / PLAN.file).unlink()
+        write(bundle)
+        assert verify(bundle) == BUNDLE
+
+    def test_without_a_bundle_the_next_step_is_told(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"no engine bundle there .*list them: alexnet-deploy engines"):
+            open_bundle(tmp_path / "nothing")
+
+
+WRITING = """
+import sys
+from pathlib import Path
+from alexnet_deploy.bundle.manifest import write_bundle
+with write_bundle(Path(sys.argv[1])) as temporary:
+    (temporary / "model.onnx").write_bytes(b"half")
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_kill_9_leaves_the_old_bundle(bundle: Path) -> None:
+    command = [sys.executable, "-c", WRITING, str(bundle)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        process.kill()
+    assert process.returncode == -9
+    assert verify(bundle) == BUNDLE
+    assert [path for path, _ in list_bundles(bundle.parent)] == [bundle]
+    write(bundle)
+    assert os.listdir(bundle.parent) == [bundle.name]
+
+
+def test_a_bundle_replaced_while_it_is_verified_is_read_anew(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    newer = replace(BUNDLE, precision="fp16")
+
+    def slowly(path: Path) -> str:
+        monkeypatch.undo()
+        write(bundle, newer, model=b"a new model")
+        return sha256_of(path)
+
+    monkeypatch.setattr("alexnet_deploy.bundle.manifest.sha256_of", slowly)
+    assert verify(bundle) == newer
+
+
+class TestList:
+    def test_the_newest_comes_first_and_a_damaged_one_with_its_error(self, tmp_path: Path) -> None:
+        for name, day in (("a", 2), ("b", 3), ("c", 1)):
+            write(tmp_path / name, replace(BUNDLE, created=f"2026-01-0{day}T00:00:00+00:00"))
+        edit(write(tmp_path / "damaged"), lambda raw: raw.pop("contract"))
+        write(tmp_path / "unreadable")
+        (tmp_path / "unreadable" / MANIFEST).unlink()
+        (tmp_path / "unreadable" / MANIFEST).symlink_to("/proc/self/mem")  # opens, and fails to read, even for root
+        (tmp_path / "alexnet.onnx").touch()
+        write(tmp_path / ".hidden")
+        rows = list_bundles(tmp_path)
+        assert [path.name for path, _ in rows] == ["b", "a", "c", "damaged", "unreadable"]
+        assert [isinstance(found, Manifest) for _, found in rows] == [True, True, True, False, False]
+        assert isinstance(rows[3][1], ArtifactError)
+        assert "contract" in str(rows[3][1])
+
+    def test_no_store_is_an_empty_list(self, tmp_path: Path) -> None:
+        assert list_bundles(tmp_path / "nothing") == []
+
+
+def test_two_bundles_of_one_second_are_told_apart() -> None:
+    """The newest bundle is what a command means that names none, and two builds can fall into one second."""
+    created = Manifest("fp32", ModelContract("alexnet", ("a", "b"), ("a", "b")), BatchProfile(), {}).created
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", created)

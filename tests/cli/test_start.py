@@ -1,0 +1,79 @@
+"""What starting costs: no heavy library where it is not needed, and none at all for ``infer`` beside its runtime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_deploy.build.engine import build_engine
+from alexnet_deploy.build.options import EngineOptions
+from alexnet_deploy.images.samples import parity_pixels
+from alexnet_deploy.model.checkpoint import Checkpoint
+from alexnet_deploy.model.export import export_onnx
+from tests.helpers.repository import ROOT
+
+HEAVY = ("torch", "onnx", "onnxscript", "tensorrt", "tensorrt_rtx", "matplotlib", "pyarrow", "requests", "safetensors")
+
+BLOCKED = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from alexnet_deploy.cli import main
+main()
+"""
+
+
+def start(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", BLOCKED, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+    """A folder whose store holds one bundle without a plan (so that no TensorRT is asked for)."""
+    folder = tmp_path_factory.mktemp("store")
+    onnx = folder / "tiny.onnx"
+    export_onnx(tiny_checkpoint, onnx, pixels_NHWC=parity_pixels(None, tiny_checkpoint.contract.preprocessing))
+    build_engine(onnx, folder / "engines/tiny", EngineOptions(targets=("sm89",)))
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("infer", "--help"), ("engines",), ("inspect", "tiny")])
+def test_looking_around_loads_nothing_heavy(store: Path, arguments: tuple[str, ...]) -> None:
+    done = start(*arguments, cwd=store)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_infer_needs_only_its_runtime(store: Path, photo_folder: Path, runtime: str) -> None:
+    done = start("infer", photo_folder / "val", "--runtime", runtime, "--format", "jsonl", cwd=store)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 6
+
+
+def test_auto_passes_over_a_tensorrt_that_does_not_load(store: Path, photo_folder: Path) -> None:
+    done = start("infer", photo_folder / "val", cwd=store)
+    assert done.returncode == 0, done.stderr
+    assert "passed over tensorrt: tiny: no plan for this machine" in done.stderr
+    assert "running tiny (fp32) with OpenVINO" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(("export",), "export"), (("summary",), "export"), (("infer", ".", "--engine", "x.onnx"), "onnx")],
+)
+def test_a_missing_package_is_one_line_with_its_extra(store: Path, arguments: tuple[str, ...], extra: str) -> None:
+    (store / "photo.png").write_bytes((ROOT / "samples/baseball_alpha.png").read_bytes())
+    done = start(*arguments, cwd=store)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert extra in done.stderr
+    assert "Traceback" not in done.stderr

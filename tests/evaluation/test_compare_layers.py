@@ -1,0 +1,109 @@
+"""Graphs side by side: which layers are paired, and that the sums are those of numpy over all images at once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.evaluation.compare_layers import Errors, Tapped, compare_layers, layer_of
+from alexnet_deploy.precision.convert import to_fp16, to_quantized
+from tests.helpers.colour_models import hostile_classifier
+from tests.helpers.foreign_models import random_pixels
+from tests.helpers.onnx_models import SIDE, tiny_classifier
+
+
+@given(
+    arrays(np.float32, (3, 4), elements=st.floats(-100, 100, width=32)),
+    arrays(np.float32, (3, 4), elements=st.floats(-100, 100, width=32)),
+)
+def test_errors_in_pieces_are_those_of_the_whole(a: np.ndarray, b: np.ndarray) -> None:
+    errors = Errors()
+    for row_a, row_b in zip(a, b, strict=True):
+        errors.add(row_a, row_b)
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    assert errors.max_abs == np.abs(x - y).max()
+    assert math.isclose(errors.mean_abs, np.abs(x - y).mean(), abs_tol=1e-12)
+    noise, signal = ((x - y) ** 2).sum(), (x**2).sum()
+    expected = math.inf if noise == 0 else -math.inf if signal == 0 else 10 * math.log10(signal / noise)
+    assert errors.sqnr_db == pytest.approx(expected)
+    lengths = np.linalg.norm(x) * np.linalg.norm(y)
+    if lengths > 1e-30:
+        assert errors.cosine == pytest.approx((x * y).sum() / lengths, abs=1e-9)
+
+
+def test_what_is_not_finite_gives_nan() -> None:
+    errors = Errors()
+    errors.add(np.array([1.0, np.inf]), np.array([1.0, np.inf]))
+    assert math.isnan(errors.sqnr_db)
+    assert math.isnan(errors.max_abs)
+
+
+def test_a_graph_is_equal_to_itself(tmp_path: Path) -> None:
+    path = tiny_classifier(tmp_path / "a.onnx")
+    rows = compare_layers(path, path, [random_pixels(3, SIDE)])
+    assert {(row.sqnr_db, row.max_abs, row.mean_abs) for row in rows} == {(math.inf, 0.0, 0.0)}
+    # Products of one vector in two orders differ in the last bit.
+    assert all(row.cosine == pytest.approx(1.0) for row in rows)
+    assert [row.op for row in rows].count("Conv") == 3
+    assert not {"Cast", "Transpose", "Flatten"} & {row.op for row in rows}
+
+
+@pytest.mark.parametrize("high", ["fp32", "fp16"])
+def test_every_layer_of_the_float_graph_has_its_quantised_one(tmp_path: Path, high: str) -> None:
+    """Also the last one, whose output tensor another name has in float16."""
+    path, pixels = hostile_classifier(tmp_path / "a.onnx", outlier=1.0), random_pixels(6, 8)
+    to_quantized(path, tmp_path / "b.onnx", kind="int8", batches=lambda: iter([pixels]), method="max", high=high)  # type: ignore[arg-type]
+    rows = compare_layers(path, tmp_path / "b.onnx", [pixels[:4], pixels[4:]])
+    expected = ["pixels", "features.0", "features.1", "avgpool", "classifier"]
+    assert [row.layer for row in rows] == expected
+    by_layer = {row.layer: row for row in rows}
+    # 8 bits are some 40 dB, float16's 11 some 60; what a wrong pairing would give is near 0.
+    assert 25 < by_layer["features.1"].sqnr_db < 60
+    assert by_layer["classifier"].cosine > 0.99
+
+
+def test_fp16_differs_by_its_rounding(tmp_path: Path) -> None:
+    path = hostile_classifier(tmp_path / "a.onnx", outlier=1.0)
+    to_fp16(path, tmp_path / "b.onnx")
+    rows = compare_layers(path, tmp_path / "b.onnx", [random_pixels(2, 8)])
+    assert len(rows) == 5
+    assert all(row.sqnr_db > 55 for row in rows)  # 11 bits: 66 dB a rounding, a few of them in a row
+
+
+def test_a_fixed_batch_is_split_and_filled(tmp_path: Path) -> None:
+    free, fixed = hostile_classifier(tmp_path / "a.onnx"), hostile_classifier(tmp_path / "b.onnx", batch=4)
+    assert all(row.max_abs == 0 for row in compare_layers(free, fixed, [random_pixels(6, 8)]))
+    run = Tapped(onnx.load(fixed), ["logits"], source="b.onnx")
+    assert run(random_pixels(6, 8))["logits"].shape == (6, 3)
+
+
+def test_other_networks_are_refused(tmp_path: Path) -> None:
+    ours, other = hostile_classifier(tmp_path / "a.onnx"), tiny_classifier(tmp_path / "b.onnx", side=8)
+    with pytest.raises(InputError, match="have no layer in common"):
+        compare_layers(ours, other, [random_pixels(1, 8)])
+    model = onnx.load(ours)
+    weight = next(t for t in model.graph.initializer if t.name == "spread")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.ones((8, 3, 1, 1), np.float32), "spread"))
+    extra = next(t for t in model.graph.initializer if t.name == "extra")
+    extra.CopyFrom(onnx.numpy_helper.from_array(np.ones(8, np.float32), "extra"))
+    back = next(t for t in model.graph.initializer if t.name == "back")
+    back.CopyFrom(onnx.numpy_helper.from_array(np.ones((16, 8, 1, 1), np.float32), "back"))
+    onnx.save(model, tmp_path / "c.onnx")
+    with pytest.raises(InputError, match=r"layer features.0/Conv gives \[1, 16, 8, 8\] and \[1, 8, 8, 8\]"):
+        compare_layers(ours, tmp_path / "c.onnx", [random_pixels(1, 8)])
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("features.0/Conv", "features.0"), ("/features/0/Conv", "/features/0/Conv"), ("Conv_3", "Conv_3"), ("", "y")],
+)
+def test_layers_are_called_as_in_torch_where_the_node_tells(name: str, layer: str) -> None:
+    assert layer_of(onnx.helper.make_node("Conv", ["x", "w"], ["y"], name=name)) == layer

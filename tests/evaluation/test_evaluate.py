@@ -1,0 +1,242 @@
+"""``evaluate`` as a user meets it, on engines of which one is ruined, and the gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexnet_deploy.build.engine import build_engine
+from alexnet_deploy.build.options import EngineOptions
+from alexnet_deploy.errors import ProofError, UsageError
+from alexnet_deploy.evaluation.accuracy import Paired, paired
+from alexnet_deploy.evaluation.answers import Answers
+from alexnet_deploy.evaluation.evaluate import check_bound, gate
+from alexnet_deploy.images.choose import choose_images
+from tests.helpers.colour_models import hostile_classifier
+from tests.helpers.command import Command
+from tests.helpers.photos import CLASSES, save_photo
+
+
+@pytest.fixture
+def run(command: Command) -> Command:
+    return partial(command, "evaluate")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """Photos by class, a float32 engine that is right on all of them, and an int8 one that answers one class."""
+    root = tmp_path_factory.mktemp("evaluate")
+    shutil.copytree(photo_folder, root / "photos")
+    onnx = hostile_classifier(root / "colours.onnx")
+    chosen = choose_images(root / "photos/train", count=6)
+    build_engine(onnx, root / "engines/exact", EngineOptions("fp32", targets=("sm89",)))
+    build_engine(onnx, root / "engines/ruined", EngineOptions("int8", targets=("sm89",), calibration=chosen))
+    return root
+
+
+@pytest.fixture
+def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the workplace, as the current folder."""
+    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+BOTH = ("--engine", "exact", "--engine", "ruined", "--runtime", "onnxruntime")
+
+
+def test_json_tells_everything(run: Command, here: Path) -> None:
+    (here / "photos/val/n02_green/broken.jpg").write_bytes(b"no image")
+    ran = run("photos/val", *BOTH, "--json")
+    assert ran.code == 3
+    assert "1 of 7 images cannot be read" in ran.err
+    report = json.loads(ran.out)
+    assert report["copies"] == 0
+    assert (report["data"], report["folders_named_by"], report["images"]) == ("photos/val", "class id", 6)
+    assert len(report["unreadable"]) == 1
+    exact, ruined = report["engines"]
+    assert (exact["engine"], exact["top1_percent"], exact["precision"]) == ("exact", 100, "fp32")
+    # With one answer for all, a class of three is right; among the first five are all three.
+    assert (ruined["top1_percent"], ruined["top5_percent"]) == (pytest.approx(100 / 3), 100)
+    assert ruined["top1_interval"]["low"] < 100 / 3 < ruined["top1_interval"]["high"]
+    assert exact["model_bytes"] == Path("engines/exact/model.onnx").stat().st_size
+    assert exact["latency_ms"] > 0
+    assert exact["confidence"]["temperature"] == 1
+    assert (exact["calibration_images"], ruined["calibration_images"]) == (None, 0)
+    (pair,) = report["pairs"]
+    assert (pair["reference"], pair["engine"], pair["lost"], pair["won"]) == ("exact", "ruined", 4, 0)
+    assert pair["points"] == pytest.approx(-200 / 3)
+    assert pair["mcnemar_p"] == pytest.approx(2 / 2**4)
+    assert {row["class_id"] for row in pair["classes"]} == set(CLASSES)
+    assert [row["points"] for row in pair["classes"]] == [-100, -100, 0]
+
+
+def test_tables_and_markdown_say_the_same(run: Command, here: Path) -> None:
+    table = run("photos/val", *BOTH, "--no-latency").out
+    markdown = run("photos/val", *BOTH, "--no-latency", "--markdown").out
+    for cells in (
+        ("exact", "100.00 (60.97..100.00)"),
+        ("ruined", "33.33 (9.68..70.00)"),
+        ("ruined", "33.33", "4", "0", "-66.67"),
+    ):
+        for shown in (table, markdown):
+            assert any(all(cell in line for cell in cells) for line in shown.splitlines()), shown
+    assert "| engine | top-1 % |" in markdown
+    assert "classes whose top-1 differs in ruined" in table
+    assert " ms" not in table
+
+
+def test_copies_are_told(run: Command, here: Path) -> None:
+    photos = here / "photos/val"
+    shutil.copy(photos / "n01_red/0.jpg", photos / "n01_red/again.jpg")
+    once = run("photos/val", *BOTH, "--no-latency")
+    assert "1 image is a copy of another (same content)" in once.out
+    shutil.copy(photos / "n01_red/0.jpg", photos / "n02_green/wrong.jpg")
+    shutil.copy(photos / "n03_blue/0.jpg", photos / "n03_blue/again.jpg")
+    assert "3 images are copies of others (same content)" in run("photos/val", *BOTH, "--no-latency").out
+    assert json.loads(run("photos/val", *BOTH, "--no-latency", "--json").out)["copies"] == 3
+
+
+def test_a_whole_store_and_folders_named_by_label(run: Command, here: Path) -> None:
+    for class_id, label in zip(CLASSES, ("red", "green", "blue"), strict=True):
+        (here / "photos/val" / class_id).rename(here / "photos/val" / label)
+    ran = run("photos/val", "--runtime", "openvino", "--no-latency", "--json")
+    report = json.loads(ran.out)
+    assert report["folders_named_by"] == "label"
+    assert [row["engine"] for row in report["engines"]] == ["exact", "ruined"]
+    assert all(row["latency_ms"] is None for row in report["engines"])
+
+
+def test_images_that_calibrated_are_refused(run: Command, here: Path) -> None:
+    ran = run("photos/train", *BOTH, "--no-latency")
+    assert ran.code == 1
+    assert not ran.out
+    assert "calibrated ruined, as did 5 more of these images" in ran.err
+    allowed = run("photos/train", *BOTH, "--no-latency", "--allow-calibration-images", "--json")
+    assert allowed.code == 0
+    assert [row["calibration_images"] for row in json.loads(allowed.out)["engines"]] == [None, 6]
+    told = run("photos/train", *BOTH, "--no-latency", "--allow-calibration-images")
+    assert "ruined: 6 of these images calibrated it, so it looks too good" in told.out
+
+
+def test_the_gate_ends_with_1_after_the_results(run: Command, here: Path) -> None:
+    (here / "photos/val/n02_green/broken.jpg").write_bytes(b"no image")  # 3, but for the gate
+    failed = run("photos/val", *BOTH, "--no-latency", "--max-drop", "0.3", "--json")
+    assert failed.code == 1
+    assert json.loads(failed.out)["pairs"]
+    assert "--max-drop 0.3: ruined is 66.67 points of top-1 below exact" in failed.err
+    assert "Traceback" not in failed.err
+    assert run("photos/val", *BOTH, "--no-latency", "--max-drop", "70").code == 3
+    unsure = run("photos/val", *BOTH, "--no-latency", "--max-drop", "70", "--confident")
+    assert unsure.code == 1
+    assert "give more images, or the worst layers back to float" in unsure.err
+
+
+def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> None:
+    ran = run("photos/val", *BOTH, "--no-latency", "--gallery", "out/flips.html", "--gallery-images", 3)
+    assert ran.code == 0, ran.err
+    page = (here / "out/flips.html").read_text(encoding="utf-8")
+    assert page.count("<img ") == 3
+    assert "4 of 6 images flip; the first 3 of them." in page
+    assert "wrote out/flips.html" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("photos/val", *BOTH, "--json", "--markdown"), 2, "--json and --markdown exclude each other"),
+        (("photos/val", "--runtime", "cuda"), 2, "--runtime cuda: unknown; choose auto, all, tensorrt, "),
+        (("photos/val", *BOTH, "--confident"), 2, "--confident has no use without --max-drop"),
+        (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: takes points"),
+        (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "--max-drop compares engines with the first one"),
+        (("photos/val", "--engine", "exact", "--gallery", "g.html"), 2, "--gallery compares engines with the first"),
+        (("photos/val", *BOTH, "--gallery", "photos"), 2, "--gallery photos: is not a plain file"),
+        (
+            ("photos", *BOTH),
+            1,
+            "photos: folder 'train' is no class of this model, but holds class folders; give photos/",
+        ),
+        (("photos/val", "--engine", "absent"), 1, "absent: no such engine in engines/; there is ruined, exact"),
+        (("photos/val", "--engines", "photos"), 1, "photos/ holds no engine"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_leaves_nothing(
+    run: Command, here: Path, arguments: tuple[object, ...], code: int, message: str
+) -> None:
+    before = sorted(here.rglob("*"))
+    ran = run(*arguments)
+    assert ran.code == code, ran.err
+    (line,) = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert not ran.out
+    assert sorted(here.rglob("*")) == before
+
+
+def test_odd_names_do_not_stop_the_tables(run: Command, here: Path) -> None:
+    odd = here / "va\x1b[31m|\udcff"
+    for k, (name, colour) in enumerate(CLASSES.items()):
+        save_photo(odd / name / "1.jpg", colour, seed=k)
+    for flags in ((), ("--markdown",), ("--json",)):
+        ran = run(odd, *BOTH, "--no-latency", *flags)
+        assert ran.code == 0, ran.err
+        assert "\x1b" not in ran.out
+    assert json.loads(ran.out)["data"] == str(odd)
+
+
+def table(both: int, lost: int, won: int, neither: int) -> Paired:
+    """What is found of two engines with these counts of right answers."""
+    images = both + lost + won + neither
+    first = [True] * (both + lost) + [False] * (won + neither)
+    second = [True] * both + [False] * lost + [True] * won + [False] * neither
+    logits = tuple(np.array([[right, not right] for right in rights], np.float32) for rights in (first, second))
+    files = tuple(Path(str(i)) for i in range(images))
+    return paired(Answers(files, np.zeros(images, np.int64), logits, ()), 0, 1)
+
+
+def test_the_gate_compares_what_was_measured_or_its_bound() -> None:
+    found = table(900, 40, 10, 50)  # 3 points, and an interval around them
+    gate(found, "a", "b", 3.0)
+    with pytest.raises(ProofError, match=r"--max-drop 2\.9: b is 3\.00 points of top-1 below a; measured -3\.00, "):
+        gate(found, "a", "b", 2.9)
+    bound = -found.points_interval.low
+    assert 4 < bound < 5
+    gate(found, "a", "b", bound, confident=True)
+    with pytest.raises(
+        ProofError, match=r"b may be \d\.\d\d points of top-1 below a \(the bound of the 95 % interval\)"
+    ):
+        gate(found, "a", "b", 4.0, confident=True)
+
+
+@given(st.tuples(*[st.integers(0, 30)] * 4).filter(any), st.floats(0, 100))
+@settings(max_examples=40)
+def test_who_passes_with_confidence_passes_without(counts: tuple[int, int, int, int], bound: float) -> None:
+    found = table(*counts)
+    try:
+        gate(found, "a", "b", bound, confident=True)
+    except ProofError:
+        return
+    gate(found, "a", "b", bound)
+
+
+@pytest.mark.parametrize("bound", [-0.1, 100.5, float("nan"), float("inf")])
+def test_what_is_no_bound(bound: float) -> None:
+    with pytest.raises(UsageError, match=r"takes points of top-1 accuracy within 0\.\.100, such as 0\.3"):
+        check_bound(bound)
+
+
+def test_importing_it_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, alexnet_deploy.evaluation.evaluate, alexnet_deploy.report.gallery; "
+        "print([m for m in ('torch', 'matplotlib', 'onnxruntime', 'openvino', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

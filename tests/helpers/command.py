@@ -1,0 +1,17 @@
+"""What a command run in the process of the tests ended with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Ran(NamedTuple):
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ran]

@@ -1,0 +1,241 @@
+"""The GPU seam without a GPU: a device whose stream runs only when it is waited for, and a TensorRT on top of it.
+
+Memory is real (bytes by pointer), so a wrong pointer, size or order gives wrong logits. Work is queued and done at
+``synchronize``, as on a GPU, so a result that is read too early is stale. Every handle that is not given back stays
+in ``live``. ``fail_at`` makes the n-th call of the device fail.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.runtime.tensorrt_library import Messages, TensorRT
+
+Work = Callable[[], None]
+
+
+class FakeDevice:
+    """See ``runners.device.Device``."""
+
+    def __init__(self, *, capability: str = "sm89", graphs: bool = True, fail_at: int | None = None) -> None:
+        self.name = f"fake GPU {capability}"
+        self.capability = capability
+        self.graphs = graphs
+        self.fail_at = fail_at
+        self.calls: list[str] = []
+        self.live: set[tuple[str, int]] = set()
+        self.memory: dict[int, bytearray] = {}
+        self.moved: list[int] = []
+        """Bytes of each copy, in order."""
+        self.queue: list[Work] = []
+        self.recording: list[Work] | None = None
+        self.recorded: dict[int, list[Work]] = {}
+        self.last_error = ""
+        """As CUDA keeps it: of the last call that failed, until ``clear_error``."""
+        self._handles = itertools.count(0x1000, 0x1000)
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if len(self.calls) - 1 == self.fail_at:
+            self.last_error = "cudaErrorFake"
+            raise UnavailableError(f"{name}: cudaErrorFake (injected)")
+
+    def _made(self, kind: str) -> int:
+        handle = next(self._handles)
+        self.live.add((kind, handle))
+        return handle
+
+    def enqueue(self, work: Work) -> None:
+        (self.queue if self.recording is None else self.recording).append(work)
+
+    def allocate(self, nbytes: int) -> int:
+        self._call("allocate")
+        pointer = self._made("memory")
+        self.memory[pointer] = bytearray(nbytes)
+        return pointer
+
+    def free(self, pointer: int) -> None:
+        self._call("free")
+        self.live.remove(("memory", pointer))
+        del self.memory[pointer]
+
+    def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        self._call("allocate_pinned")
+        array = np.full(nbytes, 0xAB, np.uint8)
+        self.live.add(("pinned", id(array)))
+        return array
+
+    def free_pinned(self, array: NDArray[np.uint8]) -> None:
+        self._call("free_pinned")
+        self.live.remove(("pinned", id(array)))
+
+    def create_stream(self) -> int:
+        self._call("create_stream")
+        return self._made("stream")
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call("destroy_stream")
+        self.live.remove(("stream", stream))
+
+    def upload(self, pointer: int, source: NDArray[Any], stream: int) -> None:
+        self._call("upload")
+
+        def work() -> None:
+            self.memory[pointer][: source.nbytes] = source.tobytes()
+            self.moved.append(source.nbytes)
+
+        self.enqueue(work)
+
+    def download(self, target: NDArray[Any], pointer: int, stream: int) -> None:
+        self._call("download")
+
+        def work() -> None:
+            target.view(np.uint8).reshape(-1)[:] = np.frombuffer(self.memory[pointer], np.uint8, target.nbytes)
+            self.moved.append(target.nbytes)
+
+        self.enqueue(work)
+
+    def synchronize(self, stream: int) -> None:
+        self._call("synchronize")
+        assert self.recording is None, "CUDA forbids waiting for a stream that is being captured"
+        for work in self.queue:
+            work()
+        self.queue.clear()
+
+    def begin_capture(self, stream: int) -> None:
+        self._call("begin_capture")
+        self.recording = []
+
+    def end_capture(self, stream: int) -> int:
+        recorded, self.recording = self.recording, None
+        self._call("end_capture")
+        if recorded is None:
+            self.last_error = "cudaErrorIllegalState"
+            raise UnavailableError("end_capture: cudaErrorIllegalState")
+        graph = self._made("graph")
+        self.recorded[graph] = recorded
+        return graph
+
+    def launch(self, graph: int, stream: int) -> None:
+        self._call("launch")
+        self.queue += self.recorded[graph]
+
+    def destroy_graph(self, graph: int) -> None:
+        self._call("destroy_graph")
+        self.live.remove(("graph", graph))
+        del self.recorded[graph]
+
+    def clear_error(self) -> None:
+        self.last_error = ""
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def expected_logits(pixels_NHWC: NDArray[np.uint8], classes: int) -> NDArray[np.float32]:
+    """What the fake engine computes: logit k of an image is (k + 1) times the sum of its pixels."""
+    sums = pixels_NHWC.reshape(len(pixels_NHWC), -1).sum(axis=1, dtype=np.float32)
+    return np.outer(sums, np.arange(1, classes + 1, dtype=np.float32)).astype(np.float32)
+
+
+class FakeContext:
+    """One execution context; ``capturable`` False makes it refuse while a stream is captured."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.engine = engine
+        self.addresses: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+
+    def set_tensor_address(self, name: str, pointer: int) -> bool:
+        self.addresses[name] = pointer
+        return name in self.engine.tensors
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        return name == "pixels"
+
+    def execute_async_v3(self, stream: int) -> bool:
+        device, addresses, shape = self.engine.device, dict(self.addresses), self.shape
+        if device.recording is not None and not self.engine.capturable:
+            device.last_error = "cudaErrorStreamCaptureUnsupported"
+            return False
+
+        def work() -> None:
+            source = np.frombuffer(device.memory[addresses["pixels"]], np.uint8, int(np.prod(shape)))
+            logits = expected_logits(source.reshape(shape), self.engine.classes)
+            device.memory[addresses["logits"]][: logits.nbytes] = logits.tobytes()
+
+        device.enqueue(work)
+        return True
+
+
+class FakeEngine:
+    """uint8 ``pixels`` [-1, side, side, 3] in, float ``logits`` [-1, classes] out."""
+
+    def __init__(self, device: FakeDevice, api: Any, *, side: int, classes: int, capturable: bool) -> None:
+        self.device, self.classes, self.capturable = device, classes, capturable
+        self.contexts: list[FakeContext] = []
+        self.runtime_configs: list[Any] = []
+        self.tensors = {
+            "pixels": (api.TensorIOMode.INPUT, api.DataType.UINT8, (-1, side, side, 3)),
+            "logits": (api.TensorIOMode.OUTPUT, api.DataType.FLOAT, (-1, classes)),
+        }
+        self.num_io_tensors = 2
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self.tensors[name][0]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self.tensors[name][1]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name][2]
+
+    def create_runtime_config(self) -> Any:
+        return SimpleNamespace(cuda_graph_strategy=None)
+
+    def create_execution_context(self, runtime_config: Any = None) -> FakeContext:
+        self.runtime_configs.append(runtime_config)
+        self.contexts.append(FakeContext(self))
+        return self.contexts[-1]
+
+
+def fake_tensorrt(
+    device: FakeDevice, *, rtx: bool = False, side: int = 4, classes: int = 3, capturable: bool = True
+) -> tuple[TensorRT, FakeEngine]:
+    """A TensorRT whose every plan is one and the same engine on ``device``; a plan of b"bad" does not load."""
+    api = SimpleNamespace(
+        DataType=SimpleNamespace(UINT8=SimpleNamespace(name="UINT8"), FLOAT=SimpleNamespace(name="FLOAT")),
+        TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
+    )
+    engine = FakeEngine(device, api, side=side, classes=classes, capturable=capturable)
+    messages = Messages()
+
+    def deserialize_cuda_engine(data: bytes) -> FakeEngine | None:
+        if data == b"bad":
+            messages.errors.append(
+                "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (it is bad. In x at /y.cpp:1)"
+            )
+            return None
+        return engine
+
+    runtime = SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine)
+    if rtx:
+        diagnostics = {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
+        api.EngineValidity = SimpleNamespace(VALID=0, SUBOPTIMAL=1, INVALID=2)
+        api.EngineInvalidityDiagnostics = SimpleNamespace(__members__=diagnostics)
+        api.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
+        runtime.get_engine_validity = lambda data: (2, 1 | 4) if data == b"old" else (0, 0)
+    api.Runtime = lambda logger: runtime
+    name = "tensorrt_rtx" if rtx else "tensorrt"
+    return TensorRT(name, "1.7.1.116" if rtx else "11.4.0.106", api, None, messages), engine

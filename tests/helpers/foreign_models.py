@@ -1,0 +1,138 @@
+"""Classifiers as other tools write them, small enough to run in a moment: float images in, class scores out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from tests.helpers.onnx_models import Graph
+
+SIDE, CLASSES = 12, 5
+MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.22, 0.25)
+
+Head = Literal["gemm", "matmul", "convolution"]
+
+
+def foreign_classifier(
+    path: Path,
+    *,
+    opset: int = 21,
+    batch: int | str = "N",
+    head: Head = "gemm",
+    softmax: bool = False,
+    channels_last: bool = False,
+    constants: bool = False,
+    names: tuple[str, str] = ("data", "scores"),
+) -> Path:
+    """A nameless graph of every structure that AlexNet's heirs have, in the dialect of ``opset``.
+
+    Convolutions (grouped, side by side, with a residual), batch norm, LRN, ReLU6, padding and pooling; its scores are
+    ``[batch, CLASSES]``, or ``[batch, CLASSES, 1, 1]`` with head ``"convolution"``. With ``constants`` every weight
+    is a Constant node. Opset 9 comes as IR 3, which lists other weights among the inputs.
+    """
+    g = Graph()
+    random = np.random.default_rng(3)
+
+    def weight(*shape: int) -> str:
+        return g.constant(random.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32))
+
+    def conv(x: str, channels_in: int, channels: int, kernel: int, group: int = 1) -> str:
+        w = weight(channels, channels_in // group, kernel, kernel)
+        return g.node("Conv", x, w, weight(channels), pads=[kernel // 2] * 4, group=group)
+
+    # What was an attribute became an input in a later opset.
+    def clip(x: str) -> str:
+        if opset < 11:
+            return g.node("Clip", x, min=0.0, max=6.0)
+        return g.node("Clip", x, g.constant(np.array(0, np.float32)), g.constant(np.array(6, np.float32)))
+
+    def pad(x: str) -> str:
+        pads = [0, 0, 0, 0, 0, 0, 1, 1]
+        return g.node("Pad", x, pads=pads) if opset < 11 else g.node("Pad", x, g.constant(np.array(pads)))
+
+    def spatial_mean(x: str) -> str:
+        if opset < 18:
+            return g.node("ReduceMean", x, axes=[2, 3], keepdims=0)
+        return g.node("ReduceMean", x, g.constant(np.array([2, 3])), keepdims=0)
+
+    x = g.node("Transpose", names[0], perm=[0, 3, 1, 2]) if channels_last else names[0]
+    x = conv(x, 3, 8, 3)
+    statistics = (random.uniform(0.5, 2, 8), random.normal(0, 1, 8), random.normal(0, 1, 8), random.uniform(0.5, 2, 8))
+    x = g.node("BatchNormalization", x, *(g.constant(values.astype(np.float32)) for values in statistics))
+    x = g.node("LRN", clip(x), size=3, alpha=0.1)
+    x = g.node("Relu", g.node("Add", conv(x, 8, 8, 3, group=2), x))
+    x = g.node("Concat", conv(x, 8, 4, 1), conv(x, 8, 4, 3), axis=1)
+    x = g.node("MaxPool", pad(x), kernel_shape=[3, 3], strides=[2, 2])
+    if head == "convolution":
+        x = g.node("GlobalAveragePool", conv(g.node("Dropout", x), 8, CLASSES, 1))
+    elif head == "gemm":
+        x = g.node("Gemm", spatial_mean(x), weight(CLASSES, 8), weight(CLASSES), transB=1)
+    else:
+        flat = g.node("Reshape", spatial_mean(x), g.constant(np.array([-1, 8])))
+        x = g.node("Add", g.node("MatMul", flat, weight(8, CLASSES)), weight(CLASSES))
+    if softmax:
+        x = g.node("Softmax", x, axis=1)
+    g.nodes[-1].output[0] = names[1]
+
+    image: list[int | str] = [batch, SIDE, SIDE, 3] if channels_last else [batch, 3, SIDE, SIDE]
+    scores: list[int | str] = [batch, CLASSES, *([1, 1] if head == "convolution" else [])]
+    nodes, inputs = g.nodes, [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, image)]
+    for node in nodes:
+        node.name = ""
+    if opset == 9 and not constants:
+        inputs += [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in g.weights]
+    if constants:
+        nodes = [helper.make_node("Constant", [], [w.name], value=w) for w in g.weights] + nodes
+    outputs = [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, scores)]
+    graph = helper.make_graph(nodes, "foreign", inputs, outputs, [] if constants else g.weights)
+    opsets = [helper.make_opsetid("", opset)]
+    ir_version = 3 if opset == 9 else helper.find_min_ir_version_for(opsets)
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), path)
+    return path
+
+
+def random_pixels(count: int, side: int = SIDE, seed: int = 0) -> NDArray[np.uint8]:
+    """Pixels ``[count, side, side, 3]``."""
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def scores_by_hand(path: Path, pixels_NHWC: NDArray[np.uint8], *, channels_last: bool = False) -> NDArray[np.float32]:
+    """What the file answers to pixels normalised outside of it, one image at a time where its batch is fixed."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    images = ((pixels_NHWC / 255.0 - MEAN) / STD).astype(np.float32)
+    if not channels_last:
+        images = images.transpose(0, 3, 1, 2)
+    (feed,) = session.get_inputs()
+    scores: NDArray[np.float32] = session.run(None, {feed.name: images})[0]
+    return scores.reshape(len(pixels_NHWC), -1)
+
+
+def graph_of(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, NDArray[Any]],
+    *,
+    inputs: dict[str, list[int | str]] | None = None,
+    outputs: dict[str, list[int | str]] | None = None,
+    opset: int = 21,
+    **options: Any,
+) -> Path:
+    """Write any graph of float inputs (default ``x`` [N, 3, 4, 4]) and float outputs (default ``y`` [N, 5])."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in (inputs or {"x": ["N", 3, 4, 4]}).items()],
+        [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in (outputs or {"y": ["N", 5]}).items()],
+        [numpy_helper.from_array(np.asarray(values), name) for name, values in weights.items()],
+    )
+    imports = [helper.make_opsetid("", opset), *options.pop("domains", [])]
+    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10, **options), path)
+    return path

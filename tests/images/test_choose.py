@@ -1,0 +1,233 @@
+"""Which images calibrate is balanced, repeatable and on record, and they never fill the memory."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images import choose
+from alexnet_deploy.images.choose import CalibrationSet, choose_images
+from alexnet_deploy.images.decode import load_pixels
+
+PRE = Preprocessing(8, 8, "stretch", None)
+_grey = itertools.count()
+
+
+def save(path: Path) -> Path:
+    """A small image that no other call made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = next(_grey)
+    Image.new("RGB", (6, 6), (number % 256, number // 256 % 256, number // 65536)).save(path)
+    return path
+
+
+def folder_of(root: Path, **sizes: int) -> Path:
+    for name, size in sizes.items():
+        for index in range(size):
+            save(root / name / f"{index:02}.png")
+    return root
+
+
+def names(chosen: CalibrationSet) -> list[str]:
+    return [file.relative_to(chosen.root).as_posix() for file in chosen.files]
+
+
+def classes(chosen: CalibrationSet) -> Counter[str]:
+    return Counter(file.relative_to(chosen.root).parts[0] for file in chosen.files)
+
+
+class TestChoice:
+    def test_classes_take_turns(self, tmp_path: Path) -> None:
+        chosen = choose_images(folder_of(tmp_path, ant=10, bee=3, cat=1), count=9)
+        assert classes(chosen) == {"ant": 5, "bee": 3, "cat": 1}
+        assert [name[:3] for name in names(chosen)[:5]] == ["ant", "bee", "cat", "ant", "bee"]
+
+    @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=4), count=st.integers(1, 25))
+    @settings(max_examples=25, deadline=None)
+    def test_no_class_has_two_more_than_one_that_had_more_to_give(self, sizes: list[int], count: int) -> None:
+        count = min(count, sum(sizes))
+        with tempfile.TemporaryDirectory() as root:
+            has = {f"class{i}": size for i, size in enumerate(sizes)}
+            chosen = choose_images(folder_of(Path(root), **has), count=count)
+        got = classes(chosen)
+        assert sum(got.values()) == count
+        assert max(got.values()) <= 1 + min((got[name] for name in has if got[name] < has[name]), default=max(sizes))
+
+    def test_deeper_folders_belong_to_their_class(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, **{"ant/red": 4, "ant/black": 4, "bee": 4})
+        assert classes(choose_images(tmp_path, count=6)) == {"ant": 3, "bee": 3}
+
+    def test_a_folder_without_classes(self, tmp_path: Path) -> None:
+        files = {save(tmp_path / f"{i}.png").name for i in range(5)}
+        assert set(names(choose_images(tmp_path, count=5))) == files
+
+    def test_it_depends_on_seed_and_names_alone(self, tmp_path: Path) -> None:
+        here, there = (folder_of(tmp_path / place, ant=8, bee=8) for place in ("here", "there"))
+        chosen = choose_images(here, count=6, seed=3)
+        assert names(choose_images(there, count=6, seed=3)) == names(chosen)
+        assert names(choose_images(here, count=6, seed=4)) != names(chosen)
+        assert names(chosen) != sorted(names(chosen))
+
+    def test_more_images_begin_with_the_same(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, ant=8, bee=8)
+        assert names(choose_images(tmp_path, count=10))[:4] == names(choose_images(tmp_path, count=4))
+
+    def test_the_same_bytes_count_once(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, ant=2)
+        for copy in ("ant/copy.png", "bee/copy.png"):
+            (tmp_path / copy).parent.mkdir(exist_ok=True)
+            shutil.copy(tmp_path / "ant" / "00.png", tmp_path / copy)
+        chosen = choose_images(tmp_path, count=2)
+        assert len(set(chosen.sha256)) == 2
+        assert names(choose_images(tmp_path, count=1)) == names(chosen)[:1]  # it stays where it came first
+
+    def test_what_is_no_image_is_passed_over(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, ant=2)
+        good = names(choose_images(tmp_path, count=2))
+        (tmp_path / "ant" / "text.jpg").write_text("not an image")
+        (tmp_path / "ant" / "empty.png").touch()
+        cut = save(tmp_path / "ant" / "cut.png")
+        cut.write_bytes(cut.read_bytes()[:45])
+        (tmp_path / "ant" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+        (tmp_path / "ant" / "notes.txt").write_text("no image suffix")
+        assert set(names(choose_images(tmp_path, count=2))) == set(good)
+
+    def test_a_link_to_an_image_is_one(self, tmp_path: Path) -> None:
+        target = save(tmp_path / "elsewhere.png")
+        (tmp_path / "data" / "ant").mkdir(parents=True)
+        (tmp_path / "data" / "ant" / "link.png").symlink_to(target)
+        assert names(choose_images(tmp_path / "data", count=1)) == ["ant/link.png"]
+
+
+class TestRefused:
+    def test_no_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"nowhere: no such folder; --calibration-data takes a folder"):
+            choose_images(tmp_path / "nowhere")
+
+    def test_a_file_for_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"a.png: no such folder"):
+            choose_images(save(tmp_path / "a.png"))
+
+    def test_an_empty_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "ant").mkdir()
+        with pytest.raises(InputError, match=r"holds no image"):
+            choose_images(tmp_path)
+
+    def test_only_damaged_images(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jpg").write_text("not an image")
+        with pytest.raises(InputError, match=r"holds no readable image"):
+            choose_images(tmp_path)
+
+    def test_fewer_than_asked(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, ant=3, bee=2)
+        with pytest.raises(InputError, match=r"holds 5 usable images, --calibration-images asks for 6; .* 5$"):
+            choose_images(tmp_path, count=6)
+        shutil.copy(tmp_path / "ant" / "00.png", tmp_path / "bee" / "copy.png")
+        (tmp_path / "bee" / "broken.png").write_text("not an image")
+        with pytest.raises(InputError, match=r"holds 5 usable images \(2 more are damaged or copies\)"):
+            choose_images(tmp_path, count=6)
+        assert len(choose_images(tmp_path, count=5).files) == 5
+
+    def test_a_class_without_an_image(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, ant=3)
+        (tmp_path / ".hidden").mkdir()
+        assert len(choose_images(tmp_path, count=3).files) == 3
+        (tmp_path / "bee").mkdir()
+        (tmp_path / "bee" / "notes.txt").write_text("no image")
+        with pytest.raises(InputError, match=r"bee: is a class folder without an image; fill it, or take it away"):
+            choose_images(tmp_path, count=3)
+        save(tmp_path / "beside.png")  # so the folders are no classes
+        assert len(choose_images(tmp_path, count=4).files) == 4
+
+    def test_one_level_too_high(self, tmp_path: Path) -> None:
+        for split in ("train", "val"):
+            folder_of(tmp_path / split, ant=2, bee=2)
+        with pytest.raises(InputError, match=rf"folder 'train' is no class, .*: give {tmp_path / 'train'}$"):
+            choose_images(tmp_path, count=4)
+        assert len(choose_images(tmp_path, count=4, flags=("--data", "--images")).files) == 4  # nothing calibrates
+        shutil.rmtree(tmp_path / "train")
+        with pytest.raises(InputError, match=rf"folder 'val' is no class, .*: give {tmp_path / 'val'}$"):
+            choose_images(tmp_path, count=4)
+
+    def test_a_class_may_hold_folders_or_be_called_train(self, tmp_path: Path) -> None:
+        folder_of(tmp_path, train=2)
+        folder_of(tmp_path / "train", old=2)
+        folder_of(tmp_path / "plane", old=2, new=2)
+        assert classes(choose_images(tmp_path, count=8)) == {"train": 4, "plane": 4}
+
+    @pytest.mark.parametrize("count", [0, -1])
+    def test_fewer_than_one(self, count: int, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=rf"--calibration-images {count}: takes 1 or more"):
+            choose_images(folder_of(tmp_path, ant=1), count=count)
+
+
+class TestDigest:
+    def test_the_digest_follows_content_and_order_not_the_place(self, tmp_path: Path) -> None:
+        folder_of(tmp_path / "here", ant=3)
+        shutil.copytree(tmp_path / "here", tmp_path / "there")
+        here, there = choose_images(tmp_path / "here", count=3), choose_images(tmp_path / "there", count=3)
+        assert here.digest() == there.digest()
+        backwards = CalibrationSet(here.root, here.files[::-1], here.sha256[::-1], here.seed)
+        assert backwards.digest() != here.digest()
+        save(tmp_path / "there" / "ant" / "00.png")
+        assert choose_images(tmp_path / "there", count=3).digest() != here.digest()
+
+
+class TestBatches:
+    @pytest.fixture
+    def seven(self, tmp_path: Path) -> CalibrationSet:
+        return choose_images(folder_of(tmp_path, ant=4, bee=3), count=7)
+
+    @pytest.mark.parametrize("batch", [1, 3, 7, 10])
+    def test_the_pixels_of_images_py_in_order(self, batch: int, seven: CalibrationSet) -> None:
+        batches = list(seven.batches(PRE, batch))
+        assert {len(pixels_NHWC) for pixels_NHWC in batches[:-1]} <= {batch}
+        together_NHWC = np.concatenate(batches)
+        assert together_NHWC.dtype == np.uint8
+        np.testing.assert_array_equal(together_NHWC, np.stack([load_pixels(file, PRE) for file in seven.files]))
+
+    def test_every_pass_is_the_same(self, seven: CalibrationSet) -> None:
+        first, second = (np.concatenate(list(seven.batches(PRE, 2))) for _ in range(2))
+        np.testing.assert_array_equal(first, second)
+
+    def test_images_are_decoded_as_they_are_asked_for(
+        self, seven: CalibrationSet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decoded: list[Path] = []
+
+        def counted(file: Path, pre: Preprocessing) -> np.ndarray:
+            decoded.append(file)
+            return load_pixels(file, pre)
+
+        monkeypatch.setattr(choose, "load_pixels", counted)
+        batches = seven.batches(PRE, 2)
+        assert decoded == []
+        for taken in (2, 4, 6, 7):
+            next(batches)
+            assert decoded == list(seven.files[:taken])
+
+    def test_one_batch_is_in_memory(self, seven: CalibrationSet) -> None:
+        pre = Preprocessing(256, 256, "stretch", None)
+        image_bytes = 256 * 256 * 3
+        many = CalibrationSet(seven.root, seven.files * 6, seven.sha256 * 6, 0)
+        tracemalloc.start()
+        try:
+            assert sum(len(pixels_NHWC) for pixels_NHWC in many.batches(pre, 2)) == 42
+            peak_bytes = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        # A batch as single images and as the stack of them, the batch before (which the caller still holds), and
+        # one image that Pillow is handing over.
+        assert peak_bytes < 9 * image_bytes

@@ -1,0 +1,103 @@
+"""Files, folders and patterns become image files in a settled order."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.images.find import find_images
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b/2.JPG", "b/10.png", "b/notes.txt", "a.webp", "c/d/e.jpeg", ".hidden.jpg", ".git/x.png", "[1].png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def names(root: Path, *sources: str | Path) -> list[str]:
+    return [str(path.relative_to(root)) for path in find_images(sources)]
+
+
+def test_a_folder_yields_its_images_sorted_without_hidden_ones(tree: Path) -> None:
+    assert names(tree, tree) == ["[1].png", "a.webp", "b/10.png", "b/2.JPG", "c/d/e.jpeg"]
+
+
+def test_sources_keep_their_order_and_a_named_file_is_taken(tree: Path) -> None:
+    found = names(tree, str(tree / "c"), tree / "b/notes.txt", tree / "[1].png", tree / ".hidden.jpg")
+    assert found == ["c/d/e.jpeg", "b/notes.txt", "[1].png", ".hidden.jpg"]
+
+
+def test_patterns(tree: Path) -> None:
+    assert names(tree, f"{tree}/b/*") == ["b/10.png", "b/2.JPG"]
+    assert names(tree, f"{tree}/**") == ["[1].png", "a.webp", "b/10.png", "b/2.JPG", "c/d/e.jpeg"]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("gone.jpg", "no such file"),
+        ("gone/", "no such file"),
+        ("void", "holds no image"),
+        ("*.gif", "matches no image"),
+    ],
+)
+def test_a_source_without_images_is_refused_before_any_work(tree: Path, source: str, reason: str) -> None:
+    (tree / "void").mkdir()
+    with pytest.raises(InputError, match=reason):
+        find_images([tree, tree / source if "*" not in source else f"{tree}/{source}"])
+
+
+def test_links_that_loop_end_and_dangling_ones_are_reported(tree: Path) -> None:
+    (tree / "b/up").symlink_to(tree)
+    (tree / "c/again").symlink_to(tree / "c/d")
+    (tree / "lost.jpg").symlink_to(tree / "nowhere.jpg")
+    (tree / "self.jpg").symlink_to(tree / "self.jpg")
+    assert names(tree, tree) == [
+        "[1].png",
+        "a.webp",
+        "b/10.png",
+        "b/2.JPG",
+        "c/again/e.jpeg",
+        "lost.jpg",
+        "self.jpg",
+    ]
+    (tree / "folder.jpg").symlink_to(tree / "c")
+    assert names(tree, f"{tree}/*.jpg") == ["lost.jpg", "self.jpg"]  # a pattern finds them, too
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_in_a_folder_is_passed_over(tree: Path) -> None:
+    os.mkfifo(tree / "b/pipe.jpg")
+    assert names(tree, tree / "b") == ["b/10.png", "b/2.JPG"]
+
+
+def test_a_folder_that_cannot_be_listed_is_handed_on_for_its_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if path == str(tree / "b"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert names(tree, tree) == ["[1].png", "a.webp", "b", "c/d/e.jpeg"]
+
+
+def test_folders_nest_deeper_than_the_stack(tmp_path: Path) -> None:
+    deepest = tmp_path.joinpath(*["d"] * 100)
+    deepest.mkdir(parents=True)
+    (deepest / "deep.png").touch()
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 60)
+    try:
+        assert list(find_images([tmp_path])) == [deepest / "deep.png"]
+    finally:
+        sys.setrecursionlimit(limit)

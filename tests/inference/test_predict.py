@@ -1,0 +1,283 @@
+"""Predictions stream in order, with error rows, bounded memory, and no thread left behind."""
+
+from __future__ import annotations
+
+import math
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from itertools import islice, repeat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.find import find_images
+from alexnet_deploy.inference.predict import Prediction, predict, read_batches, top_answers
+from alexnet_deploy.runtime.any_batch import AnyBatch
+from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.runtime.stage_timer import Lap, Laps, no_lap
+
+SIDE = 8
+LABELS = tuple(f"label {k}" for k in range(256))
+
+
+class BrightnessRunner:
+    """The class is the red value of the image's first pixel; every batch size it saw is kept."""
+
+    description = "fake"
+    lap: Lap = staticmethod(no_lap)
+
+    def __init__(self, batch: BatchProfile | None = None, temperature: float = 1.0) -> None:
+        self.contract = ModelContract(
+            architecture="fake",
+            labels=LABELS,
+            class_ids=LABELS,
+            preprocessing=Preprocessing(height=SIDE, width=SIDE, resize="stretch", resize_to=None),
+            temperature=temperature,
+        )
+        self.batch = batch
+        self.sizes: list[int] = []
+        self.closed = 0
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert pixels_NHWC.dtype == np.uint8
+        assert pixels_NHWC.shape[1:] == (SIDE, SIDE, 3)
+        if self.batch is not None:
+            assert self.batch.min <= len(pixels_NHWC) <= self.batch.max
+        self.sizes.append(len(pixels_NHWC))
+        return 10.0 * np.eye(256, dtype=np.float32)[pixels_NHWC[:, 0, 0, 0]]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def decoding_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_survives() -> Iterator[None]:
+    yield
+    assert decoding_threads() == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Seventy pictures of brightness 0..69; number 3, 40 and 41 are damaged."""
+    for i in range(70):
+        path = tmp_path / f"{i:03}.png"
+        Image.new("RGB", (SIDE + i % 3, SIDE), (i, 0, 0)).save(path)
+        if i in (3, 40, 41):
+            path.write_bytes(path.read_bytes()[:50])
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2, 32, 70, 100])
+def test_one_row_a_file_in_order_with_errors_in_place(folder: Path, batch: int, workers: int) -> None:
+    runner = BrightnessRunner()
+    rows = list(predict(runner, find_images([folder]), batch=batch, workers=workers))
+    assert [Path(row.file).name for row in rows] == [f"{i:03}.png" for i in range(70)]
+    for i, row in enumerate(rows):
+        if i in (3, 40, 41):
+            assert row.top == ()
+            assert row.error is not None
+            assert row.error.startswith(row.file)
+        else:
+            assert row.error is None
+            assert row.top[0].index == i
+    assert sum(runner.sizes) == 67
+
+
+def test_a_row_is_what_the_manual_says(folder: Path) -> None:
+    good, *_, bad = (row.as_row() for row in islice(predict(BrightnessRunner(), find_images([folder]), top_k=2), 4))
+    probability = math.exp(10) / (math.exp(10) + 255)
+    assert good == {
+        "file": str(folder / "000.png"),
+        "top": [
+            {"index": 0, "label": "label 0", "probability": pytest.approx(probability)},
+            {"index": 1, "label": "label 1", "probability": pytest.approx(math.exp(-10) * probability)},
+        ],
+        "error": None,
+    }
+    assert list(good) == ["file", "top", "error"]
+    assert bad == {"file": str(folder / "003.png"), "top": [], "error": bad["error"]}
+
+
+def test_the_runner_sees_the_pixels_of_images_py(folder: Path) -> None:
+    files = [path for path in find_images([folder]) if path.name not in ("003.png", "040.png", "041.png")]
+    pre = BrightnessRunner().contract.preprocessing
+    seen = np.concatenate([batch.pixels_NHWC.copy() for batch in read_batches(files, pre, batch=7)])
+    np.testing.assert_array_equal(seen, np.stack([load_pixels(path, pre) for path in files]))
+
+
+def test_a_batch_of_damaged_files_does_not_reach_the_runner(tmp_path: Path) -> None:
+    runner = BrightnessRunner()
+    rows = list(predict(runner, [tmp_path / "gone.png"] * 5, batch=2))
+    assert [row.error is not None for row in rows] == [True] * 5
+    assert runner.sizes == []
+
+
+def test_no_files_no_rows() -> None:
+    assert list(predict(BrightnessRunner(), [])) == []
+
+
+@pytest.mark.parametrize("flag", ["top_k", "batch", "workers"])
+def test_numbers_out_of_range_name_their_flag_at_the_call(flag: str) -> None:
+    with pytest.raises(UsageError, match=f"^--{flag.replace('_', '-')} 0 "):
+        predict(BrightnessRunner(), [], **{flag: 0})
+
+
+def test_more_answers_than_classes_gives_all_classes(folder: Path) -> None:
+    (row,) = predict(BrightnessRunner(), [folder / "007.png"], top_k=1000)
+    assert sorted(answer.index for answer in row.top) == list(range(256))
+    assert sum(answer.probability for answer in row.top) == pytest.approx(1.0)
+
+
+def test_output_that_is_not_finite_is_an_error_of_its_file_only(folder: Path) -> None:
+    class Overflowing(BrightnessRunner):
+        def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+            logits_NK = super().__call__(pixels_NHWC)
+            logits_NK[1, 5] = np.nan
+            logits_NK[2, 5] = np.inf
+            return logits_NK
+
+    rows = list(predict(Overflowing(), [folder / f"{i:03}.png" for i in range(10, 15)]))
+    assert [row.error is None for row in rows] == [True, False, False, True, True]
+    assert "not finite" in str(rows[1].error)
+    assert rows[3].top[0].index == 13
+
+
+def contract_of(classes: int, temperature: float) -> ModelContract:
+    names = tuple(map(str, range(classes)))
+    return ModelContract("fake", names, names, temperature=temperature)
+
+
+@given(
+    logits_NK=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 9)),
+        elements=st.floats(allow_nan=False, allow_infinity=False, width=32),
+    ),
+    temperature=st.floats(0.05, 20),
+    top_k=st.integers(1, 12),
+)
+def test_probabilities_are_a_distribution_in_the_order_of_the_logits(
+    logits_NK: NDArray[np.float32], temperature: float, top_k: int
+) -> None:
+    before = logits_NK.copy()
+    classes = logits_NK.shape[1]
+    for logits_K, answers in zip(
+        logits_NK, top_answers(logits_NK, contract_of(classes, temperature), top_k), strict=True
+    ):
+        assert len(answers) == min(top_k, classes)
+        ranking = [(-logits_K[answer.index], answer.index) for answer in answers]
+        assert ranking == sorted((-logit, k) for k, logit in enumerate(logits_K))[:top_k]
+        total = sum(answer.probability for answer in answers)
+        assert total == pytest.approx(1.0) if top_k >= classes else 0.0 < total <= 1.0 + 1e-12
+    np.testing.assert_array_equal(logits_NK, before)  # the caller owns its logits
+
+
+def test_laps_of_all_threads_add_up_to_the_run(folder: Path) -> None:
+    laps = Laps()
+    rows = list(predict(BrightnessRunner(), repeat(folder / "001.png", 500), batch=8, workers=2, lap=laps))
+    laps.stop("waiting")
+    assert len(rows) == 500
+    seconds = laps.seconds()
+    assert set(seconds) == {"decode", "resize", "batch", "compute", "top-k", "output", "waiting"}
+    assert all(value > 0 for value in seconds.values())
+    assert laps.threads == 3  # the caller's computes, two decode
+    # The counted laps follow on one another; what remains are the few instructions between two readings of the clock.
+    assert sum(seconds.values()) == pytest.approx(laps.threads * laps.total_s, rel=0.01)
+
+
+def test_temperature_divides_the_logits() -> None:
+    ((answer,),) = top_answers(np.array([[2.0, 0.0]], np.float32), contract_of(2, 2.0), 1)
+    assert answer.probability == pytest.approx(1 / (1 + math.exp(-1)))
+
+
+def endless(path: Path, taken: list[int]) -> Iterator[Path]:
+    for i, same in enumerate(repeat(path)):
+        taken[0] = i + 1
+        yield same
+
+
+def test_reading_ahead_is_bounded_and_close_ends_it(folder: Path) -> None:
+    taken = [0]
+    rows = predict(BrightnessRunner(), endless(folder / "000.png", taken), batch=4)
+    for _ in range(41):
+        next(rows)
+    assert taken[0] <= 44 + 2 * 4  # eleven batches begun, two ahead
+    rows.close()  # type: ignore[attr-defined]
+    assert decoding_threads() == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("device lost"), KeyboardInterrupt()])
+def test_a_failing_runner_ends_the_run_and_its_threads(folder: Path, error: BaseException) -> None:
+    class Failing(BrightnessRunner):
+        def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if len(self.sizes) == 2:
+                raise error
+            return super().__call__(pixels_NHWC)
+
+    rows: list[Prediction] = []
+    with pytest.raises(type(error)):
+        rows.extend(predict(Failing(), endless(folder / "001.png", [0]), batch=4))
+    assert decoding_threads() == []
+
+
+def test_a_failing_source_ends_the_run_and_its_threads(folder: Path) -> None:
+    def source() -> Iterator[Path]:
+        yield from repeat(folder / "001.png", 50)
+        raise InputError("list.txt: line 51 is no path")
+
+    with pytest.raises(InputError, match="line 51"):
+        list(predict(BrightnessRunner(), source(), batch=4))
+    assert decoding_threads() == []
+
+
+def test_memory_does_not_grow_with_the_number_of_files(folder: Path) -> None:
+    def peak_bytes(count: int) -> int:
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in predict(BrightnessRunner(), repeat(folder / "000.png", count), batch=16)) == count
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(64)  # caches fill
+    few, many = peak_bytes(1000), peak_bytes(4000)
+    # Pillow's reference cycles wait for the collector: some 200 kB come and go. Three thousand rows kept anywhere,
+    # as pixels (192 bytes) or as a Prediction (over 500), would be more than twice that.
+    assert many < few + 250_000
+
+
+@given(
+    count=st.integers(1, 20),
+    profile=st.tuples(st.integers(1, 5), st.integers(1, 9)).map(lambda p: BatchProfile(p[0], max(p), max(p))),
+)
+def test_any_batch_splits_and_pads(count: int, profile: BatchProfile) -> None:
+    inner = BrightnessRunner(profile)
+    runner: Runner = AnyBatch(inner)
+    pixels_NHWC = np.arange(count, dtype=np.uint8).repeat(SIDE * SIDE * 3).reshape(count, SIDE, SIDE, 3)
+    assert runner(pixels_NHWC).argmax(axis=1).tolist() == list(range(count))
+    assert runner.batch is None
+    assert sum(inner.sizes) - count < profile.min  # the padding, of the last call only
+
+
+def test_any_batch_hands_on_what_is_inside() -> None:
+    inner = BrightnessRunner(BatchProfile(4, 4, 4))
+    runner = AnyBatch(inner)
+    assert runner.contract is inner.contract
+    assert runner.description == "fake"
+    runner.close()
+    assert inner.closed == 1

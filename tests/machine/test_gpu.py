@@ -1,0 +1,119 @@
+"""NVML by a fake of its Python module, whose every name and number the real one has."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from alexnet_deploy.machine.gpu import LIMITS, SLOWDOWNS, GpuState, NvmlGpu, open_gpu
+
+pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
+
+
+class FakeError(Exception):
+    pass
+
+
+def fake(*, gpus: int = 1, reasons: int = 0, refuses: frozenset[str] = frozenset()) -> SimpleNamespace:
+    """``gpus`` GPUs at 1500 MHz, 70 W, 60 °C; the functions in ``refuses`` raise."""
+
+    def function(name: str, result: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            if name in refuses:
+                raise FakeError(name)
+            return result(*arguments) if callable(result) else result
+
+        return call
+
+    values = {
+        "nvmlInit": None,
+        "nvmlDeviceGetCount": gpus,
+        "nvmlDeviceGetHandleByIndex": lambda index: f"slot {index}",
+        "nvmlDeviceGetHandleByUUID": lambda uuid: f"uuid {uuid}",
+        "nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1500}[kind],
+        "nvmlDeviceGetPowerUsage": 70_000,
+        "nvmlDeviceGetTemperature": lambda handle, sensor: {0: 60}[sensor],
+        "nvmlDeviceGetCurrentClocksEventReasons": reasons,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": reasons,
+    }
+    api = SimpleNamespace(**{name: function(name, result) for name, result in values.items()})
+    api.NVMLError = FakeError
+    api.NVML_CLOCK_SM, api.NVML_TEMPERATURE_GPU = 1, 0
+    bits = {"SwPowerCap": 4, "HwSlowdown": 8, "SwThermalSlowdown": 32, "HwThermalSlowdown": 64}
+    for name, bit in (bits | {"HwPowerBrakeSlowdown": 128}).items():
+        setattr(api, f"nvmlClocksThrottleReason{name}", bit)
+    return api
+
+
+def test_the_real_module_has_every_name_and_number_of_the_fake() -> None:
+    for name, value in vars(fake()).items():
+        real = getattr(pynvml, name)
+        assert callable(real) if callable(value) else real == value
+    assert all(hasattr(pynvml, f"nvmlClocksThrottleReason{name}") for name in LIMITS)
+    assert issubclass(pynvml.NVMLError, Exception)
+
+
+def test_without_a_driver_there_is_no_gpu() -> None:
+    """The real module on a machine without NVIDIA's library; where there is one, it must at least answer."""
+    gpu = open_gpu()
+    assert gpu is None or isinstance(gpu.read(), GpuState)
+
+
+def test_reads_clock_power_and_temperature() -> None:
+    assert NvmlGpu(fake(), "h").read() == GpuState(1500, 70.0, 60)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "limited", "slowed"),
+    [
+        (0x1 | 0x2 | 0x10, (), ()),  # idle, clocks set by the user, sync boost: nothing is wrong
+        (0x4, ("power limit",), ()),
+        (0x4 | 0x40, ("too hot, hardware", "power limit"), ("too hot, hardware",)),
+        (0x8 | 0x80, ("hardware slowdown", "external power brake"), ("hardware slowdown", "external power brake")),
+        (0x20, ("too hot, driver",), ("too hot, driver",)),
+    ],
+)
+def test_names_why_the_clock_is_held_down(reasons: int, limited: tuple[str, ...], slowed: tuple[str, ...]) -> None:
+    state = NvmlGpu(fake(reasons=reasons), "h").read()
+    assert (state.limited_by, state.slowed_by) == (limited, slowed)
+    assert set(SLOWDOWNS) < set(LIMITS)
+
+
+def test_an_older_driver_is_asked_by_the_old_name() -> None:
+    old = fake(reasons=0x40, refuses=frozenset({"nvmlDeviceGetCurrentClocksEventReasons"}))
+    assert NvmlGpu(old, "h").read().slowed_by == ("too hot, hardware",)
+    del old.nvmlDeviceGetCurrentClocksEventReasons  # an older pynvml
+    assert NvmlGpu(old, "h").read().slowed_by == ("too hot, hardware",)
+
+
+def test_what_a_gpu_does_not_tell_is_none() -> None:
+    everything = frozenset(name for name in vars(fake()) if name.startswith("nvmlDeviceGet"))
+    assert NvmlGpu(fake(refuses=everything), "h").read() == GpuState()
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "handle"),
+    [
+        (1, {}, "slot 0"),
+        (1, {"CUDA_VISIBLE_DEVICES": "3"}, "slot 0"),  # a container that shows the one GPU numbers it anew
+        (4, {}, None),
+        (4, {"CUDA_VISIBLE_DEVICES": "2"}, None),
+        (4, {"CUDA_VISIBLE_DEVICES": "2,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "slot 2"),
+        (4, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "slot 0"),
+        (4, {"CUDA_VISIBLE_DEVICES": "GPU-8a2c,GPU-1"}, "uuid GPU-8a2c"),
+        (4, {"CUDA_VISIBLE_DEVICES": "MIG-1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, None),
+    ],
+)
+def test_the_gpu_that_cuda_sees_first_or_none(gpus: int, environment: dict[str, str], handle: str | None) -> None:
+    gpu = open_gpu(lambda: fake(gpus=gpus), environment)
+    assert (None if gpu is None else gpu._handle) == handle
+
+
+def test_no_pynvml_and_no_driver_are_no_error() -> None:
+    def missing() -> Any:
+        raise ModuleNotFoundError("pynvml")
+
+    assert open_gpu(missing) is None
+    assert open_gpu(lambda: fake(refuses=frozenset({"nvmlInit"}))) is None

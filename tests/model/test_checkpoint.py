@@ -1,0 +1,329 @@
+"""Checkpoints come back as they were saved; nothing else comes in, and nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UnavailableError, UsageError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.model.architecture import AlexNet, architecture
+from alexnet_deploy.model.checkpoint import (
+    ARCHITECTURE_KEY,
+    RECIPE_KEY,
+    Checkpoint,
+    imagenet1k_contract,
+    load_checkpoint,
+    load_published,
+    load_weights,
+    save_checkpoint,
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tiny_checkpoint, tmp_path_factory.mktemp("saved") / "tiny.safetensors")
+
+
+def changed(checkpoint: Checkpoint, path: Path, weights: dict[str, Tensor] | None = None, **metadata: str) -> Path:
+    """A safetensors file with some weights or metadata changed; ``metadata`` goes by the last word of its key."""
+    whole = {
+        METADATA_KEY: checkpoint.contract.to_json(),
+        ARCHITECTURE_KEY: json.dumps(checkpoint.arch.to_dict()),
+        RECIPE_KEY: "{}",
+    }
+    whole |= {key: metadata[key.rpartition(".")[2]] for key in whole if key.rpartition(".")[2] in metadata}
+    save_file(checkpoint.weights | (weights or {}), path, whole)
+    return path
+
+
+class TestOurOwn:
+    def test_it_comes_back_as_it_was(self, tiny_checkpoint: Checkpoint, saved: Path) -> None:
+        again = load_checkpoint(saved)
+        assert (again.arch, again.contract, again.recipe) == (
+            tiny_checkpoint.arch,
+            tiny_checkpoint.contract,
+            tiny_checkpoint.recipe,
+        )
+        assert again.weights.keys() == tiny_checkpoint.weights.keys()
+        assert all(torch.equal(again.weights[key], value) for key, value in tiny_checkpoint.weights.items())
+
+    def test_float16_weights_make_a_float32_model(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        half = {key: value.half() for key, value in tiny_checkpoint.weights.items()}
+        path = save_checkpoint(dataclasses.replace(tiny_checkpoint, weights=half), tmp_path / "half.safetensors")
+        assert path.stat().st_size < 0.51 * 4 * sum(value.numel() for value in half.values())
+        model = load_checkpoint(path).build()
+        assert not model.training
+        assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+        assert torch.equal(model.get_parameter("classifier.6.weight"), half["classifier.6.weight"].float())
+
+    def test_weights_in_channels_last_layout_are_saved_as_they_read(
+        self, tiny_checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        model = tiny_checkpoint.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        turned = dataclasses.replace(tiny_checkpoint, weights=model.state_dict())
+        again = load_checkpoint(save_checkpoint(turned, tmp_path / "x.safetensors"))
+        assert torch.equal(again.weights["features.0.weight"], tiny_checkpoint.weights["features.0.weight"])
+
+    def test_the_file_follows_the_umask(self, saved: Path) -> None:
+        plain = saved.with_name("plain")
+        plain.touch()
+        assert stat.S_IMODE(saved.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+    def test_without_room_the_old_one_stays(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        path = tmp_path / "x.safetensors"
+        path.write_text("old")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+        try:
+            with pytest.raises(UnavailableError, match=r"x.safetensors: cannot be written \(File too large\)"):
+                save_checkpoint(tiny_checkpoint, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_text() == "old"
+        assert os.listdir(tmp_path) == ["x.safetensors"]
+
+
+class TestRefused:
+    def check(self, path: Path, error: type[DeployError], says: str) -> None:
+        with pytest.raises(error) as caught:
+            load_checkpoint(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert says in str(caught.value)
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        self.check(tmp_path / "x.safetensors", InputError, "no such checkpoint; check the path, or train one")
+        with pytest.raises(InputError, match=r"no such checkpoint; train one, or leave --weights out"):
+            load_weights(str(tmp_path / "x.safetensors"))
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        self.check(tmp_path, ArtifactError, "is not a readable safetensors file")
+
+    @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not this", b"\xff" * 100, b"\x02" + bytes(7) + b"{}"])
+    def test_garbage(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "x.safetensors"
+        path.write_bytes(content)
+        with pytest.raises((ArtifactError, InputError)):  # the last one is an empty but valid file
+            load_checkpoint(path)
+
+    @pytest.mark.parametrize("share", [0.0001, 0.5, 0.999999])
+    def test_a_truncated_file(self, saved: Path, tmp_path: Path, share: float) -> None:
+        path = tmp_path / "x.safetensors"
+        path.write_bytes(saved.read_bytes()[: int(saved.stat().st_size * share)])
+        self.check(path, ArtifactError, "copy or train it again")
+
+    def test_another_tools_safetensors(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        save_file(tiny_checkpoint.weights, tmp_path / "x.safetensors")
+        self.check(tmp_path / "x.safetensors", InputError, "carries no alexnet-deploy contract")
+
+    def test_damaged_metadata(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        for name, damage in (("contract", "{"), ("architecture", "{"), ("recipe", "[" * 100_000), ("recipe", "5")):
+            path = changed(tiny_checkpoint, tmp_path / "x.safetensors", None, **{name: damage})
+            self.check(path, ArtifactError, "again")
+
+    def test_another_architecture(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        raw = json.dumps(tiny_checkpoint.arch.to_dict() | {"lrn": "sometimes"})
+        self.check(changed(tiny_checkpoint, tmp_path / "x", architecture=raw), InputError, "not one of this family")
+
+    @pytest.mark.parametrize(
+        ("weights", "says"),
+        [
+            ({"classifier.6.weight": torch.zeros(4, 32)}, "classifier.6.weight is (4, 32), expected (3, 32)"),
+            ({"surprise": torch.zeros(1)}, "surprise is (1,), expected absent"),
+            ({"classifier.6.bias": torch.tensor([0, float("nan"), 0])}, "classifier.6.bias holds NaN or infinity"),
+            ({"classifier.6.bias": torch.tensor([0, 0, float("-inf")])}, "classifier.6.bias holds NaN or infinity"),
+            ({"classifier.6.bias": torch.zeros(3, dtype=torch.int32)}, "classifier.6.bias is torch.int32"),
+            ({"classifier.6.bias": torch.zeros(3).to(torch.float8_e4m3fn)}, "is torch.float8_e4m3fn"),
+        ],
+    )
+    def test_weights_that_do_not_fit(
+        self, tiny_checkpoint: Checkpoint, tmp_path: Path, weights: dict[str, Tensor], says: str
+    ) -> None:
+        self.check(changed(tiny_checkpoint, tmp_path / "x.safetensors", weights), InputError, says)
+
+    def test_a_missing_weight(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        fewer = {key: value for key, value in tiny_checkpoint.weights.items() if key != "features.0.bias"}
+        path = changed(dataclasses.replace(tiny_checkpoint, weights=fewer), tmp_path / "x.safetensors")
+        self.check(path, InputError, "features.0.bias is absent, expected (64,)")
+
+    def test_labels_for_another_number_of_classes(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        contract = ModelContract("alexnet", ("a", "b"), ("a", "b"))
+        path = changed(tiny_checkpoint, tmp_path / "x.safetensors", contract=contract.to_json())
+        self.check(path, InputError, "has 2 labels for 3 outputs")
+
+    def test_another_input_size(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        contract = dataclasses.replace(tiny_checkpoint.contract, preprocessing=Preprocessing(height=200))
+        path = changed(tiny_checkpoint, tmp_path / "x.safetensors", contract=contract.to_json())
+        self.check(path, InputError, "its contract says 200 x 224 pixels, AlexNet takes 224 x 224")
+
+    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+    @given(data=st.data())
+    def test_any_damage_to_the_header(self, saved: Path, tmp_path: Path, data: st.DataObject) -> None:
+        content = bytearray(saved.read_bytes()[:20_000])
+        length = int.from_bytes(content[:8], "little")
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, 8 + length - 1))] = data.draw(st.integers(0, 255))
+        path = tmp_path / "x.safetensors"
+        path.write_bytes(content)  # cut, so it never is whole
+        with pytest.raises(DeployError):
+            load_checkpoint(path)
+
+
+class TestPublished:
+    """State dicts in .pth files."""
+
+    def test_a_state_dict_in_torchvisions_layout_loads(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        torch.save(tiny_checkpoint.weights, tmp_path / "x.pth")
+        loaded = load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
+        assert all(torch.equal(loaded.weights[key], value) for key, value in tiny_checkpoint.weights.items())
+        assert loaded.recipe == {"source": "x.pth"}
+
+    def test_the_legacy_format_loads(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        """torchvision's published files are as old."""
+        torch.save(tiny_checkpoint.weights, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
+        loaded = load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
+        assert all(torch.equal(loaded.weights[key], value) for key, value in tiny_checkpoint.weights.items())
+
+    def test_a_pickle_that_runs_code_is_refused_unrun(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        path, marker = tmp_path / "x.pth", tmp_path / "it ran"
+
+        class Bomb:
+            def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+                return os.mkdir, (str(marker),)
+
+        torch.save(tiny_checkpoint.weights | {"bomb": Bomb()}, path)
+        torch.load(path, weights_only=False)
+        assert marker.exists(), "the bomb works"
+        marker.rmdir()
+        with pytest.raises(InputError) as caught:
+            load_published(path, tiny_checkpoint.arch, tiny_checkpoint.contract)
+        assert not marker.exists()
+        assert str(caught.value) == (
+            f"{path}: is not a plain state dict of tensors (it holds more than that); save model.state_dict() alone"
+        )
+
+    @pytest.mark.parametrize("content", [{"state_dict": {"a": torch.zeros(1)}}, [torch.zeros(1)], {"epoch": 3}, 5])
+    def test_what_is_no_state_dict_is_refused(self, tiny_checkpoint: Checkpoint, tmp_path: Path, content: Any) -> None:
+        torch.save(content, tmp_path / "x.pth")
+        with pytest.raises(InputError, match=r"is not a plain state dict of tensors"):
+            load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
+
+    @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04garbage", b"\x80\x02.", b"\x80\x02}q\x00."])
+    def test_garbage_is_refused_in_one_line(self, tiny_checkpoint: Checkpoint, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "x.pth").write_bytes(content)
+        with pytest.raises(InputError, match=r"^[^\n]+x.pth: [^\n]+$"):
+            load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
+
+    @pytest.mark.parametrize("odd", [torch.zeros(3).to_sparse(), torch.zeros(3, device="meta"), torch.zeros(3).bool()])
+    def test_tensors_of_another_kind_are_refused(
+        self, tiny_checkpoint: Checkpoint, tmp_path: Path, odd: Tensor
+    ) -> None:
+        torch.save(tiny_checkpoint.weights | {"classifier.6.bias": odd}, tmp_path / "x.pth")
+        with pytest.raises(InputError):
+            load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
+
+    def test_another_member_of_the_family_is_told_apart(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+        torch.save(tiny_checkpoint.weights, tmp_path / "x.pth")
+        other = architecture("alexnet-review-code", num_classes=3, hidden=32)
+        with pytest.raises(InputError, match=r"does not fit alexnet-review-code with 3 classes: .*; check --arch"):
+            load_published(tmp_path / "x.pth", other, tiny_checkpoint.contract)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Full-size weights of a few KiB, named by their hash: each tensor repeats one number, which the format allows."""
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in AlexNet(architecture("alexnet")).state_dict().items()}
+    folder = tmp_path_factory.mktemp("published")
+    torch.save({key: torch.full((1,), 0.01).expand(shape) for key, shape in shapes.items()}, folder / "x.pth")
+    return (folder / "x.pth").rename(folder / f"alexnet-owt-{sha256_of(folder / 'x.pth')[:8]}.pth")
+
+
+class TestWhatWeightsNames:
+    """``load_weights``, the meaning of --weights."""
+
+    def test_our_own_checkpoint(self, saved: Path) -> None:
+        assert load_weights(str(saved)).arch.hidden == 32
+        assert load_weights(str(saved), "alexnet").arch.hidden == 32
+
+    def test_our_own_checkpoint_as_another_architecture_is_refused(self, saved: Path) -> None:
+        with pytest.raises(UsageError, match=r"--arch alexnet-2012: .* holds alexnet; leave --arch out"):
+            load_weights(str(saved), "alexnet-2012")
+
+    def test_a_published_file_by_path(self, published: Path) -> None:
+        checkpoint = load_weights(str(published))
+        assert checkpoint.arch == architecture("alexnet")
+        assert checkpoint.contract == imagenet1k_contract("alexnet")
+
+    def test_a_published_file_as_another_architecture_is_refused(self, published: Path) -> None:
+        with pytest.raises(InputError, match="does not fit alexnet-2012"):
+            load_weights(str(published), "alexnet-2012")
+
+    def test_a_published_file_whose_name_tells_another_hash_is_refused(self, published: Path, tmp_path: Path) -> None:
+        wrong = tmp_path / "alexnet-owt-00000000.pth"
+        wrong.write_bytes(published.read_bytes())
+        with pytest.raises(ArtifactError, match=r"SHA-256 starts with [0-9a-f]{8}, its name says 00000000; download"):
+            load_weights(str(wrong))
+
+    def test_a_missing_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"x.pth: no such file; check --weights"):
+            load_weights(str(tmp_path / "x.pth"))
+
+    def test_an_unknown_architecture(self, published: Path) -> None:
+        with pytest.raises(UsageError, match="--arch lenet: unknown"):
+            load_weights(str(published), "lenet")
+
+
+@pytest.fixture
+def server(published: Path) -> Iterator[str]:
+    handler = partial(QuietHandler, directory=str(published.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_published_weights_by_url_are_fetched_once_with_progress(
+    server: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    seen: list[tuple[int, int | None]] = []
+    url = f"{server}/{published.name}"
+    assert load_weights(url, on_progress=lambda done, total: seen.append((done, total))).arch.num_classes == 1000
+    size = published.stat().st_size
+    assert seen[-1] == (size, size)
+    seen.clear()
+    assert load_weights(url).recipe == {"source": published.name}
+    assert seen == []
+
+
+def test_imagenet1k_names_a_thousand_classes() -> None:
+    contract = imagenet1k_contract("alexnet")
+    assert len(contract.labels) == 1000
+    assert (contract.class_ids[0], contract.labels[0]) == ("n01440764", "tench")
+    assert contract.preprocessing == Preprocessing(resize="shorter-side", resize_to=256)

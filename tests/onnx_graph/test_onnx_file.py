@@ -1,0 +1,240 @@
+"""Reading distrusts the file, writing is whole or not at all, and the contract is what the graph is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from alexnet_deploy.contract import METADATA_KEY
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.onnx_graph.adopt import adopt
+from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.onnx_file import (
+    contract_in,
+    fixed_batch,
+    graph_inputs,
+    initializers,
+    load_onnx,
+    name_nodes,
+    save_onnx,
+    set_contract,
+)
+from tests.helpers.foreign_models import MEAN, STD, foreign_classifier, graph_of
+from tests.helpers.onnx_models import tiny_classifier
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tiny_classifier(tmp_path / "net.onnx")
+
+
+class TestLoad:
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"garbage", b"\x00" * 64, b"\x08\x0a", b'{"irVersion": 10}', b"<html></html>"],
+        ids=["empty", "text", "zeros", "no graph", "JSON", "HTML"],
+    )
+    def test_what_is_no_model(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / "bad.onnx").write_bytes(content)
+        with pytest.raises(InputError, match=r"bad.onnx: is not (an|a valid) ONNX model.*; export it again$"):
+            load_onnx(tmp_path / "bad.onnx")
+
+    @given(cut=st.integers(0, 2000), noise=st.binary(max_size=40))
+    @settings(max_examples=60, deadline=None)
+    def test_damage_is_an_error_of_ours_or_goes_unseen(
+        self, cut: int, noise: bytes, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        folder = tmp_path_factory.getbasetemp() / "damage"
+        folder.mkdir(exist_ok=True)
+        good = foreign_classifier(folder / "good.onnx").read_bytes()
+        bad = folder / "bad.onnx"
+        bad.write_bytes(good[:cut] + noise + good[cut + len(noise) :] if cut % 2 else good[:cut] + noise)
+        try:
+            model = load_onnx(bad)
+        except InputError as exc:
+            assert str(exc).startswith(f"{bad}: ")
+            assert "\n" not in str(exc)
+        else:
+            onnx.checker.check_model(model)
+
+    def test_no_file(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"none.onnx: no such ONNX file; make it: alexnet-deploy export"):
+            load_onnx(tmp_path / "none.onnx")
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"is a folder, expected an ONNX file"):
+            load_onnx(tmp_path)
+
+    @pytest.mark.parametrize("part", ["node", "output"])
+    def test_no_nodes_or_no_outputs(self, part: str, path: Path) -> None:
+        model = onnx.load(path)
+        model.graph.ClearField(part)
+        onnx.save(model, path)
+        with pytest.raises(InputError, match=r"is not an ONNX model, or one without nodes or outputs"):
+            load_onnx(path)
+
+    def test_an_operator_that_onnx_does_not_have(self, tmp_path: Path) -> None:
+        source = graph_of(tmp_path / "net.onnx", [helper.make_node("Sharpen", ["x"], ["y"])], {})
+        with pytest.raises(InputError, match=r"net.onnx: is not a valid ONNX model \(No Op registered for Sharpen"):
+            load_onnx(source)
+
+    def test_a_newer_ir_than_we_know(self, path: Path) -> None:
+        model = onnx.load(path)
+        model.ir_version = 1000
+        onnx.save(model, path)
+        with pytest.raises(InputError, match=r"net.onnx: is not a valid ONNX model \(.*ir_version 1000"):
+            load_onnx(path)
+
+    def test_the_name_does_not_decide_the_format(self, path: Path) -> None:
+        """onnx itself would take ``.json`` or ``.textproto`` for text."""
+        renamed = path.rename(path.with_suffix(".json"))
+        assert load_onnx(renamed).graph.node
+
+
+class TestExternalData:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tiny_classifier(
+            tmp_path / "net.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0
+        )
+
+    def test_weights_come_along(self, path: Path, tmp_path: Path) -> None:
+        whole = save_onnx(load_onnx(path), tmp_path / "elsewhere" / "whole.onnx")
+        (tmp_path / "weights.bin").unlink()
+        expected = onnx.load(tiny_classifier(tmp_path / "inline.onnx"))
+        found = {
+            name: numpy_helper.to_array(tensor).tolist() for name, tensor in initializers(load_onnx(whole)).items()
+        }
+        assert found == {t.name: numpy_helper.to_array(t).tolist() for t in expected.graph.initializer}
+
+    @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"short")], ids=["missing", "cut"])
+    def test_without_all_of_its_weights(self, damage: Callable[[Path], object], path: Path, tmp_path: Path) -> None:
+        damage(tmp_path / "weights.bin")
+        with pytest.raises(InputError, match=r"net.onnx: is not a valid ONNX model \(.*tensor.*w[01]"):
+            load_onnx(path)
+
+    @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname"])
+    def test_a_file_outside_its_folder_is_not_read(self, location: str, path: Path, tmp_path: Path) -> None:
+        model = onnx.load(path, load_external_data=False)
+        for tensor in model.graph.initializer:
+            tensor.external_data[0].value = location
+        (tmp_path / "secret.bin").write_bytes(bytes(2_000_000))
+        inner = tmp_path / "inner" / "net.onnx"
+        inner.parent.mkdir()
+        onnx.save(model, inner)
+        with pytest.raises(InputError, match=r"net.onnx: is not a valid ONNX model"):
+            load_onnx(inner)
+
+
+class TestSave:
+    def test_what_was_saved_is_loaded(self, path: Path, tmp_path: Path) -> None:
+        model = load_onnx(path)
+        assert save_onnx(model, tmp_path / "deep" / "copy.onnx") == tmp_path / "deep" / "copy.onnx"
+        assert load_onnx(tmp_path / "deep" / "copy.onnx") == model
+
+    def test_a_model_that_fails_the_check_leaves_what_stood_there(self, path: Path) -> None:
+        before = path.read_bytes()
+        model = load_onnx(path)
+        model.graph.node[-1].input[0] = "nowhere"
+        with pytest.raises(onnx.checker.ValidationError):  # our own bug, not the user's: it keeps its traceback
+            save_onnx(model, path)
+        assert path.read_bytes() == before
+
+    def test_types_are_checked_too(self, path: Path) -> None:
+        model = load_onnx(path)
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+        with pytest.raises(onnx.shape_inference.InferenceError):
+            save_onnx(model, path)
+
+
+def _rename_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "image"
+
+
+def _other_type(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT8
+
+
+def _other_size(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value += 1
+
+
+def _other_output(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = "scores"
+
+
+def _other_classes(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1
+
+
+def _second_output(model: onnx.ModelProto) -> None:
+    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N", 5]))
+
+
+class TestContract:
+    @pytest.fixture
+    def model(self, tmp_path: Path) -> onnx.ModelProto:
+        adopt(foreign_classifier(tmp_path / "net.onnx"), tmp_path / "ours.onnx", Foreign(MEAN, STD))
+        return load_onnx(tmp_path / "ours.onnx")
+
+    def test_a_model_of_another_tool_has_none(self, path: Path) -> None:
+        assert contract_in(load_onnx(path), source="x") is None
+
+    def test_it_is_replaced_and_the_rest_of_the_metadata_stays(self, model: onnx.ModelProto) -> None:
+        contract = contract_in(model, source="x")
+        assert contract is not None
+        warmer = dataclasses.replace(contract, temperature=2.5)
+        helper.set_model_props(model, {entry.key: entry.value for entry in model.metadata_props} | {"author": "me"})
+        set_contract(model, warmer)
+        assert contract_in(model, source="x") == warmer
+        assert sorted(entry.key for entry in model.metadata_props) == [METADATA_KEY, "author"]
+
+    @pytest.mark.parametrize("text", ["", "{}", "[]", "not json", '{"schema": 999}'])
+    def test_damage_names_the_file(self, text: str, model: onnx.ModelProto) -> None:
+        helper.set_model_props(model, {METADATA_KEY: text})
+        with pytest.raises(ArtifactError, match=r"^engines/a.onnx: .*contract"):
+            contract_in(model, source="engines/a.onnx")
+
+    @pytest.mark.parametrize(
+        "edit", [_rename_input, _other_type, _other_size, _other_output, _other_classes, _second_output]
+    )
+    def test_a_graph_that_breaks_the_promise(
+        self, edit: Callable[[onnx.ModelProto], None], model: onnx.ModelProto
+    ) -> None:
+        edit(model)
+        with pytest.raises(ArtifactError, match=r"^a.onnx: its graph is not what its contract says"):
+            contract_in(model, source="a.onnx")
+
+
+class TestGraph:
+    @pytest.mark.parametrize(("batch", "expected"), [("N", None), (1, 1), (7, 7)])
+    def test_fixed_batch(self, batch: int | str, expected: int | None, tmp_path: Path) -> None:
+        assert fixed_batch(load_onnx(tiny_classifier(tmp_path / "net.onnx", batch=batch))) == expected
+
+    def test_weights_are_no_inputs(self, tmp_path: Path) -> None:
+        model = load_onnx(foreign_classifier(tmp_path / "net.onnx", opset=9))
+        assert [value.name for value in graph_inputs(model)] == ["data"]
+
+    @given(names=st.lists(st.sampled_from(["", "a", "Relu_1", "Relu_2", "Relu_1_2"]), min_size=1, max_size=8))
+    @settings(deadline=None)
+    def test_every_node_gets_a_name_and_first_come_keeps_it(self, names: list[str]) -> None:
+        nodes = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"], name) for i, name in enumerate(names)]
+        model = helper.make_model(helper.make_graph(nodes, "g", [], []))
+        name_nodes(model)
+        given_names = [node.name for node in model.graph.node]
+        assert all(given_names)
+        assert len(set(given_names)) == len(given_names)
+        assert given_names[0] == (names[0] or "Relu_0")
+
+    def test_initializers_by_name(self, path: Path) -> None:
+        found = initializers(load_onnx(path))
+        assert all(tensor.name == name for name, tensor in found.items())
+        assert np.prod(found["w1"].dims) == 16 * 3 * 3 * 3

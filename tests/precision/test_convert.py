@@ -1,0 +1,256 @@
+"""File to file: what each precision answers, in every runtime that runs here, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.onnx_graph.adopt import adopt
+from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx
+from alexnet_deploy.precision.convert import to_fp16, to_quantized, weights_sha256
+from alexnet_deploy.precision.qdq import Quantized
+from alexnet_deploy.precision.thresholds import METHODS, Method
+from alexnet_deploy.runtime.select import open_runner
+from tests.helpers.foreign_models import MEAN, STD, foreign_classifier
+from tests.helpers.foreign_models import SIDE as FOREIGN_SIDE
+from tests.helpers.onnx_models import CLASSES, SIDE, tiny_classifier
+
+LABELS = tuple(map(str, range(CLASSES)))
+CONTRACT = ModelContract("tiny", LABELS, LABELS, Preprocessing(SIDE, SIDE, "stretch", None))
+RUNTIMES = ("onnxruntime", "openvino")
+
+Batches = Callable[[], Iterator[NDArray[np.uint8]]]
+
+
+def noise(count: int, side: int = SIDE, seed: int = 0) -> NDArray[np.uint8]:
+    """Noise over a gradient of another direction in each image, so that they differ as a whole."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:side, 0:side][..., None] / side
+    slopes = random.uniform(-200, 200, (2, count, 1, 1, 3))
+    images = 128 + slopes[0] * (x - 0.5) + slopes[1] * (y - 0.5) + random.normal(0, 20, (count, side, side, 3))
+    return np.asarray(np.clip(images, 0, 255), np.uint8)
+
+
+def batches(side: int = SIDE) -> Iterator[NDArray[np.uint8]]:
+    for seed in (1, 2, 3):
+        yield noise(4, side, seed)
+
+
+def answers(path: Path, runtime: str, precision: str, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    contract = contract_in(load_onnx(path), source=str(path)) or CONTRACT
+    runner = open_runner(Engine("tiny", path, contract, precision, None), runtime, threads=1).runner
+    try:
+        return runner(pixels_NHWC)
+    finally:
+        runner.close()
+
+
+def by_reference(path: Path, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    (logits_NK,) = ReferenceEvaluator(onnx.load(path)).run(None, {"pixels": pixels_NHWC})
+    return np.asarray(logits_NK)
+
+
+@pytest.fixture(scope="session")
+def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_classifier(tmp_path_factory.mktemp("fp32") / "net.onnx")
+
+
+class TestAnswers:
+    # Largest difference to fp32, as a share of the largest logit. int8 has 7 bits for a number's magnitude, fp8 3 for
+    # its mantissa, and five layers add theirs up.
+    @pytest.mark.parametrize(
+        ("kind", "high", "share"),
+        [("int8", "fp32", 0.05), ("int8", "fp16", 0.05), ("fp8", "fp32", 0.15), ("fp8", "fp16", 0.15)],
+    )
+    def test_all_runtimes_agree(self, kind: Quantized, high: str, share: float, fp32: Path, tmp_path: Path) -> None:
+        """Against the reference evaluator, which shares no code with the runtimes."""
+        out = tmp_path / "out.onnx"
+        to_quantized(fp32, out, kind=kind, batches=batches, method="max", high="fp16" if high == "fp16" else "fp32")
+        pixels_NHWC = noise(16)
+        exact_NK, reference_NK = by_reference(fp32, pixels_NHWC), by_reference(out, pixels_NHWC)
+        largest = np.abs(exact_NK).max()
+        difference = np.abs(reference_NK - exact_NK).max()
+        assert 0 < difference < share * largest
+        second_N, first_N = np.sort(reference_NK)[:, -2:].T
+        clear = first_N - second_N > 2 * share * largest
+        assert clear.sum() >= 4
+        for runtime in RUNTIMES:
+            logits_NK = answers(out, runtime, f"{kind}+fp16" if high == "fp16" else kind, pixels_NHWC)
+            np.testing.assert_array_equal(logits_NK[clear].argmax(axis=1), reference_NK[clear].argmax(axis=1))
+            # A float sum in another order can tip a rounding to the next int8 or fp8 number, no more than the
+            # quantisation itself costs.
+            assert np.abs(logits_NK - reference_NK).max() < share * largest
+
+    def test_fp16(self, fp32: Path, tmp_path: Path) -> None:
+        out = to_fp16(fp32, tmp_path / "out.onnx")
+        pixels_NHWC = noise(4)
+        exact_NK = by_reference(fp32, pixels_NHWC)
+        for runtime in RUNTIMES:
+            # Weights of 11 bits, some fifteen layers in a row; most runtimes compute in float32 on a CPU.
+            logits_NK = answers(out, runtime, "fp16", pixels_NHWC)
+            np.testing.assert_allclose(logits_NK, exact_NK, rtol=0, atol=0.01 * np.abs(exact_NK).max())
+        assert out.stat().st_size < 0.55 * fp32.stat().st_size
+
+    def test_a_foreign_network_goes_all_the_way(self, tmp_path: Path) -> None:
+        """Groups, residual, concat, LRN and batch norm, adopted from opset 11, in all precisions."""
+        adopted = tmp_path / "adopted.onnx"
+        adopt(foreign_classifier(tmp_path / "net.onnx", opset=11, softmax=True), adopted, Foreign(MEAN, STD))
+        pixels_NHWC = noise(8, FOREIGN_SIDE)
+        exact_NK = answers(adopted, "onnxruntime", "fp32", pixels_NHWC)
+        largest = np.abs(exact_NK).max()
+        out = tmp_path / "out.onnx"
+        to_fp16(adopted, out)
+        assert np.abs(answers(out, "onnxruntime", "fp16", pixels_NHWC) - exact_NK).max() < 0.01 * largest
+        to_quantized(adopted, out, kind="int8", batches=lambda: batches(FOREIGN_SIDE), method="max", high="fp16")
+        assert np.abs(answers(out, "onnxruntime", "int8+fp16", pixels_NHWC) - exact_NK).max() < 0.1 * largest
+        assert contract_in(load_onnx(out), source="x") == contract_in(load_onnx(adopted), source="x")
+
+    def test_a_static_batch(self, tmp_path: Path) -> None:
+        source = tiny_classifier(tmp_path / "net.onnx", batch=4)
+        out = tmp_path / "out.onnx"
+        to_quantized(source, out, kind="int8", batches=batches, method="entropy", high="fp16")
+        pixels_NHWC = noise(6)
+        exact_NK = answers(source, "onnxruntime", "fp32", pixels_NHWC)
+        logits_NK = answers(out, "onnxruntime", "int8+fp16", pixels_NHWC)
+        assert np.abs(logits_NK - exact_NK).max() < 0.1 * np.abs(exact_NK).max()
+
+
+class TestQuantised:
+    @pytest.mark.parametrize("method", METHODS)
+    def test_thresholds_are_returned_and_in_the_graph(self, method: Method, fp32: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out.onnx"
+        thresholds = to_quantized(fp32, out, kind="int8", batches=batches, method=method).threshold_by_tensor
+        graph = load_onnx(out).graph
+        scales = {tensor.name: float(numpy_helper.to_array(tensor)) for tensor in graph.initializer if not tensor.dims}
+        quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+        assert {node.input[0] for node in quantized} == set(thresholds)
+        assert len(thresholds) == 5
+        for node in quantized:
+            assert scales[node.input[1]] == pytest.approx(thresholds[node.input[0]] / 127, rel=1e-6)
+
+    def test_methods_differ(self, fp32: Path, tmp_path: Path) -> None:
+        made = [to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method=m) for m in METHODS]
+        assert len({tuple(each.threshold_by_tensor.values()) for each in made}) == len(METHODS)
+        for each in made:
+            assert each.largest_by_tensor == made[METHODS.index("max")].threshold_by_tensor
+            assert all(each.threshold_by_tensor[name] <= most for name, most in each.largest_by_tensor.items())
+
+    def test_excluded_nodes_need_no_threshold(self, fp32: Path, tmp_path: Path) -> None:
+        made = to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method="max", exclude="^conv")
+        assert len(made.threshold_by_tensor) == len(made.largest_by_tensor) == 2
+
+    def test_int8_and_fp16_leave_no_float32_but_the_logits(self, fp32: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out.onnx"
+        to_quantized(fp32, out, kind="int8", batches=batches, method="max", high="fp16")
+        graph = onnx.shape_inference.infer_shapes(load_onnx(out), strict_mode=True).graph
+        values = (*graph.value_info, *graph.output)
+        floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+        floats |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+        assert floats == {"logits"}
+
+    def test_nodes_without_names_are_told_apart(self, fp32: Path, tmp_path: Path) -> None:
+        model = load_onnx(fp32)
+        for node in model.graph.node:
+            node.name = ""
+        nameless = save_onnx(model, tmp_path / "nameless.onnx")
+        made = to_quantized(nameless, tmp_path / "out.onnx", kind="int8", batches=batches, method="max")
+        assert len(made.threshold_by_tensor) == 5
+        pixels_NHWC = noise(2)
+        to_quantized(fp32, tmp_path / "named.onnx", kind="int8", batches=batches, method="max")
+        np.testing.assert_array_equal(
+            answers(tmp_path / "out.onnx", "onnxruntime", "int8", pixels_NHWC),
+            answers(tmp_path / "named.onnx", "onnxruntime", "int8", pixels_NHWC),
+        )
+
+
+class TestRefused:
+    @pytest.mark.parametrize("kind", ["int8", "fp8"])
+    def test_what_is_quantised_already(self, kind: Quantized, tmp_path: Path) -> None:
+        source = tiny_classifier(tmp_path / "net.onnx", kind)
+        with pytest.raises(InputError, match=r"net.onnx: is quantised already; give the float model"):
+            to_quantized(source, tmp_path / "out.onnx", kind="int8", batches=batches)
+        assert not (tmp_path / "out.onnx").exists()
+
+    def test_nothing_to_quantise(self, fp32: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"has no layer to quantise; check --exclude"):
+            to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, exclude=".")
+
+    def test_a_float16_model_is_told_apart(self, fp32: Path, tmp_path: Path) -> None:
+        half = to_fp16(fp32, tmp_path / "half.onnx")
+        with pytest.raises(InputError, match=r"half.onnx: is float16 already; give the float32 model"):
+            to_quantized(half, tmp_path / "out.onnx", kind="int8", batches=batches)
+
+    def test_an_unknown_node_to_keep(self, fp32: Path, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"net.onnx: has no node named conv_99"):
+            to_fp16(fp32, tmp_path / "out.onnx", keep=frozenset({"conv_99"}))
+
+    def test_images_that_the_model_cannot_take(self, fp32: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"calibration: the model fails on pixels \(4, 31, 31, 3\)"):
+            to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=lambda: batches(31))
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    @pytest.mark.parametrize("weight", ["first", "last"])
+    def test_broken_weights_are_named_before_an_image_is_read(
+        self, weight: str, value: float, fp32: Path, tmp_path: Path
+    ) -> None:
+        model = load_onnx(fp32)
+        matrices = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1]
+        tensor = matrices[0 if weight == "first" else -1]
+        values = numpy_helper.to_array(tensor).copy()
+        values.flat[0] = value
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        broken = save_onnx(model, tmp_path / "broken.onnx")
+        out = tmp_path / "out.onnx"
+        out.write_text("old")
+        with pytest.raises(InputError, match=rf"broken.onnx: weight {tensor.name} holds (NaN|infinity); export"):
+            to_quantized(broken, out, kind="int8", batches=lambda: pytest.fail("an image was read"))
+        assert out.read_text() == "old"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.onnx", "out.onnx"]
+
+    def test_infinity_is_fine_where_it_bounds(self, tmp_path: Path) -> None:
+        model = load_onnx(tiny_classifier(tmp_path / "net.onnx"))
+        first = next(node for node in model.graph.node if node.op_type == "Relu")
+        first.op_type = "Clip"
+        first.input.extend(["zero", "infinity"])
+        bounds = {"zero": np.float32(0), "infinity": np.float32(np.inf)}
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in bounds.items())
+        source = save_onnx(model, tmp_path / "clipped.onnx")
+        made = to_quantized(source, tmp_path / "out.onnx", kind="int8", batches=batches, method="max")
+        assert len(made.threshold_by_tensor) == 5
+
+
+class TestWeightsDigest:
+    def test_it_follows_what_is_computed_and_nothing_else(self, fp32: Path) -> None:
+        digest = weights_sha256(load_onnx(fp32))
+        assert weights_sha256(load_onnx(fp32)) == digest
+        model = load_onnx(fp32)
+        model.producer_name = "another"
+        onnx.helper.set_model_props(model, {"key": "value"})
+        assert weights_sha256(model) == digest
+
+        def weight(model: onnx.ModelProto) -> None:
+            raw = bytearray(model.graph.initializer[1].raw_data)
+            raw[0] ^= 1  # the last bit of one number
+            model.graph.initializer[1].raw_data = bytes(raw)
+
+        def attribute(model: onnx.ModelProto) -> None:
+            next(a for n in model.graph.node for a in n.attribute if a.name == "pads").ints[0] = 2
+
+        def opset(model: onnx.ModelProto) -> None:
+            model.opset_import[0].version += 1
+
+        for change in (weight, attribute, opset):
+            model = load_onnx(fp32)
+            change(model)
+            assert weights_sha256(model) != digest

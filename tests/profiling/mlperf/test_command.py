@@ -1,0 +1,139 @@
+"""``mlperf`` as a user meets it: accuracy that is ``evaluate``'s, tables and JSON, one line for what cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from alexnet_deploy.build.engine import build_engine
+from alexnet_deploy.build.options import EngineOptions
+from alexnet_deploy.profiling.mlperf.log import ACCURACY
+from tests.helpers.colour_models import hostile_classifier
+from tests.helpers.command import Command
+
+RUNTIME = ("--runtime", "onnxruntime", "--threads", 1, "--max-batch", 4)
+
+
+@pytest.fixture
+def run(command: Command) -> Command:
+    return partial(command, "mlperf")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """A bundle that knows colours, and photos of which it gets one in eight wrong and cannot read one."""
+    root = tmp_path_factory.mktemp("mlperf")
+    build_engine(hostile_classifier(root / "c.onnx"), root / "engines/colours", EngineOptions(targets=("sm89",)))
+    shutil.copytree(photo_folder / "val", root / "photos")
+    shutil.copy(root / "photos/n03_blue/0.jpg", root / "photos/n01_red/blue.jpg")
+    shutil.copy(root / "photos/n03_blue/0.jpg", root / "photos/n03_blue/2.jpg")
+    (root / "photos/n02_green/0.jpg").rename(root / "photos/n02_green/1st.jpg")
+    (root / "photos/n02_green/broken.jpg").write_bytes(b"no image")
+    (root / "broken").mkdir()
+    (root / "broken/1.jpg").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture
+def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workplace as the current folder; tests write into ``tmp_path``."""
+    monkeypatch.chdir(workplace)
+    return workplace
+
+
+def test_accuracy_is_that_of_evaluate(here: Path, tmp_path: Path, run: Command, command: Command) -> None:
+    ran = run("colours", "--accuracy", "--data", "photos", *RUNTIME, "--output", tmp_path, "--json")
+    assert ran.code == 0, ran.err
+    report = json.loads(ran.out)
+    assert (report["engine"], report["precision"], report["images"]) == ("colours", "fp32", 9)
+    evaluated = json.loads(
+        command("evaluate", "photos", "--engine", "colours", *RUNTIME[:2], "--no-latency", "--json").out
+    )
+    (expected,) = evaluated["engines"]
+    assert expected["top1_percent"] == 87.5
+    for result in report["results"]:
+        found = result["accuracy"]
+        assert (found["images"], found["right"], found["top1_percent"]) == (8, 7, expected["top1_percent"])
+        (unreadable,) = result["unreadable"]
+        assert "broken.jpg: is not an image" in unreadable
+        assert Path(result["logs"], ACCURACY).is_file()
+    assert [result["scenario"] for result in report["results"]] == ["SingleStream", "MultiStream", "Server", "Offline"]
+
+
+def test_a_verdict_beside_others_is_told(here: Path, tmp_path: Path, run: Command, somebody_else_works: None) -> None:
+    ran = run("--scenario", "SingleStream", *RUNTIME, "--duration-s", 0.3, "--output", tmp_path, "--json")
+    (result,) = json.loads(ran.out)["results"]
+    assert any("other processes took" in cause for cause in result["disturbed"])
+
+
+def test_performance_in_a_table(here: Path, tmp_path: Path, run: Command) -> None:
+    ran = run("--scenario", "Offline", "--data", "photos", *RUNTIME, "--duration-s", 0.05, "--output", tmp_path)
+    assert ran.code == 0, ran.err
+    assert "colours (fp32) with ONNX Runtime" in ran.out
+    assert "9 images of photos, 0 MiB in memory" in ran.out
+    (row,) = [line for line in ran.out.splitlines() if line.startswith("Offline  ")]
+    assert "Samples per second" in row
+    assert row.split()[-1] == "VALID"
+    assert "Offline: 1 images run as black pixels: photos/n02_green/broken.jpg: is not an image" in ran.out
+    assert "not a valid MLPerf submission length: 0.05 s, the rules ask for 600 s" in ran.out
+    assert "Offline: 0.05 s" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--concurrency", 0), 2, "--concurrency 0: takes 1 or more"),
+        (("--threads", 0), 2, "--threads 0: takes 1 or more"),
+        (("--scenario", "Stream"), 2, "--scenario Stream: unknown; choose one of SingleStream, MultiStream, Server, O"),
+        (("--accuracy",), 2, "--accuracy needs --data"),
+        (("--accuracy", "--data", "engines"), 1, "folder 'colours' is no class of this model"),
+        (("--accuracy", "--data", "nowhere"), 1, "nowhere: no such folder"),
+        (("--data", "nowhere"), 1, "nowhere: no such file or folder"),
+        (("--data", "broken", "--scenario", "SingleStream", *RUNTIME), 1, "1.jpg: is not an image of a known"),
+        (("--scenario", "Server", "--latency-bound-ms", 1e-6, *RUNTIME), 1, "no rate meets it, one image alone takes"),
+        (("absent",), 1, "absent: no such engine in engines/; there is colours"),
+        (("--runtime", "abacus"), 2, "--runtime abacus: unknown"),
+    ],
+)
+def test_one_line_for_what_cannot_be(
+    here: Path, tmp_path: Path, run: Command, arguments: tuple[object, ...], code: int, words: str
+) -> None:
+    ran = run(*arguments, "--output", tmp_path / "out")
+    assert (ran.code, ran.out) == (code, "")
+    (line,) = [line for line in ran.err.splitlines() if line.startswith("error: ")]
+    assert words in line
+    assert "Traceback" not in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [("file/out", "cannot be written (Not a directory)"), ("taken", "a file of this name is in the way")],
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
+    here: Path, tmp_path: Path, run: Command, output: str, words: str
+) -> None:
+    for file in ("file", "taken/SingleStream"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("mine")
+    ran = run("--scenario", "SingleStream", *RUNTIME, "--output", tmp_path / output)
+    assert (ran.code, ran.out) == (1, "")
+    (line,) = ran.err.splitlines()  # and none of what is measured
+    assert words in line
+
+
+def test_without_loadgen_the_extra_is_named(here: Path) -> None:
+    block = "import sys; sys.modules['mlperf_loadgen'] = None; from alexnet_deploy.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block, "mlperf"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: this command needs mlperf_loadgen; pip install 'alexnet-deploy[mlperf]'"
+    ]

@@ -1,0 +1,254 @@
+"""``recommend``: the rule, the units, and a report that is not of what lies in the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest
+from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.errors import ArtifactError, ProofError, UsageError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.machine.watch import describe_machine
+from alexnet_deploy.report.data import EngineReport, Machine, Report
+from alexnet_deploy.report.file import write_report
+from alexnet_deploy.report.recommend import Bounds, elsewhere, parse_bytes, parse_ms, recommend
+from tests.helpers.command import Command
+from tests.helpers.report_sample import MIB, engine_report, latency_run, sample_report
+
+SOURCE = Path("report.json")
+
+
+def store_of(root: Path, *engines: EngineReport) -> Report:
+    """A store of a bundle each, whose model is a few bytes, and the report that was measured of them."""
+    for engine in engines:
+        bundle = root / "engines" / engine.name
+        bundle.mkdir(parents=True)
+        (bundle / MODEL).write_bytes(engine.name.encode())
+        contract = ModelContract("any", ("a", "b"), ("n0", "n1"))
+        save_manifest(Manifest(engine.precision, contract, BatchProfile(), {}), bundle)
+    fresh = [dataclasses.replace(e, file_sha256=sha256_of(root / "engines" / e.name / MODEL)) for e in engines]
+    return sample_report(*fresh)
+
+
+def exact(ms: float = 4.0) -> EngineReport:
+    return engine_report("exact", top1=81.0, points=None, ms=ms, size=22 * MIB, precision="fp32")
+
+
+def best(root: Path, report: Report, **bounds: object) -> str:
+    return recommend(report, root / "engines", Bounds(**bounds), SOURCE).engine.name  # type: ignore[arg-type]
+
+
+def test_the_fastest_within_all_bounds(tmp_path: Path) -> None:
+    report = store_of(
+        tmp_path,
+        exact(),
+        engine_report("half", points=-0.1, ms=2.0, size=11 * MIB),
+        engine_report("quick", points=-0.7, ms=1.0, size=6 * MIB),
+    )
+    choose = partial(best, tmp_path, report)
+    assert choose() == "quick"
+    assert choose(max_drop=0.7) == "quick", "a drop of the bound itself is within"
+    assert choose(max_drop=0.5) == "half"
+    assert choose(max_drop=0.05) == "exact"
+    assert choose(max_drop=0.5, max_ms=2.5) == "half"
+    assert choose(max_bytes=8 * MIB, max_ms=2.5) == "quick"
+    assert choose(max_drop=1.0, confident=True) == "exact", "half may lose 1.3 points, quick 1.9"
+    assert choose(max_drop=1.3, confident=True) == "half"
+    # a batch of 8 takes 8 ** 0.9 = 6.5 times as long
+    assert choose(max_ms=7.0, batch=8) == "quick"
+    with pytest.raises(ProofError, match="the closest is quick"):
+        choose(max_ms=6.0, batch=8)
+
+
+def test_the_percentile_that_counts_can_be_chosen(tmp_path: Path) -> None:
+    report = store_of(tmp_path, exact(), engine_report("quick", ms=1.0))
+    run = report.engines[1].timing.runs[0]  # type: ignore[union-attr]
+    assert run.p99_ms is not None
+    bound = (run.median_ms + run.p99_ms) / 2
+    assert best(tmp_path, report, max_ms=bound) == "quick"
+    with pytest.raises(ProofError):
+        best(tmp_path, report, max_ms=bound, statistic="p99")
+
+
+def test_of_equally_fast_ones_the_smallest(tmp_path: Path) -> None:
+    report = store_of(
+        tmp_path,
+        exact(),
+        engine_report("large", ms=1.0, size=9 * MIB),
+        engine_report("small", ms=1.04, size=5 * MIB),
+        engine_report("smaller but slower", ms=1.06, size=4 * MIB),
+    )
+    found = recommend(report, tmp_path / "engines", Bounds(), SOURCE)
+    assert found.engine.name == "small"
+    assert "smallest of 2 that are equally fast" in found.reason
+    why = {other.name: other.reason for other in found.passed_over}
+    assert why["large"] == "as fast (1 ms) and no smaller (9 MiB)"
+    assert why["smaller but slower"] == "slower: 1.06 ms"
+
+
+def test_each_other_one_is_told_with_its_reason(tmp_path: Path) -> None:
+    untimed = dataclasses.replace(engine_report("untimed"), timing=None)
+    report = store_of(tmp_path, exact(), engine_report("rough", points=-3.0, size=40 * MIB), untimed)
+    gone = engine_report("gone")
+    report = dataclasses.replace(report, engines=(*report.engines, gone))
+    new = tmp_path / "new"
+    store_of(new, engine_report("newcomer"))
+    (new / "engines/newcomer").rename(tmp_path / "engines/newcomer")
+    (tmp_path / "engines/broken").mkdir()
+    (tmp_path / "engines/broken/bundle.json").write_text("{")
+    found = recommend(report, tmp_path / "engines", Bounds(max_drop=0.5, max_bytes=30 * MIB), SOURCE)
+    assert found.engine.name == "exact"
+    assert {other.name: other.reason for other in found.passed_over} == {
+        "rough": "loses 3.00 points of top-1, allowed are 0.5; too large: 40 MiB, allowed are 30 MiB",
+        "untimed": "was not timed at batch 1",
+        "gone": f"is no longer in {tmp_path}/engines/",
+        "newcomer": "is not in report.json; measure again",
+        "broken": "cannot be read",
+    }
+
+
+def test_nothing_within_the_bounds_names_the_closest(tmp_path: Path) -> None:
+    report = store_of(
+        tmp_path, exact(4.0), engine_report("near", points=-0.6, ms=1.0), engine_report("far", points=-9.0, ms=0.5)
+    )
+    with pytest.raises(ProofError) as caught:
+        best(tmp_path, report, max_drop=0.5, max_ms=2.0)
+    assert str(caught.value) == (
+        "none of the 3 bundles that can be judged meets the bounds; the closest is near (loses 0.60 points of top-1, "
+        "allowed are 0.5): widen that bound, or build another engine"
+    )
+
+
+def test_a_latency_that_cannot_be_trusted_rules_nothing_out_in_silence(tmp_path: Path) -> None:
+    busy = engine_report("busy", ms=9.0)
+    assert busy.timing is not None
+    runs = (latency_run(1, 9.0, invalid=("other processes took 80 % of the cores; stop them",)),)
+    busy = dataclasses.replace(busy, timing=dataclasses.replace(busy.timing, runs=runs))
+    report = store_of(tmp_path, exact(40.0), busy)
+    with pytest.raises(ProofError) as caught:
+        best(tmp_path, report, max_ms=5.0)
+    assert (
+        "the closest is busy (too slow: 9 ms, allowed are 5; its latency is not to be trusted: other processes took "
+        "80 % of the cores; stop them): widen that bound"
+    ) in str(caught.value)
+
+
+def test_a_report_of_other_files_is_refused(tmp_path: Path) -> None:
+    report = store_of(tmp_path, exact(), engine_report("quick", ms=1.0))
+    model = tmp_path / "engines/quick" / MODEL
+    model.write_bytes(b"QUICK")
+    with pytest.raises(ArtifactError, match="was edited, its SHA-256 differs from the manifest"):
+        best(tmp_path, report)
+    manifest = Manifest("int8", ModelContract("any", ("a", "b"), ("n0", "n1")), BatchProfile(), {})
+    save_manifest(manifest, model.parent)
+    with pytest.raises(ArtifactError, match=r"report.json: quick was built anew since it was measured \(model.onnx"):
+        best(tmp_path, report)
+
+
+def test_a_batch_size_that_was_not_measured(tmp_path: Path) -> None:
+    report = store_of(tmp_path, exact())
+    with pytest.raises(UsageError, match=r"--batch 4: report.json measured 1, 8; choose one of them"):
+        best(tmp_path, report, batch=4)
+
+
+def test_doubtful_numbers_are_told(tmp_path: Path) -> None:
+    engine = exact()
+    assert engine.timing is not None
+    runs = (dataclasses.replace(engine.timing.runs[0], invalid=("the CPU was too hot",)),)
+    shaky = dataclasses.replace(engine, timing=dataclasses.replace(engine.timing, runs=runs), calibration_images=3)
+    found = recommend(store_of(tmp_path, shaky), tmp_path / "engines", Bounds(), SOURCE)
+    latency, accuracy = found.warnings
+    assert "the CPU was too hot" in latency
+    assert accuracy.startswith("3 of the report's images calibrated it")
+
+
+def test_another_machine_is_told() -> None:
+    told = elsewhere(sample_report(), SOURCE)
+    assert told is not None
+    assert told.startswith("report.json was measured on A processor, 2 cores; this is ")
+    here = describe_machine()
+    machine = Machine(str(here["cpu"]), int(here["cores"]), "any system", "3.11")
+    assert elsewhere(dataclasses.replace(sample_report(), machine=machine), SOURCE) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"), [("5ms", 5), ("0.005s", 5), ("800us", 0.8), ("800µs", 0.8), ("800\N{GREEK SMALL LETTER MU}s", 0.8),
+                     (" 1.5 ms ", 1.5), (".5ms", 0.5), ("2.s", 2000)]
+)  # fmt: skip
+def test_times(text: str, ms: float) -> None:
+    assert parse_ms(text) == pytest.approx(ms)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("10MiB", 10 * MIB), ("10MB", 10**7), ("1.5 KiB", 1536), ("7kB", 7000), ("9B", 9),
+                        ("1GiB", 2**30), ("1GB", 10**9)]
+)  # fmt: skip
+def test_sizes(text: str, count: float) -> None:
+    assert parse_bytes(text) == pytest.approx(count)
+
+
+@pytest.mark.parametrize("text", ["", "5", "ms", "-5ms", "0ms", "nanms", "1e3ms", "5 m s", "5MiB", "\u0665ms", "5ms!"])
+def test_nonsense_of_a_time_is_one_line(text: str) -> None:
+    with pytest.raises(
+        UsageError, match=r"takes a time above 0 with its unit, such as 5ms, 800us or 0\.005s"
+    ) as caught:
+        parse_ms(text)
+    assert str(caught.value).startswith("--max-latency ")
+
+
+@given(st.text())
+def test_any_text_is_a_time_or_a_usage_error(text: str) -> None:
+    try:
+        assert 0 < parse_ms(text) < float("inf")
+    except UsageError as exc:
+        assert "\n" not in str(exc)
+
+
+@pytest.mark.parametrize("text", ["10", "10mib", "MiB", "-1MiB", "0B", "9" * 400 + "GB", "5ms"])
+def test_nonsense_of_a_size_is_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match="takes a size above 0 with its unit"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("drop", [-0.1, 100.1, float("nan")])
+def test_a_drop_that_is_no_bound(drop: float) -> None:
+    with pytest.raises(UsageError, match=r"takes points of top-1 accuracy within 0\.\.100"):
+        Bounds(max_drop=drop)
+
+
+def test_the_command(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = command("recommend")
+    assert (missing.code, missing.err.count("\n")) == (1, 1)
+    assert "report.json: there is no such report; measure one: alexnet-deploy report" in missing.err
+    write_report(store_of(tmp_path, exact(), engine_report("quick", ms=1.0)), SOURCE)
+    ran = command("recommend", "--max-latency", "5ms", "--max-drop", "0.5")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[0] == "quick"
+    assert (
+        "the fastest, of 2 that meet the bounds (median within 5 ms at batch 1, top-1 drop within 0.5 points)"
+        in ran.out
+    )
+    assert "exact        slower: 4 ms" in ran.out
+    assert "report.json was measured on A processor" in ran.err
+    told = json.loads(command("recommend", "--max-size", "10MiB", "--json").out)
+    assert (told["engine"], told["latency"]["median_ms"], told["points"]) == ("quick", 1.0, -0.5)
+    assert told["passed_over"] == [{"name": "exact", "reason": "too large: 22 MiB, allowed are 10 MiB"}]
+    none = command("recommend", "--max-latency", "1us")
+    assert (none.code, none.err.count("\n")) == (1, 1)
+    assert "the closest is quick" in none.err
+    for arguments, said in (
+        (("--max-latency", "fast"), "--max-latency fast: takes a time"),
+        (("--confident",), "--confident has no use without --max-drop"),
+        (("--percentile", "p50"), "--percentile p50: unknown; choose one of median, p90, p95, p99"),
+    ):
+        wrong = command("recommend", *arguments)
+        assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+        assert said in wrong.err

@@ -1,0 +1,258 @@
+"""Diagnosis: the layer that int8 ruins comes first, and every number is one that can be had another way."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from alexnet_deploy.cli import main
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.evaluation.compare_layers import Tapped, compare_layers
+from alexnet_deploy.images.choose import choose_images
+from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.precision.convert import to_quantized
+from alexnet_deploy.report.plots import plot_diagnosis
+from alexnet_deploy.sensitivity.layers import Diagnosis, diagnose
+from alexnet_deploy.sensitivity.variants import kl_nats
+from tests.helpers.colour_models import hostile_classifier
+from tests.helpers.foreign_models import MEAN, STD, foreign_classifier
+from tests.helpers.photos import CLASSES
+
+PIXELS = Preprocessing(8, 8, "stretch", None)
+LOGITS = arrays(np.float32, (2, 5), elements=st.floats(-50, 50, width=32))
+
+
+@given(LOGITS, LOGITS, st.floats(-100, 100, width=32))
+def test_kl_is_that_of_the_textbook(p: np.ndarray, q: np.ndarray, shift: float) -> None:
+    def softmax(x: np.ndarray) -> Any:
+        powers = np.exp(x.astype(np.float64))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    expected = (softmax(p) * np.log(softmax(p) / softmax(q))).sum(axis=1)
+    assert kl_nats(p, q) == pytest.approx(expected, abs=1e-9)
+    assert (kl_nats(p, q) >= 0).all()
+    # Adding a number to all logits changes no probability; float32 rounds the sum to some 1e-5.
+    assert kl_nats(p, p + np.float32(shift)) == pytest.approx(0, abs=1e-8)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hostile_classifier(tmp_path_factory.mktemp("hostile") / "colours.onnx")
+
+
+@pytest.fixture(scope="module")
+def found(hostile: Path, photo_folder: Path) -> Diagnosis:
+    folders: dict[str, Any] = {"data": photo_folder / "val", "calibration_data": photo_folder / "train"}
+    return diagnose(hostile, **folders, images=6, calibration_images=18, method="max")
+
+
+def test_the_ruined_layer_comes_first(found: Diagnosis) -> None:
+    assert (found.images, found.calibration_images, found.unlabelled) == (6, 18, None)
+    assert found.float_top1_percent == 100
+    worst, *others = found.layers
+    assert (worst.layer, worst.node, worst.op) == ("features.1", "features.1/Conv", "Conv")
+    assert {row.layer for row in others} == {"features.0", "classifier"}
+    # All colours round to 0: the same class for every image, a third of which is of it.
+    assert worst.alone.top1_percent == pytest.approx(100 / 3)
+    assert worst.alone.agreement_percent == pytest.approx(100 / 3)
+    assert worst.alone.kl_nats > 1
+    assert worst.sqnr_db == pytest.approx(0, abs=1e-6)  # the noise is the signal
+    assert worst.restored.top1_percent == 100
+    assert found.regained_nats(worst) == pytest.approx(found.everything.kl_nats, rel=0.05)
+    for row in others:
+        assert row.sqnr_db > 25  # 8 bits
+        assert row.alone.agreement_percent == 100
+        assert row.alone.kl_nats < 0.05
+        assert abs(found.regained_nats(row)) < 0.05
+
+
+def test_numbers_are_those_of_graphs_built_one_by_one(
+    hostile: Path, found: Diagnosis, photo_folder: Path, tmp_path: Path
+) -> None:
+    calibration = choose_images(photo_folder / "train", count=18)
+    pixels = np.stack([load_pixels(file, PIXELS) for file in choose_images(photo_folder / "val", count=6).files])
+
+    def logits(path: Path) -> np.ndarray:
+        return Tapped(onnx.load(path), ["logits"], source=path.name)(pixels)["logits"]
+
+    def built(exclude: str | None) -> Path:
+        path = tmp_path / "built.onnx"
+        batches = lambda: calibration.batches(PIXELS, 18)  # noqa: E731
+        to_quantized(hostile, path, kind="int8", batches=batches, method="max", exclude=exclude)
+        return path
+
+    nodes = [row.node for row in found.layers]
+    for row in found.layers:
+        others = "|".join(re.escape(node) for node in nodes if node != row.node)
+        alone = built(f"^({others})$")
+        assert kl_nats(logits(hostile), logits(alone)).mean() == pytest.approx(row.alone.kl_nats, rel=1e-5)
+        (here,) = [d for d in compare_layers(hostile, alone, [pixels]) if d.layer == row.layer]
+        assert here.sqnr_db == pytest.approx(row.sqnr_db, abs=1e-3)
+        restored = built(f"^{re.escape(row.node)}$")
+        assert kl_nats(logits(hostile), logits(restored)).mean() == pytest.approx(row.restored.kl_nats, rel=1e-5)
+    everything = kl_nats(logits(hostile), logits(built(None))).mean()
+    assert everything == pytest.approx(found.everything.kl_nats, rel=1e-5)
+
+
+def test_images_that_diagnose_do_not_calibrate(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--data .*val: 6 of its images also calibrate"):
+        diagnose(hostile, photo_folder / "val", images=6, calibration_data=photo_folder / "val", calibration_images=6)
+    shutil.copytree(photo_folder / "train", tmp_path / "train")
+    first = next(iter(CLASSES))
+    shutil.copy(photo_folder / "val" / first / "0.jpg", tmp_path / "train" / first / "renamed.jpg")
+    with pytest.raises(InputError, match=r": 1 of its images also calibrate \(same content\)"):
+        diagnose(hostile, photo_folder / "val", images=6, calibration_data=tmp_path / "train", calibration_images=19)
+
+
+def test_one_folder_is_divided(hostile: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    genuine = load_pixels
+
+    def noted(path: Path, *arguments: object) -> np.ndarray:
+        read.append(path)
+        return genuine(path, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("alexnet_deploy.images.choose.load_pixels", noted)
+    found = diagnose(hostile, photo_folder / "train", images=12, calibration_images=6, method="max")
+    assert (found.images, found.calibration_images) == (12, 6)
+    drawn, calibrating = set(read[:18]), set(read[18:])
+    assert (len(drawn), len(calibrating)) == (18, 6)
+    assert sorted(file.parent.name for file in calibrating) == sorted([*CLASSES] * 2)
+
+
+@pytest.mark.parametrize(("asked", "told"), [((14, 7), (12, 6)), ((12, 12), (9, 9)), ((200, 1), (17, 1))])
+def test_what_a_small_folder_would_do_with_works(
+    hostile: Path, photo_folder: Path, asked: tuple[int, int], told: tuple[int, int]
+) -> None:
+    images, calibrating = told
+    message = rf"holds 18 usable images, .* with --images {images} --calibration-images {calibrating}$"
+    with pytest.raises(InputError, match=message):
+        diagnose(hostile, photo_folder / "train", images=asked[0], calibration_images=asked[1])
+    found = diagnose(hostile, photo_folder / "train", images=images, calibration_images=calibrating, method="max")
+    assert (found.images, found.calibration_images) == told
+
+
+def test_one_image_cannot_be_divided(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(next(photo_folder.glob("val/*/*.jpg")), tmp_path)
+    with pytest.raises(InputError, match=r"with --images 1 and --calibration-data of another folder$"):
+        diagnose(hostile, tmp_path)
+
+
+def test_without_labels_there_is_no_accuracy(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
+    for index, file in enumerate(sorted(photo_folder.glob("val/*/*.jpg"))):
+        shutil.copy(file, tmp_path / f"{index}.jpg")
+    found = diagnose(
+        hostile, tmp_path, images=4, calibration_data=photo_folder / "train", calibration_images=6, method="max"
+    )
+    assert found.float_top1_percent is None
+    assert found.everything.top1_percent is None
+    assert found.unlabelled is not None
+    assert "holds no class folders" in found.unlabelled
+    assert found.layers[0].layer == "features.1"
+
+
+def test_a_batch_that_is_fixed_changes_nothing(found: Diagnosis, photo_folder: Path, tmp_path: Path) -> None:
+    path = hostile_classifier(tmp_path / "fixed.onnx", batch=4)
+    folders: dict[str, Any] = {"data": photo_folder / "val", "calibration_data": photo_folder / "train"}
+    assert diagnose(path, **folders, images=6, calibration_images=18, method="max") == found
+
+
+def test_fp8_leaves_the_outlier_alone(hostile: Path, photo_folder: Path) -> None:
+    """A float8 has small numbers, too: 1/1000 of its range is nothing to it. The first layer it does not take."""
+    folders: dict[str, Any] = {"data": photo_folder / "val", "calibration_data": photo_folder / "train"}
+    found = diagnose(hostile, **folders, kind="fp8", images=6, calibration_images=18)
+    assert {row.layer for row in found.layers} == {"features.1", "classifier"}
+    assert found.method == "max"
+    assert found.everything.agreement_percent == 100
+    assert all(row.sqnr_db > 20 for row in found.layers)  # 4 bits of mantissa, error evenly spread
+
+
+def test_models_of_other_tools_keep_their_names(photo_folder: Path, tmp_path: Path) -> None:
+    path = foreign_classifier(tmp_path / "foreign.onnx")
+    found = diagnose(path, photo_folder / "train", images=9, calibration_images=9, foreign=Foreign(MEAN, STD))
+    assert all(row.layer == row.node for row in found.layers)
+    assert {row.op for row in found.layers} == {"Conv", "Gemm"}
+    assert found.unlabelled is not None  # it has five classes, called by numbers
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"images": 0}, UsageError, "--images 0: takes 1 or more"),
+        ({"calibration_images": 0}, UsageError, "--calibration-images 0: takes 1 or more"),
+        ({"data": Path("nowhere")}, InputError, "nowhere: no such folder; --data takes a folder"),
+        ({"images": 7}, InputError, "holds 6 usable images, --images asks for 7"),
+        ({"method": "mse", "kind": "fp8"}, UsageError, "--calibration-method mse: does not fit fp8"),
+        ({"exclude": "."}, InputError, "check --exclude"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    hostile: Path, photo_folder: Path, change: dict[str, object], error: type[Exception], message: str
+) -> None:
+    asked: dict[str, Any] = {
+        "data": photo_folder / "val",
+        "calibration_data": photo_folder / "train",
+        "images": 6,
+        "calibration_images": 6,
+    }
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        diagnose(hostile, **(asked | change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quantised_model_is_refused(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
+    calibration = choose_images(photo_folder / "train", count=6)
+    to_quantized(hostile, tmp_path / "q.onnx", kind="int8", batches=lambda: calibration.batches(PIXELS, 6))
+    with pytest.raises(InputError, match="is quantised already; give the float model"):
+        diagnose(tmp_path / "q.onnx", photo_folder / "train", images=3, calibration_images=3)
+
+
+def test_command(
+    hostile: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["diagnose", hostile, "--data", photo_folder / "val", "--calibration-data", photo_folder / "train"]
+    arguments += ["--images", 6, "--calibration-images", 18, "--calibration-method", "max"]
+
+    def run(*more: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["alexnet-deploy", *map(str, arguments), *map(str, more)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        output = capsys.readouterr()
+        return output.out if ended.value.code == 0 else f"{ended.value.code} {output.err}"
+
+    lines = run("--plot", tmp_path / "layers.png").splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == ["features.1", lines[2].split()[0], lines[3].split()[0], "all"]
+    assert "+66.67" in lines[1]
+    assert lines[5].startswith("int8 by max on 18 images, diagnosed on 6 others")
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    raw = json.loads(run("--json"))
+    assert raw["layers"][0]["layer"] == "features.1"
+    assert raw["layers"][0]["kl_regained_nats"] > 1
+    assert run("--plot", tmp_path / "layers.txt").startswith("2 error: --plot ")
+    assert run("--plot", "/proc/layers.png").startswith("1 error: --plot /proc/layers.png: cannot be written")
+    assert run("--kind", "int4").startswith("2 error: --kind int4: unknown; choose one of int8, fp8")
+    assert [p.name for p in tmp_path.iterdir()] == ["layers.png"]
+
+
+def test_plots_share_no_state(found: Diagnosis, tmp_path: Path) -> None:
+    """The second file of a process is the first, bit for bit."""
+    for name in ("a.png", "b.png"):
+        plot_diagnosis(found, tmp_path / name)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

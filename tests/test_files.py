@@ -1,0 +1,320 @@
+"""A kill, a full disk or a refusal leaves the old artifact whole, and nothing stays behind for good."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from alexnet_deploy.errors import InputError, UnavailableError
+from alexnet_deploy.files import atomic_directory, atomic_file
+
+Writer = Callable[[Path], AbstractContextManager[Path]]
+
+WRITING = """
+import sys
+from pathlib import Path
+from alexnet_deploy import files as atomic
+with getattr(atomic, sys.argv[1])(Path(sys.argv[2])) as temporary:
+    part = temporary if sys.argv[1] == "atomic_file" else temporary / "model.onnx"
+    with part.open("w") as stream:
+        stream.write("half of the")
+        stream.flush()
+        print("writing", flush=True)
+        sys.stdin.read()
+        stream.write(" new one")
+"""
+
+REPLACING = """
+import sys
+from itertools import count
+from pathlib import Path
+from alexnet_deploy.files import atomic_directory, atomic_file
+for version in count():
+    with atomic_directory(Path(sys.argv[1]) / "bundle") as temporary:
+        (temporary / "a").write_text(str(version % 10) * 10_000)
+        (temporary / "b").write_text(str(version % 10) * 10_000)
+    with atomic_file(Path(sys.argv[1]) / "file") as temporary:
+        temporary.write_text(str(version % 10) * 10_000)
+    print(version, flush=True)
+"""
+
+DYING_BETWEEN_TWO_RENAMES = """
+import os, signal, sys
+from pathlib import Path
+from alexnet_deploy import files as atomic
+atomic._exchange = lambda new, target: False
+rename = os.rename
+def rename_and_die(source, target):
+    rename(source, target)
+    os.kill(os.getpid(), signal.SIGKILL)
+with atomic.atomic_directory(Path(sys.argv[1])) as temporary:
+    (temporary / "model.onnx").write_text("new")
+    os.rename = rename_and_die
+"""
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9
+
+
+def is_writing(process: subprocess.Popen[str]) -> bool:
+    assert process.stdout is not None
+    return process.stdout.readline() == "writing\n"
+
+
+def put(path: Path, text: str, writer: Writer) -> None:
+    with writer(path) as temporary:
+        (temporary if writer is atomic_file else temporary / "model.onnx").write_text(text)
+
+
+def content(path: Path) -> str:
+    return (path if path.is_file() else path / "model.onnx").read_text()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+both = pytest.mark.parametrize("writer", [atomic_file, atomic_directory])
+
+
+@both
+def test_it_appears_whole_with_its_parents_and_replaces_the_old(tmp_path: Path, writer: Writer) -> None:
+    path = tmp_path / "new" / "folders" / "artifact"
+    put(path, "old", writer)
+    with writer(path) as temporary:
+        (temporary if writer is atomic_file else temporary / "model.onnx").write_text("new")
+        assert content(path) == "old"
+    assert content(path) == "new"
+    assert names(path.parent) == {"artifact"}
+
+
+def test_a_replaced_directory_keeps_nothing_of_the_old(tmp_path: Path) -> None:
+    put(tmp_path / "bundle", "old", atomic_directory)
+    with atomic_directory(tmp_path / "bundle") as temporary:
+        (temporary / "other").touch()
+    assert names(tmp_path / "bundle") == {"other"}
+
+
+@both
+@pytest.mark.parametrize("error", [InputError("x"), KeyboardInterrupt(), ZeroDivisionError()])
+def test_an_error_leaves_the_old_and_no_leftover(tmp_path: Path, writer: Writer, error: BaseException) -> None:
+    put(tmp_path / "artifact", "old", writer)
+    with pytest.raises(type(error)), writer(tmp_path / "artifact") as temporary:
+        (temporary if writer is atomic_file else temporary / "model.onnx").write_text("new")
+        raise error
+    assert content(tmp_path / "artifact") == "old"
+    assert names(tmp_path) == {"artifact"}
+
+
+@both
+def test_kill_9_leaves_the_old_and_the_next_writer_sweeps_up(tmp_path: Path, writer: Writer) -> None:
+    path = tmp_path / "model [1]*"  # characters that a careless sweep would take for a pattern
+    put(path, "old", writer)
+    process = start(WRITING, writer.__name__, path)
+    assert is_writing(process)
+    kill(process)
+    assert content(path) == "old"
+    assert len(names(tmp_path)) == 2
+    put(path, "new", writer)
+    assert content(path) == "new"
+    assert names(tmp_path) == {path.name}
+
+
+@both
+def test_a_live_writer_keeps_its_folder_and_may_finish(tmp_path: Path, writer: Writer) -> None:
+    path = tmp_path / "artifact"
+    process = start(WRITING, writer.__name__, path)
+    assert is_writing(process)
+    put(path, "ours", writer)
+    assert len(names(tmp_path)) == 2
+    process.communicate("")
+    assert process.returncode == 0
+    assert content(path) == "half of the new one"
+    assert names(tmp_path) == {"artifact"}
+
+
+@both
+def test_the_leftover_of_an_earlier_process_with_our_number_is_in_nobodys_way(tmp_path: Path, writer: Writer) -> None:
+    """In a container each run may well be process 1."""
+    stale = tmp_path / f".artifact.tmp-{os.getpid()}"
+    (stale / "artifact").mkdir(parents=True)
+    put(tmp_path / "artifact", "new", writer)
+    assert names(tmp_path) == {"artifact"}
+
+
+def test_folders_that_only_look_like_leftovers_stay(tmp_path: Path) -> None:
+    lookalikes = {".artifact.tmp-", ".artifact.tmp-notes", ".artifact2.tmp-99999999", "artifact.tmp-99999999"}
+    for name in lookalikes:
+        (tmp_path / name).mkdir()
+    (tmp_path / f".artifact.tmp-{'9' * 30}").mkdir()  # a number that no process has
+    put(tmp_path / "artifact", "new", atomic_file)
+    assert names(tmp_path) == {"artifact", *lookalikes}
+
+
+@pytest.mark.parametrize("versions", [1, 2, 3, 5, 8])
+def test_kill_9_at_any_moment_leaves_one_whole_version(tmp_path: Path, versions: int) -> None:
+    process = start(REPLACING, tmp_path)
+    assert process.stdout is not None
+    for _ in range(versions):
+        process.stdout.readline()
+    kill(process)  # wherever it is by now
+    a, b, file = (tmp_path / name for name in ("bundle/a", "bundle/b", "file"))
+    assert a.read_text() == b.read_text()
+    assert len(a.read_text()) == 10_000
+    assert len(file.read_text()) == 10_000
+
+
+@both
+def test_whoever_has_it_open_reads_the_old_to_the_end(tmp_path: Path, writer: Writer) -> None:
+    path = tmp_path / "artifact"
+    put(path, "old" * 100_000, writer)
+    with (path if path.is_file() else path / "model.onnx").open() as stream:
+        first = stream.read(3)
+        put(path, "new", writer)
+        assert first + stream.read() == "old" * 100_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux exchanges two names in one step")
+def test_a_directory_is_exchanged_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So there is no moment without the artifact; a kill between two renames would leave one."""
+    put(tmp_path / "bundle", "old", atomic_directory)
+    monkeypatch.setattr(os, "rename", lambda source, target: pytest.fail("renamed, not exchanged"))
+    put(tmp_path / "bundle", "new", atomic_directory)
+    assert content(tmp_path / "bundle") == "new"
+
+
+class TestWithoutExchange:
+    """File systems and systems that cannot swap two names in one step."""
+
+    @pytest.fixture(autouse=True)
+    def _cannot(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("alexnet_deploy.files._exchange", lambda new, target: False)
+
+    def test_the_new_replaces_the_old(self, tmp_path: Path) -> None:
+        put(tmp_path / "bundle", "old", atomic_directory)
+        put(tmp_path / "bundle", "new", atomic_directory)
+        assert content(tmp_path / "bundle") == "new"
+        assert names(tmp_path) == {"bundle"}
+
+    def test_a_refused_rename_brings_the_old_back(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        put(tmp_path / "bundle", "old", atomic_directory)
+        rename, calls = os.rename, iter([False, True, False])
+
+        def second_is_refused(source: Path, target: Path) -> None:
+            if next(calls):
+                raise PermissionError(13, "Permission denied")
+            rename(source, target)
+
+        with pytest.raises(UnavailableError), atomic_directory(tmp_path / "bundle") as temporary:
+            (temporary / "model.onnx").write_text("new")
+            monkeypatch.setattr(os, "rename", second_is_refused)
+        assert content(tmp_path / "bundle") == "old"
+        assert names(tmp_path) == {"bundle"}
+
+    def test_after_a_kill_between_the_renames_the_next_writer_brings_the_old_back(self, tmp_path: Path) -> None:
+        path = tmp_path / "bundle"
+        put(path, "old", atomic_directory)
+        process = start(DYING_BETWEEN_TWO_RENAMES, path)
+        process.communicate()
+        assert process.returncode == -9
+        assert not path.exists()
+        with pytest.raises(InputError), atomic_directory(path):
+            raise InputError("even one that fails")
+        assert content(path) == "old"
+        assert names(tmp_path) == {"bundle"}
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    put(tmp_path / "disk" / "bundle", "old", atomic_directory)
+    (tmp_path / "link").symlink_to("disk/bundle")
+    put(tmp_path / "link", "new", atomic_directory)
+    assert content(tmp_path / "disk" / "bundle") == "new"
+    assert names(tmp_path) == {"disk", "link"}
+    assert names(tmp_path / "disk") == {"bundle"}
+
+
+@both
+def test_a_full_disk_is_one_line_and_leaves_the_old(tmp_path: Path, writer: Writer) -> None:
+    path = tmp_path / "artifact"
+    put(path, "old", writer)
+    with pytest.raises(UnavailableError) as caught, writer(path) as temporary:
+        part = temporary if writer is atomic_file else temporary / "model.onnx"
+        part.symlink_to("/dev/full")  # the kernel's own full disk
+        part.write_text("new")
+    assert str(caught.value) == f"{path}: no room left on the disk; free some, or choose another place"
+    assert content(path) == "old"
+    assert names(tmp_path) == {"artifact"}
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_file_too_large_for_its_file_system_is_one_line(tmp_path: Path) -> None:
+    with (
+        files_of_at_most(100_000),
+        pytest.raises(UnavailableError, match=r"artifact: cannot be written \(File too large\); choose another place"),
+        atomic_file(tmp_path / "artifact") as temporary,
+    ):
+        temporary.write_bytes(bytes(200_000))
+    assert names(tmp_path) == set()
+
+
+@both
+@pytest.mark.parametrize("place", ["/sys/artifact", "a file/artifact", "long " * 51])
+def test_a_place_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Writer, place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a file").touch()
+    with pytest.raises(UnavailableError) as caught, writer(Path(place)):
+        pytest.fail("refused only after the work")
+    assert str(caught.value).startswith(f"{Path(place)}: cannot be written (")
+    assert "\n" not in str(caught.value)
+
+
+def test_only_a_plain_file_is_replaced_by_a_file(tmp_path: Path) -> None:
+    for path in (tmp_path, Path(os.devnull)):
+        with pytest.raises(UnavailableError, match="is not a plain file"), atomic_file(path):
+            pytest.fail("refused only after the work")
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_text("mine")
+    with pytest.raises(UnavailableError, match="in the way"), atomic_directory(tmp_path / "bundle"):
+        pytest.fail("refused only after the work")
+    assert (tmp_path / "bundle").read_text() == "mine"
+
+
+def test_a_file_inside_a_bundle_that_cannot_be_written_is_told_as_the_bundle(tmp_path: Path) -> None:
+    """The temporary path would be gone when the user looks for it."""
+
+    def write_a_name_too_long() -> None:
+        with atomic_directory(tmp_path / "bundle") as folder, atomic_file(folder / ("x" * 300)):
+            pass
+
+    with pytest.raises(UnavailableError) as caught:
+        write_a_name_too_long()
+    assert str(caught.value).startswith(f"{tmp_path / 'bundle'}: cannot be written (File name too long)")

@@ -1,0 +1,171 @@
+"""Crops and colour noise against hand computations, and never a draw from outside the given generator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.images.decode import load_pixels
+from tests.helpers.photos import save_photo
+from training.augment import (
+    SAMPLED_FILES,
+    Colours,
+    add_colour_noise,
+    measure_colours,
+    paper_square,
+    principal_colours,
+    random_crop,
+    ten_crops,
+)
+from training.data import TrainingCrops, plain_batches
+from training.listing import list_folder
+from training.recipes import recipe
+
+GREY = Colours((0.75, 0.0, 0.0), ((3**-0.5, 3**-0.5, 3**-0.5), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
+"""As many black as white pixels: each covariance is 1/4, so the first eigenvalue is 3/4, along grey."""
+
+
+class Drawn(np.random.Generator):
+    """Draws what the test says."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.values = np.array(values)
+
+    def normal(self, loc: float, scale: float, size: int) -> NDArray[np.float64]:  # type: ignore[override]
+        assert (loc, size) == (0.0, 3)
+        return self.values * scale
+
+
+class TestColours:
+    def test_black_and_white_vary_along_grey_alone(self) -> None:
+        pixels_NC = np.repeat(np.array([[0, 0, 0], [255, 255, 255]], np.uint8), 5, axis=0)
+        found = principal_colours(pixels_NC)
+        assert list(found.eigenvalues) == [0.75, 0, 0]
+        assert np.abs(found.eigenvectors[0]) == pytest.approx(3**-0.5, abs=1e-6)
+
+    def test_independent_channels_are_their_own_components(self) -> None:
+        # All combinations of two values a channel: variances (d/2/255)^2, no covariance. Green varies most, red least.
+        combinations = [(r, g, b) for r in (100, 110) for g in (50, 90) for b in (200, 220)]
+        found = principal_colours(np.array(combinations, np.uint8))
+        assert found.eigenvalues == pytest.approx([(half / 255) ** 2 for half in (20, 10, 5)], abs=1e-6)
+        assert np.abs(found.eigenvectors) == pytest.approx(np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]))
+
+    def test_a_seeded_sample_of_the_files_is_measured(self, photo_folder: Path) -> None:
+        files = list_folder(photo_folder / "train").files
+        found = measure_colours(files, 0)
+        assert measure_colours(files, 0) == found
+        many = files * (SAMPLED_FILES // len(files) + 2)  # more than the sample takes: the seed decides which
+        assert measure_colours(many, 1) != measure_colours(many, 2)
+        # The three classes differ in colour alone, by noise of 40 levels: that is the least any direction varies.
+        assert found.eigenvalues[0] > found.eigenvalues[1] > found.eigenvalues[2] > (25 / 255) ** 2
+
+    def test_an_unreadable_file_is_one_line(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"0\.jpg: no such file"):
+            measure_colours([tmp_path / "0.jpg"], 0)
+
+
+class TestColourNoise:
+    def test_by_hand(self) -> None:
+        """255 x (1.5 x 0.1 x 0.04 x (0.6, 0.8, 0) - 2 x 0.1 x 0.03 x (0.8, -0.6, 0)) = (-0.306, 2.142, 0)."""
+        colours = Colours((0.04, 0.03, 0.01), ((0.6, 0.8, 0.0), (0.8, -0.6, 0.0), (0.0, 0.0, 1.0)))
+        pixels_HWC = np.array([[[10, 20, 30], [0, 254, 255]]], np.uint8)
+        noisy_HWC = add_colour_noise(pixels_HWC, colours, 0.1, Drawn(1.5, -2.0, 0.0))
+        assert noisy_HWC.dtype == np.uint8
+        assert noisy_HWC.tolist() == [[[10, 22, 30], [0, 255, 255]]]
+
+    @pytest.mark.parametrize(("strength", "shift"), [(1.0, 11), (-1.0, -11)])  # 255 x 0.1 x 0.75 / sqrt(3) = 11.04
+    def test_grey_noise_moves_all_channels_alike_and_stays_a_pixel(self, strength: float, shift: int) -> None:
+        pixels_HWC = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+        noisy_HWC = add_colour_noise(pixels_HWC, GREY, 0.1, Drawn(strength, 5.0, -5.0))
+        assert np.array_equal(noisy_HWC, np.clip(pixels_HWC.astype(int) + shift, 0, 255))
+
+    def test_draws_have_the_asked_spread(self) -> None:
+        rng = np.random.default_rng(0)
+        grey_HWC = np.full((1, 1, 3), 128, np.uint8)
+        shifts = [int(add_colour_noise(grey_HWC, GREY, 0.1, rng)[0, 0, 0]) - 128 for _ in range(1000)]
+        assert np.mean(shifts) == pytest.approx(0, abs=1.4)  # four standard errors
+        assert np.std(shifts) == pytest.approx(11.04, rel=0.1)  # four standard errors of a deviation: 9 %
+
+
+class TestPaperCrops:
+    def test_the_square_is_the_centre_at_the_resize(self, tmp_path: Path) -> None:
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 300, 3), np.uint8)).save(tmp_path / "x.png")
+        square_HWC = load_pixels(tmp_path / "x.png", paper_square(Preprocessing()))
+        assert np.array_equal(square_HWC, np.asarray(Image.open(tmp_path / "x.png"))[:, 22:278])
+
+    def test_a_stretched_picture_is_whole_in_the_square(self, tmp_path: Path) -> None:
+        Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 300, 3), np.uint8)).save(tmp_path / "x.png")
+        pre = Preprocessing(resize="stretch", resize_to=None)
+        square_HWC = load_pixels(tmp_path / "x.png", paper_square(pre))
+        expected = Image.open(tmp_path / "x.png").resize((256, 256), Image.Resampling.BILINEAR)
+        assert np.array_equal(square_HWC, np.asarray(expected))
+
+    @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 12), st.integers(0, 2**32))
+    def test_a_crop_is_a_part_of_the_square(self, height: int, width: int, more: int, seed: int) -> None:
+        side = max(height, width) + more
+        places = np.indices((side, side)).transpose(1, 2, 0).astype(np.uint8)  # row and column as two channels
+        crop = random_crop(places, height, width, np.random.default_rng(seed))
+        y, x = crop[0, 0]
+        assert np.array_equal(crop, places[y : y + height, x : x + width])
+
+    def test_every_place_comes_up(self) -> None:
+        places = np.indices((6, 6)).transpose(1, 2, 0).astype(np.uint8)
+        rng = np.random.default_rng(0)
+        assert {tuple(random_crop(places, 4, 4, rng)[0, 0]) for _ in range(200)} == {
+            (y, x) for y in range(3) for x in range(3)
+        }
+
+    def test_ten_crops_are_corners_and_centre_and_their_mirror_images(self) -> None:
+        places = np.indices((256, 256)).transpose(1, 2, 0).astype(np.uint8)
+        views_VHWC = ten_crops(places, 224, 224)
+        assert views_VHWC.shape == (10, 224, 224, 2)
+        corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
+        assert [tuple(view[0, 0]) for view in views_VHWC[:5]] == corners
+        assert [tuple(view[0, -1]) for view in views_VHWC[5:]] == corners
+        assert np.array_equal(views_VHWC[5:], views_VHWC[:5, :, ::-1])
+
+    def test_the_fifth_view_is_what_inference_sees(self, photo_folder: Path) -> None:
+        listing, pre = list_folder(photo_folder / "val"), Preprocessing(height=32, width=32, resize_to=40)
+        ((views_NVHWC, targets_N),) = plain_batches(listing, pre, batch=6, workers=0, ten_crop=True)
+        ((pixels_NHWC, _),) = plain_batches(listing, pre, batch=6, workers=0)
+        assert views_NVHWC.shape == (6, 10, 32, 32, 3)
+        assert tuple(targets_N) == listing.targets
+        # Resized in one pass with the crop there, before it here: rounding may differ by a level.
+        assert np.abs(views_NVHWC[:, 4].numpy().astype(int) - pixels_NHWC.numpy()).max() <= 1
+
+
+class TestTrainingCrops:
+    def test_the_papers_are_parts_of_the_square_plus_noise(self, tmp_path: Path) -> None:
+        for name in ("a", "b"):
+            save_photo(tmp_path / name / "0.jpg", (128, 128, 128), seed=ord(name))
+        listing, pre = list_folder(tmp_path), Preprocessing(height=32, width=32, resize_to=40)
+        square_HWC = load_pixels(listing.files[0], paper_square(pre)).astype(int)
+        parts = [square_HWC[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
+        shifts = set()
+        for epoch in range(8):
+            crops = TrainingCrops(listing, pre, recipe("paper"), 0, GREY)
+            pixels_HWC, target = crops[epoch, 0]
+            assert target == 0
+            assert np.array_equal(crops[epoch, 0][0], pixels_HWC)
+            for part in (*parts, *(part[:, ::-1] for part in parts)):
+                inside = (part > 60) & (part < 195)  # where the noise cannot be clipped
+                difference = np.unique((pixels_HWC - part)[inside])
+                if len(difference) == 1:
+                    shifts.add(int(difference[0]))
+                    break
+            else:
+                pytest.fail("is no part of the picture, shifted by one colour")
+        assert len(shifts) > 3
+
+    def test_noise_without_its_colours_is_our_own_mistake(self, photo_folder: Path) -> None:
+        with pytest.raises(ValueError, match="the recipe paper adds colour noise"):
+            TrainingCrops(list_folder(photo_folder / "train"), Preprocessing(), recipe("paper"), 0)
