@@ -143,10 +143,10 @@ class BatchProfile:
 
     def __post_init__(self) -> None:
         if self.min < 1:
-            raise UsageError(f"--min-batch {self.min}: a batch has at least one image; use 1 or more")
+            raise UsageError(f"`min_batch` {self.min}: a batch has at least one image; use 1 or more")
         if self.min > self.max:
-            raise UsageError(f"--min-batch {self.min} exceeds --max-batch {self.max}; raise --max-batch")
+            raise UsageError(f"`min_batch` {self.min} exceeds `max_batch` {self.max}; raise `max_batch`")
         if self.opt > self.max:
-            raise UsageError(f"--opt-batch {self.opt} exceeds --max-batch {self.max}; raise --max-batch")
+            raise UsageError(f"`opt_batch` {self.opt} exceeds `max_batch` {self.max}; raise `max_batch`")
         if self.opt < self.min:
-            raise UsageError(f"--opt-batch {self.opt} is below --min-batch {self.min}; raise --opt-batch")
+            raise UsageError(f"`opt_batch` {self.opt} is below `min_batch` {self.min}; raise `opt_batch`")

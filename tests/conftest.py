@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests.helpers.command import Command, Ran
+from tests.helpers.command import Command, RunResult
 from tests.helpers.photos import CLASSES, save_photo
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     """``command("evaluate", ...)`` runs the command line in this process."""
     from alexnet_deploy.cli import main
 
-    def call(*arguments: object) -> Ran:
+    def call(*arguments: object) -> RunResult:
         monkeypatch.setattr(sys, "argv", ["alexnet-deploy", *map(str, arguments)])
         code = 0
         try:
             main()
         except SystemExit as exc:
             code = exc.code if isinstance(exc.code, int) else 1
-        return Ran(code, *capfd.readouterr())
+        return RunResult(code, *capfd.readouterr())
 
     return call
 

@@ -40,7 +40,7 @@ def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progr
         raise UsageError("--max-drop keeps layers of --int8 or --fp8 in float16; build with one of them and --fp16")
     with write_bundle(out) as bundle, TemporaryDirectory(dir=bundle.parent, prefix=f".{out.name}.work-") as scratch:
         adopted = Path(scratch) / "model.onnx"
-        contract = adopt(onnx_path, adopted, options.foreign)
+        contract = adopt(onnx_path, adopted, options.import_options)
         model = load_onnx(adopted)
         notes = []
         if contract.temperature != 1.0:

@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.images.choose import CalibrationSet
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.precision.thresholds import Method
 
 
@@ -41,4 +41,4 @@ class EngineOptions:
     bound: Bound | None = None
     """Keep in float16 what int8 or fp8 costs beyond it; for the precisions with float16."""
     allow_fallback: tuple[str, ...] = ()
-    foreign: Foreign = SAYS_NOTHING
+    import_options: ImportOptions = NO_IMPORT_OPTIONS

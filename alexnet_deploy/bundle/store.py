@@ -9,21 +9,23 @@ from tempfile import TemporaryDirectory
 
 from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, list_bundles, open_bundle
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 
 
 @contextmanager
-def resolve_engine(name: str | None, store: Path, foreign: Foreign = SAYS_NOTHING) -> Iterator[Engine]:
+def resolve_engine(
+    name: str | None, store: Path, import_options: ImportOptions = NO_IMPORT_OPTIONS
+) -> Iterator[Engine]:
     """Yield the engine that ``name`` means (None: the newest bundle of ``store``).
 
     An ONNX of another tool is brought into our form in a temporary folder that lives as long as the block; for
-    anything that carries its contract, ``foreign`` must be empty (UsageError).
+    anything that carries its contract, ``import_options`` must be empty (UsageError).
     """
     if name is not None and name.endswith(".onnx"):
-        with _onnx_engine(Path(name), foreign) as engine:
+        with _onnx_engine(Path(name), import_options) as engine:
             yield engine
         return
-    if foreign != SAYS_NOTHING:
+    if import_options != NO_IMPORT_OPTIONS:
         raise UsageError(
             "--mean, --std and --labels describe an ONNX of another tool; a bundle carries its own contract"
         )
@@ -87,7 +89,7 @@ def refuse_bundle(onnx: Path, store: Path) -> None:
 
 
 @contextmanager
-def _onnx_engine(path: Path, foreign: Foreign) -> Iterator[Engine]:
+def _onnx_engine(path: Path, import_options: ImportOptions) -> Iterator[Engine]:
     try:
         from alexnet_deploy.onnx_graph.adopt import adopt
         from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, precision_in
@@ -96,9 +98,9 @@ def _onnx_engine(path: Path, foreign: Foreign) -> Iterator[Engine]:
     model = load_onnx(path)
     contract, precision = contract_in(model, source=str(path)), precision_in(model)
     del model  # some hundred MB that the runner reads for itself
-    if contract is not None and foreign == SAYS_NOTHING:
+    if contract is not None and import_options == NO_IMPORT_OPTIONS:
         yield Engine(path.stem, path, contract, precision, None)
         return
     with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
         adopted = Path(folder) / "model.onnx"
-        yield Engine(path.stem, adopted, adopt(path, adopted, foreign), precision, None)
+        yield Engine(path.stem, adopted, adopt(path, adopted, import_options), precision, None)

@@ -26,6 +26,7 @@ from alexnet_deploy.cli.commands import (
     stability,
     store,
 )
+from alexnet_deploy.cli.flags import with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.cli.terminal import err
 from alexnet_deploy.errors import DeployError
@@ -59,7 +60,7 @@ for command in (
     store.inspect,
     store.summary,
 ):
-    app.command()(command)
+    app.command()(with_flags(command))
 
 
 def _version(asked: bool) -> None:

@@ -13,7 +13,7 @@ from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import resolve_engine
 from alexnet_deploy.cli.terminal import err
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 
 if TYPE_CHECKING:
     from alexnet_deploy.runtime.runner import Runner
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def running(
-    name: str | None, store: Path, runtime: str, threads: int | None, foreign: Foreign = SAYS_NOTHING
+    name: str | None, store: Path, runtime: str, threads: int | None, import_options: ImportOptions = NO_IMPORT_OPTIONS
 ) -> Iterator[tuple[Engine, Runner]]:
     """An open engine; what was picked to run it, and why the others were not, goes to the standard error."""
     from alexnet_deploy.runtime.select import open_runner
 
-    with resolve_engine(name, store, foreign) as engine:
+    with resolve_engine(name, store, import_options) as engine:
         opened = open_runner(engine, runtime, threads=threads)
         for reason in opened.passed_over:
             err.print(f"passed over {reason}", style="dim", soft_wrap=True)

@@ -10,7 +10,7 @@ import typer
 
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 
 STORE = Path("engines")
 DEFAULT_ONNX = STORE / "alexnet.onnx"
@@ -47,9 +47,9 @@ def batch_profile(low: int | None, opt: int | None, high: int | None) -> BatchPr
     return BatchProfile(low, max(min(8, high), low) if opt is None else opt, high)
 
 
-def foreign_of(mean: str | None, std: str | None, labels: Path | None) -> Foreign:
+def import_options_of(mean: str | None, std: str | None, labels: Path | None) -> ImportOptions:
     """What the flags say of an ONNX of another tool."""
-    return Foreign(_numbers("--mean", mean), _numbers("--std", std), labels)
+    return ImportOptions(_numbers("--mean", mean), _numbers("--std", std), labels)
 
 
 def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:

@@ -15,7 +15,7 @@ from alexnet_deploy.errors import DeployError, InputError, UnavailableError, Usa
 from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.files import sha256_or_none
 from alexnet_deploy.images.labelled import Labelled
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.precision.calibration_record import read_record
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import RUNTIMES, Opened, open_runner
@@ -64,12 +64,12 @@ def open_contenders(
     runtimes: Sequence[str] = ("auto",),
     *,
     threads: int | None = None,
-    foreign: Foreign = SAYS_NOTHING,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
 ) -> Iterator[tuple[tuple[Contender, ...], tuple[str, ...]]]:
     """Yield the engines ``names`` (None: the whole store, float32 first) on each of ``runtimes``, and what did not run.
 
     A name that ends in ``.safetensors`` is a checkpoint and runs in PyTorch, whatever ``runtimes`` says. ``"all"``
-    stands for every runtime that can run the engine here, ``"auto"`` for the first. ``foreign`` describes an ONNX of
+    stands for every runtime that can run the engine here, ``"auto"`` for the first. ``import_options`` is for an ONNX of
     another tool. Raises what ``resolve_engine`` and ``open_runner`` raise, UsageError for an engine named twice or
     engines of other classes than the first.
     """
@@ -81,7 +81,8 @@ def open_contenders(
     with ExitStack() as stack:
         found: list[Contender] = []
         for name in names:
-            of_onnx = foreign if name.endswith(".onnx") or not any(n.endswith(".onnx") for n in names) else SAYS_NOTHING
+            is_meant = name.endswith(".onnx") or not any(n.endswith(".onnx") for n in names)
+            of_onnx = import_options if is_meant else NO_IMPORT_OPTIONS
             if name.endswith(".safetensors"):
                 found.append(_checkpoint(name, threads, stack))
                 continue

@@ -82,9 +82,9 @@ def predict(
 
     Raises UsageError at the call for a number out of range; more ``top_k`` than classes gives all classes.
     """
-    for flag, value in (("--top-k", top_k), ("--batch", batch), ("--workers", 1 if workers is None else workers)):
+    for name, value in (("top_k", top_k), ("batch", batch), ("workers", 1 if workers is None else workers)):
         if value < 1:
-            raise UsageError(f"{flag} {value} is out of range; use 1 or more")
+            raise UsageError(f"`{name}` {value} is out of range; use 1 or more")
     return _predict(runner, files, top_k, batch, workers, lap)
 
 

@@ -16,7 +16,7 @@ from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_conve
 from alexnet_deploy.contract import ModelContract, Preprocessing, imagenet1k_classes
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_graph.edits import fold_constants, remove_dead, rename_tensors
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import (
     IR_VERSION,
     OPSET,
@@ -35,21 +35,21 @@ from alexnet_deploy.onnx_graph.onnx_file import (
 OLDEST_OPSET, NEWEST_OPSET = 9, 22
 
 
-def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelContract:
+def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_OPTIONS) -> ModelContract:
     """Write ``onnx_path`` to ``out`` in our form and return its contract; a model of ours is copied as it is.
 
-    A foreign model needs ``foreign.mean`` and ``std`` (0..1 scale, a value a channel): no file tells them, and a wrong
-    guess costs accuracy without a word. Raises InputError or UsageError, with ``out`` as it was.
+    A model of another tool needs ``import_options.mean`` and ``std`` (0..1 scale, one value per channel): no file holds
+    them, and a wrong guess costs accuracy without a word. Raises InputError or UsageError, with ``out`` as it was.
     """
     model = load_onnx(onnx_path)
     contract = contract_in(model, source=str(onnx_path))
     refuse_nan(model, str(onnx_path))
     if contract is not None:
-        if foreign.mean or foreign.std or foreign.labels:
+        if import_options.mean or import_options.std or import_options.labels:
             raise UsageError(f"{onnx_path}: carries its own contract; leave out --mean, --std and --labels")
         save_onnx(model, out)
         return contract
-    if foreign.mean is None or foreign.std is None:
+    if import_options.mean is None or import_options.std is None:
         raise UsageError(
             f"{onnx_path}: does not tell how its pixels are normalised; give --mean and --std on the 0..1 scale, "
             "for models trained as torchvision's: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
@@ -65,15 +65,15 @@ def adopt(onnx_path: Path, out: Path, foreign: Foreign = SAYS_NOTHING) -> ModelC
     height, width, channels_last = _image_size(model, onnx_path)
     _end_in_logits(model, onnx_path)
     classes = _class_count(model, onnx_path)
-    class_ids, labels = _names(foreign.labels, classes)
+    class_ids, labels = _names(import_options.labels, classes)
     try:
         pre = Preprocessing(
             height,
             width,
             # torchvision's share: the crop is 224 of 256
             resize_to=max(height, width) * 256 // 224,
-            mean=_three(foreign.mean),
-            std=_three(foreign.std),
+            mean=_three(import_options.mean),
+            std=_three(import_options.std),
         )
         contract = ModelContract(onnx_path.stem, labels, class_ids, pre)
     except ValueError as exc:

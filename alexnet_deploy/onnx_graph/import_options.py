@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class ImportOptions:
     """What an ONNX of another tool cannot tell of itself, as the user's flags say it; None: not said.
 
     ``labels`` is a text file with one label a line, a JSON list, or the word ``imagenet1k``.
@@ -18,4 +18,4 @@ class Foreign:
     labels: Path | None = None
 
 
-SAYS_NOTHING = Foreign()
+NO_IMPORT_OPTIONS = ImportOptions()

@@ -17,7 +17,7 @@ from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.images.labelled import Labelled, list_labelled
 from alexnet_deploy.inference.predict import read_batches
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, layer_of, load_onnx
 from alexnet_deploy.precision.calibration_cache import CalibrationCache
 from alexnet_deploy.precision.convert import calibrated, method_for
@@ -98,7 +98,7 @@ def diagnose(
     method: Method | None = None,
     exclude: str | None = None,
     seed: int = 0,
-    foreign: Foreign = SAYS_NOTHING,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
     on_progress: Report | None = None,
 ) -> Diagnosis:
     """Diagnose ``onnx_path`` on ``images`` images of ``data``, balanced over its class folders where it has some.
@@ -125,7 +125,7 @@ def diagnose(
         refuse_shared(calibration, chosen.sha256, f"--data {data}")
     with TemporaryDirectory() as scratch:
         adopted = Path(scratch) / "model.onnx"
-        contract = adopt(onnx_path, adopted, foreign)
+        contract = adopt(onnx_path, adopted, import_options)
         unlabelled = targets = None
         try:
             targets = targets_of(chosen.files, list_labelled(data, contract))

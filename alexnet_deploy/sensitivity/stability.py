@@ -22,7 +22,7 @@ from alexnet_deploy.images.choose import DEFAULT_IMAGES, CalibrationSet, choose_
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import Labelled, list_labelled
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING, Foreign
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, load_onnx, name_nodes
 from alexnet_deploy.precision.convert import method_for, to_quantized
 from alexnet_deploy.precision.qdq import LARGEST, Quantized, quantizable
@@ -109,7 +109,7 @@ def measure_stability(
     exclude: str | None = None,
     validation_data: Path | None = None,
     runtime: str = "auto",
-    foreign: Foreign = SAYS_NOTHING,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
     on_progress: Report | None = None,
 ) -> Stability:
     """Calibrate with each of ``sets`` (of ``draw``), then with the first in each of ``batch_sizes`` (None: 1, 16, 32).
@@ -122,7 +122,7 @@ def measure_stability(
     method = method_for(kind, method)
     with TemporaryDirectory() as scratch:
         model = Path(scratch) / "model.onnx"
-        contract = adopt(onnx_path, model, foreign)
+        contract = adopt(onnx_path, model, import_options)
         graph = load_onnx(model)
         fixed = fixed_batch(graph)
         batches = _batch_sizes(fixed, batch_sizes, onnx_path)

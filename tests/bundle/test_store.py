@@ -14,7 +14,7 @@ from alexnet_deploy.bundle.store import bundle_names, find_bundle, float_twin, r
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.choose import choose_images
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from tests.helpers.command import Command
 from tests.helpers.foreign_models import MEAN, STD, foreign_classifier
 
@@ -53,7 +53,10 @@ def test_unknown_name_and_empty_store_say_what_to_do(store: Path, tmp_path_facto
 
 
 def test_a_bundle_needs_no_description(store: Path) -> None:
-    with pytest.raises(UsageError, match="a bundle carries its own"), resolve_engine("old", store, Foreign((0.5,) * 3)):
+    with (
+        pytest.raises(UsageError, match="a bundle carries its own"),
+        resolve_engine("old", store, ImportOptions((0.5,) * 3)),
+    ):
         pass
 
 
@@ -65,8 +68,10 @@ def test_the_float_twin_is_known_by_its_weights(
     here, other = tmp_path / "here", tmp_path / "other"
     for number, folder in enumerate((here, other)):
         foreign_classifier(tmp_path / f"{number}.onnx", channels_last=bool(number))
-        build_engine(tmp_path / f"{number}.onnx", folder / "plain", EngineOptions(foreign=Foreign(MEAN, STD)))
-    options = EngineOptions("int8", calibration=images, method="max", foreign=Foreign(MEAN, STD))
+        build_engine(
+            tmp_path / f"{number}.onnx", folder / "plain", EngineOptions(import_options=ImportOptions(MEAN, STD))
+        )
+    options = EngineOptions("int8", calibration=images, method="max", import_options=ImportOptions(MEAN, STD))
     build_engine(tmp_path / "0.onnx", here / "quantised", options)
     quantised = open_bundle(here / "quantised")
     assert float_twin(quantised, here) == "plain"
@@ -80,9 +85,9 @@ def test_a_bundle_for_a_float_onnx_is_answered_with_the_file(
     monkeypatch.setattr(assemble, "installed", dict)  # no plans
     monkeypatch.chdir(tmp_path)
     onnx, images = foreign_classifier(tmp_path / "net.onnx"), choose_images(photo_folder / "train", count=4)
-    build_engine(onnx, Path("engines/plain"), EngineOptions(foreign=Foreign(MEAN, STD)))
-    build_engine(onnx, Path("engines/half"), EngineOptions("fp16", foreign=Foreign(MEAN, STD)))
-    options = EngineOptions("int8", calibration=images, method="max", foreign=Foreign(MEAN, STD))
+    build_engine(onnx, Path("engines/plain"), EngineOptions(import_options=ImportOptions(MEAN, STD)))
+    build_engine(onnx, Path("engines/half"), EngineOptions("fp16", import_options=ImportOptions(MEAN, STD)))
+    options = EngineOptions("int8", calibration=images, method="max", import_options=ImportOptions(MEAN, STD))
     build_engine(onnx, Path("engines/quantised"), options)
     for name, precision, told in (
         ("plain", "fp32", "engines/plain/model.onnx"),

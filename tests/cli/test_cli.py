@@ -22,7 +22,7 @@ from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from tests.helpers.repository import ROOT
 
 
-class Ran(NamedTuple):
+class RunResult(NamedTuple):
     code: int
     out: str
     err: str
@@ -34,12 +34,12 @@ class Ran(NamedTuple):
         return line
 
 
-Run = Callable[..., Ran]
+Run = Callable[..., RunResult]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    def call(*arguments: object) -> Ran:
+    def call(*arguments: object) -> RunResult:
         monkeypatch.setattr(sys, "argv", ["alexnet-deploy", *map(str, arguments)])
         code = 0
         try:
@@ -48,7 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[byte
             code = exc.code if isinstance(exc.code, int) else 1
         sys.stdout.flush()
         out, err = capfdbinary.readouterr()
-        return Ran(code, out.decode(), err.decode())
+        return RunResult(code, out.decode(), err.decode())
 
     return call
 

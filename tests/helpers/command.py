@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
-class Ran(NamedTuple):
+class RunResult(NamedTuple):
     """What a command ended with."""
 
     code: int
@@ -14,4 +14,4 @@ class Ran(NamedTuple):
     err: str
 
 
-Command = Callable[..., Ran]
+Command = Callable[..., RunResult]

@@ -16,7 +16,7 @@ from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, contract_in, fixed_batch, initializers, load_onnx
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.foreign_models import (
@@ -31,7 +31,7 @@ from tests.helpers.foreign_models import (
     scores_by_hand,
 )
 
-FOREIGN = Foreign(MEAN, STD)
+FOREIGN = ImportOptions(MEAN, STD)
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
@@ -151,7 +151,7 @@ class TestParity:
     @pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
     def test_published_networks(self, name: str, tmp_path: Path, out: Path) -> None:
         source = with_random_weights(LIGHT / f"light_{name}.onnx", tmp_path / "net.onnx")
-        contract = adopt(source, out, Foreign(MEAN, STD, Path("imagenet1k")))
+        contract = adopt(source, out, ImportOptions(MEAN, STD, Path("imagenet1k")))
         assert contract.labels[0] == "tench"
         pixels_NHWC = random_pixels(1, 224)
         expected_NK = scores_by_hand(source, pixels_NHWC)
@@ -294,15 +294,15 @@ class TestOurs:
         assert contract == contract_in(load_onnx(ours), source="x")
 
     @pytest.mark.parametrize(
-        "foreign",
-        [Foreign(mean=MEAN), Foreign(std=STD), Foreign(labels=Path("imagenet1k"))],
+        "import_options",
+        [ImportOptions(mean=MEAN), ImportOptions(std=STD), ImportOptions(labels=Path("imagenet1k"))],
         ids=["mean", "std", "labels"],
     )
-    def test_flags_that_contradict_its_contract(self, foreign: Foreign, ours: Path, out: Path) -> None:
+    def test_flags_that_contradict_its_contract(self, import_options: ImportOptions, ours: Path, out: Path) -> None:
         with pytest.raises(
             UsageError, match=r"ours.onnx: carries its own contract; leave out --mean, --std and --labels"
         ):
-            adopt(ours, out, foreign)
+            adopt(ours, out, import_options)
         assert not out.exists()
 
     def test_a_graph_that_is_not_what_its_contract_says(self, ours: Path, out: Path) -> None:
@@ -330,14 +330,14 @@ class TestLabels:
     def test_from_a_file(self, content: str, source: Path, out: Path, tmp_path: Path) -> None:
         labels = tmp_path / "labels"
         labels.write_bytes(content.encode())
-        contract = adopt(source, out, Foreign(MEAN, STD, labels))
+        contract = adopt(source, out, ImportOptions(MEAN, STD, labels))
         assert contract.labels == contract.class_ids == ("cat", "dog", "ant", "bee", "fly")
 
     def test_labels_that_repeat_get_numbers_for_ids(self, source: Path, out: Path, tmp_path: Path) -> None:
         """ImageNet has two cranes and two maillots."""
         labels = tmp_path / "labels.txt"
         labels.write_text("crane\ncrane\nant\nbee\nfly\n")
-        contract = adopt(source, out, Foreign(MEAN, STD, labels))
+        contract = adopt(source, out, ImportOptions(MEAN, STD, labels))
         assert contract.labels == ("crane", "crane", "ant", "bee", "fly")
         assert contract.class_ids == tuple("01234")
 
@@ -357,24 +357,28 @@ class TestLabels:
         labels = tmp_path / "labels"
         labels.write_bytes(content)
         with pytest.raises(InputError, match=rf"labels: .*{cause}"):
-            adopt(source, out, Foreign(MEAN, STD, labels))
+            adopt(source, out, ImportOptions(MEAN, STD, labels))
         assert not out.exists()
 
     def test_no_such_file(self, source: Path, out: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"none.txt: cannot be read as labels"):
-            adopt(source, out, Foreign(MEAN, STD, tmp_path / "none.txt"))
+            adopt(source, out, ImportOptions(MEAN, STD, tmp_path / "none.txt"))
 
     def test_imagenet_has_a_thousand(self, source: Path, out: Path) -> None:
         with pytest.raises(InputError, match=r"imagenet1k: holds 1000 labels, the model has 5 outputs"):
-            adopt(source, out, Foreign(MEAN, STD, Path("imagenet1k")))
+            adopt(source, out, ImportOptions(MEAN, STD, Path("imagenet1k")))
 
 
 class TestRefused:
-    @pytest.mark.parametrize("foreign", [Foreign(), Foreign(mean=MEAN), Foreign(std=STD)], ids=["both", "std", "mean"])
-    def test_without_mean_and_std(self, foreign: Foreign, tmp_path: Path, out: Path) -> None:
+    @pytest.mark.parametrize(
+        "import_options",
+        [ImportOptions(), ImportOptions(mean=MEAN), ImportOptions(std=STD)],
+        ids=["both", "std", "mean"],
+    )
+    def test_without_mean_and_std(self, import_options: ImportOptions, tmp_path: Path, out: Path) -> None:
         source = foreign_classifier(tmp_path / "net.onnx")
         with pytest.raises(UsageError, match=r"net.onnx: does not tell how .* --mean 0.485,0.456,0.406 --std 0.229"):
-            adopt(source, out, foreign)
+            adopt(source, out, import_options)
 
     @pytest.mark.parametrize(
         ("mean", "std"), [((0.5,), STD), (MEAN, (0.2, 0.2, 0.0)), (MEAN, (0.2, -1.0, 0.2)), ((np.nan, 0.5, 0.5), STD)]
@@ -383,7 +387,7 @@ class TestRefused:
         self, mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path, out: Path
     ) -> None:
         with pytest.raises(UsageError, match=r"--mean"):
-            adopt(foreign_classifier(tmp_path / "net.onnx"), out, Foreign(mean, std))
+            adopt(foreign_classifier(tmp_path / "net.onnx"), out, ImportOptions(mean, std))
 
     @pytest.mark.parametrize("opset", [8, 23])
     def test_opsets_out_of_range(self, opset: int, tmp_path: Path, out: Path) -> None:

@@ -24,11 +24,11 @@ from alexnet_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.samples import sample_photos
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.runtime.select import open_runner
 from tests.onnx_graph.test_adopt import LIGHT, with_random_weights
 
-FOREIGN = Foreign(IMAGENET_MEAN, IMAGENET_STD)
+FOREIGN = ImportOptions(IMAGENET_MEAN, IMAGENET_STD)
 LAYERS = {
     "squeezenet": 26,
     "shufflenet": 50,
@@ -95,7 +95,7 @@ def test_int8_is_proved_and_answers_alike_everywhere(name: str, tmp_path: Path) 
     source = with_random_weights(LIGHT / f"light_{name}.onnx", tmp_path / "random.onnx")
     calibration = choose_images(sample_photos()[0].parent, count=12)
     options = EngineOptions(
-        "int8", targets=("sm89",), calibration=calibration, method="max", foreign=FOREIGN
+        "int8", targets=("sm89",), calibration=calibration, method="max", import_options=FOREIGN
     )  # a layer that falls back fails the build
     made = build_engine(source, tmp_path / "bundle", options)
     achieved = made.achieved["sm89.plan"]

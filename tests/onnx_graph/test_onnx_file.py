@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_deploy.contract import METADATA_KEY
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import (
     contract_in,
     fixed_batch,
@@ -182,7 +182,7 @@ def _second_output(model: onnx.ModelProto) -> None:
 class TestContract:
     @pytest.fixture
     def model(self, tmp_path: Path) -> onnx.ModelProto:
-        adopt(foreign_classifier(tmp_path / "net.onnx"), tmp_path / "ours.onnx", Foreign(MEAN, STD))
+        adopt(foreign_classifier(tmp_path / "net.onnx"), tmp_path / "ours.onnx", ImportOptions(MEAN, STD))
         return load_onnx(tmp_path / "ours.onnx")
 
     def test_a_model_of_another_tool_has_none(self, path: Path) -> None:

@@ -26,7 +26,7 @@ from alexnet_deploy.build.options import EngineOptions
 from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.precision import calibration_cache
 from alexnet_deploy.precision.calibration_cache import CalibrationCache, default_folder
 from alexnet_deploy.precision.calibration_record import read_record
@@ -235,7 +235,7 @@ class TestBuild:
                 options.pop("precision", "int8"),
                 calibration=chosen,
                 method=method,
-                foreign=Foreign(MEAN, STD),
+                import_options=ImportOptions(MEAN, STD),
                 calibration_cache=folder,
                 **options,
             )

@@ -16,7 +16,7 @@ from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx
 from alexnet_deploy.precision.convert import to_fp16, to_quantized, weights_sha256
 from alexnet_deploy.precision.qdq import Quantized
@@ -105,7 +105,7 @@ class TestAnswers:
     def test_a_foreign_network_goes_all_the_way(self, tmp_path: Path) -> None:
         """Groups, residual, concat, LRN and batch norm, adopted from opset 11, in all precisions."""
         adopted = tmp_path / "adopted.onnx"
-        adopt(foreign_classifier(tmp_path / "net.onnx", opset=11, softmax=True), adopted, Foreign(MEAN, STD))
+        adopt(foreign_classifier(tmp_path / "net.onnx", opset=11, softmax=True), adopted, ImportOptions(MEAN, STD))
         pixels_NHWC = noise(8, FOREIGN_SIDE)
         exact_NK = answers(adopted, "onnxruntime", "fp32", pixels_NHWC)
         largest = np.abs(exact_NK).max()

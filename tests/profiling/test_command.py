@@ -22,7 +22,7 @@ from alexnet_deploy.profiling import engine as engine_profile
 from alexnet_deploy.profiling import isolated
 from alexnet_deploy.profiling.engine import EngineProfile, Row, Settings
 from alexnet_deploy.profiling.latency import Latency
-from tests.helpers.command import Command, Ran
+from tests.helpers.command import Command, RunResult
 from tests.helpers.onnx_models import CLASSES, SIDE, tiny_classifier
 
 LABELS = tuple(f"class {k}" for k in range(CLASSES))
@@ -54,7 +54,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def error(ran: Ran) -> str:
+def error(ran: RunResult) -> str:
     (line,) = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     return line
 

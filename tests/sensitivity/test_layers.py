@@ -22,7 +22,7 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.evaluation.compare_layers import Tapped, compare_layers
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.report.plots import plot_diagnosis
 from alexnet_deploy.sensitivity.layers import Diagnosis, diagnose
@@ -182,7 +182,9 @@ def test_fp8_leaves_the_outlier_alone(hostile: Path, photo_folder: Path) -> None
 
 def test_models_of_other_tools_keep_their_names(photo_folder: Path, tmp_path: Path) -> None:
     path = foreign_classifier(tmp_path / "foreign.onnx")
-    found = diagnose(path, photo_folder / "train", images=9, calibration_images=9, foreign=Foreign(MEAN, STD))
+    found = diagnose(
+        path, photo_folder / "train", images=9, calibration_images=9, import_options=ImportOptions(MEAN, STD)
+    )
     assert all(row.layer == row.node for row in found.layers)
     assert {row.op for row in found.layers} == {"Conv", "Gemm"}
     assert found.unlabelled is not None  # it has five classes, called by numbers

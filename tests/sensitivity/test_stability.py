@@ -20,7 +20,7 @@ from alexnet_deploy.cli import app
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import Foreign
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.precision.thresholds import METHODS, Method
@@ -30,7 +30,7 @@ from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
 from tests.helpers.foreign_models import CLASSES, MEAN, SIDE, STD, foreign_classifier, random_pixels
 
-FOREIGN = Foreign(MEAN, STD)
+FOREIGN = ImportOptions(MEAN, STD)
 
 
 def save_images(root: Path, count: int, seed: int) -> Path:

@@ -10,10 +10,10 @@ import typer
 
 from alexnet_deploy.cli.commands import show_comparison
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, foreign_of
+from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, import_options_of
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS
 
 LAYER_BATCH = 8
 """Images whose every tensor is in memory at once, twice."""
@@ -64,10 +64,10 @@ def compare(
         raise UsageError(f"--runtime is given {len(runtimes)} times for two engines; give it once or twice")
     if a == b and len(set(runtimes)) == 1:
         raise UsageError(f"{a} on {runtimes[0]} is compared with itself; name another engine, or a second --runtime")
-    foreign = foreign_of(mean, std, labels)
+    foreign = import_options_of(mean, std, labels)
     # What the flags describe is an ONNX of another tool; where neither is an ONNX, opening the first says so.
     is_onnx = [name.endswith(".onnx") for name in (a, b)]
-    of_a, of_b = (foreign if this or not any(is_onnx) else SAYS_NOTHING for this in is_onnx)
+    of_a, of_b = (foreign if this or not any(is_onnx) else NO_IMPORT_OPTIONS for this in is_onnx)
     if images is None:
         files = tuple(find_images([data]))
     else:

@@ -10,7 +10,7 @@ import typer
 from alexnet_deploy.bundle.store import refuse_bundle
 from alexnet_deploy.cli.commands import show_diagnosis
 from alexnet_deploy.cli.engines import needs
-from alexnet_deploy.cli.options import DEFAULT_ONNX, STORE, Json, Labels, Mean, Std, choice, foreign_of
+from alexnet_deploy.cli.options import DEFAULT_ONNX, STORE, Json, Labels, Mean, Std, choice, import_options_of
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
 from alexnet_deploy.precision.thresholds import METHODS
 
@@ -58,7 +58,7 @@ def diagnose(
             method=method,
             exclude=exclude,
             seed=seed,
-            foreign=foreign_of(mean, std, labels),
+            import_options=import_options_of(mean, std, labels),
             on_progress=steps_into(progress),
         )
     if plot is not None:

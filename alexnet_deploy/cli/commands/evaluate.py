@@ -9,7 +9,7 @@ import typer
 
 from alexnet_deploy.cli.commands import show_evaluation
 from alexnet_deploy.cli.engines import exit_where_left_out, needs
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, foreign_of
+from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, import_options_of
 from alexnet_deploy.cli.terminal import err, out, progress_bars, steps_into
 from alexnet_deploy.errors import UsageError
 
@@ -75,8 +75,8 @@ def evaluate(
         check_bound(max_drop)
     if gallery is not None:
         check_target(gallery, gallery_images)
-    foreign = foreign_of(mean, std, labels)
-    with open_contenders(engine, engines, runtime or ["auto"], threads=threads, foreign=foreign) as opened:
+    foreign = import_options_of(mean, std, labels)
+    with open_contenders(engine, engines, runtime or ["auto"], threads=threads, import_options=foreign) as opened:
         contenders, passed_over = opened
         for reason in passed_over:
             err.print(f"passed over {reason}", style="dim", soft_wrap=True)

@@ -9,7 +9,18 @@ import typer
 
 from alexnet_deploy.cli.commands import show_mlperf
 from alexnet_deploy.cli.engines import needs
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, Store, Threads, choice, foreign_of
+from alexnet_deploy.cli.options import (
+    STORE,
+    Json,
+    Labels,
+    Mean,
+    Runtime,
+    Std,
+    Store,
+    Threads,
+    choice,
+    import_options_of,
+)
 from alexnet_deploy.cli.terminal import err, out
 
 LOGS = Path("mlperf")
@@ -64,7 +75,7 @@ def mlperf(
     )
     chosen = choice("--scenario", scenario, (*SCENARIOS, "all"))
     scenarios = [known for known in SCENARIOS if chosen in (known, "all")]
-    with resolve_engine(engine, engines, foreign_of(mean, std, labels)) as found:
+    with resolve_engine(engine, engines, import_options_of(mean, std, labels)) as found:
         report = run_scenarios(
             found,
             scenarios,

@@ -9,7 +9,7 @@ import typer
 
 from alexnet_deploy.cli.commands import show_parity
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, Store, Threads, foreign_of
+from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, Store, Threads, import_options_of
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
 
 
@@ -41,7 +41,7 @@ def preprocessing_parity(
     else:
         files = choose_images(data, count=images, flags=("--data", "--images")).files
     with (
-        running(engine, engines, runtime, threads, foreign_of(mean, std, labels)) as (found, runner),
+        running(engine, engines, runtime, threads, import_options_of(mean, std, labels)) as (found, runner),
         progress_bars() as progress,
     ):
         targets, unlabelled = targets_if_labelled(data, files, found.contract)

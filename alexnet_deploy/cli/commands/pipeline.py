@@ -23,7 +23,7 @@ from alexnet_deploy.cli.options import (
     Threads,
     batch_profile,
     choice,
-    foreign_of,
+    import_options_of,
     precision_of,
 )
 from alexnet_deploy.cli.terminal import bytes_into, err, out, progress_bars, steps_into
@@ -155,7 +155,7 @@ def build_engine(
         calibration_cache=default_folder() if calibration_cache else None,
         bound=bound,
         allow_fallback=tuple(allow_fallback or ()),
-        foreign=foreign_of(mean, std, labels),
+        import_options=import_options_of(mean, std, labels),
     )
     bundle = output or engines / f"{onnx.stem}-{precision.replace('+', '-')}"
     with progress_bars() as progress:
@@ -175,7 +175,7 @@ def build_engine(
                 high="fp16" if record.precision.endswith("+fp16") else "fp32",
                 exclude=record.exclude,
                 validation_data=validation_data,
-                foreign=options.foreign,
+                import_options=options.import_options,
                 on_progress=steps_into(progress),
             )
         show_stability(found)
@@ -209,7 +209,7 @@ def infer(
     kind = choice("--format", format_, get_args(Format))
     files = find_images(images)
     failed = count = 0
-    with running(engine, engines, runtime, threads, foreign_of(mean, std, labels)) as (found, runner):
+    with running(engine, engines, runtime, threads, import_options_of(mean, std, labels)) as (found, runner):
         predictions = predict(runner, files, top_k=top_k, batch=batch, workers=workers)
         columns = min(top_k, len(found.contract.labels))
         # One console draws bar and table where both go to a terminal, so that neither writes over the other.

@@ -19,12 +19,12 @@ from alexnet_deploy.cli.options import (
     Std,
     Store,
     Threads,
-    foreign_of,
+    import_options_of,
     whole_numbers,
 )
 from alexnet_deploy.cli.terminal import err, out
 from alexnet_deploy.errors import DeployError
-from alexnet_deploy.onnx_graph.import_options import SAYS_NOTHING
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS
 
 
 def profile(
@@ -51,13 +51,13 @@ def profile(
     settings = engine_profile.Settings(
         whole_numbers("--batch", batch), concurrency, runtime, threads, duration, warmup / 1000, iterations
     )
-    foreign = foreign_of(mean, std, labels)
+    foreign = import_options_of(mean, std, labels)
     names = engine or some_bundle_names(engines)
     has_onnx = any(name.endswith(".onnx") for name in names)
     with ExitStack() as stack:
         found = [
             stack.enter_context(
-                resolve_engine(name, engines, foreign if name.endswith(".onnx") or not has_onnx else SAYS_NOTHING)
+                resolve_engine(name, engines, foreign if name.endswith(".onnx") or not has_onnx else NO_IMPORT_OPTIONS)
             )
             for name in names
         ]

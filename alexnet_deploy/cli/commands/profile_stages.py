@@ -8,7 +8,7 @@ import typer
 
 from alexnet_deploy.cli.commands import show_profile_stages
 from alexnet_deploy.cli.engines import running
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, Store, Threads, foreign_of
+from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, Store, Threads, import_options_of
 from alexnet_deploy.cli.terminal import err, out, progress_bars, steps_into
 
 
@@ -36,7 +36,7 @@ def profile_stages(
 
     files = list(find_images(images))
     with (
-        running(engine, engines, runtime, threads, foreign_of(mean, std, labels)) as (found, runner),
+        running(engine, engines, runtime, threads, import_options_of(mean, std, labels)) as (found, runner),
         progress_bars() as progress,
     ):
         report = steps_into(progress)

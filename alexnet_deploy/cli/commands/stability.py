@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from alexnet_deploy.bundle.store import refuse_bundle
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, choice, foreign_of, whole_numbers
+from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Runtime, Std, choice, import_options_of, whole_numbers
 from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
 from alexnet_deploy.images.choose import DEFAULT_IMAGES
 from alexnet_deploy.precision.thresholds import METHODS
@@ -62,7 +62,7 @@ def calibration_stability(
             exclude=exclude,
             validation_data=validation_data,
             runtime=runtime,
-            foreign=foreign_of(mean, std, labels),
+            import_options=import_options_of(mean, std, labels),
             on_progress=steps_into(progress),
         )
     if json_:

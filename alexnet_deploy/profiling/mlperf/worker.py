@@ -64,7 +64,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RunResult:
     """What a run leaves beside LoadGen's logs."""
 
     unreadable: dict[int, str]
@@ -127,7 +127,7 @@ def _serve(system: System, link: Connection) -> None:
             else:
                 before = watch.read()
                 _load(request, system.seed, samples, streams, link)
-                link.send(Ran(dict(samples.unreadable), (before, watch.read())))
+                link.send(RunResult(dict(samples.unreadable), (before, watch.read())))
     except (EOFError, BrokenPipeError):
         os._exit(0)  # whoever asked is done, or gone
     except BaseException as exc:
@@ -202,9 +202,9 @@ class LoadGen:
         answer: Latency = self._asked(_Measure(batch, concurrency, duration_s))
         return answer
 
-    def run(self, run: Run) -> Ran:
+    def run(self, run: Run) -> RunResult:
         """Let LoadGen write its logs into ``run.output``."""
-        answer: Ran = self._asked(run)
+        answer: RunResult = self._asked(run)
         return answer
 
     def _asked(self, request: _Measure | Run) -> Any:

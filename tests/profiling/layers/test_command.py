@@ -12,7 +12,7 @@ import pytest
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, Plan, save_manifest, write_bundle
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.profiling.layers import roofline
-from tests.helpers.command import Command, Ran
+from tests.helpers.command import Command, RunResult
 from tests.profiling.layers.test_roofline import SMALL
 from tests.profiling.layers.test_times import CONTRACT, engine
 
@@ -39,7 +39,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         measured.cache_clear()
 
 
-def error(ran: Ran) -> str:
+def error(ran: RunResult) -> str:
     (line,) = [line for line in ran.err.splitlines() if line.startswith("error: ")]
     return line
 
