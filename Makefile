@@ -1,27 +1,40 @@
-# Everything starts here: `make demo` to see it work, `make test` to prove it.
+# `make demo` shows that it works, `make test` proves it; `make` alone lists everything.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CHECKPOINT := alexnet_deploy/data/alexnet.safetensors
 BENCH := benchmarks/.cache
 BENCH_PYTHON := $(BENCH)/venv/bin/python
 BENCH_ROUNDS := $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# torch from PyPI is a CUDA build on Linux: 2.7 GB with its libraries. Without an NVIDIA GPU the CPU build does the same
+# in 0.2 GB; PyTorch publishes it on an index of its own. Where that index cannot be reached, PyPI's build is taken.
+GPU := $(wildcard /dev/nvidiactl)$(shell command -v nvidia-smi)
+TORCH_INDEX ?= $(if $(GPU),,https://download.pytorch.org/whl/cpu)
+define INSTALL_TORCH
+@if [ -n '$(TORCH_INDEX)' ]; then echo 'torch: CPU build from $(TORCH_INDEX)'; \
+  $(1) $(PIP_INSTALL) --no-deps --retries 0 --timeout 10 --index-url '$(TORCH_INDEX)' torch 2>/dev/null || \
+  echo 'torch: not available there, so from PyPI: on Linux a CUDA build, 2.7 GB with its libraries'; fi
+endef
 
 .PHONY: help demo test test-slow check bench bench-photos clean
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
 	@echo "make test   run the test suite; make test-slow runs the rest, some minutes"
-	@echo "make check  formatting, lint, types"
+	@echo "make check  formatting, lint, import rules, types"
 	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
+	@echo "Without an NVIDIA GPU they install the CPU build of torch; TORCH_INDEX= takes PyPI's, TORCH_INDEX=URL another"
 
 demo: engines/alexnet-fp16/bundle.json engines/alexnet-int8/bundle.json
 	$(BIN)/alexnet-deploy engines
 	$(BIN)/alexnet-deploy infer samples --engine alexnet-int8 --top-k 3
 	$(BIN)/alexnet-deploy profile alexnet-fp16 alexnet-int8
 
+# One worker per core, at most four: each loads torch and all runtimes. All tests of a file run in one worker, so a
+# fixture of a file is made once.
 test: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
@@ -29,6 +42,7 @@ test-slow: .venv/.dev
 check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
 # Some ten minutes on two cores, once the peers are installed. ROUNDS=20 for narrower spreads.
@@ -44,15 +58,16 @@ bench-photos:
 	  echo 'make bench needs photos: ALEXNET_DEPLOY_PHOTOS=folder make bench (a few hundred of real size)'; exit 2; }
 
 clean:
-	rm -rf .venv $(BENCH) .mypy_cache .pytest_cache .ruff_cache engines/*.onnx engines/*/
+	rm -rf .venv $(BENCH) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache engines/*.onnx engines/*/
 
 .venv/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) '.[cpu,rtx,export]'
+	$(call INSTALL_TORCH,$(BIN)/python)
+	$(BIN)/python $(PIP_INSTALL) -e '.[cpu,rtx,export]'
 	touch $@
 
 .venv/.dev: .venv/.demo
-	$(INSTALL) '.[cpu,rtx,export,train,measure,dev]'
+	$(BIN)/python $(PIP_INSTALL) -e '.[cpu,rtx,export,train,measure,dev]'
 	touch $@
 
 engines/alexnet.onnx: .venv/.demo $(CHECKPOINT)
@@ -68,8 +83,8 @@ engines/alexnet-int8/bundle.json: engines/alexnet.onnx
 # An environment of its own: peers are no dependencies, and ours runs in the very same one.
 $(BENCH)/.venv: pyproject.toml constraints.txt benchmarks/requirements-peers.txt
 	test -x $(BENCH_PYTHON) || $(PYTHON) -m venv $(BENCH)/venv
-	$(BENCH_PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,export]' \
-	  -r benchmarks/requirements-peers.txt
+	$(call INSTALL_TORCH,$(BENCH_PYTHON))
+	$(BENCH_PYTHON) $(PIP_INSTALL) -e '.[cpu,export]' -r benchmarks/requirements-peers.txt
 	touch $@
 
 $(BENCH)/alexnet.onnx: $(BENCH)/.venv $(CHECKPOINT)

@@ -1,7 +1,7 @@
 """The contract of a model: what goes in, what comes out, what each output means.
 
-It travels with every artifact (safetensors metadata, ONNX metadata, ``bundle.json``), so no stage asks
-flags for what an artifact already knows. Standard library only: every module may import it.
+It travels with every artifact (safetensors metadata, ONNX metadata, ``bundle.json``), so that no stage asks for what an
+artifact already knows.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import math
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
-from alexnet_deploy.errors import ArtifactError, UsageError
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.json_format import JsonFormat
 
 SCHEMA = 1
 Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
@@ -24,17 +25,21 @@ METADATA_KEY = "alexnet_deploy.contract"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 4096
-"""Largest input side accepted from a file: a damaged or hostile contract must not size our buffers."""
+"""Largest input side: a damaged or hostile contract must not decide how much memory we allocate."""
+
+
+def torchvision_resize_to(height: int, width: int) -> int:
+    """The ``resize_to`` that gives a crop of ``height`` x ``width`` torchvision's share of the image: 224 of 256."""
+    return max(height, width) * 256 // 224
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How an image file becomes the uint8 pixels of a model.
 
-    ``resize`` is ``"stretch"`` (both sides to height x width, aspect ratio ignored) or ``"shorter-side"``
-    (the shorter side to ``resize_to`` pixels, then a centre crop of height x width: torchvision's
-    Resize + CenterCrop). ``mean`` and ``std`` are per RGB channel on the 0..1 scale; the graph applies
-    them, they stand here so that a reader can see them.
+    ``resize`` is ``"stretch"`` (both sides to height x width, aspect ratio ignored) or ``"shorter-side"`` (the shorter
+    side to ``resize_to`` pixels, then a centre crop of height x width: torchvision's Resize + CenterCrop). ``mean`` and
+    ``std`` are per RGB channel on the 0..1 scale; the graph itself applies them.
     """
 
     height: int = 224
@@ -60,7 +65,7 @@ class Preprocessing:
         elif self.resize_to is not None:
             raise ValueError("resize_to has no meaning with resize 'stretch'")
         if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError("mean and std take three values, one a channel")
+            raise ValueError("mean and std take three values, one per channel")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise ValueError(f"mean {self.mean} / std {self.std}: finite numbers, std above 0")
 
@@ -69,10 +74,10 @@ class Preprocessing:
 class ModelContract:
     """What one classifier promises.
 
-    Input: ``input_name``, uint8 ``[N, height, width, 3]`` RGB. Output: ``output_name``, float32 logits
-    ``[N, K]``, K = ``len(labels)``. ``class_ids[k]`` is the folder name of class k in a labelled data
-    set (a WordNet id for ImageNet), ``labels[k]`` its name for people. ``temperature`` divides the logits
-    before softmax (Guo et al. 2017, arXiv:1706.04599); 1.0 means uncalibrated.
+    Input: ``input_name``, uint8 ``[N, height, width, 3]`` RGB. Output: ``output_name``, float32 logits ``[N, K]``,
+    K = ``len(labels)``. ``class_ids[k]`` is the folder name of class k in a labelled data set (a WordNet id for
+    ImageNet), ``labels[k]`` its name for people. ``temperature`` divides the logits before softmax (Guo et al. 2017,
+    arXiv:1706.04599); 1.0 means uncalibrated.
     """
 
     architecture: str
@@ -90,7 +95,7 @@ class ModelContract:
             raise ValueError(f"{len(self.labels)} labels but {len(self.class_ids)} class ids")
         if len(set(self.class_ids)) != len(self.class_ids):
             raise ValueError("class ids are not unique")
-        # TypeError for what is not text, UnicodeEncodeError (a ValueError) for text that no file can hold.
+        # UnicodeEncodeError (a ValueError) for text that no file can hold, such as half a surrogate pair
         "".join((self.architecture, self.input_name, self.output_name, *self.labels, *self.class_ids)).encode()
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature {self.temperature} is not above 0")
@@ -101,24 +106,11 @@ class ModelContract:
 
     @classmethod
     def from_json(cls, text: str | bytes, *, source: str) -> ModelContract:
-        """Read what ``to_json`` wrote. ``source`` names the artifact in the ArtifactError it raises."""
-        try:
-            raw: dict[str, Any] = json.loads(text)
-            schema = raw.pop("schema")
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-            raise ArtifactError(f"{source}: its contract is not readable ({exc}); make the file again") from exc
-        if schema != SCHEMA:
-            raise ArtifactError(
-                f"{source}: contract schema {schema}, this version reads {SCHEMA}; "
-                "make the file again, or use the alexnet-deploy that wrote it"
-            )
-        try:
-            pre = raw.pop("preprocessing")
-            preprocessing = Preprocessing(**(pre | {key: tuple(map(float, pre[key])) for key in ("mean", "std")}))
-            labels, class_ids = (_strings(raw.pop(key), key) for key in ("labels", "class_ids"))
-            return cls(preprocessing=preprocessing, labels=labels, class_ids=class_ids, **raw)
-        except (ValueError, KeyError, TypeError, OverflowError) as exc:
-            raise ArtifactError(f"{source}: its contract is not valid ({exc}); make the file again") from exc
+        """Read what ``to_json`` wrote; ``source`` names the artifact in the ArtifactError if it is not valid."""
+        return _FORMAT.decode(text, cls, source=source)
+
+
+_FORMAT = JsonFormat("contract", SCHEMA, "make the file again")
 
 
 def imagenet1k_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -127,15 +119,9 @@ def imagenet1k_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(raw["class_ids"]), tuple(raw["labels"])
 
 
-def _strings(value: object, key: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"{key} is not a list of strings")
-    return tuple(value)
-
-
 @dataclass(frozen=True, slots=True)
 class BatchProfile:
-    """Batch sizes an engine accepts (``min``..``max``) and the one it is tuned for (``opt``)."""
+    """Batch sizes that an engine accepts (``min``..``max``), and the one that it is tuned for (``opt``)."""
 
     min: int = 1
     opt: int = 8

@@ -1,16 +1,15 @@
-"""Everything that can go wrong in a way the user can mend.
+"""Every error that the user can fix.
 
     DeployError               exit 1
     ├── UsageError            exit 2: a parameter is out of range, missing, or contradicts another
     ├── InputError            something handed in cannot be used: image, folder, ONNX, checkpoint, label file
     ├── ArtifactError         a file of ours is damaged, edited, or of another schema
-    ├── ProofError            a result was made and did not prove out: parity, achieved precision
+    ├── ProofError            a result was made and failed its proof: parity, achieved precision
     └── UnavailableError      this machine lacks a package, a device or room for the job
 
-Every message is one line: the file or parameter, then the cause, then the next step. A parameter stands in backticks,
-as Python calls it (`max_batch` 64 exceeds ...); the command line writes its flag there instead.
-``cli.main`` is the one place that turns a DeployError into an exit code; any other exception is our bug
-and keeps its traceback.
+Every message is one line: the file or parameter, the cause, the next step. A parameter stands in backticks as Python
+calls it (`max_batch` 64 exceeds ...); the command line writes its flag instead. ``cli.main`` alone turns a DeployError
+into an exit code. Any other exception is our bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -21,19 +20,26 @@ from collections.abc import Callable
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)`")
 
 
-class DeployError(Exception):
-    """Base of all errors whose message is meant for the user.
+def printable(text: str) -> str:
+    """``text`` with line breaks and control characters as escapes, safe for a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
-    A message may quote a damaged or hostile file; line breaks and control characters in it are written as escapes.
-    """
+
+def one_line(error: object, limit: int = 300) -> str:
+    """The message of an exception of another library on one line, at most ``limit`` characters; its type if empty."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+class DeployError(Exception):
+    """Base of all errors whose message is for the user. It may quote a hostile file, so it is made ``printable``."""
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__(printable(message))
 
     def rename_parameters(self, called: Callable[[str], str]) -> None:
-        """Replace each parameter in the message, ```max_batch```, by what ``called`` makes of its name."""
+        """Replace each parameter in backticks by what ``called`` returns for its name."""
         self.args = (_PARAMETER.sub(lambda found: called(found[1]), str(self)),)
 
 
@@ -41,6 +47,13 @@ class UsageError(DeployError):
     """A parameter is out of range, missing, or contradicts another."""
 
     exit_code = 2
+
+
+def require_positive(**parameters: int | None) -> None:
+    """UsageError that names the first of ``parameters`` below 1; None stands for a default."""
+    for name, value in parameters.items():
+        if value is not None and value < 1:
+            raise UsageError(f"`{name}` {value}: takes 1 or more")
 
 
 class InputError(DeployError):
@@ -52,7 +65,7 @@ class ArtifactError(DeployError):
 
 
 class ProofError(DeployError):
-    """A result was made but did not prove out; nothing of it is left on disk."""
+    """A result was made but failed its proof; nothing of it is left on disk."""
 
 
 class UnavailableError(DeployError):

@@ -1,10 +1,8 @@
 """Files of ours: written whole or not at all, hashed, kept in one cache folder.
 
-An artifact is written inside a temporary sibling folder, then renamed.
-
-A kill at any moment leaves the old artifact or the new one. What a killed process left behind (the folder
-``.NAME.tmp-PID``) is removed by the next writer of the same name, once that process is gone. A process writes a
-name at most once at a time.
+An artifact is written inside a temporary sibling folder (``.NAME.tmp-PID``), then renamed. A kill at any moment leaves
+the old artifact or the new one. The next writer of the same name removes the folder of a process that is gone. A
+process writes a name at most once at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
@@ -36,18 +34,16 @@ _REFUSED = (
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield where to write; what stands there becomes ``path`` when the block ends without an error.
+    """Yield a path to write to; the file becomes ``path`` when the block ends without an error.
 
-    The yielded path has the name of ``path`` and a folder of its own, for whatever else the writer leaves there. A
-    symbolic link is followed, as ``open`` does.
-
-    Raises UnavailableError when the disk is full, the place cannot be written, or ``path`` is something else than a
-    file; ``path`` is then as it was.
+    The yielded path has the name of ``path`` and a folder of its own, for files that the writer leaves beside it. A
+    symbolic link is followed, as ``open`` does. Raises UnavailableError when the disk is full, the place cannot be
+    written, or ``path`` is not a plain file; ``path`` is then as it was.
     """
     with _translated(path):
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():
-            raise UnavailableError(f"{path}: is not a plain file and will not be replaced; choose another --output")
+            raise UnavailableError(f"{path}: is not a plain file and will not be replaced; choose another `output`")
         with _workspace(target) as temporary:
             yield temporary
             _fsync(temporary)
@@ -55,16 +51,23 @@ def atomic_file(path: Path) -> Iterator[Path]:
             _fsync_folder(target.parent)
 
 
-def check_file(path: Path, flag: str) -> None:
-    """UsageError or UnavailableError, that names ``flag``, before any work for a file that could not be written."""
+def check_file(path: Path, parameter: str, *, formats: Sequence[str] = ()) -> None:
+    """Raise UsageError or UnavailableError before any work if a file cannot be written.
+
+    ``formats`` are the suffixes that its name may have (none: any); ``parameter`` is what the caller calls it.
+    """
+    if formats and path.suffix.lower() not in formats:
+        raise UsageError(f"`{parameter}` {path}: ends in none of {', '.join(formats)}; choose one")
     try:
         if path.exists() and not path.is_file():
-            raise UsageError(f"{flag} {path}: is not a plain file; name a file")
+            raise UsageError(f"`{parameter}` {path}: is not a plain file; name a file")
         folder = next(parent for parent in path.absolute().parents if parent.exists())  # what is missing is made later
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as exc:
-        raise UnavailableError(f"{flag} {path}: cannot be written ({exc.strerror}); choose another place") from exc
+        raise UnavailableError(
+            f"`{parameter}` {path}: cannot be written ({exc.strerror}); choose another place"
+        ) from exc
 
 
 @contextlib.contextmanager
@@ -72,8 +75,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty directory to fill; it becomes ``path`` when the block ends without an error.
 
     Raises UnavailableError when the disk is full, the place cannot be written, or ``path`` is a file; ``path`` is then
-    as it was. Where the file system cannot exchange two names in one step (macOS, NFS), there is a moment without a
-    ``path``; after a kill in that very moment the next writer brings the old one back.
+    as it was. Where the file system cannot exchange two names in one step (macOS, NFS), ``path`` is missing for a
+    moment; after a kill in that moment the next writer brings the old one back.
     """
     with _translated(path):
         target = _directory_target(path)
@@ -88,7 +91,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def check_directory(path: Path) -> None:
-    """Raise now what ``atomic_directory`` would for a place that cannot be written, after the work; writes nothing."""
+    """Raise now what ``atomic_directory`` would raise after the work for a place that cannot be written."""
     with _translated(path):
         above = next(folder for folder in _directory_target(path).parents if folder.exists())
         with tempfile.TemporaryFile(dir=above):
@@ -98,7 +101,7 @@ def check_directory(path: Path) -> None:
 def _directory_target(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_dir():
-        raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another --output")
+        raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another `output`")
     return target
 
 
@@ -117,7 +120,7 @@ def _workspace(target: Path) -> Iterator[Path]:
 def _clear_leftovers(target: Path) -> None:
     for folder in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
         pid = folder.name.rpartition("-")[2]
-        # Our own number is no sign of life: in a container every run may get the one of the run killed before.
+        # Our own number is not alive: in a container each run may get the number of the killed run before it.
         if pid.isdecimal() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
             with contextlib.suppress(OSError):
                 os.rename(_aside(folder / target.name), target)
@@ -125,7 +128,7 @@ def _clear_leftovers(target: Path) -> None:
 
 
 def _is_alive(pid: int) -> bool:
-    if sys.platform == "win32":  # signal 0 would terminate there; keep the stranger's folder
+    if sys.platform == "win32":  # signal 0 would terminate the process there; keep the folder
         return True
     try:
         os.kill(pid, 0)
@@ -154,7 +157,7 @@ def _aside(new: Path) -> Path:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Swap two directories in one step (Linux renameat2); False where kernel or file system cannot."""
+    """Swap two directories in one step (Linux renameat2); False if the kernel or the file system cannot."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if renameat2 is None:
         return False
@@ -175,14 +178,14 @@ def _fsync(path: Path) -> None:
 
 
 def _fsync_folder(path: Path) -> None:
-    """Make the names in a folder outlive a power cut, where the platform lets a folder be flushed at all."""
+    """Make the names in a folder survive a power cut, if the platform can flush a folder at all."""
     with contextlib.suppress(OSError):
         _fsync(path)
 
 
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into one line; errors that already are ours pass."""
+    """Turn refusals of the operating system into one line; errors of ours pass."""
     try:
         yield
     except DeployError:
@@ -198,7 +201,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _meant(path: Path) -> Path:
-    """The artifact that the user knows, where ``path`` lies in the workspace of one that is being written."""
+    """The artifact that the user knows, if ``path`` lies in the temporary folder of one."""
     for index, part in enumerate(path.parts):
         if (workspace := re.fullmatch(r"\.(.+)\.tmp-\d+", part)) is not None:
             return Path(*path.parts[:index], workspace[1])
@@ -211,22 +214,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def sha256_or_none(path: Path) -> str | None:
-    """``sha256_of``; None for a file that cannot be read, a dangling link say: whoever opens it as an image tells."""
-    try:
-        return sha256_of(path)
-    except OSError:
-        return None
-
-
 CACHE_VARIABLE = "ALEXNET_DEPLOY_CACHE"
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what it can always make or fetch again; the folder need not exist.
+    """The folder for what this package can always make or download again; it need not exist.
 
-    $ALEXNET_DEPLOY_CACHE, or ``alexnet-deploy`` under $XDG_CACHE_HOME or ``~/.cache``. Raises UnavailableError for a
-    user without a home and without the variable.
+    $ALEXNET_DEPLOY_CACHE, or ``alexnet-deploy`` under $XDG_CACHE_HOME or ``~/.cache``. Raises UnavailableError without
+    the variable and without a home directory.
     """
     if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(chosen)

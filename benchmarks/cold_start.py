@@ -1,8 +1,8 @@
-"""How long until there is an answer, in a new process?
+"""How long does a new process take to answer?
 
     python -m benchmarks.cold_start PHOTOS [--store engines] [--rounds 10]
 
-The files of Python and of the libraries are in the system's cache from the second round on, as on any machine in use.
+From the second round on, the files of Python and the libraries are in the page cache, as on any machine in use.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from alexnet_deploy.images.find import find_images
-from benchmarks.rounds import Report, Row, finish, in_turn, parser
+from benchmarks.render import save_and_print
+from benchmarks.rounds import Report, Row, argument_parser, in_turn
 from benchmarks.scaling import run
 
 QUESTION = "Cold start: seconds from the shell to the end of the command"
@@ -19,17 +20,16 @@ GOALS = {"--help": "≤ 0.3", "infer on one photo": "≤ 1.5"}
 
 
 def main() -> None:
-    """Parse, measure."""
-    flags = parser(__doc__, "cold_start")
-    flags.set_defaults(rounds=10)
-    asked = flags.parse_args()
-    finish(
-        compare(next(find_images([asked.photos])), asked.store.resolve() / "alexnet-int8", asked.rounds), asked.output
-    )
+    """Parse the flags, measure, save."""
+    parser = argument_parser(__doc__, "cold_start")
+    parser.set_defaults(rounds=10)
+    args = parser.parse_args()
+    photo = next(find_images([args.photos]))
+    save_and_print(compare(photo, args.store.resolve() / "alexnet-int8", args.rounds), args.output)
 
 
 def compare(photo: Path, bundle: Path, rounds: int) -> Report:
-    """A row a command."""
+    """One row per command."""
     commands: dict[str, list[str | Path]] = {
         "--help": ["--help"],
         "infer on one photo": ["infer", photo.resolve(), "--engine", bundle],

@@ -1,10 +1,10 @@
-"""How fast is a folder of photos classified, beside its peers and beside the limit of decoder and engine?
+"""How fast is a folder of photos classified, compared with peers and with the limit set by decoder and engine?
 
     python -m benchmarks.end_to_end PHOTOS [--store engines] [--rounds 5] [--times 2]
 
 Peers (``peers.py``): Ultralytics' predict, a DataLoader with eager torch, a plain loop of Pillow and ONNX Runtime. The
-limit is what decoding alone and the engine alone, each with all cores, would take one after the other: whoever keeps
-all cores busy on the same work can do no better.
+limit is the time of decoding alone plus the time of the engine alone, each on all cores. A program that does the same
+work on the same cores cannot be faster.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from alexnet_deploy.inference.predict import BATCH, predict
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import open_runner
-from benchmarks import peers
-from benchmarks.engine_only import SECONDS, one_pass
-from benchmarks.rounds import Report, Row, finish, in_process, in_turn, parser
+from benchmarks import engine_only, peers
+from benchmarks.render import save_and_print
+from benchmarks.rounds import Report, Row, argument_parser, in_process, in_turn
 
 QUESTION = "End to end: a folder of photos, from files to the five likeliest classes"
 ULTRALYTICS, TORCH, PLAIN = "Ultralytics predict", "DataLoader + torch eager", "Pillow + ONNX Runtime loop"
@@ -42,33 +42,33 @@ PEERS = {
     PLAIN: peers.onnxruntime_and_pillow,
     QUANTISED: peers.onnxruntime_quantised,
 }
-BESIDE = (
+COMPARED = (
     *((ULTRALYTICS, "fp32"), (TORCH, "fp32"), (PLAIN, "fp32")),
     *((PLAIN, "int8"), (QUANTISED, "int8")),
 )
-"""Torch runs the checkpoint itself, in float32 alone."""
+"""Peer and precision. Ultralytics and torch run in float32 only."""
 
 
 def main() -> None:
-    """Parse; either one pass, or all in turn."""
-    flags = parser(__doc__, "end_to_end")
-    flags.add_argument("--times", type=int, default=2, help="how often a pass goes through the folder")
-    flags.add_argument("--way", choices=("ours", "decode", "engine", *PEERS), help=argparse.SUPPRESS)
-    flags.add_argument("--precision", default="int8", help=argparse.SUPPRESS)
-    asked = flags.parse_args()
-    if asked.way:
-        files = list(find_images([asked.photos])) * asked.times
-        rate = one_way(asked.way, asked.store / f"alexnet-{asked.precision}", files)
+    """Run one pass (``--way``), or start all of them in rounds."""
+    parser = argument_parser(__doc__, "end_to_end")
+    parser.add_argument("--times", type=int, default=2, help="how many times a pass goes through the folder")
+    parser.add_argument("--way", choices=("ours", "decode", "engine", *PEERS), help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="int8", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        files = list(find_images([args.photos])) * args.times
+        rate = one_pass(args.way, args.store / f"alexnet-{args.precision}", files)
         print(json.dumps({"images_per_s": rate}))
         return
-    count = sum(1 for _ in find_images([asked.photos]))
-    report = compare(asked.photos.resolve(), asked.store.resolve(), asked.rounds, asked.times)
-    report.notes.insert(0, f"{count} photos, gone through {asked.times} times a pass, in batches of {BATCH}.")
-    finish(report, asked.output)
+    count = sum(1 for _ in find_images([args.photos]))
+    report = compare(args.photos.resolve(), args.store.resolve(), args.rounds, args.times)
+    report.notes.insert(0, f"{count} photos, {args.times} times per pass, in batches of {BATCH}.")
+    save_and_print(report, args.output)
 
 
 def compare(photos: Path, store: Path, rounds: int, times: int) -> Report:
-    """A row for each peer and precision, and one for the limit of each."""
+    """One row per peer and precision, and one per precision for the limit."""
     command = (sys.executable, "-m", "benchmarks.end_to_end", photos, "--store", store, "--times", str(times))
 
     def images_per_s(way: str, precision: str) -> float:
@@ -77,13 +77,13 @@ def compare(photos: Path, store: Path, rounds: int, times: int) -> Report:
     order = [("decode", "fp32")]
     for precision in ("fp32", "int8"):
         order += [("engine", precision), ("ours", precision)]
-        order += [(peer, kind) for peer, kind in BESIDE if kind == precision]
+        order += [(peer, kind) for peer, kind in COMPARED if kind == precision]
     rates = in_turn({f"{way}, {kind}": partial(images_per_s, way, kind) for way, kind in order}, rounds)
     return summarise(rates)
 
 
 def summarise(rates: dict[str, list[float]]) -> Report:
-    """The rows of what every ``way, precision`` gave, by round."""
+    """The report on ``rates``: images/s per round, by ``"way, precision"``."""
     rows, notes = [], []
     decode = rates["decode, fp32"]
     limits = {
@@ -92,14 +92,14 @@ def summarise(rates: dict[str, list[float]]) -> Report:
     }
     for precision, limit in reversed(limits.items()):
         rows.append(Row(f"ours, {precision}", "images/s", rates[f"ours, {precision}"], "the limit", limit, "≥ 0.8"))
-    for peer, precision in BESIDE:
+    for peer, precision in COMPARED:
         theirs = rates[f"{peer}, {precision}"]
         row = Row("ours, int8", "images/s", rates["ours, int8"], f"{peer}, {precision}", theirs, "≥ 3.0")
         rows.append(row)
-        if not row.reached():
-            most = median(a / b for a, b in zip(limits["int8"], theirs, strict=True))
-            notes.append(f"{row.peer}: the limit of our decoder and int8 engine is {most:.2f} times this peer.")
-    for peer, precision in BESIDE:
+        if not row.meets_goal():
+            highest = median(a / b for a, b in zip(limits["int8"], theirs, strict=True))
+            notes.append(f"{row.peer}: the limit of our decoder and int8 engine is {highest:.2f} times this peer.")
+    for peer, precision in COMPARED:
         if precision == "fp32":
             rows.append(Row("ours, fp32", "images/s", rates["ours, fp32"], f"{peer}, fp32", rates[f"{peer}, fp32"]))
     rows.append(Row("decoding alone", "images/s", decode))
@@ -107,12 +107,15 @@ def summarise(rates: dict[str, list[float]]) -> Report:
     return Report(QUESTION, rows, notes)
 
 
-def one_way(way: str, bundle: Path, files: Sequence[Path]) -> float:
-    """Images a second of one way in this process, the first batch or call not counted."""
+def one_pass(way: str, bundle: Path, files: Sequence[Path]) -> float:
+    """Images per second of one way in this process, after a first batch that does not count."""
     if way == "engine":
-        return max(one_pass(kind, bundle, BATCH, SECONDS)["images_per_s"] for kind in ("one request", "throughput"))
+        readings = (
+            engine_only.one_pass(kind, bundle, BATCH, engine_only.SECONDS) for kind in ("one request", "throughput")
+        )
+        return max(reading["images_per_s"] for reading in readings)
     engine = open_bundle(bundle)
-    classify: peers.Pass
+    classify: peers.Classify
     if way == "decode":
         classify = partial(decode, files, engine.contract.preprocessing)
     elif way == "ours":
@@ -130,7 +133,7 @@ def one_way(way: str, bundle: Path, files: Sequence[Path]) -> float:
 
 
 def decode(files: Sequence[Path], pre: Preprocessing) -> int:
-    """Our pixels of every file, in a thread a core and nothing behind them."""
+    """Decode every file as we do, in one thread per core, and do nothing with the pixels."""
 
     def some(first: int) -> int:
         out = np.empty((pre.height, pre.width, 3), np.uint8)

@@ -1,8 +1,8 @@
-"""How fast is the engine alone, beside OpenVINO's benchmark_app and ONNX Runtime's own loop on the same ONNX?
+"""How fast is the engine alone, compared with OpenVINO's benchmark_app and a plain ONNX Runtime loop on the same ONNX?
 
     python -m benchmarks.engine_only [--store engines] [--rounds 5] [--seconds 1]
 
-Float32 and int8, batch 1 and 32, all cores, random pixels. benchmark_app gets what suits it best: a static shape.
+Float32 and int8, batch 1 and 32, all cores, random pixels. benchmark_app gets a static shape, which suits it best.
 """
 
 from __future__ import annotations
@@ -25,37 +25,38 @@ import numpy as np
 from alexnet_deploy.bundle.manifest import open_bundle
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import open_runner
-from benchmarks.rounds import Report, Row, finish, in_process, in_turn, parser, stdout_of
+from benchmarks.render import save_and_print
+from benchmarks.rounds import Report, Row, argument_parser, in_process, in_turn, stdout_of
 
 QUESTION = "Engine only: our runner, OpenVINO's benchmark_app, ONNX Runtime's own loop"
 PRECISIONS = ("fp32", "int8")
 BATCHES = (1, 32)
 WARM_UP_S, SECONDS = 0.2, 1.0
 WAYS = ("one request", "throughput", "onnxruntime", "onnxruntime's loop")
-"""Passes of this script; benchmark_app is a program of its own."""
+"""Passes of this script. benchmark_app is a separate program."""
 HINTS = {"one request": "latency", "throughput": "throughput"}
-"""What benchmark_app is asked for beside which of ours."""
+"""Our pass, and the hint that makes benchmark_app run the same way."""
 Reading = dict[str, float]
-"""``median_ms`` of a call, ``images_per_s``."""
+"""``median_ms`` per call and ``images_per_s``."""
 
 
 def main() -> None:
-    """Parse; either one pass, or all in turn."""
-    flags = parser(__doc__, "engine_only", photos=False)
-    flags.add_argument("--seconds", type=float, default=SECONDS, help="length of a pass, after its warm-up")
-    flags.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
-    flags.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
-    flags.add_argument("--batch", type=int, help=argparse.SUPPRESS)
-    asked = flags.parse_args()
-    if asked.way:
-        bundle = asked.store / f"alexnet-{asked.precision}"
-        print(json.dumps(one_pass(asked.way, bundle, asked.batch, asked.seconds)))
+    """Run one pass (``--way``), or start all of them in rounds."""
+    parser = argument_parser(__doc__, "engine_only", photos=False)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of a pass, after its warm-up")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--precision", choices=PRECISIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        bundle = args.store / f"alexnet-{args.precision}"
+        print(json.dumps(one_pass(args.way, bundle, args.batch, args.seconds)))
         return
-    finish(compare(asked.store.resolve(), asked.rounds, asked.seconds), asked.output)
+    save_and_print(compare(args.store.resolve(), args.rounds, args.seconds), args.output)
 
 
 def compare(store: Path, rounds: int, seconds: float) -> Report:
-    """All rows: throughput beside each peer, and the latency of one image beside the best of both."""
+    """Throughput compared with each peer, and the latency of one image compared with the faster peer."""
     rows, latencies = [], []
     for precision in PRECISIONS:
         for batch in BATCHES:
@@ -76,17 +77,9 @@ def compare(store: Path, rounds: int, seconds: float) -> Report:
 
 
 def readings(store: Path, precision: str, batch: int, rounds: int, seconds: float) -> dict[str, list[Reading]]:
-    """What every way gave by round, a peer right after what it is compared with."""
-    command: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "benchmarks.engine_only",
-        "--store",
-        store,
-        "--precision",
-        precision,
-    ]
-    command += ["--batch", str(batch), "--seconds", str(seconds)]
+    """Readings per round, by way. A peer runs right after the pass that it is compared with."""
+    command: list[str | Path] = [sys.executable, "-m", "benchmarks.engine_only", "--store", store]
+    command += ["--precision", precision, "--batch", str(batch), "--seconds", str(seconds)]
     onnx = store / f"alexnet-{precision}" / "model.onnx"
     ways: dict[str, Callable[[], Reading]] = {}
     for way in WAYS:
@@ -98,7 +91,7 @@ def readings(store: Path, precision: str, batch: int, rounds: int, seconds: floa
 
 
 def benchmark_app(onnx: Path, hint: str, batch: int, seconds: float) -> Reading:
-    """OpenVINO's own program in float32 where the graph says float32, as our runner; else this CPU may use bf16."""
+    """Run OpenVINO's own program. ``f32`` forbids bfloat16, as our runner does."""
     with tempfile.TemporaryDirectory() as folder:
         program = Path(sys.executable).with_name("benchmark_app")
         command: list[str | Path] = [program, "-m", onnx, "-d", "CPU", "-hint", hint, "-infer_precision", "f32"]
@@ -109,13 +102,13 @@ def benchmark_app(onnx: Path, hint: str, batch: int, seconds: float) -> Reading:
 
 
 def parse_app(report: dict[str, Any]) -> Reading:
-    """The two numbers of benchmark_app's JSON report, which writes them as text."""
+    """Two numbers of benchmark_app's JSON report, which has them as text."""
     results = report["execution_results"]
     return {"median_ms": float(results["latency (ms)"]), "images_per_s": float(results["throughput"])}
 
 
 def one_pass(way: str, bundle: Path, batch: int, seconds: float) -> Reading:
-    """One of ``WAYS`` in this process, on random pixels."""
+    """Run one of ``WAYS`` in this process, on random pixels."""
     pixels_NHWC = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), dtype=np.uint8)
     if way == "onnxruntime's loop":
         import onnxruntime
@@ -124,13 +117,13 @@ def one_pass(way: str, bundle: Path, batch: int, seconds: float) -> Reading:
         feed = {session.get_inputs()[0].name: pixels_NHWC}
         return timed([partial(session.run, None, feed)], batch, seconds)
     streams = cores() if way == "throughput" else 1
-    opened = open_runner(open_bundle(bundle), "onnxruntime" if way == "onnxruntime" else "auto", streams=streams)
+    opened = open_runner(open_bundle(bundle), "onnxruntime" if way == "onnxruntime" else "auto", concurrency=streams)
     runners = [opened.runner, *(opened.runner.fork() for _ in range(streams - 1))]
     return timed([partial(runner, pixels_NHWC) for runner in runners], batch, seconds)
 
 
 def timed(calls: Sequence[Callable[[], object]], batch: int, seconds: float) -> Reading:
-    """Each call over and over in a thread of its own: median time of one, images a second of all."""
+    """Repeat each call in a thread of its own: the median time of a call, and images per second of all threads."""
     with ThreadPoolExecutor(len(calls)) as pool:
         list(pool.map(partial(_repeat, seconds=WARM_UP_S), calls))
         started = time.perf_counter_ns()

@@ -1,7 +1,7 @@
-"""How others classify a folder of photos: what their own tutorials say, each in the way that suits it best.
+"""How other libraries classify a folder of photos, written as in their own tutorials, each with its best settings.
 
-Every function takes the files and says how many it has answered; one batch has gone through before the clock starts.
-Ultralytics is under AGPL-3.0: it is a program that this one is compared with, never a part of it.
+Each function prepares a peer, runs one batch as a warm-up and returns a ``Classify``. Ultralytics is under AGPL-3.0: we
+compare with it, and never make it a part of this project.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from alexnet_deploy.machine.cpu import cores
 from benchmarks.rounds import CACHE
 
 BATCH, INPUT = 32, "pixels"
-Pass = Callable[[], int]
-"""Classifies all files; how many."""
+Classify = Callable[[], int]
+"""Classifies all files and returns how many."""
 
 
-def onnxruntime_and_pillow(bundle: Path, files: Sequence[Path]) -> Pass:
-    """Open, resize, stack, run, sort: batch by batch in one thread, as ONNX Runtime's tutorials do."""
+def onnxruntime_and_pillow(bundle: Path, files: Sequence[Path]) -> Classify:
+    """Open, resize, stack, run and sort, one batch after the other in one thread, as ONNX Runtime's tutorials do."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
@@ -39,10 +39,10 @@ def onnxruntime_and_pillow(bundle: Path, files: Sequence[Path]) -> Pass:
     return lambda: sum(classify(files[i : i + BATCH]) for i in range(0, len(files), BATCH))
 
 
-def onnxruntime_quantised(bundle: Path, files: Sequence[Path]) -> Pass:
-    """The same loop on what ONNX Runtime's own quantiser makes of the float32 engine, which its kernels suit best.
+def onnxruntime_quantised(bundle: Path, files: Sequence[Path]) -> Classify:
+    """The same loop on the float32 engine as ONNX Runtime's own quantiser converts it, which suits its kernels best.
 
-    It leaves our Q/DQ graph in float32 (docs/decisions/0002), so that alone would be no fair INT8 of its.
+    ONNX Runtime computes our Q/DQ graph in float32 (docs/decisions/0002), so that graph alone would be unfair to it.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
@@ -64,8 +64,8 @@ def pillow_pixels(files: Sequence[Path]) -> NDArray[np.uint8]:
     return np.stack(list(map(np.asarray, images)))
 
 
-def torch_and_dataloader(bundle: Path, files: Sequence[Path]) -> Pass:
-    """The shipped checkpoint in eager float32, fed by a DataLoader with torchvision's transforms, a worker a core."""
+def torch_and_dataloader(bundle: Path, files: Sequence[Path]) -> Classify:
+    """The shipped checkpoint in eager float32, fed by a DataLoader of torchvision's transforms, one worker per core."""
     import torch
 
     _torchvision_beside_cpu_torch()
@@ -100,11 +100,11 @@ def torch_and_dataloader(bundle: Path, files: Sequence[Path]) -> Pass:
     return classify
 
 
-def ultralytics_predict(bundle: Path, files: Sequence[Path], batch: int = BATCH) -> Pass:
+def ultralytics_predict(bundle: Path, files: Sequence[Path], batch: int = BATCH) -> Classify:
     """``YOLO("model.onnx", task="classify").predict(files, stream=True)``: OpenCV decodes, ONNX Runtime computes."""
     folder = CACHE / "ultralytics"
     folder.mkdir(parents=True, exist_ok=True)
-    # Read when it is imported: it shall neither install packages nor look for a network, nor write to the home folder.
+    # Read on import. It must not install packages, look for a network or write to the home folder.
     os.environ |= {"YOLO_AUTOINSTALL": "false", "YOLO_OFFLINE": "true", "YOLO_CONFIG_DIR": str(folder)}
     _torchvision_beside_cpu_torch()
     from ultralytics import YOLO  # type: ignore[import-not-found]
@@ -121,9 +121,9 @@ def ultralytics_predict(bundle: Path, files: Sequence[Path], batch: int = BATCH)
 
 
 def for_ultralytics(source: Path, out: Path) -> None:
-    """The same network behind the input that Ultralytics feeds: float32 ``[N, 3, H, W]`` in 0..1, and probabilities.
+    """Give the network the input and output of Ultralytics: float32 ``[N, 3, H, W]`` in 0..1, and probabilities.
 
-    Cast and Transpose go, the normalisation is scaled by 255 in its constants: no work is added or taken away.
+    Removes Cast and Transpose, and scales the constants of the normalisation by 255: no work is added or removed.
     """
     model = onnx.load(source)
     graph = model.graph
@@ -147,16 +147,23 @@ def for_ultralytics(source: Path, out: Path) -> None:
     logits.CopyFrom(helper.make_tensor_value_info("output0", onnx.TensorProto.FLOAT, [batch, classes]))
     del model.metadata_props[:]
     names = {index: f"class {index}" for index in range(classes)}
-    told = {"task": "classify", "stride": 1, "batch": 1, "imgsz": [height, width], "names": names, "channels": channels}
-    helper.set_model_props(model, {key: str(value) for key, value in told.items()})
+    properties = {
+        "task": "classify",
+        "stride": 1,
+        "batch": 1,
+        "imgsz": [height, width],
+        "names": names,
+        "channels": channels,
+    }
+    helper.set_model_props(model, {key: str(value) for key, value in properties.items()})
     onnx.save(model, out)
 
 
 def _torchvision_beside_cpu_torch() -> None:
-    """Let PyPI's torchvision load beside a CPU build of torch.
+    """Let PyPI's torchvision load with a CPU build of torch.
 
-    Its compiled operators are built for CUDA and do not load there, and its import fails where it describes two of
-    them. Declared they are enough; no classifier calls them.
+    Its compiled operators are built for CUDA and do not load there, so its import fails where it describes two of
+    them. Declaring them is enough; no classifier calls them.
     """
     import torch
 
@@ -170,4 +177,4 @@ def _torchvision_beside_cpu_torch() -> None:
 
 
 _LIBRARIES: list[Any] = []
-"""What is declared goes with its library, so that has to stay."""
+"""Keeps the declarations alive."""

@@ -1,4 +1,4 @@
-"""Render docs/benchmarks.md from the JSON of the last run of each benchmark.
+"""Show results: the table that a benchmark prints, and docs/benchmarks.md from the last results of each.
 
 python -m benchmarks.render
 """
@@ -24,31 +24,31 @@ ratios before the numbers. [How each is measured](../benchmarks/README.md).
 
 
 def page(reports: Mapping[str, Report]) -> str:
-    """The whole page, with one line of environment for all sections that were measured in the same one."""
+    """The whole page. Sections in a row that were measured in the same environment share one line about it."""
     parts = [HEAD]
-    before: dict[str, str] = {}
+    previous: dict[str, str] = {}
     for name in NAMES:
         if name not in reports:
             continue
         report = reports[name]
-        where = f"{_environment(report.environment)}\n\n" if report.environment != before else ""
-        before = report.environment
+        where = f"{_environment(report.environment)}\n\n" if report.environment != previous else ""
+        previous = report.environment
         notes = "".join(f"\n- {note}" for note in report.notes)
         parts.append(f"## {report.question}\n\n{where}{table(report)}\n{notes and notes + chr(10)}")
     return "\n".join(parts)
 
 
 def table(report: Report) -> str:
-    """Markdown, a line a row."""
+    """A Markdown table."""
     lines = ["| case | ours | peer | peer's | ours / peer | goal | reached |", "|---|---:|---|---:|---:|---|---|"]
     return "\n".join([*lines, *(_line(row) for row in report.rows)])
 
 
 def _line(row: Row) -> str:
-    ratio, reached = row.ratio(), row.reached()
+    ratio, met = row.ratio(), row.meets_goal()
     theirs = _cell(Spread.of(row.theirs), row.unit) if row.peer else ""
-    verdict = "" if reached is None else "yes" if reached else "**no**"
-    if reached is False and ratio and ratio.low <= float(row.goal.split()[1]) <= ratio.high:
+    verdict = "" if met is None else "yes" if met else "**no**"
+    if met is False and ratio and ratio.low <= float(row.goal.split()[1]) <= ratio.high:
         verdict += ", within the spread"
     goal = row.goal if row.peer or not row.goal else f"{row.goal} {row.unit}"
     cells = (row.case, _cell(Spread.of(row.ours), row.unit), row.peer, theirs, _cell(ratio) if ratio else "", goal)
@@ -56,7 +56,7 @@ def _line(row: Row) -> str:
 
 
 def _cell(spread: Spread, unit: str = "") -> str:
-    """Three digits that count; the decimals of the median hold for low and high too."""
+    """About three significant digits of the median; low and high get as many decimals."""
     decimals = 2 if spread.median < 10 else 1 if spread.median < 100 else 0
     median, low, high = (f"{value:,.{decimals}f}" for value in (spread.median, spread.low, spread.high))
     return f"{median} {unit} ({low}..{high})" if unit else f"{median} ({low}..{high})"
@@ -67,14 +67,16 @@ def _environment(environment: Mapping[str, str]) -> str:
     return "*" + ", ".join(described.get(key, f"{key} {{}}").format(value) for key, value in environment.items()) + "*"
 
 
+def save_and_print(report: Report, output: Path) -> None:
+    """Write the JSON to ``output`` and print the table."""
+    report.save(output)
+    print(table(report))
+
+
 def main() -> None:
-    """Write the page from the results that are there."""
+    """Write the page from the results that there are."""
     found = {name: Report.load(path) for name in NAMES if (path := RESULTS / f"{name}.json").is_file()}
-    write(found, ROOT / "docs" / "benchmarks.md")
-
-
-def write(reports: Mapping[str, Report], path: Path) -> None:
-    path.write_text(page(reports), encoding="utf-8")
+    (ROOT / "docs" / "benchmarks.md").write_text(page(found), encoding="utf-8")
 
 
 if __name__ == "__main__":

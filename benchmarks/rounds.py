@@ -1,7 +1,7 @@
-"""Ours and the peers in turn: readings by round, ratios with their spread, verdicts, JSON.
+"""Measure ours and the peers in rounds: readings per round, ratios with their spread, goals, JSON.
 
-A shared machine is noisy and drifts, so an absolute number means little. What is compared is measured in the same
-round, the ratio is taken within the round, and the order turns around from one round to the next.
+A shared machine is noisy and drifts, so an absolute number means little. Each round measures everything that is
+compared, the ratio is taken within the round, and every other round runs in reverse order.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import argparse
 import dataclasses
 import importlib.metadata
 import json
-import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -21,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.machine.cpu import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "benchmarks" / ".cache"
@@ -32,12 +30,12 @@ PACKAGES = (
     *("alexnet-deploy", "openvino", "onnxruntime", "onnxruntime-gpu", "torch", "torchvision", "ultralytics"),
     *("opencv-python", "Pillow", "numpy"),
 )
-"""Whose versions decide what a reading means."""
+"""The versions of these packages decide what a reading means."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What the rounds gave."""
+    """Median, lowest and highest reading of all rounds."""
 
     median: float
     low: float
@@ -50,9 +48,10 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison, a reading a round on either side. Without a peer, ``goal`` bounds the reading itself.
+    """One comparison, with one reading per round on either side.
 
-    ``goal`` is ``"≥ 3.0"`` or ``"≤ 1.05"`` of the ratio ours / peer, in the unit as it stands, or empty.
+    ``goal`` is a bound like ``"≥ 3.0"`` or ``"≤ 1.05"`` on the ratio ours / peer; without a peer, on our reading in
+    ``unit``. Empty: no goal.
     """
 
     case: str
@@ -63,11 +62,11 @@ class Row:
     goal: str = ""
 
     def ratio(self) -> Spread | None:
-        """Ours / peer by round; None without a peer."""
+        """Ours / peer within each round; None without a peer."""
         return Spread.of([a / b for a, b in zip(self.ours, self.theirs, strict=True)]) if self.peer else None
 
-    def reached(self) -> bool | None:
-        """Whether the median, to two decimals as it is shown, keeps the goal; None without one."""
+    def meets_goal(self) -> bool | None:
+        """Whether the median, rounded to two decimals as in the table, meets the goal; None without a goal."""
         if not self.goal:
             return None
         sign, bound = self.goal.split()
@@ -77,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer to one question: rows, and sentences that the readings themselves give rise to."""
+    """The answer to one question: rows, and notes that follow from the readings."""
 
     question: str
     rows: list[Row]
@@ -95,7 +94,7 @@ class Report:
 
 
 def in_turn(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """Call every way once a round, forwards and backwards in turn: drift then weighs on all alike."""
+    """Call every way once per round, every other round in reverse order, so drift affects all of them alike."""
     readings: dict[str, list[T]] = {name: [] for name in ways}
     for number in range(rounds):
         for name in list(ways)[:: -1 if number % 2 else 1]:
@@ -105,13 +104,13 @@ def in_turn(ways: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[
 
 
 def in_process(command: Sequence[str | Path]) -> dict[str, Any]:
-    """Run a pass in a process of its own; it ends with a line of JSON."""
-    passed: dict[str, Any] = json.loads(stdout_of(command).splitlines()[-1])
-    return passed
+    """Run a pass in a process of its own; the last line that it prints is JSON."""
+    result: dict[str, Any] = json.loads(stdout_of(command).splitlines()[-1])
+    return result
 
 
 def stdout_of(command: Sequence[str | Path]) -> str:
-    """What ``command`` prints; where it fails, the benchmark ends with its last words."""
+    """The output of ``command``; if it fails, the benchmark ends and shows the end of its error output."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: exit {done.returncode}\n{(done.stderr or done.stdout)[-2000:]}")
@@ -119,19 +118,11 @@ def stdout_of(command: Sequence[str | Path]) -> str:
 
 
 def environment() -> dict[str, str]:
-    """What decides the readings, without anything that names the machine or its folders."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.is_file() else ""
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    family = re.search(r"^cpu family\s*:\s*(.+)$", text, re.MULTILINE)
-    name = f"{model[1]}{f', family {family[1]}' if family else ''}" if model else platform.machine()
+    """What decides the readings. Nothing in it names the machine or its folders."""
+    machine = describe_machine()
+    here = {"date": datetime.now(UTC).date().isoformat(), "CPU": str(machine["cpu"]), "cores": str(machine["cores"])}
     installed = {package: version for package in PACKAGES if (version := _version(package))}
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "CPU": name,
-        "cores": str(cores()),
-        "Python": platform.python_version(),
-    } | installed
+    return here | {"Python": str(machine["python"])} | installed
 
 
 def _version(package: str) -> str | None:
@@ -141,20 +132,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def parser(doc: str | None, name: str, *, photos: bool = True) -> argparse.ArgumentParser:
+def argument_parser(doc: str | None, name: str, *, photos: bool = True) -> argparse.ArgumentParser:
     """The flags that every benchmark has."""
-    made = argparse.ArgumentParser(description=(doc or "").partition("\n")[0], prog=f"python -m benchmarks.{name}")
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0], prog=f"python -m benchmarks.{name}")
     if photos:
-        made.add_argument("photos", type=Path, help="folder of photos; a few hundred of real size")
-    made.add_argument("--store", type=Path, default=CACHE / "engines", help="with alexnet-fp32 and alexnet-int8")
-    made.add_argument("--rounds", type=int, default=5)
-    made.add_argument("--output", type=Path, default=RESULTS / f"{name}.json")
-    return made
-
-
-def finish(report: Report, output: Path) -> None:
-    """Write the JSON and print the table."""
-    from benchmarks.render import table
-
-    report.save(output)
-    print(table(report))
+        parser.add_argument("photos", type=Path, help="folder of photos; a few hundred of real size")
+    parser.add_argument("--store", type=Path, default=CACHE / "engines", help="with alexnet-fp32 and alexnet-int8")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=RESULTS / f"{name}.json")
+    return parser

@@ -2,7 +2,7 @@
 
     python -m benchmarks.scaling PHOTOS [--store engines] [--rounds 3] [--sizes 300,3000,30000]
 
-The command as a user types it, in a process of its own, through folders of links to the photos.
+Runs the command as a user types it, each time in a new process, on folders of links to the photos.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from alexnet_deploy.images.find import find_images
-from benchmarks.rounds import ROOT, Report, Row, finish, in_turn, parser
+from benchmarks.render import save_and_print
+from benchmarks.rounds import ROOT, Report, Row, argument_parser, in_turn
 
 QUESTION = "Scaling: the whole `infer` command, start included, by number of files"
 
 
 def main() -> None:
-    """Parse, link, measure."""
-    flags = parser(__doc__, "scaling")
-    flags.set_defaults(rounds=3)
-    flags.add_argument("--sizes", default="300,3000,30000")
-    asked = flags.parse_args()
-    sizes = list(map(int, asked.sizes.split(",")))
-    finish(compare(asked.photos, asked.store.resolve() / "alexnet-int8", sizes, asked.rounds), asked.output)
+    """Parse the flags, measure, save."""
+    parser = argument_parser(__doc__, "scaling")
+    parser.set_defaults(rounds=3)
+    parser.add_argument("--sizes", default="300,3000,30000")
+    args = parser.parse_args()
+    sizes = list(map(int, args.sizes.split(",")))
+    save_and_print(compare(args.photos, args.store.resolve() / "alexnet-int8", sizes, args.rounds), args.output)
 
 
 def compare(photos: Path, bundle: Path, sizes: list[int], rounds: int) -> Report:
-    """Speed and peak memory of each size, and of the largest beside the smallest."""
+    """Speed and peak memory at each size, and the peak memory of the largest compared with the smallest."""
     with tempfile.TemporaryDirectory() as temporary:
         folders = {size: link(photos, Path(temporary) / str(size), size) for size in sizes}
 
@@ -55,7 +56,7 @@ def compare(photos: Path, bundle: Path, sizes: list[int], rounds: int) -> Report
 
 
 def link(photos: Path, folder: Path, size: int) -> Path:
-    """A folder of ``size`` links to the photos, all of them in turn."""
+    """Make a folder of ``size`` links to the photos, repeating them as often as needed."""
     folder.mkdir()
     originals = [file.resolve() for file in find_images([photos])]
     for number, original in enumerate(islice(cycle(originals), size)):
@@ -64,17 +65,17 @@ def link(photos: Path, folder: Path, size: int) -> Path:
 
 
 def run(arguments: list[str | Path]) -> tuple[float, float]:
-    """Seconds and peak memory (MiB) of ``alexnet-deploy`` with these arguments; a failure ends the benchmark."""
+    """Run ``alexnet-deploy``: seconds and peak memory in MiB. A failure ends the benchmark."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "alexnet_deploy", *map(str, arguments)]
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)  # the usage of this child alone, not the largest of all
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)  # usage of this child, not the maximum over all children
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{said.read()[-2000:]}")
+            stderr.seek(0)
+            sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{stderr.read()[-2000:]}")
     return seconds, usage.ru_maxrss / 1024
 
 

@@ -22,13 +22,13 @@ import torch
 from torch import nn
 
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, architecture, initialise
-from training.data import StepSampler, TrainingCrops, training_batches
-from training.listing import list_folder, splits_below
-from training.pixel_cache import cache_pixels
+from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture, initialise
+from training.data.listing import find_splits, list_class_folders
+from training.data.loader import ResumableBatchSampler, TrainingCrops, training_batches
+from training.data.pixel_cache import cache_pixels
+from training.loop.run import Run
+from training.loop.step import Trainer
 from training.recipes import recipe
-from training.run import Run
-from training.step import Trainer
 
 WARM_UP = 3
 Step = Callable[[int], float]
@@ -44,15 +44,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cache", action="store_true", help="decode every picture once, as training --cache does")
     asked = parser.parse_args()
-    listing = list_folder(splits_below(asked.data)[0])
+    listing = list_class_folders(find_splits(asked.data)[0])
     chosen = dataclasses.replace(recipe(asked.recipe), sides=())
     pre = Preprocessing(resize="stretch", resize_to=None)
-    arch = architecture("alexnet", num_classes=len(listing.class_ids))
+    arch = get_architecture("alexnet", num_classes=len(listing.class_ids))
     run = Run(arch, chosen, listing, listing, "", listing.class_ids, pre, Path("."), workers=asked.workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(run, device, 0)
     trainer.classifier.train()
-    sampler = StepSampler(len(listing.files), chosen.batch, 0, 0, 0, 1)
+    sampler = ResumableBatchSampler(len(listing.files), chosen.batch, 0, 0, 0, 1)
     with tempfile.TemporaryDirectory() as folder:
         cache = cache_pixels(listing.files, Path(folder), threads=asked.workers) if asked.cache else None
     batches = training_batches(TrainingCrops(listing, pre, chosen, 0, cache=cache), sampler, asked.workers)

@@ -58,30 +58,30 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     """Train some steps and print the rate and the process's peak memory as JSON."""
     # OpenMP reads the environment when torch is imported; training sets it.
     importlib.import_module("torch" if as_they_come else "training")
-    from alexnet_deploy.model.architecture import architecture
-    from training.augment import measure_colours
-    from training.data import StepSampler, TrainingCrops, training_batches
-    from training.device import keep_freed_memory, pick_device
-    from training.listing import list_folder
-    from training.pixel_cache import cache_pixels
+    from alexnet_deploy.model.architecture import get_architecture
+    from training.data.augment import measure_colours
+    from training.data.listing import list_class_folders
+    from training.data.loader import ResumableBatchSampler, TrainingCrops, training_batches
+    from training.data.pixel_cache import cache_pixels
+    from training.loop.device import keep_freed_memory, pick_device
+    from training.loop.run import Run
+    from training.loop.step import Trainer
     from training.recipes import recipe
-    from training.run import Run
-    from training.step import Trainer
 
     if not as_they_come:
         keep_freed_memory()
     name, rank, recipe_name, side, steps = CASES[case]
-    listing = list_folder(photos)
+    listing = list_class_folders(photos)
     chosen = dataclasses.replace(recipe(recipe_name, lr=1e-6), sides=((0.0, side),))
     pre = Preprocessing(resize="stretch", resize_to=None)
-    arch = architecture(name, num_classes=len(listing.class_ids), dense_rank=rank)
+    arch = get_architecture(name, num_classes=len(listing.class_ids), dense_rank=rank)
     run = Run(arch, chosen, listing, listing, "", listing.class_ids, pre, Path("."))
     trainer = Trainer(run, pick_device(), 0)
     trainer.classifier.train()
     colours = measure_colours(listing.files, run.seed) if chosen.pca_sigma else None
     with tempfile.TemporaryDirectory() as folder:
         cache = cache_pixels(listing.files, Path(folder), threads=run.workers)
-    sampler = StepSampler(len(listing.files), chosen.batch, run.seed, 0, 0, 1)
+    sampler = ResumableBatchSampler(len(listing.files), chosen.batch, run.seed, 0, 0, 1)
     batches = training_batches(TrainingCrops(listing, pre, chosen, run.seed, colours, cache), sampler, run.workers)
     for number in range(WARM_UP):  # fills the loader's queue, too
         trainer.step(number, 1e-6, *next(batches))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,9 +47,18 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
             main()
         except SystemExit as exc:
             code = exc.code if isinstance(exc.code, int) else 1
+        sys.stdout.flush()
         return RunResult(code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture
+def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``workplace`` (a module may build one of its own), as the current folder."""
+    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -73,17 +83,36 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """Photos, an ONNX and a store: see ``make_workplace``. For tests that change nothing in it."""
+    from tests.helpers.workplace import make_workplace
+
+    return make_workplace(tmp_path_factory.mktemp("workplace"), photo_folder)
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint() -> Checkpoint:
     """``alexnet`` with 3 classes and 32 instead of 4096 hidden units (10 MiB), random but the same in every run."""
     import torch
 
     from alexnet_deploy.contract import ModelContract
-    from alexnet_deploy.model.architecture import AlexNet, architecture, initialise
+    from alexnet_deploy.model.architecture import AlexNet, get_architecture, initialise
     from alexnet_deploy.model.checkpoint import Checkpoint
 
-    arch = architecture("alexnet", num_classes=len(CLASSES), hidden=32)
+    arch = get_architecture("alexnet", num_classes=len(CLASSES), hidden=32)
     torch.manual_seed(0)
     model = AlexNet(arch)
     initialise(model, "kaiming")
     contract = ModelContract("alexnet", ("red", "green", "blue"), tuple(CLASSES))
     return Checkpoint(arch, contract, dict(model.state_dict()), {"source": "random"})
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
+    """``tiny_checkpoint`` as ONNX, ``tiny.onnx``."""
+    from alexnet_deploy.images.samples import parity_pixels
+    from alexnet_deploy.model.export import export_onnx
+
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    export_onnx(tiny_checkpoint, path, pixels_NHWC=parity_pixels(None, tiny_checkpoint.contract.preprocessing))
+    return path

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.contract import MAX_SIDE, BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, UsageError
+from tests.helpers.json_values import json_values
 
 CONTRACT = ModelContract("alexnet", ("church", "tench"), ("n03028079", "n01440764"))
 
@@ -48,13 +49,6 @@ def contracts(draw: st.DrawFn) -> ModelContract:
     )
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(10**400),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
-    max_leaves=10,
-)
-
-
 @given(contracts())
 def test_it_survives_json(contract: ModelContract) -> None:
     again = ModelContract.from_json(contract.to_json().encode(), source="x")
@@ -86,15 +80,12 @@ def test_any_value_in_any_field_is_taken_or_refused(path: tuple[str, ...], data:
     read_or_refuse(json.dumps(raw))
 
 
-@given(st.sampled_from(sorted(json.loads(CONTRACT.to_json()))))
-def test_a_missing_field_is_refused_or_has_a_default(key: str) -> None:
+@pytest.mark.parametrize("key", sorted(json.loads(CONTRACT.to_json())))
+def test_a_missing_field_is_refused(key: str) -> None:
     raw = json.loads(CONTRACT.to_json())
     del raw[key]
-    if key in ("input_name", "output_name", "temperature"):
-        assert ModelContract.from_json(json.dumps(raw), source="x") == CONTRACT
-    else:
-        with pytest.raises(ArtifactError, match=key):
-            ModelContract.from_json(json.dumps(raw), source="x")
+    with pytest.raises(ArtifactError, match=key):
+        ModelContract.from_json(json.dumps(raw), source="x")
 
 
 @given(json_values)
@@ -107,18 +98,6 @@ def test_any_json_is_refused(value: Any) -> None:
 def test_a_truncated_text_is_refused(length: int) -> None:
     with pytest.raises(ArtifactError):
         ModelContract.from_json(CONTRACT.to_json()[:length], source="x")
-
-
-@given(st.binary())
-def test_bytes_of_any_kind_are_refused(text: bytes) -> None:
-    with pytest.raises(ArtifactError):
-        ModelContract.from_json(text, source="x")
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "9" * 5000])
-def test_json_made_to_break_a_parser_is_refused(text: str) -> None:
-    with pytest.raises(ArtifactError):
-        ModelContract.from_json(text, source="x")
 
 
 def test_another_schema_is_refused_with_both_numbers() -> None:
@@ -171,13 +150,13 @@ def test_a_contract_that_cannot_be_is_refused(change: dict[str, Any], says: str)
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
-        ((0, 8, 32), "--min-batch 0: a batch has at least one image; use 1 or more"),
-        ((64, 64, 32), "--min-batch 64 exceeds --max-batch 32; raise --max-batch"),
-        ((1, 64, 32), "--opt-batch 64 exceeds --max-batch 32; raise --max-batch"),
-        ((4, 2, 32), "--opt-batch 2 is below --min-batch 4; raise --opt-batch"),
+        ((0, 8, 32), "`min_batch` 0: a batch has at least one image; use 1 or more"),
+        ((64, 64, 32), "`min_batch` 64 exceeds `max_batch` 32; raise `max_batch`"),
+        ((1, 64, 32), "`opt_batch` 64 exceeds `max_batch` 32; raise `max_batch`"),
+        ((4, 2, 32), "`opt_batch` 2 is below `min_batch` 4; raise `opt_batch`"),
     ],
 )
-def test_batch_sizes_that_contradict_name_the_flag(sizes: tuple[int, int, int], says: str) -> None:
+def test_batch_sizes_that_contradict_name_the_parameter(sizes: tuple[int, int, int], says: str) -> None:
     with pytest.raises(UsageError) as caught:
         BatchProfile(*sizes)
     assert str(caught.value) == says

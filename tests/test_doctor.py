@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from alexnet_deploy import doctor
 from alexnet_deploy.cli import app
 from alexnet_deploy.doctor import Check, can_run, examine, gpu
+from alexnet_deploy.machine.gpu import nvidia_smi
 from alexnet_deploy.runtime import cuda_python, onnxruntime_runner
 from alexnet_deploy.runtime.cuda_python import CudaVersions, cuda_versions
 from tests.helpers.fake_device import FakeDevice
@@ -75,7 +76,7 @@ class TestCuda:
 
     @pytest.fixture(autouse=True)
     def card(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor, "_nvidia_smi", lambda: "NVIDIA L4, 550.54.14, 8.9")
+        monkeypatch.setattr(doctor, "nvidia_smi", lambda: "NVIDIA L4, 550.54.14, 8.9")
 
     @pytest.fixture
     def no_driver(self) -> None:
@@ -130,7 +131,7 @@ class TestCuda:
         check = row("PyCUDA")
         assert check.state == "broken"
         assert check.found.startswith("2026.1, does not load (")
-        monkeypatch.setattr(doctor, "_nvidia_smi", lambda: None)
+        monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)
         checks = {check.name: check for check in examine()}
         assert checks["PyCUDA"].state == checks["CUDA"].state == "absent"
         assert checks["PyCUDA"].found == "2026.1, which only loads beside a driver"
@@ -149,7 +150,7 @@ class TestCuda:
 
     def test_no_session_is_made_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
         started: list[bool] = []
-        monkeypatch.setattr(doctor, "_nvidia_smi", lambda: None)
+        monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)
         monkeypatch.setattr(onnxruntime_runner, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
         monkeypatch.setattr(onnxruntime_runner, "start_cuda", lambda: started.append(True))
         assert row("ONNX Runtime CUDA").state == "absent"
@@ -197,7 +198,7 @@ def test_a_library_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch)
             "broken",
             "nvidia-smi: Failed to initialize NVML: Driver mismatch",
         ),
-        ("", "broken", "nvidia-smi: it says nothing"),
+        ("", "broken", "nvidia-smi: it prints nothing"),
     ],
 )
 def test_a_gpu_is_what_nvidia_smi_says(told: str | None, state: str, found: str) -> None:
@@ -207,24 +208,24 @@ def test_a_gpu_is_what_nvidia_smi_says(told: str | None, state: str, found: str)
 
 def test_nvidia_smi_is_asked_and_may_hang_or_be_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._nvidia_smi() is None
+    assert nvidia_smi() is None
     program = tmp_path / "nvidia-smi"
     program.write_text(f"#!{sys.executable}\nprint('NVIDIA L4, 580.65.06, 8.9')\n")
     program.chmod(0o755)
-    assert gpu(doctor._nvidia_smi).found == "NVIDIA L4 (sm89, driver 580.65.06)"
+    assert gpu(nvidia_smi).found == "NVIDIA L4 (sm89, driver 580.65.06)"
 
     def hang(*_: object, **__: object) -> None:
         raise subprocess.TimeoutExpired("nvidia-smi", 1)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    assert gpu(doctor._nvidia_smi).found == "nvidia-smi: it does not answer (TimeoutExpired)"
+    assert gpu(nvidia_smi).found == "nvidia-smi: it does not answer (TimeoutExpired)"
 
 
 def test_cpu_features_of_a_cpuinfo(tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("model name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: A CPU\n")
-    assert doctor._cpu(cpuinfo).found.startswith("A CPU, ")
-    assert doctor._cpu(cpuinfo).found.endswith(" usable cores, avx2 avx512_vnni")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("model name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: A\n")
+    assert doctor._cpu(tmp_path).found.startswith("A CPU, ")
+    assert doctor._cpu(tmp_path).found.endswith(" usable cores, avx2 avx512_vnni")
     assert "features unknown" in doctor._cpu(tmp_path / "none").found
 
 

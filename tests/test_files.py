@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_deploy.errors import InputError, UnavailableError
-from alexnet_deploy.files import atomic_directory, atomic_file
+from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
+from alexnet_deploy.files import atomic_directory, atomic_file, cache_folder, check_file
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
 
@@ -318,3 +318,35 @@ def test_a_file_inside_a_bundle_that_cannot_be_written_is_told_as_the_bundle(tmp
     with pytest.raises(UnavailableError) as caught:
         write_a_name_too_long()
     assert str(caught.value).startswith(f"{tmp_path / 'bundle'}: cannot be written (File name too long)")
+
+
+def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ALEXNET_DEPLOY_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "alexnet-deploy"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "alexnet-deploy"
+    monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("folder.html", UsageError, "`gallery` folder.html: is not a plain file; name a file"),
+        ("page.txt", UsageError, "`gallery` page.txt: ends in none of .html, .htm; choose one"),
+        ("file/page.html", UnavailableError, "`gallery` file/page.html: cannot be written (Not a directory)"),
+    ],
+)
+def test_a_target_is_checked_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, error: type[DeployError], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.html").mkdir()
+    Path("file").touch()
+    with pytest.raises(error) as caught:
+        check_file(Path(name), "gallery", formats=(".html", ".htm"))
+    assert str(caught.value).startswith(words)
+    check_file(Path("new/PAGE.HTML"), "gallery", formats=(".html", ".htm"))
+    assert not Path("new").exists()

@@ -1,88 +1,120 @@
-"""``python -m training DATA`` trains; ``evaluate``, ``compress`` and ``pack`` work on the checkpoint it leaves."""
+"""``python -m training``: train, and evaluate, compress or pack the checkpoint that training leaves."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import torch.distributed as dist
 import typer
+from typer.core import TyperGroup
 
+from alexnet_deploy.cli.flags import with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
+from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.model.checkpoint import load_checkpoint
-from training.compress_command import compress_command
+from training.compress.command import compress_command
+from training.data.listing import list_val_images
 from training.evaluate import evaluate_checkpoint
-from training.listing import list_held
-from training.loop import STOPPED, Stopped
-from training.options import ValLabels, Workers
+from training.loop.fit import Interrupted
+from training.options import CheckpointFile, ValLabels, Workers
 from training.pack import pack
-from training.terminal import console
+from training.train import leads
 from training.train_command import train_command
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """Lists the commands where the one that was typed is unknown: none is guessed."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            names = ", ".join(self.commands)
+            ctx.fail(f"No such command '{cmd_name}'; name one of {names}: {ctx.command_path} train {cmd_name} ...")
+        return super().get_command(ctx, cmd_name)
 
 
-@app.command("evaluate")
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,  # a shell completes the name of a program, and this is an argument of python
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
 def evaluate_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.safetensors.")],
-    data: Annotated[Path, typer.Argument(help="Folder with one folder of images a class, or ImageNet's flat val.")],
+    checkpoint: CheckpointFile,
+    data: Annotated[Path, typer.Argument(help="Folder with one folder of images per class, or ImageNet's flat val.")],
     val_labels: ValLabels = None,
     ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
-    confusion: Annotated[bool, typer.Option("--confusion", help="Count the answers of each class, too.")] = False,
+    confusion: Annotated[bool, typer.Option("--confusion", help="Add the counts of each class's answers.")] = False,
     workers: Workers = 2,
 ) -> None:
-    """Top-1 and top-5 of a checkpoint, in total and per class."""
+    """Top-1 and top-5 of a checkpoint, in total and per class, as JSON."""
     loaded = load_checkpoint(checkpoint)
-    images = list_held(data, loaded.contract.class_ids, val_labels)
+    images = list_val_images(data, loaded.contract.class_ids, val_labels)
     result = evaluate_checkpoint(loaded, images, workers=workers, ten_crop=ten_crop, confusion=confusion)
     print(json.dumps(result, indent=1))
 
 
-@app.command("pack")
 def pack_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint.safetensors.")],
+    checkpoint: CheckpointFile,
     output: Annotated[Path, typer.Argument(help="The float16 checkpoint to write.")],
-    data: Annotated[Path, typer.Option(help="Folder to measure it on: one folder of images a class, or a flat val.")],
+    data: Annotated[Path, typer.Option(help="Images to measure it on: one folder per class, or a flat val.")],
     val_labels: ValLabels = None,
     workers: Workers = 2,
 ) -> None:
-    """Store a checkpoint as float16, with the accuracy it then has in its recipe."""
-    print(json.dumps(pack(checkpoint, output, data, labels=val_labels, workers=workers), indent=1))
+    """Store a checkpoint as float16, with the accuracy it then has in its recipe and on the standard output."""
+    print(json.dumps(pack(checkpoint, output, data, val_labels=val_labels, workers=workers), indent=1))
 
 
-app.command("train")(train_command)
-app.command("compress")(compress_command)
+for name, command in (
+    ("train", train_command),
+    ("evaluate", evaluate_command),
+    ("compress", compress_command),
+    ("pack", pack_command),
+):
+    app.command(name)(with_flags(command))
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; ``train`` is the one meant where none is named. A DeployError becomes its exit code."""
-    named = arguments[0] if arguments and arguments[0] in ("train", "evaluate", "pack", "compress") else None
-    if arguments and named is None and arguments[0] != "--help":
-        arguments = ["train", *arguments]
+    """Run a command; the exit code. Typer itself ends usage errors with 2."""
     try:
         with checked_standard_output():
-            app(arguments, standalone_mode=True)
+            app(arguments, prog_name="python -m training")
     except SystemExit as exc:
-        if named and exc.code == 2 and Path(named).is_dir():
-            console.print(f"{named!r} was taken for the command; if the folder of that name is meant, give ./{named}")
-        raise
-    except DeployError as exc:
-        console.print(f"error: {exc}", style="red")
+        return exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+    except Interrupted as exc:
+        if leads():
+            note(str(exc))
         return exc.exit_code
-    except Stopped as exc:
-        console.print(str(exc))
-        return STOPPED
+    except DeployError as exc:
+        note(f"error: {exc}", style="red")
+        return exc.exit_code
     except (RuntimeError, ConnectionError) as exc:
         # torch's own words, raised wherever the trainer is just then; or a pipe's, while a batch was handed over.
         if isinstance(exc, RuntimeError) and "DataLoader worker" not in str(exc):
             raise
-        cause = "a process that decodes images was killed, most often for want of memory"
-        console.print(f"error: {cause}; go on with --resume, and with fewer --workers", style="red")
+        cause = "a process that decodes images was killed, most often for lack of memory"
+        note(f"error: {cause}; go on with --resume and fewer --workers", style="red")
         return 1
     return 0
 
 
+def _exit(code: int) -> None:
+    """Exit; one of several processes at once where it has done its work."""
+    if dist.is_initialized() and code in (0, Interrupted.exit_code):
+        dist.destroy_process_group()
+        # gloo's threads abort now and then at interpreter exit on a CPU, after all work is done and written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _exit(main(sys.argv[1:]))

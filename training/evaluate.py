@@ -9,28 +9,28 @@ from torch import Tensor
 
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import Checkpoint
-from training.data import plain_batches
-from training.device import pick_device, whole_float32
-from training.listing import Listing
+from training.data.listing import ImageList
+from training.data.loader import eval_batches
+from training.loop.device import pick_device, without_tf32
 
 
 def mean_probability(logits_NVK: Tensor) -> Tensor:
     """Softmax over the classes, averaged over the views: ``[N, K]``.
 
-    In float64, where classes that are far from likely keep their order instead of all becoming 0.
+    In float64, where very unlikely classes keep their order instead of all becoming 0.
     """
     return logits_NVK.double().softmax(2).mean(1)
 
 
 @torch.inference_mode()
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, images: Listing, *, workers: int, ten_crop: bool = False, confusion: bool = False
+    checkpoint: Checkpoint, images: ImageList, *, workers: int, ten_crop: bool = False, confusion: bool = False
 ) -> dict[str, Any]:
     """Top-1 and top-5 in percent (float32) over ``images``, whose class ids are the contract's.
 
     With ``ten_crop`` the softmax is averaged over the paper's ten views of each image. The accuracy by class is
-    keyed by class id: labels may repeat (ImageNet has two cranes). With ``confusion`` the result has the counts
-    ``[truth][answer]`` over all classes, too.
+    keyed by class id: labels may repeat (ImageNet has two cranes). ``confusion`` adds the counts ``[truth][answer]``
+    over all classes.
     """
     contract = checkpoint.contract
     device = pick_device()
@@ -39,11 +39,11 @@ def evaluate_checkpoint(
     k = min(5, len(contract.labels))
     hits, targets, answers = [], [], []
     batch = 8 if ten_crop else 64
-    for pixels, targets_N in plain_batches(
+    for pixels, targets_N in eval_batches(
         images, contract.preprocessing, batch=batch, workers=workers, ten_crop=ten_crop
     ):
         pixels_NVHWC = pixels if ten_crop else pixels[:, None]
-        with whole_float32():
+        with without_tf32():
             logits_MK = classifier(pixels_NVHWC.flatten(0, 1).to(device)).cpu()  # M: all views of all images
         top_NK = mean_probability(logits_MK.unflatten(0, pixels_NVHWC.shape[:2])).topk(k).indices
         hits.append(top_NK == targets_N[:, None])

@@ -10,25 +10,27 @@ import torch
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from training.data.listing import list_val_images
 from training.evaluate import evaluate_checkpoint
-from training.listing import list_held
-from training.target import check_target
+from training.output import check_output
 
 
-def pack(source: Path, out: Path, data: Path, *, labels: Path | None = None, workers: int) -> dict[str, Any]:
-    """Store ``source`` as float16 in ``out``; return (and record in its recipe) the accuracy on ``data``.
+def pack(
+    checkpoint: Path, output: Path, data: Path, *, val_labels: Path | None = None, workers: int = 2
+) -> dict[str, Any]:
+    """Store ``checkpoint`` as float16 in ``output``; return its accuracy on ``data``, which its recipe records.
 
-    ``data`` and ``labels`` are as for ``list_held``, ``out`` as for ``check_target``. Raises InputError for a weight
-    beyond float16's range, with ``out`` as it was.
+    ``data`` and ``val_labels`` are as for ``list_val_images``. Raises InputError for a weight beyond float16's range,
+    and what ``check_output`` does, with ``output`` unchanged.
     """
-    check_target("OUTPUT", out, source)
-    checkpoint = load_checkpoint(source)
-    images = list_held(data, checkpoint.contract.class_ids, labels)
-    weights = {key: value.half() for key, value in checkpoint.weights.items()}
+    check_output(output, checkpoint)
+    loaded = load_checkpoint(checkpoint)
+    images = list_val_images(data, loaded.contract.class_ids, val_labels)
+    weights = {key: value.half() for key, value in loaded.weights.items()}
     overflown = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
     if overflown is not None:
-        raise InputError(f"{source}: {overflown} exceeds float16's 65504; ship the float32 checkpoint")
-    packed = dataclasses.replace(checkpoint, weights=weights)
+        raise InputError(f"{checkpoint}: {overflown} exceeds float16's 65504; ship the float32 checkpoint")
+    packed = dataclasses.replace(loaded, weights=weights)
     result = evaluate_checkpoint(packed, images, workers=workers)
-    save_checkpoint(dataclasses.replace(packed, recipe=checkpoint.recipe | {"evaluation": result}), out)
+    save_checkpoint(dataclasses.replace(packed, recipe=loaded.recipe | {"evaluation": result}), output)
     return result

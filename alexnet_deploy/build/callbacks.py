@@ -1,7 +1,7 @@
-"""What TensorRT calls back while it builds: progress out, Ctrl-C in, and the finished plan to disk.
+"""Callbacks that TensorRT calls while it builds: to report progress, to stop at Ctrl-C, to write the plan to disk.
 
-An exception must not leave such a callback: TensorRT prints it, goes on, and even reports success. Each callback
-therefore keeps what went wrong, and ``build`` raises it when TensorRT has returned.
+An exception must not leave such a callback: TensorRT prints it, goes on, and even reports success. So each callback
+keeps the error, and ``plans`` raises it when TensorRT has returned.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Interrupt:
 
 
 @contextlib.contextmanager
-def interrupt_noted() -> Iterator[Interrupt]:
-    """Note Ctrl-C instead of raising it; KeyboardInterrupt is raised on the way out.
+def defer_interrupt() -> Iterator[Interrupt]:
+    """Note Ctrl-C during the block and raise KeyboardInterrupt at its end.
 
-    Raised at once it would strike at the first bytecode of a callback, before any ``try`` of ours.
+    Raised at once, it would come at the first bytecode of a callback, before any ``try`` of ours.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
-        yield interrupt  # signals are the main thread's business
+        yield interrupt  # only the main thread handles signals
         return
 
     def note(*_: object) -> None:
@@ -51,7 +51,7 @@ class _Phase:
     done: int = 0
 
 
-class Watch:
+class BuildMonitor:
     """Follows one build through its nested phases. TensorRT may call from several threads."""
 
     def __init__(self, report: Callable[[float], None], interrupt: Interrupt) -> None:
@@ -78,16 +78,16 @@ class Watch:
             self._best = max(self._best, self._share(phase))
             try:
                 self._report(self._best)
-            except BaseException as exc:  # whatever it is, it has to wait until TensorRT has returned
+            except BaseException as exc:  # whatever it is, it must wait until TensorRT has returned
                 self.failure = self.failure or exc
         return self.failure is None and not self.interrupt.pressed
 
     def complete(self) -> None:
-        """Report the end of a build that succeeded: TensorRT's own last step falls short of it."""
+        """Report the end of a successful build: TensorRT's own last step is below 1."""
         self._report(1.0)
 
-    def conclude(self) -> None:
-        """Raise, in TensorRT's absence, what the callbacks had to keep."""
+    def raise_failure(self) -> None:
+        """Raise what a callback kept; call it when TensorRT has returned."""
         if self.interrupt.pressed:
             raise KeyboardInterrupt
         if self.failure is not None:
@@ -102,27 +102,27 @@ class Watch:
         return share
 
 
-def monitor_of(api: Any, watch: Watch) -> Any:
-    """``watch`` as TensorRT's IProgressMonitor."""
+def progress_monitor(api: Any, monitor: BuildMonitor) -> Any:
+    """``monitor`` as TensorRT's IProgressMonitor."""
 
     class Monitor(api.IProgressMonitor):  # type: ignore[misc]  # the base comes from an untyped library
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            watch.start(phase_name, parent_phase, num_steps)
+            monitor.start(phase_name, parent_phase, num_steps)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            return watch.step(phase_name, step)
+            return monitor.step(phase_name, step)
 
         def phase_finish(self, phase_name: str) -> None:
-            watch.finish(phase_name)
+            monitor.finish(phase_name)
 
     return Monitor()
 
 
-def writer_of(api: Any, stream: BinaryIO, watch: Watch) -> Any:
-    """``stream`` as TensorRT's IStreamWriter; what a write raises goes to ``watch.failure``."""
+def stream_writer(api: Any, stream: BinaryIO, monitor: BuildMonitor) -> Any:
+    """``stream`` as TensorRT's IStreamWriter; a failed write goes to ``monitor.failure``."""
 
     class Writer(api.IStreamWriter):  # type: ignore[misc]  # the base comes from an untyped library
         def __init__(self) -> None:
@@ -132,7 +132,7 @@ def writer_of(api: Any, stream: BinaryIO, watch: Watch) -> Any:
             try:
                 return stream.write(data)
             except OSError as exc:
-                watch.failure = watch.failure or exc
+                monitor.failure = monitor.failure or exc
                 return 0
 
     return Writer()

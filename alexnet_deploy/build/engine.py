@@ -1,117 +1,186 @@
-"""build-engine as one function: any classifier ONNX -> a proved engine bundle."""
+"""``build_engine``: any classifier ONNX -> an engine bundle whose precision is proved."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import get_args
 
-from alexnet_deploy.build.options import EngineOptions
-from alexnet_deploy.build.plans import Build, build_plans
-from alexnet_deploy.build.proof import explain, fallbacks
-from alexnet_deploy.build.typed_onnx import Report, TypedOnnx, tools
+from alexnet_deploy.build.plans import BuiltPlans, build_plans
+from alexnet_deploy.build.proof import describe_fallback, fallbacks
+from alexnet_deploy.build.settings import BuildSettings
+from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
-from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.bundle.store import STORE
+from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import ProofError, UsageError
-from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, load_onnx, save_onnx, set_contract
+from alexnet_deploy.images.choose import CalibrationSet, choose_images
+from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
+from alexnet_deploy.precision.float_model import FloatModel, import_float_model
+from alexnet_deploy.precision.types import quantized_type
+from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.tensorrt_library import installed
 
 
-def build_engine(onnx_path: Path, out: Path, options: EngineOptions, *, on_progress: Report | None = None) -> Manifest:
-    """Build ``onnx_path`` into the bundle ``out``; it appears whole, or ``out`` stays as it was.
+def build_engine(
+    onnx: str | Path,
+    output: str | Path | None = None,
+    *,
+    precision: Precision = "fp32",
+    calibration_data: str | Path | CalibrationSet | None = None,
+    settings: BuildSettings | None = None,
+    on_progress: Progress = no_progress,
+) -> Path:
+    """Build ``onnx`` into the bundle ``output`` (None: ``engines/<model>-<precision>``) and return its folder.
 
-    Where no TensorRT is installed the bundle has no plan and its notes say so. Raises UsageError for options that
-    contradict each other, ProofError where a layer did not get its precision and ``allow_fallback`` does not name
-    it, and what the stages raise.
+    ``calibration_data`` is for int8 and fp8: a folder of images like those of production, or images already chosen
+    (``CalibrationRecord.calibration_set`` returns those of a bundle). Without TensorRT the bundle has no plan, and its
+    notes say so. The bundle appears whole, or ``output`` stays as it was.
+
+    Raises UsageError for arguments that contradict each other, ProofError where a layer did not get its precision and
+    ``settings.allow_fallback`` does not name it, and what the stages raise.
     """
-    report = on_progress or (lambda stage, done, total: None)
-    quantized = options.precision.startswith(("int8", "fp8"))
-    if quantized and options.calibration is None:
+    settings = settings or BuildSettings()
+    images = choose_calibration(precision, calibration_data, settings)
+    with new_bundle(Path(onnx), output, precision, settings) as bundle:
+        on_progress("precision", 0, 1)
+        bundle.notes.extend(write_typed_onnx(bundle.model, bundle.folder, precision, images, settings, on_progress))
+        on_progress("precision", 1, 1)
+        finish_bundle(bundle, on_progress)
+    return bundle.path
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedBundle:
+    """A bundle that is being built."""
+
+    path: Path
+    """Where it will appear."""
+    folder: Path
+    """Where its files are written until then."""
+    scratch: Path
+    """A folder for temporary files."""
+    model: FloatModel
+    batch: BatchProfile
+    precision: Precision
+    settings: BuildSettings
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_calibration(
+    precision: Precision, calibration_data: str | Path | CalibrationSet | None, settings: BuildSettings
+) -> CalibrationSet | None:
+    """The images that calibrate, None for fp32 and fp16; UsageError where data, settings and precision do not fit."""
+    if precision not in get_args(Precision):
+        raise UsageError(f"`precision` {precision}: unknown; choose one of {', '.join(get_args(Precision))}")
+    dtype = quantized_type(precision)
+    if dtype is None:
+        given = {
+            "calibration_data": calibration_data,
+            "exclude": settings.exclude,
+            "calibration_method": settings.calibration_method,
+        }
+        for name, value in given.items():
+            if value:
+                raise UsageError(f"`{name}` is for int8 and fp8; build with one of them, or leave it out")
+        return None
+    if calibration_data is None:
         raise UsageError(
-            f"--{options.precision.partition('+')[0]} needs --calibration-data DIR: without the value ranges of real "
-            "images its scales would be guesses; give a folder of photos like those of production, not the ones you "
-            "evaluate on"
+            f"{dtype} needs `calibration_data`: without the value ranges of real images its scales would be guesses; "
+            "give a folder of photos like those of production, not the ones you evaluate on"
         )
-    if not quantized and (options.exclude or options.method):
-        flag = "--exclude" if options.exclude else "--calibration-method"
-        raise UsageError(f"{flag} says how --int8 or --fp8 is made; add one of them, or leave it out")
-    if options.bound and not (quantized and options.precision.endswith("+fp16")):
-        raise UsageError("--max-drop keeps layers of --int8 or --fp8 in float16; build with one of them and --fp16")
-    with write_bundle(out) as bundle, TemporaryDirectory(dir=bundle.parent, prefix=f".{out.name}.work-") as scratch:
-        adopted = Path(scratch) / "model.onnx"
-        contract = adopt(onnx_path, adopted, options.import_options)
-        model = load_onnx(adopted)
+    if isinstance(calibration_data, CalibrationSet):
+        return calibration_data
+    return choose_images(Path(calibration_data), count=settings.calibration_images, seed=settings.seed)
+
+
+def default_output(onnx: Path, precision: Precision, store: Path = STORE) -> Path:
+    """Where a bundle goes if nothing else is asked for."""
+    return store / f"{onnx.stem}-{precision.replace('+', '-')}"
+
+
+@contextmanager
+def new_bundle(
+    onnx: Path, output: str | Path | None, precision: Precision, settings: BuildSettings
+) -> Iterator[UnfinishedBundle]:
+    """Start a bundle with ``onnx`` as its float model; it appears as a whole if the block ends without an error."""
+    path = default_output(onnx, precision) if output is None else Path(output)
+    with write_bundle(path) as folder, TemporaryDirectory(dir=folder.parent, prefix=f".{path.name}.work-") as scratch:
+        model = import_float_model(onnx, Path(scratch) / "float.onnx", settings.import_options)
         notes = []
-        if contract.temperature != 1.0:
-            # It was fitted to another engine's probabilities, and would pass for this one's.
+        if model.contract.temperature != 1.0:
+            # It was fitted to the probabilities of another engine.
             notes.append(
-                f"the temperature {contract.temperature:.4g} of {onnx_path} is left out: each engine has its own; fit "
+                f"the temperature {model.contract.temperature:.4g} of {onnx} is left out: each engine has its own; fit "
                 "it with: alexnet-deploy calibrate-confidence"
             )
-            contract = replace(contract, temperature=1.0)
-            set_contract(model, contract)
-            save_onnx(model, adopted)
-        fixed = fixed_batch(model)
-        batch = _batch(fixed, onnx_path, options.batch)
-        report("precision", 0, 1)
-        typed = TypedOnnx(adopted, contract, fixed, options, str(onnx_path), report)
-        typed.write(bundle)
-        report("precision", 1, 1)
-        notes += typed.notes
-        built = _plans(bundle, onnx_path, batch, options, notes, report)
-        achieved = {plan.plan.file: plan.achieved for plan in built.plans}
-        missed = [
-            f"{file}: {explain(layer)}"
-            for file, layers in achieved.items()
-            for layer in fallbacks(layers, options.allow_fallback)
-        ]
-        if missed:
-            raise ProofError(
-                f"{out}: not written: {len(missed)} layers did not get their precision, first in {missed[0]}; "
-                "accept them with --allow-fallback NAME (a regular expression), or choose another --target or precision"
-            )
-        allowed = [layer for layers in achieved.values() for layer in fallbacks(layers)]
-        notes += [f"allowed fallback: {explain(layer)}" for layer in allowed]
-        manifest = Manifest(
-            precision=options.precision,
-            contract=contract,
-            batch=batch,
-            tools=tools(),
-            plans=tuple(plan.plan for plan in built.plans),
-            achieved=achieved,
-            notes=tuple(notes),
-        )
-        save_manifest(manifest, bundle)
-    return manifest
+            model = replace(model, contract=replace(model.contract, temperature=1.0))
+            graph = load_onnx(model.path)
+            set_contract(graph, model.contract)
+            save_onnx(graph, model.path)
+        batch = _batch(model, settings.batch)
+        yield UnfinishedBundle(path, folder, Path(scratch), model, batch, precision, settings, notes)
 
 
-def _batch(fixed: int | None, onnx_path: Path, asked: BatchProfile | None) -> BatchProfile:
+def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
+    fixed = model.fixed_batch
     if fixed is None:
         return asked or BatchProfile()
     if asked is not None and (asked.min, asked.max) != (fixed, fixed):
         raise UsageError(
-            f"{onnx_path}: takes batches of exactly {fixed}; leave out --min-batch and --max-batch, "
+            f"{model.source}: takes batches of exactly {fixed}; leave out `min_batch` and `max_batch`, "
             "or export it with a dynamic batch"
         )
     return BatchProfile(fixed, fixed, fixed)
 
 
-def _plans(
-    bundle: Path, onnx_path: Path, batch: BatchProfile, options: EngineOptions, notes: list[str], report: Report
-) -> Build:
-    if not options.targets and not installed():
-        notes.append(
-            "no TensorRT plan: none is installed; pip install 'alexnet-deploy[rtx]' builds plans on any machine"
+def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress) -> None:
+    """Build the plans of the typed ONNX in ``bundle``, prove their precision and write the manifest."""
+    built = _build_plans(bundle, on_progress)
+    achieved = {plan.plan.file: plan.achieved for plan in built.plans}
+    allowed = bundle.settings.allow_fallback
+    missed = [
+        f"{file}: {describe_fallback(layer)}"
+        for file, layers in achieved.items()
+        for layer in fallbacks(layers, allowed)
+    ]
+    if missed:
+        raise ProofError(
+            f"{bundle.path}: not written: {len(missed)} layers did not get their precision, first in {missed[0]}; "
+            "accept them with `allow_fallback` (a name or regular expression), or choose other `targets` or another "
+            "precision"
         )
-        return Build(())
-    built = build_plans(
-        bundle / MODEL,
-        bundle,
-        batch=batch,
-        targets=options.targets,
-        source=str(onnx_path),
-        on_progress=lambda target, done, total: report(f"TensorRT {target}", done, total),
+    accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
+    notes = (*bundle.notes, *(f"allowed fallback: {describe_fallback(layer)}" for layer in accepted))
+    manifest = Manifest(
+        precision=bundle.precision,
+        contract=bundle.model.contract,
+        batch=bundle.batch,
+        tools=tool_versions(),
+        plans=tuple(plan.plan for plan in built.plans),
+        achieved=achieved,
+        notes=notes,
     )
-    notes += [f"no plan: {reason}" for reason in built.passed_over]
+    save_manifest(manifest, bundle.folder)
+
+
+def _build_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans:
+    targets = bundle.settings.targets
+    if not targets and not installed():
+        bundle.notes.append(
+            "no TensorRT plan: TensorRT is not installed; pip install 'alexnet-deploy[rtx]' builds plans on any machine"
+        )
+        return BuiltPlans(())
+    built = build_plans(
+        bundle.folder / MODEL,
+        bundle.folder,
+        batch=bundle.batch,
+        targets=targets,
+        source=bundle.model.source,
+        on_progress=on_progress,
+    )
+    bundle.notes.extend(f"no plan: {reason}" for reason in built.passed_over)
     return built

@@ -1,8 +1,8 @@
 """Typed ONNX -> TensorRT plans, with the full TensorRT 10 or 11 or with TensorRT-RTX.
 
-There is no precision option: networks are strongly typed, so the ONNX decides (see precision.py). TensorRT-RTX
-builds ahead of time for any GPU it knows, also where there is none; the full TensorRT builds only for the GPU it
-runs on, and its plan runs only there, in the very version that built it.
+There is no precision option: networks are strongly typed, so the ONNX decides. TensorRT-RTX builds ahead of time for
+any GPU it knows, also on a machine without one. The full TensorRT builds only for the GPU it runs on, and its plan runs
+only there, in the version that built it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.build.callbacks import Watch, interrupt_noted, monitor_of, writer_of
+from alexnet_deploy.build.callbacks import BuildMonitor, defer_interrupt, progress_monitor, stream_writer
 from alexnet_deploy.build.proof import (
     EngineLayer,
     achieved_precisions,
-    asked_precisions,
+    compute_nodes,
     layers_from_inspector,
     layers_from_log,
 )
@@ -27,38 +27,37 @@ from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
+from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.cuda import current_capability
-from alexnet_deploy.runtime.tensorrt_library import FULL, RTX, TensorRT, installed, one_line
+from alexnet_deploy.runtime.tensorrt_library import FULL, RTX, TensorRT, cause_in, installed
 
 RTX_TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """Compute capabilities that TensorRT-RTX can build for; Hopper and data-centre Blackwell need the full TensorRT."""
 
 PORTABLE = "portable"
-"""One plan for every RTX GPU from Ampere (sm80) on: what TensorRT-RTX builds when no capability is set."""
+"""One plan for every RTX GPU since Ampere (sm80): what TensorRT-RTX builds if no capability is set."""
 
 TARGETS = (*RTX_TARGETS, PORTABLE, "all", "current")
-"""Values of ``--target``."""
+"""Values of ``BuildSettings.targets``; the full TensorRT also takes other compute capabilities, such as ``sm90``."""
 
 FP8_SINCE = 89
 """The first compute capability with FP8 tensor cores (Ada)."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with the target, the steps done and the steps in all; the steps are parts of one build's work."""
-
 PROGRESS_STEPS = 1000
+"""Parts into which the work of one build is divided for ``on_progress``."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltPlan:
-    """One plan on disk, and the precision that each compute node got in it."""
+    """A plan on disk, and the precision that each compute node got in it."""
 
     plan: Plan
     achieved: tuple[LayerPrecision, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Build:
-    """What ``build_plans`` made. ``passed_over`` says why a target of ``all`` has no plan, one sentence each."""
+class BuiltPlans:
+    """The plans of one ONNX, and why targets of ``all`` have none, one sentence each."""
 
     plans: tuple[BuiltPlan, ...]
     passed_over: tuple[str, ...] = ()
@@ -70,33 +69,34 @@ def build_plans(
     *,
     batch: BatchProfile,
     targets: Sequence[str] = (),
-    on_progress: Progress | None = None,
     source: str | None = None,
-) -> Build:
-    """Build ``onnx_path`` into one raw plan a target, ``out_dir/<target>.plan``; errors call it ``source``.
+    on_progress: Progress = no_progress,
+) -> BuiltPlans:
+    """Build ``onnx_path`` into one raw plan per target, ``out_dir/<target>.plan``; errors call it ``source``.
 
-    Without ``targets`` it builds for the GPU of this machine (``current``), and where there is none one
-    ``portable`` plan. ``all`` stands for each of ``RTX_TARGETS`` that can run this ONNX. The full TensorRT is
-    preferred where it is installed and the only target is the GPU at hand: it tunes on the device.
+    Without ``targets`` it builds for the GPU of this machine (``current``), or one ``portable`` plan if there is none.
+    ``all`` stands for each of ``RTX_TARGETS`` that can run this ONNX. If the full TensorRT is installed and the only
+    target is the GPU of this machine, it is preferred: it tunes on the device.
 
     All plans of a call appear together, or none: an error or Ctrl-C (KeyboardInterrupt, within one of the builder's
-    steps) leaves ``out_dir`` as it was, and a kill never leaves half a plan. One build at a time in a process:
+    steps) leaves ``out_dir`` as it was, and a kill never leaves half a plan. A process builds one at a time, because
     TensorRT has one logger.
 
-    Raises UsageError (a target or batch that cannot be), InputError (the ONNX), UnavailableError (no TensorRT, no
-    GPU for ``current``, no room) and ProofError (the builder does not tell what it made of the layers).
+    Raises UsageError (an impossible target or batch), InputError (the ONNX), UnavailableError (no TensorRT, no GPU for
+    ``current``, no disk space) and ProofError (the builder does not report its layers).
     """
-    library, wanted = choose(targets)
-    model = _Model(library, onnx_path, batch, source or str(onnx_path))
+    library, chosen = choose_builder(targets)
+    plan_builder = _PlanBuilder(library, onnx_path, batch, source or str(onnx_path))
     plans: list[BuiltPlan] = []
     passed_over: list[str] = []
-    with interrupt_noted() as interrupt, ExitStack() as finished:
-        model.parse()
-        for target in wanted:
+    with defer_interrupt() as interrupt, ExitStack() as finished:
+        plan_builder.parse()
+        for target in chosen:
             try:
                 with ExitStack() as attempt:
                     temporary = attempt.enter_context(atomic_file(out_dir / f"{target}.plan"))
-                    plans.append(model.build(target, temporary, Watch(_reporter(on_progress, target), interrupt)))
+                    monitor = BuildMonitor(_percentage(on_progress, target), interrupt)
+                    plans.append(plan_builder.build(target, temporary, monitor))
                     finished.push(attempt.pop_all())
             except InputError as exc:
                 if "all" not in targets:
@@ -104,17 +104,17 @@ def build_plans(
                 passed_over.append(str(exc))
         if not plans:
             raise InputError(passed_over[-1])
-    return Build(tuple(plans), tuple(passed_over))
+    return BuiltPlans(tuple(plans), tuple(passed_over))
 
 
-def choose(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ...]]:
-    """The TensorRT that will build, and ``targets`` with ``all`` and ``current`` resolved, each once.
+def choose_builder(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ...]]:
+    """Choose the TensorRT that builds, and resolve ``all`` and ``current`` among ``targets``, each once.
 
-    UsageError where a target cannot be built anywhere near here, UnavailableError where something is missing.
+    Raises UsageError for a target that no TensorRT here can build, UnavailableError where something is missing.
     """
     for target in targets:
         if target not in TARGETS and not re.fullmatch(r"sm\d{2,3}", target):
-            raise UsageError(f"--target {target}: unknown; choose from {', '.join(TARGETS)}")
+            raise UsageError(f"`targets` {target}: unknown; choose from {', '.join(TARGETS)}")
     libraries = installed()
     if not libraries:
         raise UnavailableError(
@@ -122,53 +122,52 @@ def choose(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ...]]:
             "'alexnet-deploy[gpu]' for the GPU of this one"
         )
     here = current_capability()
-    wanted: dict[str, None] = {}
+    chosen: dict[str, None] = {}
     for target in targets or ["current" if here else PORTABLE]:
         if target == "current" and here is None:
-            raise UnavailableError("--target current: no usable CUDA GPU here; name its kind, as in --target sm89")
-        wanted |= dict.fromkeys(RTX_TARGETS if target == "all" else [here or ""] if target == "current" else [target])
-    if FULL in libraries and [*wanted] == [here]:
-        return libraries[FULL], tuple(wanted)
-    for target in wanted:
+            raise UnavailableError(
+                "`targets` current: no usable CUDA GPU here; name its compute capability, such as sm89"
+            )
+        chosen |= dict.fromkeys(RTX_TARGETS if target == "all" else [here or ""] if target == "current" else [target])
+    if FULL in libraries and [*chosen] == [here]:
+        return libraries[FULL], tuple(chosen)
+    for target in chosen:
         if RTX not in libraries:
             raise UnavailableError(
-                f"--target {target}: {libraries[FULL]} builds only for the GPU it runs on ({here or 'none here'}); "
+                f"`targets` {target}: {libraries[FULL]} builds only for the GPU it runs on ({here or 'none here'}); "
                 "pip install 'alexnet-deploy[rtx]' builds ahead of time"
             )
         if target not in (*RTX_TARGETS, PORTABLE):
-            kind = UnavailableError if target == here else UsageError
-            raise kind(
-                f"--target {target}: {libraries[RTX]} builds for {', '.join(RTX_TARGETS)}; "
+            error = UnavailableError if target == here else UsageError
+            raise error(
+                f"`targets` {target}: {libraries[RTX]} builds for {', '.join(RTX_TARGETS)}; "
                 f"on a machine with that GPU, pip install 'alexnet-deploy[gpu]' builds it"
             )
-    return libraries[RTX], tuple(wanted)
+    return libraries[RTX], tuple(chosen)
 
 
-def _reporter(on_progress: Progress | None, target: str) -> Callable[[float], None]:
-    def report(share: float) -> None:
-        if on_progress is not None:
-            on_progress(target, round(share * PROGRESS_STEPS), PROGRESS_STEPS)
-
-    return report
+def _percentage(on_progress: Progress, target: str) -> Callable[[float], None]:
+    """A callback for the share of the work done (0..1)."""
+    return lambda share: on_progress(f"TensorRT {target}", round(share * PROGRESS_STEPS), PROGRESS_STEPS)
 
 
-class _Model:
-    """One ONNX on its way through one TensorRT."""
+class _PlanBuilder:
+    """One TensorRT with one ONNX, which it builds for one target after the other."""
 
     def __init__(self, library: TensorRT, onnx_path: Path, batch: BatchProfile, source: str) -> None:
         self._library = library
         self._path = onnx_path
         self._source = source
         self._batch = batch
-        self._asked = asked_precisions(load_onnx(onnx_path))
-        self._fp8 = any(node.precision == "fp8" for node in self._asked)
+        self._nodes = compute_nodes(load_onnx(onnx_path))
+        self._fp8 = any(node.precision == "fp8" for node in self._nodes)
 
     def parse(self) -> None:
         """Read the ONNX into a network; InputError where TensorRT does not take it."""
         api, logger = self._library.api, self._library.logger
         self._library.messages.clear()
         builder = api.Builder(logger)
-        # Without the flag TensorRT 10 types weakly: fp16 asked, fp32 built.
+        # Without the flag TensorRT 10 may build fp32 where the ONNX asks for fp16.
         network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = api.OnnxParser(network, logger)
         if not parser.parse_from_file(str(self._path)):
@@ -181,36 +180,36 @@ class _Model:
         self._builder, self._network = builder, network
         self._parser = parser  # it owns the network's weights
 
-    def build(self, target: str, plan_path: Path, watch: Watch) -> BuiltPlan:
+    def build(self, target: str, plan_path: Path, monitor: BuildMonitor) -> BuiltPlan:
         """Build for one target into ``plan_path``; InputError where this model and this target do not fit."""
         since = f"sm{FP8_SINCE}" if self._fp8 else "sm80"
         if target != PORTABLE and self._fp8 and int(target[2:]) < FP8_SINCE:
-            raise InputError(f"{self._source}: --target {target} has no FP8; use {since} or later, or --int8")
+            raise InputError(f"{self._source}: {target} has no FP8; choose {since} or later, or build int8")
         api, builder, network = self._library.api, self._builder, self._network
         self._library.messages.clear()
         config = builder.create_builder_config()
         # The report of the achieved precision is part of the detailed verbosity.
         config.profiling_verbosity = api.ProfilingVerbosity.DETAILED
-        config.progress_monitor = monitor_of(api, watch)
+        config.progress_monitor = progress_monitor(api, monitor)
         self._set_batch(config)
         if self._library.name == RTX and target != PORTABLE:
             config.num_compute_capabilities = 1
             config.set_compute_capability(getattr(api.ComputeCapability, target.upper()), 0)
         with plan_path.open("wb") as stream:
-            built = builder.build_serialized_network_to_stream(network, config, writer_of(api, stream, watch))
-        watch.conclude()
+            built = builder.build_serialized_network_to_stream(network, config, stream_writer(api, stream, monitor))
+        monitor.raise_failure()
         if not built:
             advice = _advice(self._library)
             _forget_failed_build(self._library)
             raise InputError(f"{self._source}: no plan for {target}: {advice}")
-        watch.complete()
+        monitor.complete()
         plan = Plan(
             file=f"{target}.plan",
             builder=self._library.name,
             version=self._library.version,
             target=f"{since}+" if target == PORTABLE else target,
         )
-        return BuiltPlan(plan, achieved_precisions(self._asked, self._layers(plan_path)))
+        return BuiltPlan(plan, achieved_precisions(self._nodes, self._layers(plan_path)))
 
     def _set_batch(self, config: Any) -> None:
         builder, batch = self._builder, self._batch
@@ -223,8 +222,8 @@ class _Model:
         if fixed != -1:
             if (batch.min, batch.max) != (fixed, fixed):
                 raise UsageError(
-                    f"{self._source}: takes batches of exactly {fixed}; use "
-                    f"--min-batch {fixed} --opt-batch {fixed} --max-batch {fixed}, or export it with a dynamic batch"
+                    f"{self._source}: takes batches of exactly {fixed}; use `min_batch` {fixed}, `opt_batch` {fixed} "
+                    f"and `max_batch` {fixed}, or export it with a dynamic batch"
                 )
             return
         profile = builder.create_optimization_profile()
@@ -254,10 +253,10 @@ class _Model:
 
 
 def _forget_failed_build(library: TensorRT) -> None:
-    """Build the smallest network there is, about 10 ms.
+    """Build the smallest possible network, about 10 ms.
 
-    TensorRT-RTX 1.7.1 keeps the target of a build that failed: the next build in the process comes out half for
-    that target (after sm75: channels padded as Turing wants them, 2% larger), and only the one after it is right.
+    TensorRT-RTX 1.7.1 keeps the target of a build that failed: the next build in the process is partly for that target
+    (after sm75: channels padded as Turing needs them, 2 % larger), and only the one after it is right.
     """
     api, logger = library.api, library.logger
     builder = api.Builder(logger)
@@ -268,15 +267,15 @@ def _forget_failed_build(library: TensorRT) -> None:
 
 
 def _refusal(library: TensorRT, error: Any) -> str:
-    cause = one_line([error.desc()]).removeprefix(f"{error.node_name()}: ")
+    cause = cause_in([error.desc()]).removeprefix(f"{error.node_name()}: ")
     if "Plugin not found" in cause:
         cause = f"{library} has no such operator"
     node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
-    return f"{node}{cause}; change the model, or run the ONNX with --runtime onnxruntime"
+    return f"{node}{cause}; change the model, or run the ONNX with `runtime` onnxruntime"
 
 
 def _advice(library: TensorRT) -> str:
     cause = library.messages.cause()
     if "FP32 GEMM is not supported" in cause:
-        return "Turing (sm75) has no FP32 matrix multiply in TensorRT-RTX; add --fp16, or choose another --target"
-    return f"{cause}; try another --target or precision"
+        return "Turing (sm75) has no FP32 matrix multiply in TensorRT-RTX; build with fp16, or for another target"
+    return f"{cause}; try another target or precision"

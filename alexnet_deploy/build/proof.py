@@ -1,7 +1,7 @@
-"""Did each layer get the precision that the ONNX asks for? Read from the graph, and from the builder's own report.
+"""Whether each layer got the precision that the ONNX asks for, from the graph and the builder's own report.
 
-A builder's report names every fused layer of the engine, the types of what goes in, and, in its metadata, the
-ONNX nodes that it came from. TensorRT-RTX logs the report while it builds, so the proof needs no GPU.
+The report names every fused layer of the engine, the types of its inputs and, in its metadata, the ONNX nodes that it
+came from. TensorRT-RTX logs the report while it builds, so the proof needs no GPU.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
 COMPUTE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Nodes whose precision decides speed and accuracy. The rest (pooling, LRN, ...) takes what fusion leaves it."""
+"""Nodes whose precision decides speed and accuracy. Fusion decides for the rest (pooling, LRN, ...)."""
 
 UNKNOWN = "unknown"
 """``got`` of a node that the report does not name."""
 
 _MOVES_DATA = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that a builder computes on quantised values as they are, so they may stand between Q/DQ and its user."""
+"""Operators that a builder runs on quantised values, so they may stand between Q/DQ and the node that uses it."""
 
 _ONNX_TYPES = {
     TensorProto.FLOAT: "fp32",
@@ -56,10 +56,10 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the typed ONNX asks of one compute node. ``weights`` counts its weight's elements, 0 where it has none."""
+class ComputeNode:
+    """One of ``COMPUTE_OPS`` in the typed ONNX and the precision it asks for; ``weights``: elements of its weight."""
 
-    node: str
+    name: str
     op: str
     precision: str
     weights: int
@@ -67,7 +67,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class EngineLayer:
-    """One fused layer of an engine: the types of its inputs, and type and size of each constant it holds."""
+    """One fused layer of an engine: the types of its inputs, and the type and size of each of its constants."""
 
     name: str
     kind: str
@@ -76,16 +76,16 @@ class EngineLayer:
     constants: tuple[tuple[str, int], ...]
 
 
-def asked_precisions(model: onnx.ModelProto) -> list[Asked]:
-    """What each compute node asks for, in graph order; the model's large weights are emptied on the way.
+def compute_nodes(model: onnx.ModelProto) -> list[ComputeNode]:
+    """The compute nodes in graph order; the large weights of ``model`` are emptied on the way.
 
-    A node asks for int8 or fp8 where both its operands come out of a DequantizeLinear of that type, else for the
-    float type of its operands.
+    A node asks for int8 or fp8 where both its operands come from a DequantizeLinear of that type, else for the float
+    type of its operands.
     """
     weights = initializers(model)
     for tensor in weights.values():
         if tensor.ByteSize() > _MAX_SHAPE_BYTES:
-            # Shape inference needs dimensions and types alone, and would copy the values twice.
+            # Shape inference needs only dimensions and types, and would copy the values twice.
             for stored in ("raw_data", "float_data", "int32_data"):
                 tensor.ClearField(stored)
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -118,12 +118,12 @@ def asked_precisions(model: onnx.ModelProto) -> list[Asked]:
             precision = both.pop() if len(both) == 1 else _ONNX_TYPES.get(types.get(node.input[0], 0), UNKNOWN)
             # TensorRT's ONNX parser gives a nameless node this name.
             name = node.name or f"node_of_{node.output[0]}"
-            found.append(Asked(name, node.op_type, precision, size(node.input[1])))
+            found.append(ComputeNode(name, node.op_type, precision, size(node.input[1])))
     return found
 
 
 def layers_from_log(report: str) -> list[EngineLayer]:
-    """Read the builder's VERBOSE message ``Layers:``; an empty list where it is of another form."""
+    """Read the builder's VERBOSE message ``Layers:``; an empty list if it has another form."""
     layers = []
     for match in map(_LAYER.fullmatch, report.splitlines()):
         if match is not None:
@@ -150,7 +150,7 @@ def layers_from_inspector(text: str) -> list[EngineLayer]:
     layers = []
     for raw in json.loads(text)["Layers"]:
         if isinstance(raw, str):
-            continue  # an engine built without detailed profiling gives names alone
+            continue  # an engine built without detailed profiling gives only names
         constants = [(str(t.get("Datatype", "")), math.prod(t["Dimensions"])) for t in raw.get("Constants", ())]
         if "Weights" in raw:
             constants.append((raw["Weights"]["Type"], raw["Weights"]["Count"]))
@@ -168,23 +168,22 @@ def layers_from_inspector(text: str) -> list[EngineLayer]:
     return layers
 
 
-def achieved_precisions(asked: Iterable[Asked], layers: Sequence[EngineLayer]) -> tuple[LayerPrecision, ...]:
-    """Join what was asked with what was built."""
-    return tuple(_achieved(node, [layer for layer in layers if node.node in layer.nodes]) for node in asked)
+def achieved_precisions(nodes: Iterable[ComputeNode], layers: Sequence[EngineLayer]) -> tuple[LayerPrecision, ...]:
+    """The precision that each node asks for and the one it got in ``layers``."""
+    return tuple(_achieved(node, [layer for layer in layers if node.name in layer.nodes]) for node in nodes)
 
 
-def _achieved(asked: Asked, candidates: Sequence[EngineLayer]) -> LayerPrecision:
+def _achieved(node: ComputeNode, candidates: Sequence[EngineLayer]) -> LayerPrecision:
     # Bias, activation and padding of a node land in generated kernels ("kgen") beside the layer that multiplies.
     layer = max(candidates, key=lambda c: (c.kind != "kgen", _largest(c)[1], bool(c.inputs)), default=None)
     if layer is None:
-        return LayerPrecision(asked.node, asked.op, asked.precision, UNKNOWN, "")
+        return LayerPrecision(node.name, node.op, node.precision, UNKNOWN, "")
     weight_type, weight_count = _largest(layer)
-    if asked.weights and weight_count >= asked.weights:  # more than asked: channels padded for the tensor cores
+    operands = set(layer.inputs)
+    if node.weights and weight_count >= node.weights:  # more where channels are padded for the tensor cores
         operands = {weight_type, *layer.inputs[:1]}  # a second input is a residual, added after the product
-    else:
-        operands = set(layer.inputs)
     got = next((kind for kind in _WIDEST_FIRST if kind in operands), UNKNOWN)
-    return LayerPrecision(asked.node, asked.op, asked.precision, got, layer.name)
+    return LayerPrecision(node.name, node.op, node.precision, got, layer.name)
 
 
 def _largest(layer: EngineLayer) -> tuple[str, int]:
@@ -196,9 +195,9 @@ def _report_type(text: str) -> str:
 
 
 def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> list[LayerPrecision]:
-    """The layers that did not get what they asked for, less those that ``allowed`` names.
+    """The layers that did not get what they asked for, except those in ``allowed``.
 
-    Each of ``allowed`` is a node's name or a regular expression for whole names; UsageError where it is neither.
+    Each of ``allowed`` is a node's name or a regular expression for whole names; UsageError if it is neither.
     """
     names = frozenset(allowed)
     patterns = []
@@ -206,7 +205,9 @@ def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> 
         try:
             patterns.append(re.compile(name))
         except re.error as exc:
-            raise UsageError(f"--allow-fallback {name}: no regular expression ({exc}); give a node's name") from exc
+            raise UsageError(
+                f"`allow_fallback` {name}: is not a regular expression ({exc}); give a node's name"
+            ) from exc
     return [
         layer
         for layer in layers
@@ -216,8 +217,8 @@ def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> 
     ]
 
 
-def explain(layer: LayerPrecision) -> str:
-    """One line for people: which node, what it asked for, what it got, and why as far as the report tells."""
+def describe_fallback(layer: LayerPrecision) -> str:
+    """One line for people: the node, what it asked for, what it got, and why as far as known."""
     if layer.got == UNKNOWN:
         why = "the builder's report does not name it"
     elif layer.asked in ("int8", "fp8"):

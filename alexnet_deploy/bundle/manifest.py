@@ -3,11 +3,11 @@
     engines/alexnet-int8/
       bundle.json        this module's manifest: contract, precision, hashes, tools, targets, proof
       model.onnx         the typed ONNX: runs in ONNX Runtime and OpenVINO on any machine
-      sm89.plan          raw TensorRT plan, one a target GPU (zero or more)
+      sm89.plan          raw TensorRT plan, one per target GPU (zero or more)
       calibration.json   what calibrated it (int8 and fp8 only)
       confidence.json    the fit that its temperature comes from (calibrate-confidence)
 
-The manifest is the only place for metadata; a plan stays loadable by any TensorRT program.
+All metadata is in the manifest, so any TensorRT program can load a plan.
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 from alexnet_deploy.files import atomic_directory, sha256_of
+from alexnet_deploy.json_format import JsonFormat, convert
 
-SCHEMA = 1
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 CALIBRATION = "calibration.json"
 CONFIDENCE = "confidence.json"
-MAX_MANIFEST_BYTES = 16 << 20
-"""A manifest is some 100 KiB; a larger file is not one, and is not read into memory."""
+FORMAT = JsonFormat("bundle manifest", 1, "build the bundle again", max_bytes=16 << 20)
+"""A manifest is some 100 KiB."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -62,10 +61,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class LayerPrecision:
-    """What the builder made of one quantisable or castable ONNX node.
+    """The precision that the builder gave one quantisable or castable ONNX node.
 
-    ``asked`` comes from the typed ONNX, ``got`` from the builder's own report: ``"fp32"``, ``"fp16"``,
-    ``"int8"``, ``"fp8"``; ``engine_layer`` is the fused layer that ended up computing it.
+    ``asked`` comes from the typed ONNX, ``got`` from the builder's own report: ``"fp32"``, ``"fp16"``, ``"int8"``,
+    ``"fp8"``. ``engine_layer`` is the fused layer that computes it.
     """
 
     node: str
@@ -85,22 +84,22 @@ class Manifest:
     tools: dict[str, str]
     plans: tuple[Plan, ...] = ()
     achieved: dict[str, tuple[LayerPrecision, ...]] = field(default_factory=dict)
-    """Proof of precision by plan file name."""
+    """Proof of precision, by file name of the plan."""
     notes: tuple[str, ...] = ()
-    """Sentences for whoever inspects the bundle: why there is no plan, which fallback was allowed."""
+    """Sentences for people: why there is no plan, which fallback was allowed."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """Something a runner can run: a bundle, or one ONNX file with its contract."""
+    """An engine on disk that a runner can open: a bundle, or one ONNX file with its contract."""
 
     name: str
     onnx_path: Path
     contract: ModelContract
     precision: str
     batch: BatchProfile | None
-    """Batch sizes of the plans; None: the ONNX decides alone."""
+    """Batch sizes of the plans; None: the ONNX alone decides."""
     plans: tuple[tuple[Plan, Path], ...] = ()
 
 
@@ -108,8 +107,8 @@ class Engine:
 def write_bundle(directory: Path) -> Iterator[Path]:
     """Yield a directory to fill with files and ``save_manifest``; it becomes ``directory`` as a whole.
 
-    A kill at any moment leaves the old bundle or the new one. A directory is replaced only if it is empty or a bundle
-    and nothing else: a file that no bundle holds is the user's, and would be lost with it (InputError).
+    A kill at any moment leaves the old bundle or the new one. A directory is replaced only if it is empty or holds a
+    bundle alone: any other file is the user's and would be lost (InputError).
     """
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     ours = (MANIFEST, MODEL, CALIBRATION, CONFIDENCE)
@@ -117,14 +116,14 @@ def write_bundle(directory: Path) -> Iterator[Path]:
     if foreign or (names and MANIFEST not in names):
         raise InputError(
             f"{directory}: holds {foreign[0] if foreign else f'no {MANIFEST}'}, so it is not just an engine bundle and "
-            "will not be replaced; choose another --output"
+            "will not be replaced; choose another `output`"
         )
     with atomic_directory(directory) as temporary:
         yield temporary
 
 
 def save_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write ``bundle.json`` last: it records size and SHA-256 of every file that stands in ``directory``."""
+    """Write ``bundle.json`` last: it records size and SHA-256 of every file in ``directory``."""
     files = {
         path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(directory.iterdir())
@@ -132,51 +131,31 @@ def save_manifest(manifest: Manifest, directory: Path) -> None:
     }
     raw = dataclasses.asdict(manifest)
     raw["contract"] = json.loads(manifest.contract.to_json())
-    head = {"schema": SCHEMA, "contract_sha256": _contract_sha256(raw["contract"]), "files": files}
+    head = {"schema": FORMAT.schema, "contract_sha256": _contract_sha256(raw["contract"]), "files": files}
     text = json.dumps(head | raw, indent=1, ensure_ascii=False)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
-    """Read and check ``bundle.json``; the files themselves are left to ``verify``."""
+    """Read and check ``bundle.json``; ``verify`` checks the files themselves."""
     path = directory / MANIFEST
     try:
-        if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ArtifactError(f"{path}: too large for a manifest; build the bundle again")
-        raw: dict[str, Any] = json.loads(path.read_bytes())
-        schema = raw.pop("schema")
+        raw: dict[str, Any] = FORMAT.read(path, dict)
     except FileNotFoundError as exc:
         raise InputError(
             f"{directory}: no engine bundle there ({MANIFEST} is missing); list them: alexnet-deploy engines"
         ) from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read ({exc.strerror}); check its permissions") from exc
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise ArtifactError(f"{path}: is damaged ({exc}); build the bundle again") from exc
-    if schema != SCHEMA:
-        raise ArtifactError(
-            f"{path}: bundle schema {schema}, this version reads {SCHEMA}; "
-            "build the bundle again, or use the alexnet-deploy that wrote it"
-        )
-    try:
-        files = {_checked_name(name): FileRecord(**record) for name, record in raw.pop("files").items()}
+    with FORMAT.checking(str(path)):
+        files = convert(raw.pop("files"), dict[str, FileRecord])
         contract_sha256, raw_contract = raw.pop("contract_sha256"), raw.pop("contract")
         contract = ModelContract.from_json(json.dumps(raw_contract), source=str(path))
-        plans = tuple(Plan(**plan) for plan in raw.pop("plans"))
-        achieved = {
-            name: tuple(LayerPrecision(**layer) for layer in layers) for name, layers in raw.pop("achieved").items()
-        }
-        batch = BatchProfile(**raw.pop("batch"))
-        manifest = Manifest(
-            contract=contract, batch=batch, plans=plans, achieved=achieved, notes=tuple(raw.pop("notes")), **raw
-        )
-        _check_types(manifest)
-        missing = {MODEL, *(plan.file for plan in plans)} - files.keys()
-        if missing:
+        manifest = convert(raw | {"contract": contract}, Manifest)
+        for name in files:
+            if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+                raise ValueError(f"file name {name!r} is not allowed in a bundle")
+        if missing := {MODEL, *(plan.file for plan in manifest.plans)} - files.keys():
             raise ValueError(f"lists no {sorted(missing)}")
-    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as exc:
-        raise ArtifactError(f"{path}: is not a valid manifest ({exc}); build the bundle again") from exc
-    # Labels or a temperature that somebody changed would give wrong answers that look right.
+    # Edited labels or an edited temperature would give wrong answers that look right.
     if contract_sha256 != _contract_sha256(raw_contract):
         raise ArtifactError(
             f"{path}: its contract was edited, its SHA-256 differs from the one beside it; build the bundle again"
@@ -185,32 +164,14 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
 
 
 def _contract_sha256(raw: dict[str, Any]) -> str:
-    """SHA-256 of a contract as it stands in the manifest, whatever its indents and the order of its keys."""
+    """SHA-256 of a contract in the manifest, independent of its indents and the order of its keys."""
     return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
-
-
-def _check_types(manifest: Manifest) -> None:
-    """ValueError or TypeError where JSON put another type, or text that no file can hold, into a field."""
-    texts = [manifest.precision, manifest.created, *manifest.notes, *manifest.tools.keys(), *manifest.tools.values()]
-    for plan in manifest.plans:
-        texts += dataclasses.astuple(plan)
-    for layer in chain.from_iterable(manifest.achieved.values()):
-        texts += dataclasses.astuple(layer)
-    "".join(texts).encode()
-    if not all(isinstance(size, int) for size in dataclasses.astuple(manifest.batch)):
-        raise ValueError(f"batch sizes {manifest.batch} are not whole numbers")
-
-
-def _checked_name(name: str) -> str:
-    if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
-        raise ValueError(f"file name {name!r} is not allowed in a bundle")
-    return name
 
 
 def verify(directory: Path, *, only: set[str] | None = None) -> Manifest:
     """Check size and SHA-256 of a bundle's files (``only``: a subset); ArtifactError on the first that differs.
 
-    A bundle that is replaced meanwhile is read anew, so the files of two are never mixed up.
+    A bundle that is replaced meanwhile is read again, so the files of two are never mixed.
     """
     found = load_manifest(directory)
     while True:
@@ -242,7 +203,7 @@ def _check_file(path: Path, record: FileRecord) -> None:
 
 
 def open_bundle(directory: Path) -> Engine:
-    """A verified bundle as something to run."""
+    """The verified bundle in ``directory``."""
     manifest = verify(directory)
     return Engine(
         name=directory.resolve().name,

@@ -4,63 +4,82 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from alexnet_deploy import __version__
 from alexnet_deploy.cli.commands import (
+    calibration,
     compare,
-    confidence,
     diagnose,
-    doctor,
     evaluate,
+    infer,
+    look,
+    make,
     mlperf,
-    parity,
-    pipeline,
+    preprocessing,
     profile,
     profile_layers,
-    profile_stages,
-    recommend,
     report,
-    stability,
-    store,
 )
 from alexnet_deploy.cli.flags import with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
-from alexnet_deploy.cli.terminal import err
+from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import DeployError
+
+GROUPS = {
+    "Make": (make.export, make.build_engine),
+    "Run": (infer.infer,),
+    "Prove": (
+        evaluate.evaluate,
+        compare.compare,
+        preprocessing.preprocessing_parity,
+        diagnose.diagnose,
+        calibration.calibration_stability,
+        calibration.calibrate_confidence,
+    ),
+    "Measure": (
+        profile.profile,
+        profile_layers.profile_layers,
+        profile.profile_stages,
+        mlperf.mlperf,
+        report.report,
+        report.recommend,
+    ),
+    "Look": (look.engines, look.inspect, look.summary, look.doctor),
+}
+"""The commands, in the order in which they are read."""
+
+
+class _GroupedCommands(TyperGroup):
+    """Lists the commands by group, each with its whole first sentence."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        width = max(map(len, self.commands))
+        for group in GROUPS:
+            with formatter.section(group):
+                formatter.write_dl(
+                    [
+                        (name.ljust(width), command.get_short_help_str(limit=200))
+                        for name, command in self.commands.items()
+                        if getattr(command, "rich_help_panel", None) == group
+                    ]
+                )
+
 
 app = typer.Typer(
     name="alexnet-deploy",
+    cls=_GroupedCommands,
     help="From a trained AlexNet to an engine one can trust: export, build-engine, infer.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode=None,  # rich's own help costs a tenth of a second
 )
-for command in (
-    pipeline.export,
-    pipeline.build_engine,
-    pipeline.infer,
-    evaluate.evaluate,
-    profile.profile,
-    profile_stages.profile_stages,
-    profile_layers.profile_layers,
-    mlperf.mlperf,
-    report.report,
-    recommend.recommend,
-    compare.compare,
-    diagnose.diagnose,
-    stability.calibration_stability,
-    confidence.calibrate_confidence,
-    parity.preprocessing_parity,
-    doctor.doctor,
-    store.engines,
-    store.inspect,
-    store.summary,
-):
-    app.command()(with_flags(command))
+for group, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=group)(with_flags(command))
 
 
 def _version(asked: bool) -> None:
@@ -74,7 +93,9 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log what the libraries below report.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show why a runtime was not used, and what the libraries log.")
+    ] = False,
 ) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, stream=sys.stderr)
 
@@ -88,5 +109,5 @@ def main() -> None:
         with checked_standard_output():
             app()
     except DeployError as exc:
-        err.print(f"error: {exc}", style="red", soft_wrap=True)
+        note(f"error: {exc}", style="red")
         sys.exit(exc.exit_code)

@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.bundle.store import resolve_engine
-from alexnet_deploy.cli.terminal import err
+from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 
 if TYPE_CHECKING:
-    from alexnet_deploy.runtime.runner import Runner
+    from alexnet_deploy.inference.engine import OpenEngine
+    from alexnet_deploy.runtime.select import Runtime
+
+_log = logging.getLogger(__name__)
 
 
-@contextlib.contextmanager
+@contextmanager
 def running(
-    name: str | None, store: Path, runtime: str, threads: int | None, import_options: ImportOptions = NO_IMPORT_OPTIONS
-) -> Iterator[tuple[Engine, Runner]]:
-    """An open engine; what was picked to run it, and why the others were not, goes to the standard error."""
-    from alexnet_deploy.runtime.select import open_runner
+    engine: str | Path | None,
+    store: Path,
+    runtime: Runtime,
+    threads: int | None,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
+) -> Iterator[OpenEngine]:
+    """An open engine; one line on the standard error says what runs it."""
+    from alexnet_deploy.inference.engine import open_engine
 
-    with resolve_engine(name, store, import_options) as engine:
-        opened = open_runner(engine, runtime, threads=threads)
-        for reason in opened.passed_over:
-            err.print(f"passed over {reason}", style="dim", soft_wrap=True)
-        err.print(f"running {engine.name} ({engine.precision}) with {opened.runner.description}", soft_wrap=True)
-        with contextlib.closing(opened.runner) as runner:
-            yield engine, runner
+    with open_engine(engine, runtime=runtime, threads=threads, store=store, import_options=import_options) as opened:
+        note_passed_over(opened.passed_over, unused_gpu=opened.unused_gpu)
+        note(f"running {opened.name} ({opened.precision}) with {opened.description}")
+        yield opened
+
+
+def note_passed_over(reasons: Iterable[object], *, unused_gpu: bool) -> None:
+    """Why the runtimes before the chosen one were not taken: for ``--verbose``, and where a GPU was not used."""
+    for reason in reasons:
+        if unused_gpu:
+            note(f"passed over {in_flags(reason)}", style="dim")
+        else:
+            _log.info("passed over %s", in_flags(reason))
 
 
 def exit_where_left_out(unreadable: Sequence[str], images: int) -> None:
     """Exit code 3 where some files could not be read, beside ``images`` that were."""
     if unreadable:
         total = images + len(unreadable)
-        err.print(f"{len(unreadable)} of {total} images cannot be read; the result says why", style="yellow")
+        note(f"{len(unreadable)} of {total} images cannot be read; the result says why", style="yellow")
         raise typer.Exit(3)
 
 
-@contextlib.contextmanager
+@contextmanager
 def needs(extra: str) -> Iterator[None]:
     """Turn a missing package into the name of the extra that brings it."""
     try:

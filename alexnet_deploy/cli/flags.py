@@ -26,14 +26,23 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def in_flags(message: object) -> str:
+    """``message`` of the library, which is only printed, with each parameter written as the flag of that name."""
+    error = DeployError(str(message))
+    error.rename_parameters(_default)
+    return str(error)
+
+
 def flag_of(command: Callable[..., None], parameter: str) -> str:
-    """What a user of ``command`` types for ``parameter``: its flag, or its argument's name in capitals."""
+    """What a user of ``command`` types for ``parameter``: its flag, or the name of its argument."""
     hints = typing.get_type_hints(command, include_extras=True)
     for info in getattr(hints.get(parameter, hints.get(f"{parameter}_")), "__metadata__", ()):
         if isinstance(info, ArgumentInfo):
-            return parameter.upper()
+            return info.metavar or parameter.upper()
         if isinstance(info, OptionInfo):
-            flags = [declared for declared in info.param_decls or () if declared.startswith("--")]
+            # Within Annotated the first positional argument of Option, its `default`, is a flag as well.
+            declared = (info.default, *(info.param_decls or ()))
+            flags = [flag for flag in declared if isinstance(flag, str) and flag.startswith("--")]
             return flags[0].partition("/")[0] if flags else _default(parameter)
     return _default(parameter)
 

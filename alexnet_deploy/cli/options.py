@@ -1,41 +1,109 @@
-"""Options that several commands share, and what their texts mean."""
+"""Options that several commands share: each has one spelling, one type and one help text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
 import typer
 
+from alexnet_deploy.bundle.store import DEFAULT_ONNX as DEFAULT_ONNX
+from alexnet_deploy.bundle.store import STORE as STORE
+from alexnet_deploy.bundle.store import bundle_names
+from alexnet_deploy.cli.quantities import Numbers, Rgb, Seconds
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.precision.types import Method, QuantizedType
+from alexnet_deploy.runtime.select import Runtime as RuntimeName
 
-STORE = Path("engines")
-DEFAULT_ONNX = STORE / "alexnet.onnx"
 
+def complete_engine(ctx: typer.Context) -> list[str]:
+    """Names that the shell offers where an engine is wanted."""
+    return bundle_names(ctx.params.get("store") or STORE)
+
+
+def engine_argument(default: str | None = None, *, kind: str = "ENGINE") -> Any:
+    """An argument for engines; ``default`` says what is taken without one. ``kind`` BUNDLE excludes ONNX files."""
+    what = "Bundle (name in the store, or path)" + (" or ONNX file." if kind == "ENGINE" else ".")
+    text = what if default is None else f"{what}  [default: {default}]"
+    return typer.Argument(metavar=kind, autocompletion=complete_engine, help=text)
+
+
+def time_option(flag: str, text: str, *, parser: Any = Seconds.parse) -> Any:
+    """An option that takes a time with its unit."""
+    return typer.Option(flag, parser=parser, metavar="TIME", help=text)
+
+
+_NEWEST, _ALL = "newest bundle of the store", "all bundles of the store"
+_RGB: dict[str, Any] = {"parser": Rgb.parse, "metavar": "R,G,B"}
+
+# What a command is about
+OneEngine = Annotated[str, engine_argument()]
+NewestEngine = Annotated[str | None, engine_argument(_NEWEST)]
+Engines = Annotated[list[str] | None, engine_argument(_ALL)]
+Bundle = Annotated[str, engine_argument(kind="BUNDLE")]
+Bundles = Annotated[list[str] | None, engine_argument(_ALL, kind="BUNDLE")]
+Images = Annotated[list[str], typer.Argument(metavar="IMAGES", help="Image files, folders and glob patterns.")]
+FloatOnnx = Annotated[Path, typer.Argument(metavar="ONNX", help="Float classifier as ONNX: ours or another tool's.")]
+
+# Where things are
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", autocompletion=complete_engine, help=f"Bundle or ONNX file.  [default: {_NEWEST}]"),
+]
+Store = Annotated[Path, typer.Option("--store", help="Folder of engine bundles.")]
+LabelledData = Annotated[Path, typer.Option("--data", help="Folder of images, one subfolder per class.")]
+ImagesData = Annotated[Path, typer.Option("--data", help="Folder of images, labelled or not.")]
+ImageCount = Annotated[int | None, typer.Option(help="Number of images, evenly from the subfolders.  [default: all]")]
+Plot = Annotated[Path | None, typer.Option(help="Figure to write: .png, .svg or .pdf.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
-Store = Annotated[Path, typer.Option("--engines", help="The engine store: where bundles are written and looked for.")]
-Mean = Annotated[str | None, typer.Option(help="R,G,B mean on the 0..1 scale, for an ONNX of another tool.")]
-Std = Annotated[str | None, typer.Option(help="R,G,B standard deviation, as --mean.")]
-Labels = Annotated[Path | None, typer.Option(help="Labels, one a line, or 'imagenet1k'; for an ONNX of another tool.")]
-Threads = Annotated[int | None, typer.Option(help="Threads of the runtime [default: its own choice].")]
-Runtime = Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime-cuda, openvino or onnxruntime.")]
 
-Choice = TypeVar("Choice", bound=str)
+# How an engine runs
+Runtime = Annotated[RuntimeName, typer.Option(help="Runtime; auto takes the first that can run the engine here.")]
+Threads = Annotated[int | None, typer.Option(help="Number of threads of the runtime.  [default: the runtime's choice]")]
+Workers = Annotated[int | None, typer.Option(help="Number of decoding threads.  [default: one per core]")]
+Concurrency = Annotated[int, typer.Option(help="Number of calls at the same time.")]
+Batch = Annotated[int, typer.Option(help="Number of images per call.")]
+BatchSizes = Annotated[Numbers, typer.Option(parser=Numbers.parse, metavar="N,N,...", help="Batch sizes to measure.")]
+Duration = Annotated[float, time_option("--duration", "Minimum time per measurement.")]
+
+# An ONNX of another tool
+Mean = Annotated[Rgb | None, typer.Option(help="Mean on the 0..1 scale, for another tool's ONNX.", **_RGB)]
+Std = Annotated[Rgb | None, typer.Option(help="Standard deviation, likewise.", **_RGB)]
+Labels = Annotated[Path | None, typer.Option(help="Labels, one per line, or 'imagenet1k'; for another tool's ONNX.")]
+
+# Precision and calibration
+Fp16 = Annotated[bool, typer.Option("--fp16", help="float16; with --int8 or --fp8, for what is not quantised.")]
+Int8 = Annotated[bool, typer.Option("--int8", help="int8 convolutions and dense layers; needs calibration.")]
+Fp8 = Annotated[bool, typer.Option("--fp8", help="float8 (E4M3) instead of int8; GPUs from sm89 on.")]
+CalibrationImages = Annotated[int, typer.Option(help="Number of calibration images.")]
+CalibrationMethod = Annotated[
+    Method | None, typer.Option(help="How value ranges are chosen.  [default: entropy; max for fp8]")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the choice of images.")]
+Exclude = Annotated[str | None, typer.Option(metavar="REGEX", help="Nodes not to quantise.")]
+MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="Maximum drop of top-1; exit code 1 beyond it.")]
+Confident = Annotated[bool, typer.Option("--confident", help="Let --max-drop bound all of the 95 % interval.")]
+AllowCalibrationImages = Annotated[
+    bool,
+    typer.Option("--allow-calibration-images", help="Accept images that calibrated an engine or its temperature."),
+]
+
+
+def quantized_type_of(*, int8: bool, fp8: bool) -> QuantizedType:
+    """The type that ``--int8`` or ``--fp8`` means; int8 without one."""
+    if int8 and fp8:
+        raise UsageError("`int8` and `fp8` exclude each other; give one of them")
+    return "fp8" if fp8 else "int8"
 
 
 def precision_of(*, fp16: bool, int8: bool, fp8: bool) -> Precision:
     """The precision that trtexec's flags mean: float32 without one; ``--fp16`` beside int8 or fp8 is for the rest."""
-    match int8, fp8, fp16:
-        case True, True, _:
-            raise UsageError("--int8 and --fp8 exclude each other; build one bundle with each")
-        case True, False, _:
-            return "int8+fp16" if fp16 else "int8"
-        case False, True, _:
-            return "fp8+fp16" if fp16 else "fp8"
-    return "fp16" if fp16 else "fp32"
+    if not (int8 or fp8):
+        return "fp16" if fp16 else "fp32"
+    if quantized_type_of(int8=int8, fp8=fp8) == "int8":
+        return "int8+fp16" if fp16 else "int8"
+    return "fp8+fp16" if fp16 else "fp8"
 
 
 def batch_profile(low: int | None, opt: int | None, high: int | None) -> BatchProfile | None:
@@ -45,36 +113,3 @@ def batch_profile(low: int | None, opt: int | None, high: int | None) -> BatchPr
     low = 1 if low is None else low
     high = max(32, low, opt or 0) if high is None else high
     return BatchProfile(low, max(min(8, high), low) if opt is None else opt, high)
-
-
-def import_options_of(mean: str | None, std: str | None, labels: Path | None) -> ImportOptions:
-    """What the flags say of an ONNX of another tool."""
-    return ImportOptions(_numbers("--mean", mean), _numbers("--std", std), labels)
-
-
-def _numbers(flag: str, text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError as exc:
-        raise UsageError(f"{flag} {text}: takes three numbers, such as 0.485,0.456,0.406") from exc
-    if len(numbers) != 3:
-        raise UsageError(f"{flag} {text}: takes three numbers (R,G,B), got {len(numbers)}")
-    return numbers
-
-
-def whole_numbers(flag: str, text: str) -> tuple[int, ...]:
-    """The numbers of ``text``, each once, in its order; UsageError names the flag."""
-    try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError as exc:
-        raise UsageError(f"{flag} {text}: takes whole numbers with commas between, such as 1,8,32") from exc
-
-
-def choice(flag: str, value: str, choices: Sequence[Choice]) -> Choice:
-    """``value`` as one of ``choices``; UsageError names the flag and what it takes."""
-    for known in choices:
-        if value == known:
-            return known
-    raise UsageError(f"{flag} {value}: unknown; choose one of {', '.join(map(str, choices))}")

@@ -1,21 +1,36 @@
-"""The terminal: where lines go, and progress bars on it (none in a pipe)."""
+"""The terminal: results go to the standard output; notes and progress bars go to the standard error."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-_WIDE = 160  # columns of a table in a pipe, where no terminal tells its width
+from alexnet_deploy.errors import printable
+from alexnet_deploy.progress import Progress as Report
+
+_WIDE = 160  # columns of a table in a pipe, where no terminal reports its width
 _is_terminal = sys.stdout is not None and sys.stdout.isatty()  # None: it is closed
 out = Console(highlight=False, markup=False, width=None if _is_terminal else _WIDE)
 err = Console(highlight=False, markup=False, stderr=True)
 
 
+def note(text: str, style: str | None = None) -> None:
+    """One line for whoever watches, beside the result."""
+    err.print(printable(text), style=style, soft_wrap=True)
+
+
+def note_written(*files: Path) -> None:
+    """Where a command put its files."""
+    note(f"wrote {' and '.join(map(str, files))}")
+
+
 def progress_bars() -> Progress:
-    """A progress bar on a terminal; nothing in a pipe."""
+    """Progress bars with the time left on a terminal; nothing in a pipe."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -25,19 +40,15 @@ def progress_bars() -> Progress:
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
-def bytes_into(progress: Progress, label: str) -> Callable[[int, int | None], None]:
-    """A callback for a download: bytes so far, bytes in all or None."""
-    task = progress.add_task(label, total=None, visible=False)
-    return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+@contextmanager
+def reporting() -> Iterator[Report]:
+    """A callback for a stage with steps: one bar per stage name, as long as the block lasts."""
+    with progress_bars() as bars:
+        tasks: dict[str, TaskID] = {}
 
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total or None)
 
-def steps_into(progress: Progress) -> Callable[[str, int, int], None]:
-    """A callback for a stage with steps: its name, steps done, steps in all; a bar a name."""
-    tasks: dict[str, TaskID] = {}
-
-    def report(stage: str, done: int, total: int) -> None:
-        if stage not in tasks:
-            tasks[stage] = progress.add_task(stage, total=total)
-        progress.update(tasks[stage], completed=done, total=total)
-
-    return report
+        yield report

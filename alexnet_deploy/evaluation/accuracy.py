@@ -1,7 +1,4 @@
-"""Answers -> how right an engine is, how sure it may be of itself, and what sets two engines apart.
-
-Everything starts from ``labelled.answers_of``: the logits that several engines gave for the same pixels.
-"""
+"""Answers -> how often an engine is right, how well its probabilities fit, and how a second engine differs from it."""
 
 from __future__ import annotations
 
@@ -11,22 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.evaluation.answers import Answers, predicted
-from alexnet_deploy.evaluation.statistics import Interval, difference_points, mcnemar_p, wilson_percent
+from alexnet_deploy.evaluation.answers import Answers
+from alexnet_deploy.evaluation.reliability import calibration_error
+from alexnet_deploy.evaluation.statistics import Interval, count_pairs, mcnemar_p, wilson_percent
+from alexnet_deploy.inference.probabilities import finite_rows, log_softmax, predicted_classes
 
 # Legend: N image, K class
 
-ECE_BINS = 15
-"""Of Guo et al. 2017, so that numbers compare with published ones."""
 _ROWS = 4096  # at once in float64: all of ImageNet's validation images would need gigabytes
 
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How well softmax(logits / ``temperature``) tells how often the answer is right.
+    """How well softmax(logits / ``temperature``) predicts how often the answer is right.
 
-    ``nll_nats`` is the mean negative log likelihood of the true class; ``ece_percent`` the expected calibration error
-    over ``ECE_BINS`` bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
+    ``nll_nats`` is the mean negative log likelihood of the true class. ``ece_percent`` is the expected calibration
+    error over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
     """
 
     temperature: float
@@ -44,16 +41,16 @@ class Accuracy:
     top5_percent: float
     top5_interval: Interval
     not_finite: int
-    """Images for which a logit is NaN or infinite: they count as wrong."""
+    """Images with a NaN or infinite logit: they count as wrong."""
     confidence: Confidence | None
-    """At the contract's temperature; None where a logit is not finite."""
+    """At the contract's temperature; None if a logit is not finite."""
     uncalibrated: Confidence | None
-    """At temperature 1: the same where the contract has no other."""
+    """At temperature 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassDelta:
-    """Top-1 of one class in both engines; ``points`` is the second minus the first."""
+    """Top-1 of one class in both engines."""
 
     target: int
     images: int
@@ -62,36 +59,36 @@ class ClassDelta:
 
     @property
     def points(self) -> float:
-        """The difference, negative where the second engine is right less often."""
+        """Second minus first: negative where the second engine is right less often."""
         return self.second_percent - self.first_percent
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
-    """A second engine beside a first one on the same images."""
+class AccuracyDelta:
+    """How the answers of a second engine differ from those of a first one on the same images."""
 
     images: int
     agreement_percent: float
     """Share of images with the same first answer, right or wrong."""
     lost: int
-    """Right in the first engine, wrong in the second."""
+    """Images that are right in the first engine, wrong in the second."""
     won: int
-    """Wrong in the first engine, right in the second."""
+    """Images that are wrong in the first engine, right in the second."""
     points: float
     """Top-1 of the second minus top-1 of the first."""
     points_interval: Interval
     mcnemar_p: float
     classes: tuple[ClassDelta, ...]
-    """The classes that have images, first the one that lost most points."""
+    """The classes that have images, the one that lost most points first."""
 
 
 def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
-    """How right engine ``index`` is; ``contract`` is its own, for the temperature."""
+    """Return the accuracy of engine ``index``; ``contract`` is its own, for the temperature."""
     logits_NK = answers.logits_NK[index]
     images = len(answers.target_N)
     rank_N = _rank_of_target(logits_NK, answers.target_N)
     top1, top5 = int((rank_N == 0).sum()), int((rank_N < 5).sum())
-    not_finite = int((~_finite(logits_NK)).sum())
+    not_finite = int((~finite_rows(logits_NK)).sum())
     return Accuracy(
         images=images,
         top1_percent=100 * top1 / images,
@@ -104,14 +101,12 @@ def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
     )
 
 
-def paired(answers: Answers, first: int, second: int) -> Paired:
-    """Engine ``second`` beside engine ``first``."""
+def accuracy_delta(answers: Answers, first: int, second: int) -> AccuracyDelta:
+    """Compare engine ``second`` with engine ``first``."""
     target_N = answers.target_N
-    answer_a_N, answer_b_N = predicted(answers.logits_NK[first]), predicted(answers.logits_NK[second])
+    answer_a_N, answer_b_N = predicted_classes(answers.logits_NK[first]), predicted_classes(answers.logits_NK[second])
     right_a_N, right_b_N = answer_a_N == target_N, answer_b_N == target_N
-    both, lost = int((right_a_N & right_b_N).sum()), int((right_a_N & ~right_b_N).sum())
-    won = int((right_b_N & ~right_a_N).sum())
-    images = len(target_N)
+    counts = count_pairs(right_a_N, right_b_N)
     images_K = np.bincount(target_N)
     right_a_K, right_b_K = np.bincount(target_N, right_a_N), np.bincount(target_N, right_b_N)
     classes = [
@@ -119,20 +114,20 @@ def paired(answers: Answers, first: int, second: int) -> Paired:
         for k, n in enumerate(images_K)
         if n
     ]
-    return Paired(
-        images=images,
+    return AccuracyDelta(
+        images=len(target_N),
         agreement_percent=100 * float((answer_a_N == answer_b_N).mean()),
-        lost=lost,
-        won=won,
-        points=100 * (won - lost) / images,
-        points_interval=difference_points(both, lost, won, images - both - lost - won),
-        mcnemar_p=mcnemar_p(lost, won),
+        lost=counts.lost,
+        won=counts.won,
+        points=counts.points,
+        points_interval=counts.points_interval,
+        mcnemar_p=mcnemar_p(counts.lost, counts.won),
         classes=tuple(sorted(classes, key=lambda c: (c.points, -c.images, c.target))),
     )
 
 
 def confidence(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float) -> Confidence:
-    """How far the probabilities at ``temperature`` can be believed; all logits must be finite."""
+    """Measure the probabilities at ``temperature``; all logits must be finite."""
     log_true_N, log_first_N = np.empty(len(target_N)), np.empty(len(target_N))
     for i in range(0, len(target_N), _ROWS):
         rows = slice(i, i + _ROWS)
@@ -143,32 +138,11 @@ def confidence(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temp
     return Confidence(temperature, -float(log_true_N.mean()), 100 * ece)
 
 
-def log_softmax(logits_NK: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
-    """log(softmax(logits / temperature)) in float64."""
-    scaled_NK = logits_NK.astype(np.float64) / temperature
-    scaled_NK -= scaled_NK.max(axis=1, keepdims=True)
-    scaled_NK -= np.log(np.exp(scaled_NK).sum(axis=1, keepdims=True))
-    return scaled_NK
-
-
-def calibration_error(confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_], bins: int = ECE_BINS) -> float:
-    """Expected calibration error, 0..1: over the bins ((m - 1) / M, m / M], |accuracy - mean confidence| by images."""
-    edges = np.arange(1, bins) / bins
-    bin_N = np.digitize(confidence_N, edges, right=True)
-    gap_B = np.bincount(bin_N, right_N - confidence_N, minlength=bins)
-    return float(np.abs(gap_B).sum()) / len(confidence_N)
-
-
-def _finite(logits_NK: NDArray[np.float32]) -> NDArray[np.bool_]:
-    finite_N: NDArray[np.bool_] = np.all(np.isfinite(logits_NK), axis=1)
-    return finite_N
-
-
 def _rank_of_target(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many classes stand before the true one; all of them where a logit is not finite."""
+    """Count the classes that rank before the true one; all of them if a logit is not finite."""
     target_logit_N1 = np.take_along_axis(logits_NK, target_N[:, None], axis=1)
     before_NK = (logits_NK > target_logit_N1) | (
         (logits_NK == target_logit_N1) & (np.arange(logits_NK.shape[1]) < target_N[:, None])
     )
-    rank_N: NDArray[np.int64] = np.where(_finite(logits_NK), before_NK.sum(axis=1), max(5, logits_NK.shape[1]))
+    rank_N: NDArray[np.int64] = np.where(finite_rows(logits_NK), before_NK.sum(axis=1), max(5, logits_NK.shape[1]))
     return rank_N

@@ -1,8 +1,8 @@
-"""The logits that engines give labelled images: what every measure of accuracy starts from."""
+"""The logits of engines for labelled images: what every measure of accuracy starts from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images.labelled import Labelled
+from alexnet_deploy.images.choose import choose_images
+from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.inference.predict import read_batches
+from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N image, H height, W width, C channel (RGB), K class
@@ -21,28 +24,28 @@ from alexnet_deploy.runtime.runner import Runner
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What each of several runners says of the same pixels; files that cannot be read are left out of all."""
+    """Logits of several runners for the same pixels, without the files that cannot be read."""
 
     files: tuple[Path, ...]
     target_N: NDArray[np.int64]
     logits_NK: tuple[NDArray[np.float32], ...]
-    """One array a runner, in the order in which the runners were given."""
+    """One array per runner, in their order."""
     unreadable: tuple[str, ...]
-    """The one line that says why, a file."""
+    """One line per file that cannot be read."""
 
 
-def answers_of(
+def collect_answers(
     runners: Sequence[Runner],
-    data: Labelled,
+    data: LabelledImages,
     *,
     names: Sequence[str] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = no_progress,
 ) -> Answers:
-    """Run the same decoded pixels through every runner; memory is one batch and the logits.
+    """Run the same decoded pixels through every runner; memory holds one batch and the logits.
 
-    Errors call the runners by ``names`` (None: by what runs them).
-    Raises UsageError where the runners preprocess differently (then the same pixels mean nothing to one of them),
-    InputError where no image can be read.
+    Errors call the runners by ``names`` (None: by their descriptions).
+    Raises UsageError if the runners preprocess differently, so that the same pixels would mean nothing to one of them,
+    and InputError if no image can be read.
     """
     pre = _common_preprocessing(runners, names or [runner.description for runner in runners])
     kept: list[Path] = []
@@ -63,27 +66,34 @@ def answers_of(
             if len(read.pixels_NHWC):
                 for runner, part in zip(runners, parts, strict=True):
                     part.append(runner(read.pixels_NHWC))
-            on_progress(seen, len(data.files))
+            on_progress("images", seen, len(data.files))
     if not kept:
         raise InputError(f"{data.root}: none of its images is readable; check the folder")
     logits_NK = tuple(np.concatenate(part) for part in parts)
     return Answers(tuple(kept), np.array(targets, np.int64), logits_NK, tuple(unreadable))
 
 
+def find_or_choose(data: Path, images: int | None) -> tuple[Path, ...]:
+    """Return all images below ``data``, or ``images`` of them, drawn evenly from its folders."""
+    if images is None:
+        return tuple(find_images([data]))
+    return choose_images(data, count=images, calibrates=False, parameters=("data", "images")).files
+
+
+def pixel_rule_that_differs(a: Preprocessing, b: Preprocessing) -> str | None:
+    """Name the first rule by which ``a`` and ``b`` make other pixels of a file; None if the pixels are the same."""
+    # mean and std act inside the graph
+    rules = ("height", "width", "resize", "resize_to", "interpolation")
+    return next((rule for rule in rules if getattr(a, rule) != getattr(b, rule)), None)
+
+
 def _common_preprocessing(runners: Sequence[Runner], names: Sequence[str]) -> Preprocessing:
     first = runners[0].contract.preprocessing
     for runner, name in zip(runners, names, strict=True):
         other = runner.contract.preprocessing
-        # mean and std act inside the graph: only what makes the pixels must agree
-        for rule in ("height", "width", "resize", "resize_to", "interpolation"):
-            a, b = getattr(first, rule), getattr(other, rule)
-            if a != b:
-                raise UsageError(
-                    f"{names[0]} and {name} preprocess differently ({rule}: {a} and {b}); measure them one at a time"
-                )
+        if (rule := pixel_rule_that_differs(first, other)) is not None:
+            raise UsageError(
+                f"{names[0]} and {name} preprocess differently ({rule}: {getattr(first, rule)} and "
+                f"{getattr(other, rule)}); measure them one at a time"
+            )
     return first
-
-
-def predicted(logits_NK: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The first answer for each image; -1 where a logit is NaN or infinite."""
-    return np.where(np.isfinite(logits_NK).all(axis=1), logits_NK.argmax(axis=1), -1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Two engines on the same pixels: how far their logits are apart, and on which images they answer otherwise.
+"""Two engines on the same pixels: how far their logits differ, and on which images their answers do.
 
 Needs no labels: the first engine is the reference, right or wrong.
 """
@@ -6,31 +6,39 @@ Needs no labels: the first engine is the reference, right or wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import InputError, ProofError, UsageError
-from alexnet_deploy.evaluation.accuracy import log_softmax
-from alexnet_deploy.evaluation.answers import Answers, answers_of, predicted
+from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
+from alexnet_deploy.evaluation.answers import Answers, collect_answers, find_or_choose
+from alexnet_deploy.evaluation.engines import OpenedEngine, open_engines, unique_names
 from alexnet_deploy.files import sha256_of
-from alexnet_deploy.images.labelled import Labelled
-from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.images.labelled import LabelledImages
+from alexnet_deploy.inference.predict import read_batches
+from alexnet_deploy.inference.probabilities import kl_nats, predicted_classes
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.progress import Progress, no_progress
+
+if TYPE_CHECKING:  # it loads ONNX Runtime
+    from alexnet_deploy.evaluation.compare_layers import LayerDifference
 
 # Legend: N image, K class
 
-_FIND = "find where the engines part with --layers"
-WORST = 5
-"""Images shown: enough to see what they have in common."""
+MAX_LISTED = 5
+"""Images listed as the most divergent: enough to see what they have in common."""
+LAYER_BATCH = 8
+"""Images per batch when layers are compared: every tensor of the batch is in memory twice."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parted:
-    """One image and what the two engines say of it; an answer is None where a logit is NaN or infinite."""
+class Divergence:
+    """The logits and answers of both engines for one image; an answer is None if a logit is NaN or infinite."""
 
     file: Path
     max_abs: float
@@ -40,8 +48,11 @@ class Parted:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """How far logits B are from logits A. All but counts and agreement are over the images finite in both engines."""
+class LogitDifference:
+    """How far logits B differ from logits A, over the images that are finite in both engines.
+
+    Counts and agreement are over all images.
+    """
 
     images: int
     unreadable: tuple[str, ...]
@@ -51,20 +62,20 @@ class Comparison:
     max_abs: float
     mean_abs: float
     largest_logit: float
-    """The largest magnitude of a logit of A: what ``max_abs`` is to be seen against."""
+    """The largest magnitude of a logit of A, to compare ``max_abs`` with."""
     cosine_mean: float
     cosine_min: float
-    """Of the logits of one image; 1 where both are all 0."""
+    """Of the logits of one image; 1 if both are all 0."""
     kl_nats: float
     """Mean of KL(softmax(A) || softmax(B)), both at temperature 1."""
     disagreements: int
     """Images whose first answers differ."""
-    worst: tuple[Parted, ...]
-    """The images whose logits differ most, the worst first; before all others those that are not finite."""
+    worst: tuple[Divergence, ...]
+    """The images whose logits differ most: first those that are not finite, then by ``max_abs``."""
 
     @property
     def relative(self) -> float:
-        """``max_abs`` as a share of ``largest_logit``; 0 where both are 0."""
+        """``max_abs`` as a share of ``largest_logit``; 0 if both are 0."""
         return self.max_abs / self.largest_logit if self.largest_logit else math.inf if self.max_abs else 0.0
 
     @property
@@ -73,49 +84,99 @@ class Comparison:
         return 100 * (self.images - self.disagreements) / self.images
 
 
+@dataclass(frozen=True, slots=True)
+class ComparedEngine:
+    """One side of a comparison."""
+
+    name: str
+    precision: str
+    runner: str
+    """Runtime, version, device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything that ``compare`` found."""
+
+    a: ComparedEngine
+    b: ComparedEngine
+    same_graph: bool
+    """Whether both run the same ONNX: then only the runtimes can make a difference."""
+    logits: LogitDifference
+    layers: tuple[LayerDifference, ...] | None
+    """In the order of graph A; None if layers were not compared."""
+
+
 def compare(
-    a: Runner,
-    b: Runner,
-    files: Sequence[Path],
+    a: str | Path,
+    b: str | Path,
+    data: str | Path,
     *,
-    root: Path,
-    names: Sequence[str] | None = None,
-    worst: int = WORST,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    store: str | Path = "engines",
+    runtime: str = "auto",
+    threads: int | None = None,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
+    images: int | None = None,
+    layers: bool = False,
+    on_progress: Progress = no_progress,
 ) -> Comparison:
-    """Run image ``files`` of folder ``root`` through both engines; errors call these by ``names``.
+    """Run the same images through two engines.
 
-    Raises UsageError where the two have other classes or preprocess differently, InputError where no image can be read.
+    ``a`` and ``b`` are bundles (names in ``store`` or paths), ONNX files or checkpoints, each with an optional runtime
+    of its own: ``alexnet-int8@openvino``. ``data`` is a folder of images, labelled or not; ``images`` limits their
+    number, drawn evenly from its folders. ``layers`` also compares the tensors of both graphs in ONNX Runtime,
+    whatever runs the engines themselves.
+
+    Raises UsageError if both sides are the same engine on the same runtime, their classes or their preprocessing
+    differ, or ``layers`` is given for one and the same graph; InputError if no image can be read.
     """
-    refuse_other_classes(a.contract, b.contract)
-    unlabelled = Labelled(root, tuple(files), (-1,) * len(files))
-    return difference(answers_of([a, b], unlabelled, names=names, on_progress=on_progress), a.contract, worst=worst)
-
-
-def refuse_other_classes(a: ModelContract, b: ModelContract) -> None:
-    """UsageError unless logit k means the same class in both."""
-    if len(a.labels) != len(b.labels) or (a.class_ids != b.class_ids and a.labels != b.labels):
+    if str(a) == str(b):
         raise UsageError(
-            f"the engines have other classes ({len(a.labels)}: {a.labels[0]}, ...; {len(b.labels)}: {b.labels[0]}, "
-            "...); compare two builds of one model"
+            f"{a} is compared with itself; name another engine, or two runtimes: {a}@openvino {a}@onnxruntime"
+        )
+    data = Path(data)
+    files = find_or_choose(data, images)
+    with open_engines([a, b], Path(store), [runtime], threads=threads, import_options=import_options) as opened:
+        if len(opened) < 2:
+            raise UsageError(
+                f"{a} and {b} are the same engine on {opened[0].runner.description}; name another engine, or another "
+                f"runtime: {opened[0].name}@onnxruntime"
+            )
+        engine_a, engine_b = opened
+        same = _same_graph(engine_a.onnx_path, engine_b.onnx_path)
+        if layers and same:
+            raise UsageError(
+                f"`layers` runs both graphs in ONNX Runtime, and {a} and {b} have the same graph: no layer could "
+                "differ; leave it out, or name another engine"
+            )
+        unlabelled = LabelledImages(data, files, (-1,) * len(files))
+        runners = [engine.runner for engine in opened]
+        answers = collect_answers(runners, unlabelled, names=unique_names(opened), on_progress=on_progress)
+        return Comparison(
+            a=ComparedEngine(engine_a.name, engine_a.precision, engine_a.runner.description),
+            b=ComparedEngine(engine_b.name, engine_b.precision, engine_b.runner.description),
+            same_graph=same,
+            logits=logit_difference(answers, engine_a.runner.contract),
+            layers=_compare_layers(engine_a, engine_b, files) if layers else None,
         )
 
 
-def difference(answers: Answers, contract: ModelContract, *, worst: int = WORST) -> Comparison:
-    """The comparison of the two engines of ``answers``; ``contract`` names the classes."""
+def logit_difference(answers: Answers, contract: ModelContract, *, listed: int = MAX_LISTED) -> LogitDifference:
+    """Compare the logits of two engines; ``contract`` names the classes, ``listed`` bounds ``worst``."""
     a_NK, b_NK = answers.logits_NK
-    answer_a_N, answer_b_N = predicted(a_NK), predicted(b_NK)
+    answer_a_N, answer_b_N = predicted_classes(a_NK), predicted_classes(b_NK)
     finite_N = (answer_a_N >= 0) & (answer_b_N >= 0)
     if not finite_N.any():
         raise InputError(f"no image has finite logits in both engines ({answers.files[0]}, ...); build them again")
     max_N, mean_N, cosine_N, kl_N = (np.full(len(finite_N), np.nan) for _ in range(4))
     max_N[~finite_N] = np.inf
+    kl_N[finite_N] = kl_nats(a_NK[finite_N], b_NK[finite_N])
     for i in np.flatnonzero(finite_N):
         x, y = a_NK[i].astype(np.float64), b_NK[i].astype(np.float64)
         gap = np.abs(x - y)
-        max_N[i], mean_N[i], cosine_N[i], kl_N[i] = gap.max(), gap.mean(), _cosine(x, y), _kl_nats(a_NK[i], b_NK[i])
-    order = np.argsort(-max_N, kind="stable")[:worst]
-    return Comparison(
+        max_N[i], mean_N[i], cosine_N[i] = gap.max(), gap.mean(), _cosine(x, y)
+    order = np.argsort(-max_N, kind="stable")[:listed]
+    return LogitDifference(
         images=len(finite_N),
         unreadable=answers.unreadable,
         not_finite_a=int((answer_a_N < 0).sum()),
@@ -128,7 +189,7 @@ def difference(answers: Answers, contract: ModelContract, *, worst: int = WORST)
         kl_nats=float(kl_N[finite_N].mean()),
         disagreements=int(((answer_a_N != answer_b_N) | ~finite_N).sum()),
         worst=tuple(
-            Parted(
+            Divergence(
                 answers.files[i],
                 float(max_N[i]),
                 float(kl_N[i]),
@@ -141,54 +202,62 @@ def difference(answers: Answers, contract: ModelContract, *, worst: int = WORST)
     )
 
 
-def same_graph(a: Path, b: Path) -> bool:
-    """Whether two ONNX files are the same, byte for byte: then only what runs them can set their logits apart."""
-    return a.samefile(b) or (a.stat().st_size == b.stat().st_size and sha256_of(a) == sha256_of(b))
+def check_bounds(max_error: float | None, min_agreement: float | None) -> None:
+    """Raise UsageError for a bound of ``gate`` that is out of range."""
+    if max_error is not None and not 0 <= max_error < math.inf:  # false for NaN
+        raise UsageError(f"`max_error` {max_error:g}: takes a difference of logits, 0 or more")
+    if min_agreement is not None and not 0 <= min_agreement <= 100:
+        raise UsageError(f"`min_agreement` {min_agreement:g}: takes percent within 0..100, such as 99.5")
 
 
-def gate(
-    found: Comparison,
-    *,
-    max_error: float | None = None,
-    min_agreement: float | None = None,
-    same_graph: bool = False,
-) -> None:
-    """ProofError where a logit differs by more than ``max_error``, or fewer than ``min_agreement`` % of answers agree.
+def gate(found: Comparison, *, max_error: float | None = None, min_agreement: float | None = None) -> None:
+    """Raise ProofError if a logit differs by more than ``max_error``, or too few answers agree.
 
-    An image that is not finite in one of the engines breaks both bounds. Where both run the ``same_graph`` the next
-    step is another than to look for the layer.
+    ``min_agreement`` is in percent of the images. An image that is not finite in one of the engines breaks both bounds.
     """
-    step = "it is the runtimes that differ: hold a third against them" if same_graph else _FIND
-    broken = found.not_finite_a + found.not_finite_b
+    logits = found.logits
+    step = (
+        "both run the same graph, so the runtimes differ: compare with a third one"
+        if found.same_graph
+        else "find the layer where the engines differ with `layers`"
+    )
+    broken = logits.not_finite_a + logits.not_finite_b
     if broken and (max_error is not None or min_agreement is not None):
         raise ProofError(f"{broken} answers are not finite; build the engine with a higher precision")
-    if max_error is not None and found.max_abs > max_error:
+    if max_error is not None and logits.max_abs > max_error:
         raise ProofError(
-            f"--max-error {max_error:g}: a logit differs by {found.max_abs:.4g} ({found.worst[0].file}); {step}"
+            f"`max_error` {max_error:g}: a logit differs by {logits.max_abs:.4g} ({logits.worst[0].file}); {step}"
         )
-    if min_agreement is not None and found.agreement_percent < min_agreement:
+    if min_agreement is not None and logits.agreement_percent < min_agreement:
         raise ProofError(
-            f"--min-agreement {min_agreement:g}: {found.agreement_percent:.2f} % of {found.images} answers agree; "
+            f"`min_agreement` {min_agreement:g}: {logits.agreement_percent:.2f} % of {logits.images} answers agree; "
             f"{step}"
         )
 
 
-def check_bounds(max_error: float | None, min_agreement: float | None) -> None:
-    """UsageError for a bound that is none."""
-    if max_error is not None and not 0 <= max_error < math.inf:  # false for NaN
-        raise UsageError(f"--max-error {max_error}: takes a difference of logits, 0 or more")
-    if min_agreement is not None and not 0 <= min_agreement <= 100:
-        raise UsageError(f"--min-agreement {min_agreement}: takes percent within 0..100, such as 99.5")
+def _same_graph(a: Path | None, b: Path | None) -> bool:
+    """Whether two ONNX files are the same, byte for byte."""
+    if a is None or b is None:
+        return False
+    return a.samefile(b) or (a.stat().st_size == b.stat().st_size and sha256_of(a) == sha256_of(b))
+
+
+def _compare_layers(a: OpenedEngine, b: OpenedEngine, files: tuple[Path, ...]) -> tuple[LayerDifference, ...]:
+    if a.onnx_path is None or b.onnx_path is None:
+        raise UsageError("`layers` compares ONNX graphs, and a checkpoint is none; export it first")
+    try:
+        from alexnet_deploy.evaluation.compare_layers import compare_layers
+    except ModuleNotFoundError as exc:
+        raise UnavailableError(f"`layers` needs {exc.name}; pip install 'alexnet-deploy[cpu]'") from exc
+    pre = a.runner.contract.preprocessing
+    with closing(read_batches(files, pre, batch=LAYER_BATCH)) as batches:
+        pixels = (read.pixels_NHWC for read in batches if len(read.pixels_NHWC))
+        return tuple(compare_layers(a.onnx_path, b.onnx_path, pixels))
 
 
 def _cosine(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     lengths = float(np.linalg.norm(x) * np.linalg.norm(y))
     return float(x @ y) / lengths if lengths else float(not x.any() and not y.any())
-
-
-def _kl_nats(p_K: NDArray[np.float32], q_K: NDArray[np.float32]) -> float:
-    log_p_K, log_q_K = log_softmax(p_K[None], 1.0)[0], log_softmax(q_K[None], 1.0)[0]
-    return max(float(np.exp(log_p_K) @ (log_p_K - log_q_K)), 0.0)  # rounding can leave a 0 just below it
 
 
 def _label(contract: ModelContract, answer: np.int64) -> str | None:

@@ -1,23 +1,31 @@
-"""Labelled images + open engines -> accuracy, confidence, latency and size of each, and each beside the first."""
+"""Engines + labelled images -> accuracy, confidence, latency and size per engine, each compared with the first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ProofError, UsageError
-from alexnet_deploy.evaluation.accuracy import Accuracy, Paired, accuracy, paired
-from alexnet_deploy.evaluation.answers import Answers, answers_of
-from alexnet_deploy.evaluation.engines import Contender, Overlap, unique_names
-from alexnet_deploy.images.labelled import Labelled, copies_among
+from alexnet_deploy.evaluation.accuracy import Accuracy, AccuracyDelta, accuracy, accuracy_delta
+from alexnet_deploy.evaluation.answers import Answers, collect_answers
+from alexnet_deploy.evaluation.engines import (
+    OpenedEngine,
+    find_shared_images,
+    open_engines,
+    refuse_shared,
+    unique_names,
+)
+from alexnet_deploy.evaluation.max_drop import holds_max_drop
+from alexnet_deploy.images.labelled import LabelledImages, list_labelled
+from alexnet_deploy.images.shared import count_copies
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.profiling.latency import measure
+from alexnet_deploy.progress import Progress, no_progress
 
 LATENCY_S = 0.5
-"""Seconds an engine is timed: some hundred calls, steady enough to stand beside its accuracy."""
-EPSILON = 1e-9
-"""Points. 30 of 1000 images are 3 points, whatever the binary fractions say."""
+"""Seconds for which each engine is timed: some hundred calls, steady enough to stand beside its accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,100 +36,145 @@ class EngineResult:
     """Unique among the results."""
     precision: str
     runner: str
+    """Runtime, version, device."""
     model_bytes: int
+    """Size of the file that the runtime loads."""
     temperature: float
-    """Of its contract."""
+    """As in its contract."""
     accuracy: Accuracy
     latency_ms: float | None
-    """Median of calls with one image; None where it was not asked for."""
+    """Median of calls with one image; None if it was not measured."""
     calibration_images: int | None
-    """How many of the images calibrated it; None where no record says."""
+    """How many of the images calibrated it; None without a record."""
     temperature_images: int | None
-    """How many of the images its temperature was fitted on; None where no record says."""
+    """How many of the images its temperature was fitted on; None without a record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Everything that ``evaluate`` found on one folder."""
+    """Everything that ``evaluate`` measured on one folder."""
 
     data: Path
     naming: str
+    """What the folders are named by: ``class id``, ``label`` or ``class number``."""
     contract: ModelContract
-    """Of the first engine: names the classes."""
+    """Contract of the first engine: it names the classes."""
     images: int
     copies: int
-    """How many of them have the content of another: each counts, though it tells nothing new."""
+    """How many images have the content of another. Each counts, though it adds no information."""
     unreadable: tuple[str, ...]
+    """One line per file that cannot be read."""
     engines: tuple[EngineResult, ...]
-    pairs: tuple[Paired, ...]
-    """``engines[i + 1]`` beside ``engines[0]``."""
+    deltas: tuple[AccuracyDelta, ...]
+    """``engines[i + 1]`` compared with ``engines[0]``."""
+    answers: Answers = field(repr=False, compare=False)
+    """The logits that all this was computed from."""
+    passed_over: tuple[str, ...] = ()
+    """One line per runtime that was tried and cannot run an engine here."""
+    unused_gpu: bool = False
+    """Whether an engine runs on the CPU although this machine has a GPU."""
 
 
 def evaluate(
-    contenders: Sequence[Contender],
-    data: Labelled,
+    engines: Sequence[str | Path] | None,
+    data: str | Path,
     *,
-    overlap: Overlap,
+    store: str | Path = "engines",
+    runtimes: Sequence[str] = ("auto",),
+    threads: int | None = None,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
+    allow_calibration_images: bool = False,
     latency_s: float | None = LATENCY_S,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[Evaluation, Answers]:
-    """Measure all engines on the same pixels; then time each alone, for ``latency_s`` seconds (None: not at all).
+    min_engines: int = 1,
+    on_progress: Progress = no_progress,
+) -> Evaluation:
+    """Measure engines on the labelled images in ``data``, which holds one folder per class.
 
-    ``overlap`` is what ``calibration_overlap`` found. Raises what ``answers_of`` raises.
+    ``engines`` are bundles (names in ``store`` or paths), ONNX files and checkpoints, each with an optional runtime:
+    ``alexnet-int8@openvino``. None means all bundles of the store. The first one is what the others are compared with.
+    ``runtimes`` may also hold ``"all"``. All engines answer the same pixels; then each is timed alone for
+    ``latency_s`` seconds (None: not at all).
+
+    Raises InputError if the images calibrated an engine or its temperature, unless ``allow_calibration_images``;
+    UsageError if fewer than ``min_engines`` engines are open, before anything is measured; and what ``open_engines``,
+    ``list_labelled`` and ``collect_answers`` raise.
     """
-    names = unique_names(contenders)
-    answers = answers_of([c.runner for c in contenders], data, names=names, on_progress=on_progress)
+    with open_engines(engines, Path(store), runtimes, threads=threads, import_options=import_options) as opened:
+        if len(opened) < min_engines:
+            raise UsageError(
+                "only one engine is open, and a comparison needs two; give a second `engine`, or NAME@RUNTIME with "
+                "another runtime"
+            )
+        return evaluate_opened(
+            opened,
+            list_labelled(Path(data), opened[0].runner.contract),
+            allow_calibration_images=allow_calibration_images,
+            latency_s=latency_s,
+            on_progress=on_progress,
+        )
+
+
+def evaluate_opened(
+    engines: Sequence[OpenedEngine],
+    data: LabelledImages,
+    *,
+    allow_calibration_images: bool = False,
+    latency_s: float | None = LATENCY_S,
+    on_progress: Progress = no_progress,
+) -> Evaluation:
+    """Measure engines that are already open; see ``evaluate``."""
+    shared = find_shared_images(engines, data)
+    if not allow_calibration_images:
+        refuse_shared(shared)
+    names = unique_names(engines)
+    answers = collect_answers([e.runner for e in engines], data, names=names, on_progress=on_progress)
     results = [
         EngineResult(
             name=name,
-            precision=contender.precision,
-            runner=contender.runner.description,
-            model_bytes=contender.model_bytes,
-            temperature=contender.runner.contract.temperature,
-            accuracy=accuracy(answers, i, contender.runner.contract),
-            latency_ms=None if latency_s is None else measure(contender.runner, duration_s=latency_s).median_ms,
-            calibration_images=_shared(contender.calibrated_on, overlap.calibrated.get(contender.name)),
-            temperature_images=_shared(contender.fitted_on, overlap.fitted.get(contender.name)),
+            precision=engine.precision,
+            runner=engine.runner.description,
+            model_bytes=engine.file.stat().st_size,
+            temperature=engine.runner.contract.temperature,
+            accuracy=accuracy(answers, i, engine.runner.contract),
+            latency_ms=None if latency_s is None else measure(engine.runner, duration_s=latency_s).median_ms,
+            calibration_images=_count(engine.calibration_hashes, shared.calibration.get(engine.name)),
+            temperature_images=_count(engine.temperature_hashes, shared.temperature.get(engine.name)),
         )
-        for i, (contender, name) in enumerate(zip(contenders, names, strict=True))
+        for i, (engine, name) in enumerate(zip(engines, names, strict=True))
     ]
-    evaluation = Evaluation(
+    return Evaluation(
         data=data.root,
         naming=data.naming,
-        contract=contenders[0].runner.contract,
+        contract=engines[0].runner.contract,
         images=len(answers.files),
-        copies=copies_among(answers.files),
+        copies=count_copies(answers.files),
         unreadable=answers.unreadable,
         engines=tuple(results),
-        pairs=tuple(paired(answers, 0, i) for i in range(1, len(contenders))),
+        deltas=tuple(accuracy_delta(answers, 0, i) for i in range(1, len(engines))),
+        answers=answers,
+        passed_over=tuple(f"{engine.name}: {each}" for engine in engines for each in engine.passed_over),
+        unused_gpu=any(engine.unused_gpu for engine in engines),
     )
-    return evaluation, answers
 
 
-def _shared(recorded: frozenset[str] | None, files: Sequence[Path] | None) -> int | None:
-    return None if recorded is None else len(files or ())
+def _count(hashes: frozenset[str] | None, files: Sequence[Path] | None) -> int | None:
+    return None if hashes is None else len(files or ())
 
 
-def check_bound(max_drop: float) -> None:
-    """UsageError for a ``--max-drop`` that is no bound."""
-    if not 0 <= max_drop <= 100:  # false for NaN
-        raise UsageError(f"--max-drop {max_drop}: takes points of top-1 accuracy within 0..100, such as 0.3")
+def gate(delta: AccuracyDelta, first: str, second: str, max_drop: float, *, confident: bool = False) -> None:
+    """Raise ProofError if ``second`` is more than ``max_drop`` points of top-1 below ``first``.
 
-
-def gate(found: Paired, first: str, second: str, max_drop: float, *, confident: bool = False) -> None:
-    """ProofError where ``second`` is more than ``max_drop`` points of top-1 below ``first``.
-
-    What is compared is the drop that was measured; with ``confident`` the largest that its 95 % interval allows.
+    The measured drop counts; with ``confident``, the largest drop within its 95 % interval.
     """
-    low, high = found.points_interval.low, found.points_interval.high
-    drop = -(low if confident else found.points)
-    if drop <= max_drop + EPSILON:
+    low, high = delta.points_interval.low, delta.points_interval.high
+    drop = -(low if confident else delta.points)
+    if holds_max_drop(drop, max_drop):
         return
     is_, bound, more = (
         ("may be", " (the bound of the 95 % interval)", "more images, or ") if confident else ("is", "", "")
     )
     raise ProofError(
-        f"--max-drop {max_drop:g}: {second} {is_} {drop:.2f} points of top-1 below {first}{bound}; measured "
-        f"{found.points:+.2f}, 95 % interval {low:+.2f}..{high:+.2f}; give {more}the worst layers back to float: "
+        f"`max_drop` {max_drop:g}: {second} {is_} {drop:.2f} points of top-1 below {first}{bound}; measured "
+        f"{delta.points:+.2f}, 95 % interval {low:+.2f}..{high:+.2f}; give {more}the worst layers back to float: "
         "alexnet-deploy diagnose ranks them"
     )

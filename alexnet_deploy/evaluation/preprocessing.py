@@ -1,7 +1,7 @@
-"""What another decoder or resizer would do to the answers: the same files, the same engine, other pixels.
+"""What another decoder or resizer would change: the same files, the same engine, other pixels.
 
-``images.py`` is the one definition of preprocessing; whoever serves an engine with a decoder of their own replaces it.
-Each variant here is one way in which common libraries differ, everything else as in ``images.py``.
+``images/decode.py`` is the only definition of preprocessing, and whoever serves an engine with another decoder replaces
+it. Each variant here is one way in which common libraries differ from it.
 """
 
 from __future__ import annotations
@@ -17,78 +17,93 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.contract import ModelContract, Preprocessing, torchvision_resize_to
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.evaluation.answers import predicted
-from alexnet_deploy.evaluation.statistics import Interval, difference_points
+from alexnet_deploy.evaluation.answers import find_or_choose
+from alexnet_deploy.evaluation.statistics import Interval, count_pairs
 from alexnet_deploy.images.decode import crop_box, open_rgb, to_pixels
 from alexnet_deploy.images.labelled import list_labelled
+from alexnet_deploy.inference.probabilities import finite_rows, predicted_classes
 from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N image, H height, W width, C channel (RGB), K class, V variant
 
 BATCH = 16
-"""Images in memory at once, in every variant."""
+"""Images in memory at the same time, in every variant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to make pixels of a file."""
+    """One way to make pixels from a file."""
 
     name: str
     differs: str
-    """In what from the reference, for people."""
+    """How it differs from the reference, for people."""
     pixels: Callable[[Path, Image.Image, Preprocessing], NDArray[np.uint8]]
-    """Of the file, and of the file as ``images.open_rgb`` decodes it."""
+    """Takes the file, and the file as ``open_rgb`` decodes it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
-    """What one variant did to the answers, beside the reference on the same images."""
+class VariantResult:
+    """The answers with one variant, compared with the reference on the same images."""
 
     name: str
     differs: str
     touched: int
-    """Images with at least one other pixel value."""
+    """Images with at least one different pixel value."""
     mean_abs_pixel: float
-    """Mean absolute difference of a channel value, of 0..255, over all images."""
+    """Mean absolute difference of a channel value (0..255) over all images."""
     max_logit_change: float
     changed: int
-    """Images with another first answer."""
+    """Images with a different first answer."""
     top1_points: float | None
     """Change of accuracy; None without labels."""
     points_interval: Interval | None
-    """Its paired 95 % interval."""
+    """95 % interval of paired proportions."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingParity:
-    """What every variant did on one folder of images."""
+    """The results of all variants on one folder of images."""
 
     preprocessing: Preprocessing
     images: int
     unreadable: tuple[str, ...]
     largest_logit: float
-    """The largest magnitude with the reference: what ``max_logit_change`` is to be seen against."""
+    """The largest magnitude of a logit with the reference, to compare ``max_logit_change`` with."""
     top1_percent: float | None
-    """With the reference."""
-    variants: tuple[Shift, ...]
+    """With the reference; None without labels."""
+    variants: tuple[VariantResult, ...]
     unlabelled: str | None = None
     """Why there is no accuracy."""
 
 
 def preprocessing_parity(
+    runner: Runner, data: Path, *, images: int | None = None, on_progress: Progress = no_progress
+) -> PreprocessingParity:
+    """Run the images below ``data``, or ``images`` of them, through ``runner`` with the pixels of every variant.
+
+    If they are labelled, the accuracies are measured as well. Raises what ``run_variants`` raises.
+    """
+    files = find_or_choose(data, images)
+    targets, unlabelled = targets_if_labelled(data, files, runner.contract)
+    return run_variants(runner, files, targets, unlabelled=unlabelled, on_progress=on_progress)
+
+
+def run_variants(
     runner: Runner,
     files: Sequence[Path],
     targets: Sequence[int] | None,
     *,
     unlabelled: str | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = no_progress,
 ) -> PreprocessingParity:
-    """Run image ``files`` through ``runner`` with the pixels of every variant; ``targets`` are their class numbers.
+    """Run ``files`` through ``runner`` with the pixels of every variant; ``targets`` are their class numbers.
 
-    Raises InputError where no image can be read, or a logit is not finite. Memory is one batch's pixels and the logits.
+    Memory holds the pixels of one batch and the logits. Raises InputError if no image can be read or a logit is not
+    finite.
     """
     pre = runner.contract.preprocessing
     variants = variants_of(pre)
@@ -108,15 +123,15 @@ def preprocessing_parity(
             if good:
                 for v, part in enumerate(parts):
                     part.append(runner(np.stack([pixels_VHWC[v] for pixels_VHWC in good])))
-            on_progress(start + len(decoded), len(files))
+            on_progress("images", start + len(decoded), len(files))
     if not kept:
         raise InputError(f"none of the {len(files)} images is readable ({unreadable[0]})")
     reference_NK, *logits_NK = (np.concatenate(part) for part in parts)
-    if not all(np.isfinite(found).all() for found in (reference_NK, *logits_NK)):
+    if not all(finite_rows(found_NK).all() for found_NK in (reference_NK, *logits_NK)):
         raise InputError("the engine's output on some images is not finite; try one of higher precision")
     target_N = None if targets is None else np.array(targets, np.int64)[kept]
-    shifts = [
-        _shift(variant, int(touched), float(error) / len(kept), reference_NK, changed_NK, target_N)
+    results = [
+        _result(variant, int(touched), float(error) / len(kept), reference_NK, changed_NK, target_N)
         for variant, touched, error, changed_NK in zip(variants, touched_V, pixel_error_V, logits_NK, strict=True)
     ]
     return PreprocessingParity(
@@ -124,8 +139,8 @@ def preprocessing_parity(
         images=len(kept),
         unreadable=tuple(unreadable),
         largest_logit=float(np.abs(reference_NK).max()),
-        top1_percent=None if target_N is None else 100 * float((predicted(reference_NK) == target_N).mean()),
-        variants=tuple(shifts),
+        top1_percent=None if target_N is None else 100 * float((predicted_classes(reference_NK) == target_N).mean()),
+        variants=tuple(results),
         unlabelled=unlabelled,
     )
 
@@ -133,7 +148,7 @@ def preprocessing_parity(
 def targets_if_labelled(
     data: Path, files: Sequence[Path], contract: ModelContract
 ) -> tuple[list[int] | None, str | None]:
-    """The class numbers of ``files``, which lie below ``data``, or None and the line that says why there are none."""
+    """Return the class numbers of ``files``, which lie below ``data``, or None and one line that says why not."""
     try:
         labelled = list_labelled(data, contract)
     except InputError as exc:
@@ -141,12 +156,12 @@ def targets_if_labelled(
     target_of = dict(zip(labelled.files, labelled.targets, strict=True))
     outside = next((file for file in files if file not in target_of), None)
     if outside is not None:
-        return None, f"{outside}: lies in no class folder"
+        return None, f"{outside}: is not in a class folder"
     return [target_of[file] for file in files], None
 
 
 def variants_of(pre: Preprocessing) -> tuple[Variant, ...]:
-    """What to hold against the reference for a model of this preprocessing."""
+    """Return the variants for a model with this preprocessing."""
     other = "bicubic" if pre.interpolation == "bilinear" else "bilinear"
     stretch = pre.resize == "stretch"
     return (
@@ -164,7 +179,7 @@ def variants_of(pre: Preprocessing) -> tuple[Variant, ...]:
 def _batches(
     files: Sequence[Path], pre: Preprocessing, variants: Sequence[Variant]
 ) -> Generator[tuple[int, list[NDArray[np.uint8] | str]]]:
-    """First index and, a file, the pixels ``[1 + V, H, W, 3]`` (reference first) or the line that says why not."""
+    """Yield the first index and, per file, the pixels ``[1 + V, H, W, 3]`` (reference first) or the error."""
 
     def decode(path: Path) -> NDArray[np.uint8] | str:
         try:
@@ -179,7 +194,7 @@ def _batches(
 
 
 def _reduced(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
-    """As thumbnailers and data loaders decode: the inverse DCT of fewer coefficients (libjpeg's scale_denom)."""
+    """Decode as thumbnailers and data loaders do: the inverse DCT of fewer coefficients (libjpeg's scale_denom)."""
     side = pre.resize_to or max(pre.height, pre.width)
     try:
         with Image.open(path) as reduced:
@@ -188,7 +203,7 @@ def _reduced(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.u
             reduced.draft(reduced.mode, (side, side))
             upright = ImageOps.exif_transpose(reduced)
             return to_pixels(upright.convert("RGB"), pre)
-    except Exception as exc:  # as in images.py: Pillow's parsers raise anything on a hostile file
+    except Exception as exc:  # as in images/decode.py: Pillow's parsers raise anything on a hostile file
         raise InputError(f"{path}: cannot be decoded at a reduced size ({type(exc).__name__})") from exc
 
 
@@ -202,13 +217,12 @@ def _other_filter(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray
 def _other_rule(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
     if pre.resize == "shorter-side":
         return to_pixels(image, dataclasses.replace(pre, resize="stretch", resize_to=None))
-    # torchvision's share: the crop is 224 of 256
-    resize_to = max(pre.height, pre.width) * 256 // 224
+    resize_to = torchvision_resize_to(pre.height, pre.width)
     return to_pixels(image, dataclasses.replace(pre, resize="shorter-side", resize_to=resize_to))
 
 
 def _no_antialias(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
-    """OpenCV's INTER_LINEAR and torch's interpolate(antialias=False), in the geometry of the reference."""
+    """Resize as OpenCV's INTER_LINEAR and torch's interpolate(antialias=False), with the geometry of the reference."""
     stretch = pre.resize == "stretch"
     left, top, right, bottom = (0.0, 0.0, image.width, image.height) if stretch else crop_box(*image.size, pre)
     y0, y1, fy = _taps(top, bottom, pre.height, image.height)
@@ -222,29 +236,27 @@ def _no_antialias(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray
 def _taps(
     start: float, stop: float, count: int, size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """The two neighbours of each of ``count`` sampling points, and the weight of the second; edges repeat."""
+    """Return the two neighbours of each of ``count`` sampling points and the weight of the second; edges repeat."""
     centre = (np.arange(count) + 0.5) * (stop - start) / count + start - 0.5
     centre = np.clip(centre, 0, size - 1)
     first = np.floor(centre).astype(np.int64)
     return first, np.minimum(first + 1, size - 1), (centre - first).astype(np.float32)
 
 
-def _shift(
+def _result(
     variant: Variant,
     touched: int,
     mean_abs_pixel: float,
     reference_NK: NDArray[np.float32],
     changed_NK: NDArray[np.float32],
     target_N: NDArray[np.int64] | None,
-) -> Shift:
-    before_N, after_N = predicted(reference_NK), predicted(changed_NK)
+) -> VariantResult:
+    before_N, after_N = predicted_classes(reference_NK), predicted_classes(changed_NK)
     points = interval = None
     if target_N is not None:
-        right_N, still_N = before_N == target_N, after_N == target_N
-        both, lost, won = (int(x.sum()) for x in (right_N & still_N, right_N & ~still_N, ~right_N & still_N))
-        points = 100 * (won - lost) / len(target_N)
-        interval = difference_points(both, lost, won, len(target_N) - both - lost - won)
-    return Shift(
+        counts = count_pairs(before_N == target_N, after_N == target_N)
+        points, interval = counts.points, counts.points_interval
+    return VariantResult(
         name=variant.name,
         differs=variant.differs,
         touched=touched,

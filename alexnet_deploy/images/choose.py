@@ -1,4 +1,4 @@
-"""Which images calibrate: chosen by seed, balanced over classes, hashed, streamed through ``images.py``."""
+"""Which images calibrate: chosen by seed, balanced over classes, hashed, decoded batch by batch."""
 
 from __future__ import annotations
 
@@ -22,18 +22,13 @@ from alexnet_deploy.images.find import find_images
 
 DEFAULT_IMAGES = 512
 """TensorRT's guide finds about 500 images enough for ImageNet networks."""
-
-FLAGS = ("--calibration-data", "--calibration-images")
-"""How the command line calls a folder to choose from, and the count."""
-
-
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
-"""What data sets call their parts, first the one that may calibrate. Other names with folders inside may be classes."""
+"""Names of the parts of a data set, first the one that may calibrate; a folder of another name may be a class."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSet:
-    """The images, in the order in which they calibrate, with the hash of each file's content."""
+    """Images in the order in which they calibrate, with the hash of each file's content."""
 
     root: Path
     files: tuple[Path, ...]
@@ -41,7 +36,7 @@ class CalibrationSet:
     seed: int
 
     def batches(self, pre: Preprocessing, batch: int) -> Iterator[NDArray[np.uint8]]:
-        """Pixels ``[n, H, W, 3]``, n = ``batch`` but for the last; only one batch is in memory."""
+        """Pixels ``[n, H, W, 3]``, n = ``batch`` except in the last; only one batch is in memory."""
         for start in range(0, len(self.files), batch):
             yield np.stack([load_pixels(file, pre) for file in self.files[start : start + batch]])
 
@@ -51,7 +46,7 @@ class CalibrationSet:
 
 
 def images_digest(sha256: Iterable[str]) -> str:
-    """SHA-256 over images' hashes in order: equal for equal images, wherever they lie."""
+    """SHA-256 over the hashes of images in order: equal for equal images, wherever they are."""
     return hashlib.sha256("\n".join(sha256).encode()).hexdigest()
 
 
@@ -60,28 +55,33 @@ def choose_images(
     *,
     count: int = DEFAULT_IMAGES,
     seed: int = 0,
-    flags: tuple[str, str] = FLAGS,
+    calibrates: bool = True,
+    parameters: tuple[str, ...] = ("calibration_data", "calibration_images"),
     fewer: Callable[[int], str] | None = None,
 ) -> CalibrationSet:
     """Choose ``count`` readable, distinct images below ``root``.
 
-    Where ``root`` holds folders they are taken for classes and drawn from in turn; the draw depends on ``seed`` and
-    the file names alone. A file that is no image, or the same bytes as one already chosen, is passed over.
-    Errors call the folder and the count by ``flags``; ``fewer`` tells which flags would do with a smaller count (None:
-    the second of ``flags``).
-    Raises InputError where a class folder holds no image, ``root`` not enough usable ones, or where it is the folder
-    above class folders, ``train`` and ``val`` say.
+    If ``root`` holds folders, they count as classes and are drawn from in turn. The draw depends on ``seed`` and the
+    file names alone. A file that is no image, or has the same bytes as one already chosen, is passed over.
+
+    ``calibrates`` says that the images calibrate: then ``root`` may not be the folder above the splits of a data set
+    (``train`` and ``val``), because the images that judge an engine must not calibrate it. ``parameters`` are the
+    caller's names for the folder and for the count, which may be a sum; errors use them. ``fewer`` writes the
+    parameters that fit a smaller count (None: the last of ``parameters``).
+    Raises InputError where a class folder holds no image or ``root`` not enough usable ones.
     """
+    folder, *counts = (f"`{parameter}`" for parameter in parameters)
+    number = " and ".join(counts)
     if count < 1:
-        raise UsageError(f"{flags[1]} {count}: takes 1 or more; {DEFAULT_IMAGES} is a good number")
+        raise UsageError(f"{number} {count}: takes 1 or more; {DEFAULT_IMAGES} is a good number")
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; {flags[0]} takes a folder of images like those of production")
+        raise InputError(f"{root}: no such folder; {folder} takes a folder of images like those of production")
     groups: dict[str, list[Path]] = {}
     for file in find_images([root]):
         relative = file.relative_to(root)
         groups.setdefault(relative.parts[0] if len(relative.parts) > 1 else "", []).append(file)
-    if FLAGS[1] in flags[1]:  # where images only compare engines, those of all splits may
-        _refuse_splits(root, groups, flags[0])
+    if calibrates:
+        _refuse_splits(root, groups, folder)
     _refuse_empty_class(root, groups.keys())
     rng = random.Random(seed)
     for members in groups.values():
@@ -96,17 +96,16 @@ def choose_images(
             if len(chosen) == count:
                 return CalibrationSet(root, tuple(chosen.values()), tuple(chosen), seed)
     if not chosen:
-        raise InputError(f"{root}: holds no readable image; {flags[0]} takes a folder of photos")
+        raise InputError(f"{root}: holds no readable image; {folder} takes a folder of photos")
     useless = sum(map(len, groups.values())) - len(chosen)
-    instead = fewer(len(chosen)) if fewer else f"{flags[1]} {len(chosen)}"
+    instead = fewer(len(chosen)) if fewer else f"{counts[-1]} {len(chosen)}"
     raise InputError(
         f"{root}: holds {len(chosen)} usable images{f' ({useless} more are damaged or copies)' if useless else ''}, "
-        f"{flags[1]} asks for {count}; add images, or accept fewer with {instead}"
+        f"{number} asks for {count}; add images, or accept fewer with {instead}"
     )
 
 
-def _refuse_splits(root: Path, groups: Mapping[str, list[Path]], flag: str) -> None:
-    """The splits of a data set would pass for its classes, and the images that judge an engine calibrate it."""
+def _refuse_splits(root: Path, groups: Mapping[str, list[Path]], parameter: str) -> None:
     splits = [
         name
         for name, files in groups.items()
@@ -115,22 +114,22 @@ def _refuse_splits(root: Path, groups: Mapping[str, list[Path]], flag: str) -> N
     if splits:
         right = min(splits, key=lambda name: _SPLITS.index(name.lower()))
         raise InputError(
-            f"{root}: folder {right!r} is no class, but holds class folders; {flag} takes one split of a data set: "
-            f"give {root / right}"
+            f"{root}: folder {right!r} is not a class, it holds class folders; {parameter} takes one split of a data "
+            f"set: give {root / right}"
         )
 
 
 def _refuse_empty_class(root: Path, classes: Collection[str]) -> None:
-    """A class without an image would leave the balance silently; images beside the folders mean no classes at all."""
+    """A class without an image would unbalance the draw silently; images beside the folders mean no classes."""
     if "" in classes:
         return
     for folder in sorted(root.iterdir()):
         if folder.is_dir() and not folder.name.startswith(".") and folder.name not in classes:
-            raise InputError(f"{folder}: is a class folder without an image; fill it, or take it away")
+            raise InputError(f"{folder}: is a class folder without an image; fill it, or remove it")
 
 
 def _hash_of_image(file: Path) -> str | None:
-    """SHA-256 of the file's content; None where it cannot be read as an image, a dangling link say."""
+    """SHA-256 of the file's content; None if it cannot be read as an image."""
     try:
         load_pixels(file, Preprocessing(8, 8, "stretch", None))
         return sha256_of(file)

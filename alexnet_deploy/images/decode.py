@@ -1,6 +1,6 @@
 """Image file -> uint8 RGB pixels: the only definition of decode, orientation, resize and crop.
 
-Training, calibration, inference and evaluation all come through here, so none can see other pixels than the rest.
+Training, calibration, inference and evaluation all use it, so all see the same pixels.
 """
 
 from __future__ import annotations
@@ -16,51 +16,42 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.errors import InputError
-from alexnet_deploy.runtime.stage_timer import Lap, no_lap
+from alexnet_deploy.errors import InputError, one_line
 
 # Legend: H height, W width, C channel (RGB)
 
 MAX_PIXELS = 178_956_970
-"""Larger images are refused. Pillow's own limit; it holds here even where a program has lifted Pillow's."""
+"""Larger images are refused. It is Pillow's own limit, and holds here even if a program has lifted Pillow's."""
 
-# Named, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
+# Listed, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_STRIP = 1 << 16  # pixels scaled at a time in float64: all at once, a large scan would need gigabytes
+_STRIP = 1 << 16  # pixels scaled at a time in float64: a large scan at once would need gigabytes
 _WHITE = {"I": 65535.0, "F": 1.0}
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def load_pixels(
-    path: Path, pre: Preprocessing, out: NDArray[np.uint8] | None = None, *, lap: Lap = no_lap
-) -> NDArray[np.uint8]:
+def load_pixels(path: Path, pre: Preprocessing, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Pixels ``[H, W, 3]`` of an image file, written into ``out`` if given; raises InputError as ``open_rgb`` does."""
-    try:
-        image = open_rgb(path)
-    finally:
-        lap("decode")
-    resized = resize(image, pre)
-    lap("resize")
+    resized = resize(open_rgb(path), pre)
     if out is None:
         return np.array(resized, dtype=np.uint8)
     out[...] = np.asarray(resized)
-    lap("batch")
     return out
 
 
 def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Image.Image:
     """Decode the first frame of an image: upright by its EXIF orientation, mode RGB, detached from its file.
 
-    Transparency is laid over white, as browsers and photo viewers show it: dropping the alpha channel would
-    bring out whatever colour lies hidden under it, mostly black. 16-bit grey is scaled, not clipped; 32-bit
-    integers count as 16-bit and floats as 0..1, unless a value lies outside: then from the darkest to the lightest.
+    Transparency is laid over white, as browsers and photo viewers show it: without the alpha channel the colour hidden
+    under it would show, mostly black. 16-bit grey is scaled, not clipped. 32-bit integers count as 16-bit and floats as
+    0..1; if a value lies outside, the scale goes from the darkest to the lightest.
 
     Raises InputError (``name`` or the path, and the cause) for anything that is not a whole image: missing,
     unreadable, empty, cut off, of another kind, or above ``MAX_PIXELS``.
     """
-    _hush_pillow()
+    _ignore_pillow_warnings()
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
@@ -70,21 +61,21 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Ima
             _turn_upright(image)
             return _to_rgb(image)
     except Exception as exc:  # a hostile file can make Pillow's parsers raise anything; no file may stop a run
-        raise InputError(f"{_one_line(label)}: {_cause(exc)}") from exc
+        raise InputError(f"{' '.join(label.splitlines())}: {_cause(exc)}") from exc
 
 
 def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
     """Resize (antialiased) and crop an RGB image by the model's rule -> ``[H, W, 3]``, contiguous, the caller's own.
 
-    ``shorter-side`` has the geometry of torchvision's Resize + CenterCrop, but only the part that survives the
-    crop is resized: a quarter faster, and a panorama of any aspect ratio needs no memory for what is cut away.
-    An image that already has the size of a ``stretch`` model comes through untouched.
+    ``shorter-side`` has the geometry of torchvision's Resize + CenterCrop, but only the part inside the crop is
+    resized: a quarter faster, and a panorama of any aspect ratio needs no memory for the rest. An image that already
+    has the size of a ``stretch`` model stays as it is.
     """
     return np.array(resize(image, pre), dtype=np.uint8)
 
 
 def resize(image: Image.Image, pre: Preprocessing) -> Image.Image:
-    """``to_pixels`` before the pixels leave Pillow."""
+    """``to_pixels`` as a Pillow image."""
     box = None if pre.resize == "stretch" else crop_box(image.width, image.height, pre)
     return image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=box)
 
@@ -102,10 +93,10 @@ def crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float,
     return left * x, top * y, right, bottom
 
 
-def _hush_pillow() -> None:
-    """Ignore Pillow's warnings in this process: a file's flaw is an InputError here, or does not matter.
+def _ignore_pillow_warnings() -> None:
+    """Ignore Pillow's warnings in this process: a flaw in a file is an InputError here, or does not matter.
 
-    ``warnings.catch_warnings`` is no choice: it is not thread-safe, and files are decoded in threads.
+    ``warnings.catch_warnings`` is not thread-safe, and files are decoded in threads.
     """
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
@@ -115,7 +106,7 @@ def _turn_upright(image: Image.Image) -> None:
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:
-        return  # the picture itself was decoded; damaged metadata only costs the orientation
+        return  # the image itself is decoded; damaged metadata only costs the orientation
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -156,8 +147,4 @@ def _cause(exc: Exception) -> str:
         case Image.DecompressionBombError():
             return f"has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down first"
         case _:
-            return f"cannot be decoded ({_one_line(str(exc)) or type(exc).__name__}); get a whole copy of the file"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
+            return f"cannot be decoded ({one_line(exc)}); get a whole copy of the file"

@@ -1,4 +1,4 @@
-"""Which image files a user means: files, folders and patterns, in a settled order."""
+"""Which image files a user means: files, folders and patterns, in a fixed order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SUFFIXES = frozenset((
 def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
     """Image files of the sources, in their order: files, folders (recursive, sorted), glob patterns (sorted).
 
-    A file that is named is always taken; folders and patterns yield what has a suffix of ``SUFFIXES`` and is
-    not hidden. Folders stream, one directory's names in memory at a time; each is read once, so a loop of
-    symbolic links ends. A folder that cannot be read is yielded itself: opening it tells the reason.
+    A file that is named is always taken; folders and patterns yield files with a suffix of ``SUFFIXES`` that are not
+    hidden. Folders stream, with the names of one directory in memory at a time. Each is read once, so a loop of
+    symbolic links ends. A folder that cannot be read is yielded itself: opening it reports the cause.
 
     Raises InputError at the call, before anything is yielded, for a source that is missing or has no image.
     """
@@ -40,7 +40,7 @@ def _images_of(source: str | Path) -> Iterator[Path]:
     else:
         matches = map(Path, sorted(glob.iglob(os.path.expanduser(source), recursive=True)))
         named = (match for match in matches if match.suffix.lower() in SUFFIXES)
-        # A dangling link is an image that is missing, as in a folder.
+        # A dangling link is a missing image, as in a folder.
         images = (match for match in named if match.is_file() or (match.is_symlink() and not match.exists()))
         nothing = "matches no image; check the pattern"
     first = next(images, None)
@@ -51,7 +51,7 @@ def _images_of(source: str | Path) -> Iterator[Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
-    open_folders = [_entries(str(folder), seen)]  # a list, as folders may nest deeper than Python's stack
+    open_folders = [_entries(str(folder), seen)]  # a list: folders may nest deeper than Python's stack
     while open_folders:
         path, is_folder = next(open_folders[-1], ("", False))
         if is_folder:
@@ -75,7 +75,7 @@ def _entries(folder: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, boo
                     continue
                 if os.path.isdir(entry.path) if is_link else entry.is_dir():
                     subfolders.add(entry.name)
-                # A dangling link is an image that is missing, not one to pass over; pipes and sockets are none.
+                # A dangling link is a missing image, not one to skip; pipes and sockets are no images.
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (is_link or entry.is_file()):
                     images.append(entry.name)
     except OSError:

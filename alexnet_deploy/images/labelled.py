@@ -9,37 +9,36 @@ from pathlib import Path
 
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.find import find_images
 
 # Legend: N image, H height, W width, C channel (RGB), K class
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """Image files with their class numbers, class by class."""
+class LabelledImages:
+    """Image files with their class numbers, sorted by class."""
 
     root: Path
     files: tuple[Path, ...]
     targets: tuple[int, ...]
     naming: str = "class id"
-    """What the folders are named by: ``class id``, ``label``, ``class number``, or several of them."""
+    """What the folders are named after: ``class id``, ``label``, ``class number``, or several of them."""
 
 
-def list_labelled(folder: Path, contract: ModelContract) -> Labelled:
-    """All images of ``folder``, which holds one folder of images a class, named by class id, label or class number.
+def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
+    """All images of ``folder``, which holds one folder of images per class, named by class id, label or class number.
 
-    One naming for all folders is preferred, in this order; where none fits them all, each folder goes by the first
-    that knows it. Raises InputError where a folder is no class of the contract or several, two are the same class,
-    one is empty, or there is none.
+    One naming for all folders is preferred, in this order. If none fits them all, each folder goes by the first that
+    knows it. Raises InputError where a folder is no class of the contract or several, two are the same class, one is
+    empty, or there is none.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one that holds one folder of images a class")
+        raise InputError(f"{folder}: no such folder; give one that holds one folder of images per class")
     names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
     if not names:
         raise InputError(
             f"{folder}: holds no class folders; its classes are {', '.join(contract.class_ids[:3])}, ...: "
-            "give one folder of images a class"
+            "give one folder of images per class"
         )
     targets, naming = _classes_of(folder, names, contract)
     folder_of: dict[int, str] = {}
@@ -47,7 +46,7 @@ def list_labelled(folder: Path, contract: ModelContract) -> Labelled:
         if (other := folder_of.setdefault(target, name)) != name:
             raise InputError(
                 f"{folder}: folders {other!r} and {name!r} are the same class ({_called(contract, target)}); "
-                "merge them, or take one away"
+                "merge them, or remove one"
             )
     files: list[Path] = []
     target_of: list[int] = []
@@ -55,14 +54,14 @@ def list_labelled(folder: Path, contract: ModelContract) -> Labelled:
         try:
             found = list(find_images([folder / name]))
         except InputError as exc:
-            raise InputError(f"{folder / name}: is a class folder without an image; fill it, or take it away") from exc
+            raise InputError(f"{folder / name}: is a class folder without an image; fill it, or remove it") from exc
         files += found
         target_of += [target] * len(found)
-    return Labelled(folder, tuple(files), tuple(target_of), naming)
+    return LabelledImages(folder, tuple(files), tuple(target_of), naming)
 
 
 def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> tuple[list[int], str]:
-    """The class number of each folder, and what they are named by."""
+    """The class number of each folder, and what the folders are named after."""
     by_label: dict[str, list[int]] = {}
     for k, label in enumerate(contract.labels):
         by_label.setdefault(label, []).append(k)
@@ -70,7 +69,7 @@ def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> 
     namings = {
         "class id": {class_id: [k] for k, class_id in enumerate(contract.class_ids)},
         "label": by_label,
-        # Zero-padded, too, so that a listing is in the order of the classes.
+        # Also zero-padded, which keeps a listing in the order of the classes.
         "class number": {n: [int(n)] for n in names if n.isascii() and n.isdecimal() and int(n) < count},
     }
     fits_all = next(({key: known} for key, known in namings.items() if known.keys() >= set(names)), namings)
@@ -92,7 +91,7 @@ def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> 
 def _no_class(
     folder: Path, name: str, names: Sequence[str], namings: dict[str, dict[str, list[int]]], contract: ModelContract
 ) -> str:
-    """Why there is no such class, and what was probably meant."""
+    """Why there is no such class, and which one was probably meant."""
     message = f"{folder}: folder {name!r} is no class of this model"
     matched = {naming: sum(n in known for n in names) for naming, known in namings.items()}
     best = max(matched, key=lambda naming: matched[naming])
@@ -116,11 +115,3 @@ def _plain(text: str) -> str:
 def _called(contract: ModelContract, k: int) -> str:
     class_id, label = contract.class_ids[k], contract.labels[k]
     return class_id if class_id == label else f"{class_id} ({label})"
-
-
-def copies_among(files: Sequence[Path]) -> int:
-    """How many of ``files`` have the content of one before them; only files of equal size are read."""
-    by_size: dict[int, list[Path]] = {}
-    for file in files:
-        by_size.setdefault(file.stat().st_size, []).append(file)
-    return sum(len(same) - len(set(map(sha256_of, same))) for same in by_size.values() if len(same) > 1)

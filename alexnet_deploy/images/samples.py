@@ -1,4 +1,4 @@
-"""The sample photos, and real pixels for whoever must prove something on real pixels."""
+"""The sample photos, and real pixels for a proof of parity."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
 
 PARITY_IMAGES = 16
-"""A wrong weight or layout shows on the first image; more only cost time."""
+"""A wrong weight or layout shows on the first image; more images only cost time."""
 
 
 def sample_photos() -> list[Path]:
@@ -24,9 +24,9 @@ def sample_photos() -> list[Path]:
     return list(find_images([folder]))
 
 
-def parity_pixels(folder: Path | None, pre: Preprocessing) -> NDArray[np.uint8]:
-    """Pixels ``[N, H, W, 3]`` of up to ``PARITY_IMAGES`` readable images of ``folder``, else of the sample photos."""
-    files = sample_photos() if folder is None else find_images([folder])
+def parity_pixels(parity_images: str | Path | None, pre: Preprocessing) -> NDArray[np.uint8]:
+    """Pixels ``[N, H, W, 3]`` of up to ``PARITY_IMAGES`` readable images of a folder (None: the sample photos)."""
+    files = sample_photos() if parity_images is None else find_images([parity_images])
     pixels = []
     for file in islice(files, PARITY_IMAGES):
         try:
@@ -35,6 +35,6 @@ def parity_pixels(folder: Path | None, pre: Preprocessing) -> NDArray[np.uint8]:
             continue
     if not pixels:
         raise InputError(
-            f"{folder}: none of its first {PARITY_IMAGES} images is readable; choose other --parity-images"
+            f"{parity_images}: none of its first {PARITY_IMAGES} images is readable; choose other `parity_images`"
         )
     return np.stack(pixels)

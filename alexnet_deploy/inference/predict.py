@@ -1,10 +1,11 @@
-"""Images + a Runner -> predictions: streaming, in order, decoding while the runner computes."""
+"""Images and a Runner in, predictions out: streaming, in order, decoding while the runner computes."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,16 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.errors import InputError, require_positive
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.inference.probabilities import finite_rows, softmax
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.stage_timer import Lap, no_lap
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 BATCH = 32
 """Past this size a CPU gains nothing, and the first rows would only come later."""
+
+Load = Callable[[Path, Preprocessing, NDArray[np.uint8]], object]
+"""Fills the last argument, uint8 ``[H, W, 3]``, from an image file; InputError where it cannot be read."""
 
 _BUFFERS = 3  # one with the runner, two being filled: a slow file in one does not starve the decoders
 
@@ -39,7 +43,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model says of one file: the likeliest classes first, or the one line that says why not."""
+    """The likeliest classes of one file, best first, or one line with the reason why there are none."""
 
     file: str
     top: tuple[Answer, ...]
@@ -55,7 +59,7 @@ class Prediction:
 class PixelBatch:
     """Files in order, an error for each that could not be decoded, and the pixels of the others.
 
-    ``pixels_NHWC`` is reused: it holds until the next batch is asked for.
+    ``pixels_NHWC`` is reused: it is valid until the next batch is read.
     """
 
     files: tuple[Path, ...]
@@ -64,56 +68,38 @@ class PixelBatch:
 
 
 def predict(
-    runner: Runner,
-    files: Iterable[Path],
-    *,
-    top_k: int = 5,
-    batch: int = BATCH,
-    workers: int | None = None,
-    lap: Lap = no_lap,
+    runner: Runner, files: Iterable[Path], *, top_k: int = 5, batch: int = BATCH, workers: int | None = None
 ) -> Iterator[Prediction]:
-    """One Prediction a file, in the order of ``files``, however many there are: memory does not grow with them.
+    """One Prediction per file, in the order of ``files``, however many there are: memory does not grow with them.
 
-    ``runner`` takes batches of any size up to ``batch`` (``open_runner`` sees to that). A file that cannot be
-    used becomes a Prediction with an error; a failing runner ends the run with its exception. However the run
-    ends, closing the iterator included, the decoding threads (``workers``, default one a core) end with it. ``lap``
-    is told of each stage that a thread has ended: ``waiting``, ``decode``, ``resize``, ``batch``, ``compute``,
-    ``top-k``, ``output`` (what the caller does with the rows), and of a GPU ``host-to-device`` and ``device-to-host``.
+    ``runner`` must take batches of any size up to ``batch``, as that of ``open_runner`` does. A file that cannot be
+    used becomes a Prediction with an error; a failing runner ends the run with its exception. When the run ends, also
+    by closing the iterator, the decoding threads (``workers``, default one per core) end with it.
 
-    Raises UsageError at the call for a number out of range; more ``top_k`` than classes gives all classes.
+    Raises UsageError at the call for a number out of range; a ``top_k`` above the number of classes gives all classes.
     """
-    for name, value in (("top_k", top_k), ("batch", batch), ("workers", 1 if workers is None else workers)):
-        if value < 1:
-            raise UsageError(f"`{name}` {value} is out of range; use 1 or more")
-    return _predict(runner, files, top_k, batch, workers, lap)
+    require_positive(top_k=top_k, batch=batch, workers=workers)
+    return _predict(runner, read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers), top_k)
 
 
-def _predict(
-    runner: Runner, files: Iterable[Path], top_k: int, batch: int, workers: int | None, lap: Lap
-) -> Iterator[Prediction]:
-    batches = read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers, lap=lap)
-    before, runner.lap = runner.lap, lap
-    try:
+def _predict(runner: Runner, batches: Generator[PixelBatch], top_k: int) -> Iterator[Prediction]:
+    with closing(batches):
         for read in batches:
-            lap("waiting")
-            yield from _answered(runner, read, top_k, lap)
-            lap("output")
-    finally:
-        batches.close()
-        runner.lap = before
+            logits_NK = runner(read.pixels_NHWC) if len(read.pixels_NHWC) else None
+            yield from predictions_of(read, logits_NK, runner.contract, top_k)
 
 
-def _answered(runner: Runner, read: PixelBatch, top_k: int, lap: Lap) -> list[Prediction]:
-    logits_NK = runner(read.pixels_NHWC) if len(read.pixels_NHWC) else None
-    lap("compute")
-    answers = iter([] if logits_NK is None else top_answers(logits_NK, runner.contract, top_k))
+def predictions_of(
+    read: PixelBatch, logits_NK: NDArray[np.float32] | None, contract: ModelContract, top_k: int
+) -> list[Prediction]:
+    """One Prediction per file of ``read``; ``logits_NK`` belong to its pixels (None: no file could be decoded)."""
+    answers = iter([] if logits_NK is None else top_answers(logits_NK, contract, top_k))
     predictions = []
     for file, error in zip(read.files, read.errors, strict=True):
         top = () if error else next(answers)
         if not (top or error):
             error = f"{file}: the model's output is not finite; try an engine of higher precision"
         predictions.append(Prediction(str(file), top, error))
-    lap("top-k")
     return predictions
 
 
@@ -123,10 +109,9 @@ def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: 
     Probabilities are softmax(logits / temperature) in float64.
     """
     scaled_NK = logits_NK.astype(np.float64) / contract.temperature
-    finite_N = np.all(np.isfinite(scaled_NK), axis=1)
+    finite_N = finite_rows(scaled_NK)
     scaled_NK[~finite_N] = 0.0
-    powers_NK = np.exp(scaled_NK - scaled_NK.max(axis=1, keepdims=True))
-    probabilities_NK = powers_NK / powers_NK.sum(axis=1, keepdims=True)
+    probabilities_NK = softmax(scaled_NK)
     order_NK = np.argsort(-scaled_NK, axis=1, kind="stable")[:, :top_k]
     return [
         tuple(Answer(int(k), contract.labels[k], float(row[k])) for k in order) if finite else ()
@@ -135,23 +120,31 @@ def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: 
 
 
 def read_batches(
-    files: Iterable[Path], pre: Preprocessing, *, batch: int = BATCH, workers: int | None = None, lap: Lap = no_lap
+    files: Iterable[Path],
+    pre: Preprocessing,
+    *,
+    batch: int = BATCH,
+    workers: int | None = None,
+    load: Load = load_pixels,
 ) -> Generator[PixelBatch]:
-    """Decode files in ``workers`` threads (default: one a core), up to two batches ahead of the reader."""
+    """Decode files in ``workers`` threads (default: one per core), up to two batches ahead of the reader."""
     source = iter(files)
     free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(_BUFFERS))
     ahead: deque[tuple[NDArray[np.uint8], tuple[Path, ...], list[Future[str | None]]]] = deque()
     pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")
 
-    def work(path: Path, out: NDArray[np.uint8]) -> str | None:
-        lap("waiting")
-        return _decode(path, out, pre, lap)
+    def error_of(path: Path, out: NDArray[np.uint8]) -> str | None:
+        try:
+            load(path, pre, out)
+        except InputError as exc:
+            return str(exc)
+        return None
 
     try:
         while True:
             while free and (paths := tuple(islice(source, batch))):
                 buffer = free.popleft()
-                ahead.append((buffer, paths, [pool.submit(work, path, buffer[i]) for i, path in enumerate(paths)]))
+                ahead.append((buffer, paths, [pool.submit(error_of, path, buffer[i]) for i, path in enumerate(paths)]))
             if not ahead:
                 return
             buffer, paths, jobs = ahead.popleft()
@@ -164,11 +157,3 @@ def read_batches(
 def _read(buffer: NDArray[np.uint8], paths: tuple[Path, ...], errors: tuple[str | None, ...]) -> PixelBatch:
     good = [i for i, error in enumerate(errors) if error is None]
     return PixelBatch(paths, errors, buffer[: len(paths)] if len(good) == len(paths) else buffer[good])
-
-
-def _decode(path: Path, out: NDArray[np.uint8], pre: Preprocessing, lap: Lap) -> str | None:
-    try:
-        load_pixels(path, pre, out, lap=lap)
-    except InputError as exc:
-        return str(exc)
-    return None

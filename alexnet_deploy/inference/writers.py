@@ -1,4 +1,4 @@
-"""Predictions written down: a table for people; JSON Lines, CSV and Parquet for programs. All of them stream."""
+"""Writing predictions: a table for people; JSON Lines, CSV and Parquet for programs. All of them stream."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
-from alexnet_deploy.errors import UnavailableError, UsageError
-from alexnet_deploy.files import atomic_file
+from alexnet_deploy.errors import UnavailableError, UsageError, printable
+from alexnet_deploy.files import atomic_file, check_file
 from alexnet_deploy.inference.predict import Prediction
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
@@ -30,25 +30,23 @@ _FILE_CELLS, _LABEL_CELLS = 48, 28  # widths of the table's columns: room for mo
 def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Console | None = None) -> Iterator[Write]:
     """Yield the function that writes one prediction, to ``output`` or, without it, to the standard output.
 
-    A file appears whole when the block ends without an error, else what stood there before stays. A reader of
-    the standard output that leaves early (``| head``) ends the block quietly. ``top_k`` is the number of
-    answers a CSV row has columns for; ``console`` is where a table goes on a terminal, so that it can share it
-    with a progress bar.
+    A file appears whole when the block ends without an error; otherwise the old one stays. A reader of the standard
+    output that leaves early (``| head``) ends the block quietly. ``top_k`` is the number of answers that a CSV row has
+    columns for. A table on a terminal is printed through ``console``, which can share it with a progress bar.
 
-    Raises UsageError for Parquet without ``output`` and for an ``output`` that is no plain file,
-    UnavailableError where pyarrow is missing, the disk is full or the place cannot be written (the standard output:
-    inside ``checked_standard_output``, as in every command).
+    Raises UsageError for Parquet without ``output`` and for an ``output`` that is not a plain file, UnavailableError
+    where pyarrow is missing, the disk is full or the place cannot be written.
     """
-    if output is not None and output.exists() and not output.is_file():
-        raise UsageError(f"--output {output}: is not a plain file; name a file")
+    if output is not None:
+        check_file(output, "output")
     if format_ == "parquet":
         if output is None:
-            raise UsageError("--format parquet cannot go to the standard output; add --output FILE")
+            raise UsageError("`format` parquet cannot go to the standard output; give an `output` file")
         try:
             from alexnet_deploy.inference.parquet import parquet_writer
         except ImportError as exc:
             raise UnavailableError(
-                "--format parquet needs pyarrow; pip install 'alexnet-deploy[parquet]', or use --format jsonl"
+                "`format` parquet needs pyarrow; pip install 'alexnet-deploy[parquet]', or use `format` jsonl"
             ) from exc
         with atomic_file(output) as temporary, parquet_writer(temporary) as write:
             yield write
@@ -99,25 +97,20 @@ def _table_writer(stream: TextIO, terminal: Console | None) -> Write:
 
 
 def _table_line(prediction: Prediction, width: int | None = None) -> str:
-    file = _printable(prediction.file)
+    file = printable(prediction.file)
     file = file.ljust(_FILE_CELLS) if width is None else _end_of(file, min(_FILE_CELLS, width // 2))
     if prediction.error:
-        return f"{file}  {_printable(prediction.error.removeprefix(prediction.file + ': '))}"
+        return f"{file}  {printable(prediction.error.removeprefix(prediction.file + ': '))}"
     best, *others = prediction.top
     label = (
         best.label.ljust(_LABEL_CELLS) if width is None else set_cell_size(best.label, min(_LABEL_CELLS, width // 4))
     )
     rest = ", ".join(f"{answer.label} {answer.probability:.1%}" for answer in others)
-    return _printable(f"{file}  {label} {best.probability:>6.1%}  {rest}".rstrip())
-
-
-def _printable(text: str) -> str:
-    """A file name or a label must not move the cursor of whoever looks at the table."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return printable(f"{file}  {label} {best.probability:>6.1%}  {rest}".rstrip())
 
 
 def _end_of(path: str, cells: int) -> str:
-    """Exactly ``cells`` wide; of a longer path the end is kept, which tells files apart."""
+    """Exactly ``cells`` wide; a longer path keeps its end, by which files differ."""
     return set_cell_size(path, cells) if cell_len(path) <= cells else "…" + set_cell_size(path[::-1], cells - 1)[::-1]
 
 
@@ -141,5 +134,5 @@ def _text_stream(output: Path | None) -> Iterator[TextIO]:
 
 
 def _utf8(raw: BinaryIO, *, line_buffering: bool = False) -> io.TextIOWrapper:
-    # A file name need not be valid text: its odd bytes become \udcXX, which is also how JSON spells them.
+    # A file name need not be valid text: its odd bytes become \udcXX, as they do in JSON.
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", newline="", line_buffering=line_buffering)

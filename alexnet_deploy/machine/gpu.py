@@ -1,10 +1,13 @@
-"""Clock, power, temperature and throttling of the GPU, as NVIDIA's management library (NVML) tells them."""
+"""Clock, power, temperature and throttling of the GPU, from NVIDIA's management library (NVML)."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 SLOWDOWNS = {
@@ -13,14 +16,17 @@ SLOWDOWNS = {
     "HwPowerBrakeSlowdown": "external power brake",
     "SwThermalSlowdown": "too hot, driver",
 }
-"""Reasons by their name in NVML, without its prefix, that no GPU at rest or at work has unless something is wrong."""
+"""Reasons that a GPU gives only when something is wrong, by their name in NVML without its prefix."""
 LIMITS = SLOWDOWNS | {"SwPowerCap": "power limit"}
-"""At its power limit is where a GPU at full load belongs: told, but the clock is what judges it."""
+"""A GPU at full load belongs at its power limit: that is reported, but the clock decides."""
+
+
+_TIMEOUT_S = 20
 
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """One moment; None: this GPU does not tell."""
+    """The state at one moment; None: this GPU does not report it."""
 
     clock_mhz: float | None = None
     """Of its multiprocessors."""
@@ -33,7 +39,7 @@ class GpuState:
 
 
 class Gpu(Protocol):
-    """Something with a state: NVML, or a fake."""
+    """A GPU with a state to read: through NVML, or a fake."""
 
     def read(self) -> GpuState: ...
 
@@ -45,10 +51,10 @@ class NvmlGpu:
         self._api, self._handle = api, handle
 
     def read(self) -> GpuState:
-        """The state of this moment."""
+        """Read the state now."""
         api = self._api
         reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
-        if reasons is None:  # a driver from before R535 knows it by its old name
+        if reasons is None:  # a driver before R535 knows it by its old name
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")
         return GpuState(
@@ -60,7 +66,7 @@ class NvmlGpu:
         )
 
     def _ask(self, function: str, *arguments: int) -> Any:
-        """None where this GPU, its driver or this pynvml does not answer."""
+        """None if this GPU, its driver or this pynvml does not support the question."""
         ask = getattr(self._api, function, None)
         if ask is None:
             return None
@@ -75,11 +81,35 @@ class NvmlGpu:
         return tuple(text for name, text in names.items() if reasons & bits[name])
 
 
-def open_gpu(load: Callable[[], Any] | None = None, environment: Mapping[str, str] = os.environ) -> NvmlGpu | None:
-    """The first GPU that CUDA sees; None without pynvml, without a driver, or where NVML cannot know which it is.
+def has_nvidia_gpu(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process may see an NVIDIA GPU: a look at the driver's device files, which loads nothing.
 
-    NVML numbers GPUs by their slot, CUDA by speed unless ``CUDA_DEVICE_ORDER`` says otherwise: with several and no
-    UUID in ``CUDA_VISIBLE_DEVICES``, a guess could watch another one.
+    A container without its GPUs passed in has none, nor has a process with an empty ``CUDA_VISIBLE_DEVICES``.
+    """
+    if environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return False
+    files = ("dev/nvidia[0-9]*", "dev/nvhost-gpu", "usr/lib/wsl/lib/libcuda.so*")  # a card, a Jetson, Windows' WSL
+    return any(any(root.glob(pattern)) for pattern in files)
+
+
+def nvidia_smi() -> str | None:
+    """Its ``name, driver_version, compute_cap`` lines, or its error message; None where there is no nvidia-smi."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=name,driver_version,compute_cap", "--format=csv,noheader"]
+    try:
+        asked = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return f"it does not answer ({type(exc).__name__})"
+    return asked.stdout or asked.stderr
+
+
+def open_gpu(load: Callable[[], Any] | None = None, environment: Mapping[str, str] = os.environ) -> NvmlGpu | None:
+    """The first GPU that CUDA sees; None without pynvml, without a driver, or if NVML cannot know which one it is.
+
+    NVML numbers GPUs by slot, CUDA by speed unless ``CUDA_DEVICE_ORDER`` changes that: with several GPUs and no UUID in
+    ``CUDA_VISIBLE_DEVICES`` a guess could watch the wrong one.
     """
     try:
         api = (load or _pynvml)()

@@ -1,28 +1,28 @@
-"""What else happened on this machine while something was measured, and whether the numbers can be believed.
+"""Whether the machine held still during a measurement, so that the numbers can be believed.
 
-``MachineWatch.read`` notes the state of one moment from the counters of the Linux kernel (and of NVML, for a GPU);
-``judge`` looks at several of them. Each bound below asks one question: would the same engine have been measured
-differently on the same machine at rest? What a machine does not tell is None, and is not judged.
+``MachineWatch.read`` reads the counters of the Linux kernel (and of NVML, for a GPU) at one moment; ``judge`` compares
+several readings. Each bound below answers one question: would the same engine measure differently on the same machine
+at rest? A counter that the machine does not have is None and is not judged.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_deploy.machine.cpu import usable_cpus
 from alexnet_deploy.machine.gpu import Gpu, GpuState, open_gpu
 
 MAX_OTHERS_PERCENT = 5.0
-"""Of the cores' time, by other processes. What a machine at rest does on its own takes 1 to 2 %."""
+"""Of the cores' time, by other processes. A machine at rest needs 1 to 2 % for itself."""
 MAX_STOLEN_PERCENT = 1.0
-"""Of the cores' time, by the hypervisor: a p99 is made of the worst 1 % of calls."""
+"""Of the cores' time, by the hypervisor. A p99 depends on the worst 1 % of calls."""
 MAX_CLOCK_CHANGE_PERCENT = 10.0
-"""Between two moments of a run. Boost alone moves a busy core's clock by some 5 %, leaving a boost state by more."""
+"""Between two moments of a run. Boost alone changes a busy core's clock by some 5 %, the end of a boost by more."""
 MIN_COUNTED_S = 0.05
 """The kernel counts CPU time in ticks of 10 ms; below five of them a share is rounding."""
 
@@ -31,7 +31,7 @@ _THROTTLED = re.compile(r"^nr_throttled (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One moment. The counters count from some point in the past; only differences mean anything."""
+    """The counters at one moment. They count from some point in the past, so only differences mean anything."""
 
     at_s: float
     own_s: float
@@ -42,7 +42,7 @@ class Reading:
     """Time in which the hypervisor ran something else while one of these cores had work."""
     load_1min: float | None = None
     clock_mhz: float | None = None
-    """Of the fastest of these cores: an idle one clocks down and says nothing of the work."""
+    """Of the fastest of these cores: an idle one clocks down, whatever the work."""
     thermal_throttles: int | None = None
     quota_throttles: int | None = None
     """How often the CPU quota of our control groups was used up."""
@@ -50,8 +50,8 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """What was seen from the first to the last reading; None: the machine does not tell."""
+class MachineConditions:
+    """What happened from the first to the last reading; None: the machine does not report it."""
 
     cores: int
     """That this process may use."""
@@ -70,11 +70,11 @@ class Watched:
     gpu_limited_by: tuple[str, ...]
     """Why the GPU's clock was below its highest, in NVML's words."""
     invalid: tuple[str, ...]
-    """Why the measurement does not count, each with what to do; empty where nothing speaks against it."""
+    """Why the measurement does not count, each with the next step; empty if it counts."""
 
 
 class MachineWatch:
-    """Reads the counters below ``root``; ``gpu`` where the work runs on one."""
+    """Reads the counters below ``root``, and of ``gpu`` if the work runs on one."""
 
     def __init__(
         self, *, gpu: Gpu | None = None, root: Path = Path("/"), own_s: Callable[[], float] = time.process_time
@@ -88,7 +88,7 @@ class MachineWatch:
         )
 
     def read(self) -> Reading:
-        """The state of this moment; some hundred microseconds on a small machine."""
+        """Read all counters now; this takes some hundred microseconds on a small machine."""
         busy_s, stolen_s = self._cpu_seconds()
         load = _text(self._root / "proc/loadavg").split()
         clocks_khz = _numbers(self._clocks)
@@ -106,8 +106,8 @@ class MachineWatch:
             gpu=None if self._gpu is None else self._gpu.read(),
         )
 
-    def judge(self, readings: Sequence[Reading]) -> Watched:
-        """``judge`` for the cores that are watched."""
+    def judge(self, readings: Sequence[Reading]) -> MachineConditions:
+        """``judge`` for the watched cores."""
         return judge(readings, cores=len(self._cpus))
 
     def _cpu_seconds(self) -> tuple[float | None, float | None]:
@@ -121,13 +121,13 @@ class MachineWatch:
         return sum(sum(t[:3]) + t[5] + t[6] for t in ticks) / hz, sum(t[7] for t in ticks) / hz
 
 
-def watch_for(description: str) -> MachineWatch:
-    """What watches while a runner of this ``description`` works: the GPU, too, where it runs on one."""
-    return MachineWatch(gpu=None if " on CPU" in description else open_gpu())
+def watch_for(device: str) -> MachineWatch:
+    """The watch for a ``Runner.device``: with the GPU unless that is ``"cpu"``."""
+    return MachineWatch(gpu=None if device == "cpu" else open_gpu())
 
 
-def judge(readings: Sequence[Reading], *, cores: int) -> Watched:
-    """What changed between the first and the last of ``readings``, and what of it makes the measurement invalid."""
+def judge(readings: Sequence[Reading], *, cores: int) -> MachineConditions:
+    """Compare ``readings``, first to last: what changed, and whether that makes the measurement invalid."""
     first, last = readings[0], readings[-1]
     capacity_s = max(last.at_s - first.at_s, 1e-9) * cores
     busy_s, stolen_s = _grown(first.busy_s, last.busy_s), _grown(first.stolen_s, last.stolen_s)
@@ -147,7 +147,7 @@ def judge(readings: Sequence[Reading], *, cores: int) -> Watched:
         (
             stolen_s,
             MAX_STOLEN_PERCENT,
-            "the hypervisor took {:.1f} % of the cores; measure again when the host is calm",
+            "the hypervisor took {:.1f} % of the cores; measure again when the host is less busy",
         ),
     ):
         if share_s is not None and share_s >= MIN_COUNTED_S and 100 * share_s / capacity_s > bound:
@@ -161,11 +161,11 @@ def judge(readings: Sequence[Reading], *, cores: int) -> Watched:
     if thermal:
         invalid.append("the CPU was too hot and throttled; let it cool and measure again")
     if quota:
-        invalid.append(f"the container's CPU quota was used up {quota:.0f} times; raise it, or lower --threads")
+        invalid.append(f"the container's CPU quota was used up {quota:.0f} times; raise it, or use fewer threads")
     if slowed:
         invalid.append(f"the GPU was slowed down ({', '.join(slowed)}); let it cool, check its power supply")
 
-    return Watched(
+    return MachineConditions(
         cores=cores,
         load_average_1min=first.load_1min,
         others_percent=None if others_s is None else 100 * others_s / capacity_s,
@@ -183,26 +183,8 @@ def judge(readings: Sequence[Reading], *, cores: int) -> Watched:
     )
 
 
-def usable_cpus() -> tuple[int, ...]:
-    """Numbers of the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return tuple(sorted(os.sched_getaffinity(0)))
-    return tuple(range(os.cpu_count() or 1))
-
-
-def describe_machine(root: Path = Path("/")) -> dict[str, str | int]:
-    """What a number is worth nothing without: processor, usable cores, system."""
-    model = re.search(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
-    return {
-        "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
-        "cores": len(usable_cpus()),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
 def _control_groups(root: Path) -> list[Path]:
-    """``cpu.stat`` of our control group and of those around it, of version 2 or 1: a quota of any of them holds us."""
+    """``cpu.stat`` of our control group and its parents, of version 2 or 1: a quota of any of them limits us."""
     found: set[Path] = set()
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

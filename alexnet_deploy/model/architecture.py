@@ -4,7 +4,7 @@ Sources: Krizhevsky, Sutskever, Hinton, "ImageNet Classification with Deep Convo
 (NIPS 2012), called "the paper" below; Krizhevsky, "One weird trick" (arXiv:1404.5997), whose widths
 torchvision's ``alexnet`` has.
 
-The order of the layers gives the parameter names: ``alexnet`` loads torchvision's state dict as it is, and
+The order of the layers gives the parameter names: ``alexnet`` loads torchvision's state dict, and
 ``alexnet-review-code`` a checkpoint of the review's own test code.
 """
 
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.json_format import convert
 from alexnet_deploy.model.lrn import PaperLRN
 
 # Legend: N batch, C channel, H height, W width, K class
@@ -26,7 +28,9 @@ INPUT_SIDE = 224
 FEATURE_SIDE = 6
 KERNELS = (11, 5, 3, 3, 3)
 POOLED = (0, 1, 4)
-"""Convolutions (from 0) that a max-pool follows; the first two are also the ones that LRN may follow."""
+"""Convolutions (from 0) that a max-pool follows; LRN may follow the first two."""
+Size = Annotated[int, Meta(ge=1, le=1 << 16)]
+"""Bounds what a damaged or hostile checkpoint may make us allocate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +38,16 @@ class Architecture:
     """One member of the family. The fields after ``widths`` are the paper's ideas as switches."""
 
     name: str
-    widths: tuple[int, int, int, int, int]
-    num_classes: int = 1000
-    groups: tuple[int, int, int, int, int] = (1, 1, 1, 1, 1)
+    widths: tuple[Size, Size, Size, Size, Size]
+    num_classes: Size = 1000
+    groups: tuple[Size, Size, Size, Size, Size] = (1, 1, 1, 1, 1)
     lrn: Literal["none", "before-pool", "after-pool"] = "none"
     activation: Literal["relu", "tanh"] = "relu"
     overlapping_pool: bool = True
     dropout: float = 0.5
     conv_bias: bool = True
-    hidden: int = 4096
-    dense_rank: int | None = None
+    hidden: Size = 4096
+    dense_rank: Size | None = None
     """Rank of the two hidden dense layers' weights; None: full. They hold 54.5 of AlexNet's 61.1 million weights."""
     feature_name: str = "features"
 
@@ -53,9 +57,9 @@ class Architecture:
         if self.num_classes < 2:
             raise UsageError(f"{self.name}: {self.num_classes} classes; a classifier needs at least 2")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"--dropout {self.dropout}: takes a probability from 0 up to, not including, 1")
+            raise UsageError(f"`dropout` {self.dropout}: takes a probability from 0 up to, not including, 1")
         if self.dense_rank is not None and not 1 <= self.dense_rank < self.hidden:
-            raise UsageError(f"--dense-rank {self.dense_rank}: takes 1 to {self.hidden - 1} for {self.name}")
+            raise UsageError(f"`dense_rank` {self.dense_rank}: takes 1 to {self.hidden - 1} for {self.name}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``architecture_from_dict`` reads them back."""
@@ -75,28 +79,22 @@ FAMILY: dict[str, Architecture] = {
 }
 
 
-def architecture(name: str, **switches: Any) -> Architecture:
-    """The family's member ``name`` with some fields changed; UsageError where the name is unknown."""
+def get_architecture(name: str, **switches: Any) -> Architecture:
+    """The member ``name`` of the family with some fields changed; UsageError for an unknown name."""
     if name not in FAMILY:
-        raise UsageError(f"--arch {name}: unknown; choose one of {', '.join(FAMILY)}")
+        raise UsageError(f"`architecture` {name}: unknown; choose one of {', '.join(FAMILY)}")
     return dataclasses.replace(FAMILY[name], **switches)
 
 
-def architecture_from_dict(raw: dict[str, Any], *, source: str) -> Architecture:
+def architecture_from_dict(raw: object, *, source: str) -> Architecture:
     """Read what ``Architecture.to_dict`` gave. InputError names ``source`` where a field is missing or wrong."""
     try:
-        values = raw | {key: tuple(int(v) for v in raw[key]) for key in ("widths", "groups")}
-        arch = Architecture(**values)
-        sizes = (*arch.widths, *arch.groups, arch.hidden, arch.num_classes, arch.dense_rank or 1)
-        if len(sizes) != 13 or not all(type(size) is int and 0 < size <= 1 << 16 for size in sizes):
-            raise ValueError("widths, groups or sizes are out of range")
-        if FAMILY[arch.name].feature_name != arch.feature_name:
-            raise ValueError(f"{arch.name} has no {arch.feature_name!r}")
-        if not all(isinstance(switch, bool) for switch in (arch.overlapping_pool, arch.conv_bias)):
-            raise ValueError("a switch is neither true nor false")
+        arch = convert(raw, Architecture)
+        if arch.name not in FAMILY or FAMILY[arch.name].feature_name != arch.feature_name:
+            raise ValueError(f"there is no {arch.name!r} with {arch.feature_name!r}")
         with torch.device("meta"):
             AlexNet(arch)  # raises where the groups do not divide the widths
-    except (KeyError, TypeError, ValueError, OverflowError, UsageError) as exc:
+    except (ValueError, TypeError, OverflowError, UsageError) as exc:
         raise InputError(
             f"{source}: its architecture is not one of this family ({exc}); export it with its own tool"
         ) from exc
@@ -106,8 +104,7 @@ def architecture_from_dict(raw: dict[str, Any], *, source: str) -> Architecture:
 class AlexNet(nn.Module):
     """Normalised float pixels ``[N, 3, 224, 224]`` in, logits ``[N, num_classes]`` out.
 
-    Pictures of another size, down to 63 pixels, are taken as torchvision's module takes them: the features are
-    averaged to 6 x 6.
+    Images of another size, down to 63 pixels, work as in torchvision's module: the features are averaged to 6 x 6.
     """
 
     def __init__(self, arch: Architecture) -> None:
@@ -118,7 +115,7 @@ class AlexNet(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         features: Tensor = self.get_submodule(self.arch.feature_name)(x_NCHW)
-        if features.shape[2:] != (FEATURE_SIDE, FEATURE_SIDE):  # smaller pictures, in training alone
+        if features.shape[2:] != (FEATURE_SIDE, FEATURE_SIDE):  # smaller images, in training only
             features = nn.functional.adaptive_avg_pool2d(features, FEATURE_SIDE)
         logits_NK: Tensor = self.classifier(features.flatten(1))
         return logits_NK
@@ -191,7 +188,7 @@ def initialise(model: AlexNet, scheme: Literal["paper", "kaiming"]) -> None:
 
 
 class PixelClassifier(nn.Module):
-    """uint8 RGB pixels ``[N, H, W, 3]`` in, logits ``[N, K]`` out: the model as every later stage sees it.
+    """uint8 RGB pixels ``[N, H, W, 3]`` in, logits ``[N, K]`` out, as in every later stage.
 
     ``mean`` and ``std`` are per channel on the 0..1 scale.
     """
@@ -206,7 +203,7 @@ class PixelClassifier(nn.Module):
         self.register_buffer("scale", torch.tensor(std).mul(255).reciprocal().view(1, 3, 1, 1), persistent=False)
 
     def forward(self, pixels_NHWC: Tensor) -> Tensor:
-        # Cast, then permute: TensorRT transposes no uint8. NHWC seen as NCHW is torch's channels-last layout: no copy.
+        # Cast, then permute: TensorRT cannot transpose uint8. NHWC seen as NCHW is channels-last: no copy.
         x_NCHW = pixels_NHWC.float().permute(0, 3, 1, 2)
         logits_NK: Tensor = self.model((x_NCHW - self.mean_255) * self.scale)
         return logits_NK

@@ -9,22 +9,30 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing, imagenet1k_classes
-from alexnet_deploy.errors import ArtifactError, InputError, UsageError
+from alexnet_deploy.errors import ArtifactError, InputError, UsageError, one_line
 from alexnet_deploy.files import atomic_file, sha256_of
-from alexnet_deploy.model.architecture import INPUT_SIDE, AlexNet, Architecture, architecture, architecture_from_dict
+from alexnet_deploy.model.architecture import (
+    INPUT_SIDE,
+    AlexNet,
+    Architecture,
+    architecture_from_dict,
+    get_architecture,
+)
 from alexnet_deploy.model.download import expected_prefix, fetch
+from alexnet_deploy.progress import Progress, no_progress
 
 ARCHITECTURE_KEY = "alexnet_deploy.architecture"
 RECIPE_KEY = "alexnet_deploy.recipe"
@@ -36,7 +44,7 @@ IMAGENET1K_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights with everything needed to use them. ``recipe`` says how they came about, for people and records."""
+    """Weights with everything needed to use them. ``recipe`` records how they were made, for people."""
 
     arch: Architecture
     contract: ModelContract
@@ -71,7 +79,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
         try:
             save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary, metadata)
         except SafetensorError as exc:
-            # A full disk comes as this type, too, with the system's error in the text alone.
+            # A full disk also comes as this type, with the system's error in the text alone.
             found = re.search(r"\(os error (\d+)\)", str(exc))
             if found is None:
                 raise
@@ -96,9 +104,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     contract = ModelContract.from_json(metadata[METADATA_KEY], source=str(path))
     try:
-        raw_arch = json.loads(metadata[ARCHITECTURE_KEY])
-        recipe = dict(json.loads(metadata.get(RECIPE_KEY, "{}")))
-    except (ValueError, TypeError, RecursionError) as exc:
+        raw_arch = msgspec.json.decode(metadata[ARCHITECTURE_KEY])
+        recipe = msgspec.json.decode(metadata.get(RECIPE_KEY, "{}"), type=dict[str, Any])
+    except (ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: its metadata is damaged ({exc}); copy or train it again") from exc
     checkpoint = Checkpoint(architecture_from_dict(raw_arch, source=str(path)), contract, weights, recipe)
     return _checked(checkpoint, path)
@@ -114,11 +122,11 @@ def load_published(path: Path, arch: Architecture, contract: ModelContract) -> C
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
-        raise InputError(f"{path}: no such file; check --weights") from exc
+        raise InputError(f"{path}: no such file; check `weights`") from exc
     except Exception as exc:  # a damaged or hostile file makes torch's reader raise almost anything
-        # torch's own words to a pickle that it refuses are how to load it all the same.
+        # torch's message for a pickle that it refuses explains how to load it anyway.
         refused = isinstance(exc, pickle.UnpicklingError)
-        reason = "it holds more than that" if refused else str(exc).partition("\n")[0][:160] or type(exc).__name__
+        reason = "it holds more than that" if refused else one_line(exc, 160)
         raise InputError(
             f"{path}: is not a plain state dict of tensors ({reason}); save model.state_dict() alone"
         ) from exc
@@ -128,7 +136,7 @@ def load_published(path: Path, arch: Architecture, contract: ModelContract) -> C
 
 
 def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Names, shapes and finiteness of all weights, so that a wrong file is told apart from a bad model."""
+    """``checkpoint``, if names, shapes and values of its weights are right: a wrong file is not a bad model."""
     with torch.device("meta"):
         expected = {key: tuple(v.shape) for key, v in AlexNet(checkpoint.arch).state_dict().items()}
     found = {key: tuple(v.shape) for key, v in checkpoint.weights.items()}
@@ -136,7 +144,7 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         key = next(k for k in (expected | found) if expected.get(k) != found.get(k))
         raise InputError(
             f"{path}: does not fit {checkpoint.arch.name} with {checkpoint.arch.num_classes} classes: {key} is "
-            f"{found.get(key, 'absent')}, expected {expected.get(key, 'absent')}; check --arch"
+            f"{found.get(key, 'absent')}, expected {expected.get(key, 'absent')}; check `architecture`"
         )
     if len(checkpoint.contract.labels) != checkpoint.arch.num_classes:
         raise InputError(
@@ -158,32 +166,32 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     return checkpoint
 
 
-def imagenet1k_contract(arch_name: str) -> ModelContract:
+def imagenet1k_contract(architecture: str) -> ModelContract:
     """ImageNet-1k's classes with torchvision's published preprocessing (resize 256, crop 224)."""
     class_ids, labels = imagenet1k_classes()
-    return ModelContract(arch_name, labels, class_ids, Preprocessing())
+    return ModelContract(architecture, labels, class_ids, Preprocessing())
 
 
 def load_weights(
-    source: str | None, arch_name: str | None = None, *, on_progress: Callable[[int, int | None], None] | None = None
+    weights: str | Path | None, architecture: str | None = None, *, on_progress: Progress = no_progress
 ) -> Checkpoint:
-    """What ``--weights`` names: nothing (the shipped one), ``imagenet1k``, a URL, a .pth, or our own safetensors.
+    """Load our own safetensors, a .pth, a URL of one, ``imagenet1k``, or the shipped checkpoint (None).
 
-    A .pth file is taken as ``arch_name`` (default ``alexnet``) on ImageNet-1k's classes. The SHA-256 prefix in a
-    published file's name (torch hub's convention) is verified for local files, too. Our own checkpoints know their
-    architecture: another ``arch_name`` is a UsageError.
+    A .pth file is read as ``architecture`` (default ``alexnet``) on ImageNet-1k's classes. The SHA-256 prefix in a
+    published file's name (torch hub's convention) is verified for local files as well. Our own checkpoints know their
+    architecture: another one is a UsageError.
     """
-    url = IMAGENET1K_URL if source == "imagenet1k" else source or str(shipped_checkpoint())
-    path = fetch(url, on_progress=on_progress) if "://" in url else Path(url)
+    source = IMAGENET1K_URL if weights == "imagenet1k" else str(weights or shipped_checkpoint())
+    path = fetch(source, on_progress=on_progress) if "://" in source else Path(source)
     if path.suffix == ".safetensors":
         if not path.exists():
-            raise InputError(f"{path}: no such checkpoint; train one, or leave --weights out for the shipped one")
+            raise InputError(f"{path}: no such checkpoint; train one, or leave `weights` out for the shipped one")
         checkpoint = load_checkpoint(path)
-        if arch_name not in (None, checkpoint.arch.name):
-            raise UsageError(f"--arch {arch_name}: {path} holds {checkpoint.arch.name}; leave --arch out")
+        if architecture not in (None, checkpoint.arch.name):
+            raise UsageError(f"`architecture` {architecture}: {path} holds {checkpoint.arch.name}; leave it out")
         return checkpoint
     _check_prefix(path)
-    arch = architecture(arch_name or "alexnet")
+    arch = get_architecture(architecture or "alexnet")
     return load_published(path, arch, imagenet1k_contract(arch.name))
 
 

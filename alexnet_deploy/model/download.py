@@ -1,7 +1,7 @@
 """Published weights by URL: downloaded once, resumed after a cut, and never used before their SHA-256 is checked.
 
     ~/.cache/alexnet-deploy/              $ALEXNET_DEPLOY_CACHE, or alexnet-deploy under $XDG_CACHE_HOME
-      alexnet-owt-7be5be79.pth            whole and verified, at the latest moment before use
+      alexnet-owt-7be5be79.pth            whole; verified before each use
       alexnet-owt-7be5be79.pth.part       what a cut download left; the next one goes on from there
       alexnet-owt-7be5be79.pth.validator  the ETag or date of that part: only the same version is ever appended
       alexnet-owt-7be5be79.pth.lock       held while downloading, so that two processes never write one part
@@ -24,11 +24,9 @@ import requests
 from filelock import FileLock, Timeout
 from requests import exceptions
 
-from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
+from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError, one_line
 from alexnet_deploy.files import CACHE_VARIABLE, cache_folder, sha256_of
-
-Progress = Callable[[int, int | None], None]
-"""Called with bytes so far and bytes in all (None: the server does not say); bytes so far drop on a restart."""
+from alexnet_deploy.progress import Progress, no_progress
 
 MAX_BYTES = 2 << 30
 """AlexNet's published weights are 233 MiB, the largest of its heirs (VGG-19) 548 MiB."""
@@ -95,7 +93,7 @@ class _Download:
             headers |= {"Range": f"bytes={done}-", "If-Range": validator}
         try:
             response = session.get(self.url, headers=headers, stream=True, timeout=_TIMEOUT_S)
-        except ValueError as exc:  # requests', urllib3's and urllib's ways to say that a redirect leads nowhere
+        except ValueError as exc:  # how requests, urllib3 and urllib report a redirect to no usable address
             raise UnavailableError(f"{_shown(self.url)}: no usable address ({_root_cause(exc)}); {_BY_HAND}") from exc
         with response:
             total = self._accept(response, done, validator)
@@ -105,19 +103,19 @@ class _Download:
             with self.part.open("ab" if done else "wb") as file:
                 if not done:
                     self._validator_file.write_text(_validator(response), encoding="latin-1")
-                self.on_progress(done, total)
+                self.on_progress("download", done, total or 0)
                 for chunk in response.iter_content(CHUNK_BYTES):
                     done += len(chunk)
                     if done > self.max_bytes:
                         break
                     file.write(chunk)
-                    self.on_progress(done, total)
+                    self.on_progress("download", done, total or 0)
         self._bound(done)
         if total is not None and done != total:
             raise _TryAgainError(f"the server announced {total} bytes and sent {done}")
 
     def _left_over(self) -> tuple[int, str]:
-        """Bytes that an earlier try left, and what tells their version; 0 where that is not known."""
+        """Bytes that an earlier try left, and their validator; 0 bytes without one."""
         try:
             validator = self._validator_file.read_text(encoding="latin-1").partition("\n")[0].strip()
             return (self.part.stat().st_size, validator) if validator else (0, "")
@@ -125,7 +123,7 @@ class _Download:
             return 0, ""
 
     def _accept(self, response: requests.Response, done: int, validator: str) -> int | None:
-        """Bytes of the whole file, if the server tells; raises unless it sends the file or our missing rest."""
+        """Bytes of the whole file, if known; raises unless the server sends the file or the rest of ours."""
         status = response.status_code
         length = response.headers.get("Content-Length", "")
         if status == HTTPStatus.OK:
@@ -158,15 +156,16 @@ def fetch(
     *,
     cache: Path | None = None,
     sha256_prefix: str | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = no_progress,
     max_bytes: int = MAX_BYTES,
     tries: int = TRIES,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """The verified local copy of ``url``, downloaded unless ``cache`` (default: ``cache_folder()``) holds it already.
+    """The verified local copy of ``url``, downloaded unless ``cache`` (default: ``cache_folder()``) has it already.
 
-    ``sha256_prefix`` is 8 to 64 hex digits; by default those in the file name. ``sleep`` waits, in seconds, before a
-    new try. A cut download stays as NAME.part for the next call; a file of the wrong hash does not stay.
+    ``sha256_prefix`` is 8 to 64 hex digits; by default those in the file name. ``on_progress`` gets bytes, which start
+    again at 0 if the server sends the file anew. ``sleep`` waits, in seconds, before a new try. A cut download stays
+    as NAME.part for the next call; a file of the wrong hash is removed.
 
     Raises InputError for a URL that is not http(s), carries no hash, or is too large; ArtifactError for a wrong hash;
     UnavailableError when the server refuses or cannot be reached, or the cache cannot be written.
@@ -174,7 +173,7 @@ def fetch(
     name = _file_name(url)
     prefix = sha256_prefix.lower() if sha256_prefix is not None else expected_prefix(name)
     if prefix is None:
-        raise InputError(f"{_shown(url)}: its name tells no SHA-256 (as in NAME-7be5be79.pth) to verify; {_BY_HAND}")
+        raise InputError(f"{_shown(url)}: its name holds no SHA-256 to verify (as NAME-7be5be79.pth does); {_BY_HAND}")
     if not re.fullmatch(r"[0-9a-f]{8,64}", prefix):
         raise ValueError(f"sha256_prefix must be 8 to 64 hex digits, not {sha256_prefix!r}")
     folder = cache or cache_folder()
@@ -187,8 +186,7 @@ def fetch(
             if _has_hash(target, prefix):  # another process brought it while this one waited
                 return target
             part = folder / f"{name}.part"
-            download = _Download(url, part, max_bytes, on_progress or (lambda done, total: None))
-            download.run(tries, sleep)
+            _Download(url, part, max_bytes, on_progress).run(tries, sleep)
             if not (found := sha256_of(part)).startswith(prefix):
                 part.unlink()
                 raise ArtifactError(
@@ -226,7 +224,7 @@ def _file_name(url: str) -> str:
 
 
 def _validator(response: requests.Response) -> str:
-    """What tells this version from another (RFC 9110, 13.1.5: a weak ETag must not guard a range)."""
+    """The header that identifies this version (RFC 9110, 13.1.5: a weak ETag must not guard a range)."""
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
 
@@ -241,7 +239,7 @@ def _shown(url: str) -> str:
 
 
 def _root_cause(exc: BaseException) -> str:
-    """The innermost reason on one line: requests wraps 'Connection refused' in three layers of itself."""
+    """The innermost cause on one line: requests wraps 'Connection refused' in three layers of its own."""
     while inner := exc.__cause__ or exc.__context__:
         exc = inner
-    return " ".join(str(exc).split()) or type(exc).__name__
+    return one_line(exc)

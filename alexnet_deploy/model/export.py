@@ -17,23 +17,30 @@ from numpy.typing import NDArray
 from torch import nn
 
 from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.store import DEFAULT_ONNX
+from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ProofError
 from alexnet_deploy.files import atomic_file
+from alexnet_deploy.images.samples import parity_pixels
 from alexnet_deploy.model.architecture import PixelClassifier
-from alexnet_deploy.model.checkpoint import Checkpoint
+from alexnet_deploy.model.checkpoint import Checkpoint, load_weights
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, save_onnx, set_contract
+from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.select import open_runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 RELATIVE_TOLERANCE = 1e-4
-"""Allowed max abs logit difference as a share of the largest logit: float32 sums of up to 9216 products, taken in
-another order, differ by some 1e-6; a wrong weight, layout or normalisation by 1e-2 and more."""
+"""Allowed largest absolute logit difference, as a share of the largest logit.
+
+float32 sums of up to 9216 products, taken in another order, differ by some 1e-6; a wrong weight, layout or
+normalisation changes 1e-2 and more.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far the ONNX file is from torch on the same pixels."""
+    """How far the logits of the ONNX file are from those of torch on the same pixels."""
 
     images: int
     max_abs_difference: float
@@ -43,30 +50,76 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is what another order of float32 sums explains."""
+        """Whether another order of float32 sums explains the difference."""
         return (
             self.max_abs_difference <= RELATIVE_TOLERANCE * max(1.0, self.largest_logit)
             and self.top1_agreement_percent == 100
         )
 
 
-def export_onnx(checkpoint: Checkpoint, out: Path, *, pixels_NHWC: NDArray[np.uint8]) -> Parity:
-    """Write ``checkpoint`` as ONNX to ``out``; ``pixels_NHWC`` are real images for the proof of parity.
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """The ONNX file that ``export`` wrote, and its proof."""
 
-    The graph takes ``pixels`` uint8 ``[N, H, W, 3]`` RGB and gives ``logits`` float32 ``[N, K]``; N is free. Raises
-    ProofError, and leaves ``out`` as it was, where the file does not answer as torch does.
+    path: Path
+    contract: ModelContract
+    parity: Parity
+
+
+def export(
+    weights: str | Path | None = None,
+    output: str | Path = DEFAULT_ONNX,
+    *,
+    architecture: str | None = None,
+    parity_images: str | Path | None = None,
+    on_progress: Progress = no_progress,
+) -> Path:
+    """Export a checkpoint to the ONNX file ``output``, prove that it answers as torch does, and return its path.
+
+    ``weights`` and ``architecture`` are those of ``load_weights``. The graph takes ``pixels`` uint8 ``[N, H, W, 3]``
+    RGB and returns ``logits`` float32 ``[N, K]``; N is free. ``parity_images`` is a folder of images for the proof
+    (None: the sample photos). Raises InputError or ArtifactError for weights that cannot be used, UnavailableError
+    where a download fails or ``output`` cannot be written, and ProofError where the answers differ; ``output`` is then
+    as it was.
+    """
+    return export_with_parity(
+        weights, output, architecture=architecture, parity_images=parity_images, on_progress=on_progress
+    ).path
+
+
+def export_with_parity(
+    weights: str | Path | None = None,
+    output: str | Path = DEFAULT_ONNX,
+    *,
+    architecture: str | None = None,
+    parity_images: str | Path | None = None,
+    on_progress: Progress = no_progress,
+) -> ExportResult:
+    """Do the same as ``export``, and return the measured parity as well."""
+    checkpoint = load_weights(weights, architecture, on_progress=on_progress)
+    pixels_NHWC = parity_pixels(parity_images, checkpoint.contract.preprocessing)
+    on_progress("export", 0, 1)
+    parity = export_onnx(checkpoint, Path(output), pixels_NHWC=pixels_NHWC)
+    on_progress("export", 1, 1)
+    return ExportResult(Path(output), checkpoint.contract, parity)
+
+
+def export_onnx(checkpoint: Checkpoint, output: Path, *, pixels_NHWC: NDArray[np.uint8]) -> Parity:
+    """Write a loaded ``checkpoint`` as ONNX; ``pixels_NHWC`` are real images for the proof of parity.
+
+    Raises ProofError where the file does not answer as torch does; ``output`` is then as it was.
     """
     pre = checkpoint.contract.preprocessing
     classifier = PixelClassifier(checkpoint.build(), pre.mean, pre.std).eval()
     model = _to_onnx(classifier, checkpoint)
     with torch.inference_mode():
         expected_NK = classifier(torch.from_numpy(pixels_NHWC)).numpy()
-    with atomic_file(out) as temporary:
+    with atomic_file(output) as temporary:
         save_onnx(model, temporary)
         parity = _parity(temporary, checkpoint, pixels_NHWC, expected_NK)
         if not parity.holds:
             raise ProofError(
-                f"{out}: not written: {parity.runtime} differs from torch by {parity.max_abs_difference:.3g} in a "
+                f"{output}: not written: {parity.runtime} differs from torch by {parity.max_abs_difference:.3g} in a "
                 f"logit and agrees on {parity.top1_agreement_percent:.1f} % of {parity.images} images; "
                 "please report it with the versions of torch and onnx"
             )
@@ -76,7 +129,7 @@ def export_onnx(checkpoint: Checkpoint, out: Path, *, pixels_NHWC: NDArray[np.ui
 def _to_onnx(classifier: PixelClassifier, checkpoint: Checkpoint) -> onnx.ModelProto:
     contract = checkpoint.contract
     pre = contract.preprocessing
-    # Two images: torch.export takes a batch of one for a constant.
+    # Two images: torch.export treats a batch of one as a constant.
     example = torch.zeros(2, pre.height, pre.width, 3, dtype=torch.uint8)
     with _quiet_exporter():
         program = torch.onnx.export(
@@ -104,11 +157,11 @@ def _to_onnx(classifier: PixelClassifier, checkpoint: Checkpoint) -> onnx.ModelP
 def _name_by_module(model: onnx.ModelProto, classifier: nn.Module) -> None:
     """Name each node after the PyTorch module it came from: ``features.0/Conv``, ``pixels/Cast``.
 
-    The exporter's own metadata goes: it holds stack traces with the paths of the exporting machine.
+    The exporter's own metadata is removed: it holds stack traces with paths of the exporting machine.
     """
     modules = {name for name, _ in classifier.named_modules() if name}
     taken: Counter[str] = Counter()
-    module = "pixels"  # what stands before the model: layout, cast, normalisation
+    module = "pixels"  # the nodes before the model: layout, cast, normalisation
     for node in model.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"), "")
         inside = [name for name in modules if f"'{name}'" in scopes and name != "model"]
@@ -129,7 +182,7 @@ def _parity(
     onnx_path: Path, checkpoint: Checkpoint, pixels_NHWC: NDArray[np.uint8], expected_NK: NDArray[np.float32]
 ) -> Parity:
     contract = checkpoint.contract
-    # On the CPU whatever else is here: a GPU's TF32 products differ by more than another order of float32 sums does.
+    # Always on the CPU: a GPU's TF32 products differ more than float32 sums in another order.
     opened = open_runner(Engine(onnx_path.name, onnx_path, contract, "fp32", None), "onnxruntime")
     try:
         logits_NK = opened.runner(pixels_NHWC)
@@ -146,7 +199,7 @@ def _parity(
 
 @contextlib.contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's remarks (a missing torchvision, a deprecation of its own) from users who can act on none."""
+    """Hide the exporter's warnings (a missing torchvision, a deprecation of its own): a user cannot act on them."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

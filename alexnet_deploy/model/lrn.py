@@ -18,16 +18,16 @@ class PaperLRN(nn.Module):
 
         b_i = a_i / (k + alpha * sum of a_j^2 over the n channels around i)^beta,  k=2, n=5, alpha=1e-4, beta=0.75
 
-    torch and ONNX divide alpha by n, so theirs is 5e-4. In an ONNX export this is one LRN node: torch would
-    otherwise take it apart into a padded 3-D average pool that no runtime is fast at.
+    torch and ONNX divide alpha by n, so theirs is 5e-4. In an ONNX export this is one LRN node: torch itself would
+    export a padded 3-D average pool, which is slow in every runtime.
     """
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
             attributes: dict[str, Any] = {"size": SIZE, "alpha": SIZE * ALPHA, "beta": BETA, "bias": BIAS}
             return torch.onnx.ops.symbolic("LRN", [x_NCHW], attributes, dtype=x_NCHW.dtype, shape=x_NCHW.shape)
-        if x_NCHW.dtype == torch.float16:  # it ends at 65504, which is less than the square of 256
-            with torch.autocast(x_NCHW.device.type, enabled=False):  # would take the squares back to float16
+        if x_NCHW.dtype == torch.float16:  # the largest is 65504, less than the square of 256
+            with torch.autocast(x_NCHW.device.type, enabled=False):  # it would compute the squares in float16
                 return self.forward(x_NCHW.float()).half()
         if torch.is_grad_enabled():
             normalised: Tensor = _TrainedLRN.apply(x_NCHW)  # type: ignore[no-untyped-call]
@@ -38,9 +38,9 @@ class PaperLRN(nn.Module):
 class _TrainedLRN(torch.autograd.Function):
     """The same formula for training: the sum over neighbouring channels is a 1 x 1 convolution with a band of ones.
 
-    torch's own goes through a 3-D average pool, in float32 under autocast: on a CPU it takes six times as long as this
-    (batch 128, 96 x 55 x 55 and 256 x 27 x 27, bfloat16, forward and backward) and three times the whole rest of
-    ``alexnet-2012``. With d = k + alpha * s the gradient is
+    torch's own uses a 3-D average pool, in float32 under autocast: on a CPU it takes six times as long as this (batch
+    128, 96 x 55 x 55 and 256 x 27 x 27, bfloat16, forward and backward) and three times the rest of ``alexnet-2012``.
+    With d = k + alpha * s the gradient is
 
         dL/da_i = g_i d_i^-beta - 2 alpha beta a_i * sum over the neighbours j of i of g_j a_j d_j^(-beta-1)
     """
@@ -62,7 +62,7 @@ class _TrainedLRN(torch.autograd.Function):
 
 
 def _neighbours(x_NCHW: Tensor) -> Tensor:
-    """The sum over the channels at most two away, of each channel."""
+    """For each channel, the sum over the channels at most two away."""
     channel = torch.arange(x_NCHW.shape[1], device=x_NCHW.device)
     band = (channel[:, None] - channel).abs() <= SIZE // 2
     return nn.functional.conv2d(x_NCHW, band.to(x_NCHW.dtype)[:, :, None, None])

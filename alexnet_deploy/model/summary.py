@@ -1,4 +1,4 @@
-"""Each layer's output shape and parameters, by torchinfo."""
+"""The output shape and parameters of each layer, by torchinfo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch on the CPU: a checkpoint as it is, to measure what was made of it against."""
+"""PyTorch on the CPU: a checkpoint as it is, as the reference for its engines."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import load_checkpoint
-from alexnet_deploy.runtime.stage_timer import Lap, no_lap
+from alexnet_deploy.runtime.runner import Steps, compute_step
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 
 class TorchRunner:
-    """A checkpoint in PyTorch, in float32. InputError or ArtifactError where it cannot be used."""
+    """A checkpoint in PyTorch, in float32; InputError or ArtifactError if it cannot be used."""
 
+    runtime = "torch"
+    device = "cpu"
     batch: BatchProfile | None = None
-    lap: Lap = staticmethod(no_lap)
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        """``threads`` is a setting of the whole process, as PyTorch has no other."""
+        """Load ``path``; ``threads`` is a setting of the whole process, as PyTorch has no other."""
         checkpoint = load_checkpoint(path)
         pre = checkpoint.contract.preprocessing
         self.contract = checkpoint.contract
@@ -40,10 +41,14 @@ class TorchRunner:
             logits_NK = self._classifier(torch.from_numpy(pixels_NHWC))
         return np.asarray(logits_NK.numpy(), np.float32)
 
+    def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
+        """One step: nothing is copied to another device."""
+        return compute_step(self, pixels_NHWC)
+
     def fork(self) -> TorchRunner:
         """The same weights: PyTorch takes calls from several threads."""
         return copy.copy(self)
 
     def close(self) -> None:
-        """Give the weights back; calling it twice is fine."""
+        """Release the weights; calling it twice is fine."""
         self._classifier = None

@@ -1,6 +1,6 @@
 """Any image-classification ONNX -> ours: uint8 ``pixels`` in, ``logits`` out, contract in the metadata.
 
-Takes opsets 9 to 22, a static or free batch, float NCHW (or NHWC) input; a softmax at the end is taken off, since
+Takes opsets 9 to 22, a static or free batch, float NCHW (or NHWC) input. A softmax at the end is removed, since
 calibration, comparison and temperature work on logits.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_converter
 
-from alexnet_deploy.contract import ModelContract, Preprocessing, imagenet1k_classes
-from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.onnx_graph.edits import fold_constants, remove_dead, rename_tensors
+from alexnet_deploy.contract import ModelContract, Preprocessing, imagenet1k_classes, torchvision_resize_to
+from alexnet_deploy.errors import InputError, UsageError, one_line
+from alexnet_deploy.onnx_graph.edits import fold_constants, remove_unused, rename_tensors
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import (
     IR_VERSION,
@@ -38,27 +38,27 @@ OLDEST_OPSET, NEWEST_OPSET = 9, 22
 def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_OPTIONS) -> ModelContract:
     """Write ``onnx_path`` to ``out`` in our form and return its contract; a model of ours is copied as it is.
 
-    A model of another tool needs ``import_options.mean`` and ``std`` (0..1 scale, one value per channel): no file holds
-    them, and a wrong guess costs accuracy without a word. Raises InputError or UsageError, with ``out`` as it was.
+    A model of another tool needs ``import_options.mean`` and ``std``: no file holds them, and a wrong guess costs
+    accuracy silently. Raises InputError or UsageError; ``out`` is then as it was.
     """
     model = load_onnx(onnx_path)
     contract = contract_in(model, source=str(onnx_path))
     refuse_nan(model, str(onnx_path))
     if contract is not None:
         if import_options.mean or import_options.std or import_options.labels:
-            raise UsageError(f"{onnx_path}: carries its own contract; leave out --mean, --std and --labels")
+            raise UsageError(f"{onnx_path}: carries its own contract; leave out `mean`, `std` and `labels`")
         save_onnx(model, out)
         return contract
     if import_options.mean is None or import_options.std is None:
         raise UsageError(
-            f"{onnx_path}: does not tell how its pixels are normalised; give --mean and --std on the 0..1 scale, "
-            "for models trained as torchvision's: --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
+            f"{onnx_path}: does not hold how its pixels are normalised; give `mean` and `std` on the 0..1 scale, for "
+            "models trained as torchvision's: `mean` 0.485,0.456,0.406 `std` 0.229,0.224,0.225"
         )
     model = _at_our_opset(inliner.inline_local_functions(model), onnx_path)
     inputs = graph_inputs(model)
-    del model.graph.input[:]  # files of old tools list their weights here, too
+    del model.graph.input[:]  # files of old tools also list their weights here
     model.graph.input.extend(inputs)
-    # Many exporters call their own tensors so, too.
+    # Many exporters use these names for tensors of their own.
     rename_tensors(model.graph, {name: f"model/{name}" for name in ("pixels", "logits")})
     fold_constants(model)
     name_nodes(model)
@@ -70,23 +70,20 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
         pre = Preprocessing(
             height,
             width,
-            # torchvision's share: the crop is 224 of 256
-            resize_to=max(height, width) * 256 // 224,
+            resize_to=torchvision_resize_to(height, width),
             mean=_three(import_options.mean),
             std=_three(import_options.std),
         )
         contract = ModelContract(onnx_path.stem, labels, class_ids, pre)
     except ValueError as exc:
-        raise UsageError(f"{onnx_path}: {exc}; check --mean, --std and --labels") from exc
+        raise UsageError(f"{onnx_path}: {exc}; check `mean`, `std` and `labels`") from exc
     _start_from_pixels(model, contract, channels_last=channels_last)
     set_contract(model, contract)
     try:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         save_onnx(model, out)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise InputError(
-            f"{onnx_path}: cannot be given pixel input ({str(exc).splitlines()[0]}); export it again"
-        ) from exc
+        raise InputError(f"{onnx_path}: cannot be given pixel input ({one_line(exc, 160)}); export it again") from exc
     return contract
 
 
@@ -94,7 +91,7 @@ def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     unknown = next((node for node in model.graph.node if not defs.has(node.op_type, node.domain)), None)
     if unknown is not None:
         raise InputError(
-            f"{path}: operator {unknown.domain}.{unknown.op_type} (node {unknown.name!r}) is none of ONNX's own; "
+            f"{path}: operator {unknown.domain}.{unknown.op_type} (node {unknown.name!r}) is not one of ONNX's own; "
             "export it without"
         )
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -106,8 +103,8 @@ def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         try:
             model = version_converter.convert_version(model, OPSET)
         except (version_converter.ConvertError, RuntimeError, ValueError) as exc:
-            reason = str(exc).splitlines()[0]
-            raise InputError(f"{path}: opset {opset} does not convert to {OPSET} ({reason}); export it anew") from exc
+            cause = one_line(exc, 160)
+            raise InputError(f"{path}: opset {opset} does not convert to {OPSET} ({cause}); export it again") from exc
     model.ir_version = IR_VERSION
     return model
 
@@ -133,7 +130,7 @@ def _image_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, bool]:
 
 
 def _end_in_logits(model: onnx.ModelProto, path: Path) -> None:
-    """Rename the output to ``logits``; take a final softmax off; flatten ``[N, K, 1, 1]``."""
+    """Rename the output to ``logits``, remove a final softmax, flatten ``[N, K, 1, 1]``."""
     graph = model.graph
     if len(graph.output) != 1:
         raise InputError(f"{path}: has {len(graph.output)} outputs, a classifier has one; cut the auxiliary ones off")
@@ -142,11 +139,11 @@ def _end_in_logits(model: onnx.ModelProto, path: Path) -> None:
     end = _through(producers, last)
     if end is not None and end.op_type == "Softmax":
         last = end.input[0]
-    # Flatten also undoes what an exporter, or the opset converter, puts around a softmax.
+    # Flatten also undoes the reshapes that an exporter or the opset converter puts around a softmax.
     graph.node.append(helper.make_node("Flatten", [last], ["logits"], "logits/Flatten", axis=1))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
-    remove_dead(graph)
+    remove_unused(graph)
 
 
 def _through(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
@@ -166,7 +163,7 @@ def _class_count(model: onnx.ModelProto, path: Path) -> int:
             f"{path}: its output has no fixed number of classes; export it with static class scores [N, K]"
         )
     if fixed_batch(model) is None and dims[0].dim_value:
-        # A Reshape inside freezes what the input calls free: with the truth, runners can split batches.
+        # A Reshape inside freezes a batch that the input calls free: with the real size, runners can split batches.
         graph_inputs(model)[0].type.tensor_type.shape.dim[0].dim_value = dims[0].dim_value
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [fixed_batch(model) or "N", classes])
     model.graph.output[0].CopyFrom(output)
@@ -174,7 +171,7 @@ def _class_count(model: onnx.ModelProto, path: Path) -> int:
 
 
 def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class ids and labels: a text file of one label a line, a JSON list, or ``imagenet1k``; numbers without one."""
+    """Class ids and labels out of ``ImportOptions.labels``; numbers without one."""
     if labels is None:
         numbers = tuple(map(str, range(classes)))
         return numbers, numbers
@@ -186,26 +183,26 @@ def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[st
             names = tuple(json.loads(text)) if text.lstrip().startswith("[") else tuple(text.splitlines())
         except (OSError, ValueError, RecursionError) as exc:
             raise InputError(
-                f"{labels}: cannot be read as labels ({exc}); give a text file with one label a line"
+                f"{labels}: cannot be read as labels ({exc}); give a text file with one label per line"
             ) from exc
         ids = names if len(set(names)) == len(names) else tuple(map(str, range(len(names))))
     if not all(isinstance(name, str) for name in names):
-        raise InputError(f"{labels}: its list holds what is not text; put each label in quotes")
+        raise InputError(f"{labels}: its list holds values that are not text; put each label in quotes")
     if len(names) != classes:
         raise InputError(
-            f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one label a line for each"
+            f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one per line for each"
         )
     return ids, names
 
 
 def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
     if len(values) != 3:
-        raise UsageError(f"--mean/--std take three numbers (R,G,B), got {len(values)}")
+        raise UsageError(f"`mean` and `std` take three numbers (R,G,B), got {len(values)}")
     return values[0], values[1], values[2]
 
 
 def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, channels_last: bool) -> None:
-    """Prepend cast, layout and normalisation, the same nodes that ``export.py`` gives a model of ours."""
+    """Prepend cast, layout and normalisation, the same nodes that ``export`` gives a model of ours."""
     graph = model.graph
     old = graph_inputs(model)[0]
     batch = fixed_batch(model) or "N"
@@ -214,7 +211,7 @@ def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, chann
     mean = np.asarray(pre.mean, np.float32).reshape(shape) * np.float32(255)
     scale = np.float32(1) / (np.asarray(pre.std, np.float32).reshape(shape) * np.float32(255))
     source = "pixels/float"
-    # Cast first: TensorRT transposes no uint8.
+    # Cast first: TensorRT cannot transpose uint8.
     front = [helper.make_node("Cast", [contract.input_name], [source], "pixels/Cast", to=TensorProto.FLOAT)]
     if not channels_last:
         front.append(helper.make_node("Transpose", [source], ["pixels/nchw"], "pixels/Transpose", perm=[0, 3, 1, 2]))

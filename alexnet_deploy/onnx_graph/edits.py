@@ -1,4 +1,4 @@
-"""Edits of an ONNX graph that leave what it computes as it is."""
+"""Edits of an ONNX graph that do not change what it computes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from alexnet_deploy.onnx_graph.onnx_file import OPSET, initializers
 
 _NOT_FOLDED = frozenset((
     "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial",
-    "DequantizeLinear",  # a weight that is quantised already stays so
+    "DequantizeLinear",  # a quantised weight stays quantised
 ))  # fmt: skip
 
 
 def fold_constants(model: onnx.ModelProto) -> None:
-    """Turn what depends on constants alone into weights: quantisation can only see weights that are there."""
+    """Turn every value that depends on constants alone into a weight, so that quantisation sees it."""
     graph = model.graph
     constants = initializers(model)
     body = []
@@ -34,7 +34,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
 
 
 def _values(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> dict[str, TensorProto] | None:
-    """What ``node`` gives for constant inputs; None where the reference evaluator cannot tell."""
+    """The outputs of ``node`` for constant inputs; None if the reference evaluator cannot compute them."""
     feeds = {name: numpy_helper.to_array(constants[name]) for name in node.input if name}
     try:
         results = ReferenceEvaluator(node, opsets={"": OPSET}).run(None, feeds)
@@ -42,18 +42,18 @@ def _values(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> dict[str
             name: numpy_helper.from_array(np.asarray(value), name)
             for name, value in zip(node.output, results, strict=True)
         }
-    except Exception:  # it can raise anything, and not to fold is always right
+    except Exception:  # it can raise anything, and not folding is always right
         return None
 
 
-def remove_dead(graph: onnx.GraphProto) -> None:
-    """Drop nodes and weights that nothing reads any more."""
+def remove_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes and weights that nothing reads."""
     used = {value.name for value in graph.output}
     alive = []
     for node in reversed(graph.node):
         if used.intersection(node.output):
             alive.append(onnx.NodeProto.FromString(node.SerializeToString()))
-            used.update(names_read(node))
+            used.update(tensors_read(node))
     weights = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(reversed(alive))
@@ -71,9 +71,9 @@ def rename_tensors(graph: onnx.GraphProto, new: dict[str, str]) -> None:
         value.name = new.get(value.name, value.name)
 
 
-def names_read(node: onnx.NodeProto) -> set[str]:
-    """Tensors that ``node`` reads, those that its branches or its body take from outside included."""
-    return set(node.input).union(*(names_read(inner) for graph in _subgraphs(node) for inner in graph.node))
+def tensors_read(node: onnx.NodeProto) -> set[str]:
+    """Tensors that ``node`` reads, including those that its branches or its body take from outside."""
+    return set(node.input).union(*(tensors_read(inner) for graph in _subgraphs(node) for inner in graph.node))
 
 
 def _subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -1,4 +1,4 @@
-"""What the user says of an ONNX of another tool, which the file itself cannot tell."""
+"""What an ONNX of another tool does not hold, and the user must say."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What an ONNX of another tool cannot tell of itself, as the user's flags say it; None: not said.
+    """How an ONNX of another tool is preprocessed and what its outputs mean; None: not known.
 
-    ``labels`` is a text file with one label a line, a JSON list, or the word ``imagenet1k``.
+    ``mean`` and ``std`` hold one value per RGB channel on the 0..1 scale. ``labels`` is a text file with one label per
+    line, a JSON list, or the word ``imagenet1k``.
     """
 
     mean: tuple[float, ...] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.contract import METADATA_KEY, ModelContract, Precision
-from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.errors import ArtifactError, InputError, one_line
 from alexnet_deploy.files import atomic_file
 
 OPSET = 21
@@ -23,7 +23,7 @@ IR_VERSION = 10
 def load_onnx(path: Path) -> onnx.ModelProto:
     """Read and check an ONNX file with its external data; InputError where it is not a usable model."""
     try:
-        model = onnx.load(path, format="protobuf")  # else the file's name decides what to parse it as
+        model = onnx.load(path, format="protobuf")  # without it the file's name decides the format
         if not model.graph.node or not model.graph.output:
             raise InputError(f"{path}: is not an ONNX model, or one without nodes or outputs; export it again")
         onnx.checker.check_model(model)
@@ -32,7 +32,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     except IsADirectoryError as exc:
         raise InputError(f"{path}: is a folder, expected an ONNX file; name the .onnx inside") from exc
     except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as exc:
-        raise InputError(f"{path}: is not a valid ONNX model ({_first_line(exc)}); export it again") from exc
+        raise InputError(f"{path}: is not a valid ONNX model ({one_line(exc, 160)}); export it again") from exc
     return model
 
 
@@ -47,7 +47,7 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
 def contract_in(model: onnx.ModelProto, *, source: str) -> ModelContract | None:
     """The contract in a model's metadata, or None for a model of another tool.
 
-    Raises ArtifactError where the graph does not have the input and output that the contract promises.
+    Raises ArtifactError if the graph does not have the input and output that the contract promises.
     """
     text = next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), None)
     if text is None:
@@ -59,7 +59,7 @@ def contract_in(model: onnx.ModelProto, *, source: str) -> ModelContract | None:
         (contract.output_name, TensorProto.FLOAT, [len(contract.labels)]),
     ]
     if [_interface(value) for value in (*graph_inputs(model), *model.graph.output)] != promised:
-        raise ArtifactError(f"{source}: its graph is not what its contract says, it was edited; export it again")
+        raise ArtifactError(f"{source}: its graph does not match its contract, it was edited; export it again")
     return contract
 
 
@@ -70,13 +70,13 @@ def _interface(value: onnx.ValueInfoProto) -> tuple[str, int, list[int]]:
 
 
 def set_contract(model: onnx.ModelProto, contract: ModelContract) -> None:
-    """Put ``contract`` into the model's metadata in place of whatever stood there."""
+    """Put ``contract`` into the model's metadata in place of the one there."""
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, kept | {METADATA_KEY: contract.to_json()})
 
 
 def refuse_nan(model: onnx.ModelProto, source: str) -> None:
-    """InputError for a weight that holds NaN; an infinity may be the bound of a Clip."""
+    """InputError for a weight that holds NaN. An infinity may be the bound of a Clip."""
     for tensor in model.graph.initializer:
         floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
         if floating and np.isnan(numpy_helper.to_array(tensor)).any():
@@ -84,19 +84,19 @@ def refuse_nan(model: onnx.ModelProto, source: str) -> None:
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """The batch size the model is frozen to, or None where it takes any."""
+    """The only batch size that the model takes; None: any."""
     dims = graph_inputs(model)[0].type.tensor_type.shape.dim
     return int(dims[0].dim_value) or None
 
 
 def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Inputs that a caller feeds: old files list their weights there, too."""
+    """Inputs that a caller feeds. Old files also list their weights as inputs."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in weights]
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a unique name; some converters skip nameless nodes without a word."""
+    """Give every node a unique name: some converters skip nameless nodes silently."""
     taken: set[str] = set()
     for index, node in enumerate(model.graph.node):
         name = node.name or f"{node.op_type}_{index}"
@@ -111,8 +111,19 @@ def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
     return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
+def weights_sha256(model: onnx.ModelProto) -> str:
+    """SHA-256 of what the model computes: graph with weights, opsets and functions, without the file's metadata."""
+    parts = (*sorted(model.opset_import, key=lambda opset: opset.domain), *model.functions, model.graph)
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.SerializeToString(deterministic=True)
+        digest.update(len(raw).to_bytes(8))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
 def precision_in(model: onnx.ModelProto) -> Precision:
-    """The precision that a typed graph is in, told by the types of its weights."""
+    """The precision of a typed graph, by the types of its weights."""
     types = {tensor.data_type for tensor in model.graph.initializer}
     half = TensorProto.FLOAT16 in types
     if TensorProto.FLOAT8E4M3FN in types:
@@ -122,12 +133,7 @@ def precision_in(model: onnx.ModelProto) -> Precision:
     return "fp16" if half else "fp32"
 
 
-def _first_line(exc: Exception) -> str:
-    text = re.sub(r"\s+", " ", str(exc)).strip()
-    return text[:160] or type(exc).__name__
-
-
 def layer_of(node: onnx.NodeProto) -> str:
-    """The PyTorch module that a node of our export computes (``features.0`` for ``features.0/Conv``), else its name."""
+    """The PyTorch module of a node of our export (``features.0`` for ``features.0/Conv``), else the node's name."""
     module, _, op = node.name.partition("/")
     return module if module and op == node.op_type else node.name or node.output[0]

@@ -1,8 +1,8 @@
-"""Calibration values kept between runs: a run over the same images through the same weights need not be repeated.
+"""Tensor ranges kept between runs, so that the same images need not go through the same weights again.
 
-An entry holds what the tensors held (``thresholds.Values``); from that, every method picks its thresholds anew. The
-name is the SHA-256 of the key, and the key stands inside: an entry is used only where weights, preprocessing, images
-in their order, batch size, tensors, bins and tool versions are all the same. What is damaged counts as not there.
+An entry holds a ``TensorRange`` per tensor, from which every method chooses its thresholds. An entry is used only where
+weights, preprocessing, images in their order, batch size, tensors, bins and tool versions are all the same: they are
+its key, which stands inside, and whose SHA-256 is its file name. A damaged entry counts as missing.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ import numpy as np
 
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.files import atomic_file, cache_folder
-from alexnet_deploy.precision.thresholds import BINS, Values
+from alexnet_deploy.precision.thresholds import BINS, TensorRange
 
 SCHEMA = 1
 MAX_ENTRY_BYTES = 64 << 20
-"""A tensor takes some 10 KiB; networks have hundreds at most."""
+"""A tensor takes about 10 KiB; networks have hundreds at most."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationCache:
-    """A folder of entries, and the part of the key that is known before the model is read."""
+    """A folder of entries, with the part of the key that is known before the model is read."""
 
     folder: Path
     run: Mapping[str, Any]
-    """JSON of what feeds the model and computes it: preprocessing, images, batch, tools."""
+    """Preprocessing, images, batch size and tool versions, as JSON values."""
 
-    def load(self, weights_sha256: str, tensors: tuple[str, ...], *, histograms: bool) -> dict[str, Values] | None:
-        """The values of ``tensors``; None without a sound entry of exactly this key, that has histograms if asked."""
+    def load(self, weights_sha256: str, tensors: tuple[str, ...], *, histograms: bool) -> dict[str, TensorRange] | None:
+        """The ranges of ``tensors``; None without a sound entry of this key, or where it lacks the ``histograms``."""
         key = self._key(weights_sha256, tensors)
         path = self._path(key)
         try:
@@ -51,20 +51,20 @@ class CalibrationCache:
             entry = json.loads(content)
             if entry["key"] != key:
                 raise ValueError("it has another key")
-            values = {name: _values(*entry["values"][name]) for name in tensors}
+            ranges = {name: _checked_range(*entry["values"][name]) for name in tensors}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as exc:
-            _log.info("calibration cache: %s is passed over (%s)", path, exc)
+            _log.info("calibration cache: %s is ignored (%s)", path, exc)
             return None
-        return values if not histograms or all(v.histogram is not None for v in values.values()) else None
+        return ranges if not histograms or all(r.histogram is not None for r in ranges.values()) else None
 
-    def save(self, weights_sha256: str, values: Mapping[str, Values]) -> None:
-        """Write an entry, whole or not at all; a cache that cannot be written costs time later and nothing else."""
-        key = self._key(weights_sha256, tuple(values))
+    def save(self, weights_sha256: str, ranges: Mapping[str, TensorRange]) -> None:
+        """Write an entry, whole or not at all; a folder that cannot be written is ignored."""
+        key = self._key(weights_sha256, tuple(ranges))
         rows = {
-            name: (v.lowest, v.highest, None if v.histogram is None else v.histogram.tolist())
-            for name, v in values.items()
+            name: (r.lowest, r.highest, None if r.histogram is None else r.histogram.tolist())
+            for name, r in ranges.items()
         }
         content = json.dumps({"key": key, "values": rows}, allow_nan=False).encode()
         try:
@@ -74,7 +74,7 @@ class CalibrationCache:
             _log.info("calibration cache: not written (%s)", exc)
 
     def _key(self, weights_sha256: str, tensors: tuple[str, ...]) -> dict[str, Any]:
-        # Through JSON, so that it compares equal to one that was read.
+        # Through JSON, to compare equal to a key that was read.
         key = {"schema": SCHEMA, "bins": BINS, "weights": weights_sha256, "tensors": tensors, "run": dict(self.run)}
         found: dict[str, Any] = json.loads(json.dumps(key))
         return found
@@ -84,20 +84,20 @@ class CalibrationCache:
 
 
 def default_folder() -> Path | None:
-    """Where the command line keeps entries; None for a user without a home, who does without."""
+    """The user's folder for entries; None where the user has no home directory."""
     try:
         return cache_folder() / "calibration"
     except UnavailableError:
         return None
 
 
-def _values(lowest: float, highest: float, counts: list[int] | None) -> Values:
-    """Checked ``Values``; ValueError or TypeError for what no run can have given."""
+def _checked_range(lowest: float, highest: float, counts: list[int] | None) -> TensorRange:
+    """The range; ValueError or TypeError for numbers that no run can have measured."""
     if not (math.isfinite(lowest) and math.isfinite(highest) and lowest <= highest):
-        raise ValueError("its range is none")
+        raise ValueError("a range is not valid")
     if counts is None:
-        return Values(lowest, highest, None)
+        return TensorRange(lowest, highest, None)
     histogram = np.array(counts)
     if histogram.shape != (BINS,) or histogram.dtype != np.int64 or histogram.min() < 0 or not histogram.any():
-        raise ValueError("its histogram is none")
-    return Values(float(lowest), float(highest), histogram)
+        raise ValueError("a histogram is not valid")
+    return TensorRange(float(lowest), float(highest), histogram)

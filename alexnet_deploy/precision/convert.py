@@ -1,28 +1,43 @@
-"""fp32 ONNX -> fp16, int8, int8+fp16, fp8 ONNX: precision is a graph transform, the builder only obeys it.
+"""fp32 ONNX -> fp16, int8, int8+fp16, fp8, fp8+fp16 ONNX, from file to file.
 
-``fp16.py`` and ``qdq.py`` are the transforms, ``ranges.py`` measures what int8 and fp8 must represent and
-``thresholds.py`` decides where they clip; the stages here are functions from file to file.
+``fp16.py`` and ``qdq.py`` edit the graph, ``ranges.py`` measures what int8 and fp8 must represent, ``thresholds.py``
+chooses where they clip. A TensorRT builder then follows the types of the graph.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
-from alexnet_deploy.onnx_graph.onnx_file import load_onnx, name_nodes, refuse_nan, save_onnx
+from alexnet_deploy.onnx_graph.onnx_file import load_onnx, name_nodes, refuse_nan, save_onnx, weights_sha256
 from alexnet_deploy.precision.calibration_cache import CalibrationCache
-from alexnet_deploy.precision.fp16 import halve
-from alexnet_deploy.precision.qdq import Quantized, insert_qdq, quantizable
-from alexnet_deploy.precision.thresholds import METHODS_FOR, Method
+from alexnet_deploy.precision.fp16 import cast_to_float16
+from alexnet_deploy.precision.qdq import insert_qdq, quantizable
+from alexnet_deploy.precision.types import Method, QuantizedType, float_type, method_for, quantized_type
+
+Batches = Callable[[], Iterator[NDArray[np.uint8]]]
+"""Starts a pass over the calibration pixels ``[N, H, W, 3]`` each time it is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a calibration measured, by tensor, and whether the values came from the cache."""
+
+    weights_sha256: str
+    """Of the float32 model."""
+    largest_by_tensor: dict[str, float]
+    """The largest magnitude over all images."""
+    threshold_by_tensor: dict[str, float]
+    """The magnitude that the largest quantised number stands for."""
+    from_cache: bool
 
 
 def to_fp16(onnx_path: Path, out: Path, *, keep: frozenset[str] = frozenset()) -> Path:
@@ -31,114 +46,86 @@ def to_fp16(onnx_path: Path, out: Path, *, keep: frozenset[str] = frozenset()) -
     unknown = keep - {node.name for node in model.graph.node}
     if unknown:
         raise UsageError(f"{onnx_path}: has no node named {min(unknown)}; see the names with: alexnet-deploy inspect")
-    return save_onnx(halve(model, keep=keep), out)
-
-
-def method_for(kind: Quantized, method: Method | None) -> Method:
-    """``method``, or the default of ``kind`` for None; UsageError where the two do not fit."""
-    fitting = METHODS_FOR[kind]
-    if method is not None and method not in fitting:
-        raise UsageError(f"--calibration-method {method}: does not fit {kind}; choose one of {', '.join(fitting)}")
-    return method or fitting[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """What ``to_quantized`` made its scales of, by tensor, and whether the values came from the cache."""
-
-    weights_sha256: str
-    largest_by_tensor: dict[str, float]
-    threshold_by_tensor: dict[str, float]
-    from_cache: bool
+    return save_onnx(cast_to_float16(model, keep=keep), out)
 
 
 def to_quantized(
     onnx_path: Path,
     out: Path,
     *,
-    kind: Quantized,
-    batches: Callable[[], Iterator[NDArray[np.uint8]]],
+    precision: Precision,
+    batches: Batches,
     method: Method | None = None,
-    high: Literal["fp32", "fp16"] = "fp32",
     exclude: str | None = None,
     cache: CalibrationCache | None = None,
     source: str | None = None,
-) -> Quantization:
+) -> Calibration:
     """Insert Q/DQ around every Conv, Gemm and MatMul with constant weights, by the table of ``qdq.py``.
 
-    ``batches`` yields the calibration pixels and is called once a pass; not at all where ``cache`` knows the values.
-    ``high`` is the type of everything that is not quantised. Nodes whose name matches the regular expression
-    ``exclude`` stay as they are. ``out`` is written atomically. Raises InputError for a model that is quantised
-    already, has broken weights or nothing to quantise (they call it ``source``, else by its path), and for a tensor
-    that the images do not vary.
+    ``precision`` is int8 or fp8, with +fp16 where everything else becomes float16. ``batches`` is called once per pass,
+    and not at all where ``cache`` holds the values. Nodes whose name matches the regular expression ``exclude`` stay
+    as they are. ``out`` is written atomically. Errors call the model ``source`` (None: its path). Raises InputError for
+    a model that is already quantised, has broken weights or nothing to quantise, and for a tensor that has the same
+    value on all images.
     """
-    model, nodes, made = calibrated(
-        onnx_path, kind=kind, batches=batches, method=method, exclude=exclude, cache=cache, source=source
+    dtype = quantized_type(precision)
+    if dtype is None:
+        raise UsageError(f"precision {precision}: quantises nothing; choose int8 or fp8")
+    model, nodes, found = calibrate(
+        onnx_path, dtype=dtype, batches=batches, method=method, exclude=exclude, cache=cache, source=source
     )
-    insert_qdq(model, nodes, made.threshold_by_tensor, kind)
-    if high == "fp16":
-        model = halve(model)
+    insert_qdq(model, nodes, found.threshold_by_tensor, dtype)
+    if float_type(precision) == "fp16":
+        model = cast_to_float16(model)
     save_onnx(model, out)
-    return made
+    return found
 
 
-def calibrated(
+def calibrate(
     onnx_path: Path,
     *,
-    kind: Quantized,
-    batches: Callable[[], Iterator[NDArray[np.uint8]]],
+    dtype: QuantizedType,
+    batches: Batches,
     method: Method | None = None,
     exclude: str | None = None,
     cache: CalibrationCache | None = None,
     source: str | None = None,
-) -> tuple[onnx.ModelProto, list[onnx.NodeProto], Quantization]:
-    """The float model with every node named, its nodes to quantise, and the thresholds: all that Q/DQ needs.
+) -> tuple[onnx.ModelProto, list[onnx.NodeProto], Calibration]:
+    """Return the float32 model with every node named, its nodes to quantise, and their thresholds.
 
     Arguments and errors are those of ``to_quantized``.
     """
-    method = method_for(kind, method)
+    method = method_for(dtype, method)
     try:
-        from alexnet_deploy.precision.ranges import observe, thresholds_of
+        from alexnet_deploy.precision.ranges import choose_thresholds, observe
     except ImportError as exc:
         raise UnavailableError(
-            f"--{kind}: calibration runs in ONNX Runtime, which is not installed; pip install 'alexnet-deploy[cpu]'"
+            f"{dtype}: calibration runs in ONNX Runtime, which is not installed; pip install 'alexnet-deploy[cpu]'"
         ) from exc
     source = source or str(onnx_path)
     model = load_onnx(onnx_path)
     weights = weights_sha256(model)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
-        raise InputError(f"{source}: is quantised already; give the float model")
+        raise InputError(f"{source}: is already quantised; give the float model")
     name_nodes(model)  # below, a node is known by its name
-    nodes = quantizable(model, kind, exclude)
+    nodes = quantizable(model, dtype, exclude)
     if not nodes:
-        halved = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
-        why = "is float16 already; give the float32 model" if halved else "has no layer to quantise; check --exclude"
+        is_float16 = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+        why = "is float16; give the float32 model" if is_float16 else "has no layer to quantise; check `exclude`"
         raise InputError(f"{source}: {why}")
     refuse_nan(model, source)
     _refuse_infinite_weights(model, nodes, source)
-    # Those of all that could be quantised: one pass then serves every method, type and --exclude.
-    observed_tensors = _inputs(quantizable(model, "int8"))
+    # All tensors that could be quantised: one pass then serves every method, type and exclusion.
+    tensors = _inputs(quantizable(model, "int8"))
     histograms = method != "max"
-    observed = cache.load(weights, observed_tensors, histograms=histograms) if cache else None
+    observed = cache.load(weights, tensors, histograms=histograms) if cache else None
     from_cache = observed is not None
     if observed is None:
-        observed = observe(model, observed_tensors, batches, histograms=histograms)
+        observed = observe(model, tensors, batches, histograms=histograms)
         if cache:
             cache.save(weights, observed)
-    thresholds = thresholds_of(model, observed, _inputs(nodes), method)
-    made = Quantization(weights, {name: observed[name].largest for name in thresholds}, thresholds, from_cache)
-    return model, nodes, made
-
-
-def weights_sha256(model: onnx.ModelProto) -> str:
-    """SHA-256 of what the model computes: its graph with the weights, opsets and functions; no metadata of the file."""
-    parts = (*sorted(model.opset_import, key=lambda opset: opset.domain), *model.functions, model.graph)
-    digest = hashlib.sha256()
-    for part in parts:
-        raw = part.SerializeToString(deterministic=True)
-        digest.update(len(raw).to_bytes(8))
-        digest.update(raw)
-    return digest.hexdigest()
+    thresholds = choose_thresholds(model, observed, _inputs(nodes), method)
+    return model, nodes, Calibration(weights, {t: observed[t].largest for t in thresholds}, thresholds, from_cache)
 
 
 def _inputs(nodes: list[onnx.NodeProto]) -> tuple[str, ...]:

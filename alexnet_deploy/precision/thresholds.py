@@ -1,25 +1,13 @@
-"""The threshold that each method picks from what a tensor held: the magnitude at which int8 or fp8 clips."""
+"""The threshold that each calibration method chooses for a tensor: the magnitude at which int8 or fp8 clips."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Method = Literal["max", "percentile", "entropy", "mse"]
-
-
-METHODS: tuple[Method, ...] = ("max", "percentile", "entropy", "mse")
-"""How a threshold is picked from a tensor's values; ``ranges.py`` defines each."""
-
-
-METHODS_FOR: dict[str, tuple[Method, ...]] = {
-    "int8": ("entropy", "mse", "percentile", "max"),
-    "fp8": ("max", "percentile"),
-}
-"""What fits a type, its default first: entropy and mse weigh int8's even steps, which a float8 does not have."""
+from alexnet_deploy.precision.types import Method
 
 BINS = 2048
 """TensorRT's entropy calibrator used 2048; with onnxruntime's default of 128 entropy cannot differ from max."""
@@ -30,13 +18,13 @@ LEVELS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
-    """What one tensor held over all images."""
+class TensorRange:
+    """The values of one tensor over all calibration images."""
 
     lowest: float
     highest: float
     histogram: NDArray[np.int64] | None
-    """Counts of magnitudes in ``BINS`` equal bins over ``0..largest``; None where no method asked for it."""
+    """Counts of magnitudes in ``BINS`` equal bins over ``0..largest``; None where it was not measured."""
 
     @property
     def largest(self) -> float:
@@ -45,7 +33,7 @@ class Values:
 
 
 def threshold(histogram: NDArray[np.int64] | None, largest: float, method: Method) -> float:
-    """The magnitude at which to clip, from a histogram of magnitudes over ``0..largest`` in equal bins."""
+    """Choose where to clip, from a histogram of magnitudes in equal bins over ``0..largest``."""
     if method == "max":
         return largest
     if histogram is None:
@@ -62,9 +50,9 @@ def threshold(histogram: NDArray[np.int64] | None, largest: float, method: Metho
 def _divergence(histogram: NDArray[np.int64], stop: int) -> float:
     """KL divergence between the clipped distribution and its quantisation to 128 levels.
 
-    Migacz, "8-bit Inference with TensorRT", GTC 2017. What lies beyond ``stop`` is added to the last bin; each
-    level's mass is spread evenly over those of its bins that hold anything. Zeros, which a ReLU makes by the
-    million, are exact at any scale, so the first bin is left out.
+    Migacz, "8-bit Inference with TensorRT", GTC 2017. Counts beyond ``stop`` are added to the last bin. The mass of
+    each level is spread evenly over its bins that are not empty. Zeros, which a ReLU makes by the million, are exact
+    at any scale, so the first bin is left out.
     """
     reference = histogram[1:stop].astype(np.float64)
     source = reference.copy()

@@ -1,4 +1,4 @@
-"""One engine measured in this process: loading, the first call, then each batch size, with the machine watched."""
+"""One engine measured in a process that does nothing else: loading, the first call, then each batch size."""
 
 from __future__ import annotations
 
@@ -7,29 +7,26 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.files import atomic_file
-from alexnet_deploy.machine.watch import MachineWatch, Reading, Watched, describe_machine, watch_for
-from alexnet_deploy.profiling.latency import (
-    DURATION_S,
-    MIN_ITERATIONS,
-    WARM_UP_S,
-    Latency,
-    check_numbers,
-    measure,
-    random_pixels,
-)
+from alexnet_deploy.machine.cpu import describe_machine
+from alexnet_deploy.machine.watch import MachineConditions, MachineWatch, Reading, watch_for
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.profiling.isolated import IsolatedProcess
+from alexnet_deploy.profiling.latency import Latency, measure, random_pixels
+from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.select import open_runner
+from alexnet_deploy.runtime.select import PassedOver, open_runner
 
 TIMES_SCHEMA = 1
 
@@ -37,42 +34,15 @@ Mark = Literal["ok", "unstable", "invalid"]
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How to measure; UsageError names the flag of a number out of range."""
-
-    batches: tuple[int, ...] = (1,)
-    concurrency: int = 1
-    """Threads that call at the same time."""
-    runtime: str = "auto"
-    threads: int | None = None
-    """Of the runtime, in all; None: its own choice."""
-    duration_s: float = DURATION_S
-    warm_up_s: float = WARM_UP_S
-    iterations: int = MIN_ITERATIONS
-
-    def __post_init__(self) -> None:
-        for batch in self.batches:
-            check_numbers(
-                batch=batch,
-                duration_s=self.duration_s,
-                warm_up_s=self.warm_up_s,
-                iterations=self.iterations,
-                concurrency=self.concurrency,
-            )
-        if not self.batches:
-            raise UsageError("--batch: takes at least one number, such as 1,8,32")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One batch size, and what the machine did meanwhile."""
+class BatchResult:
+    """One batch size, and the conditions on the machine meanwhile."""
 
     latency: Latency
-    machine: Watched
+    machine: MachineConditions
 
     @property
     def mark(self) -> Mark:
-        """``invalid``: something else took part; ``unstable``: nothing is known to have, and it did not settle."""
+        """``invalid``: something else took part; ``unstable``: nothing is known to have, but it did not settle."""
         if self.machine.invalid:
             return "invalid"
         return "ok" if self.latency.steady else "unstable"
@@ -91,71 +61,105 @@ class EngineProfile:
     precision: str
     runner: str
     """Runtime, version, device."""
-    passed_over: tuple[str, ...]
-    """Why each runtime that would have come before it was not taken."""
-    settings: Settings
+    passed_over: tuple[PassedOver, ...]
+    unused_gpu: bool
+    """Of ``open_runner``, as ``passed_over`` is."""
+    settings: ProfileSettings
     load_s: float
-    """From the engine's files to one that can be called; the import of the runtime's library is part of it."""
+    """From the engine's files to one that can be called, the import of the runtime's library included."""
     first_call_ms: float
-    """The first call of all, with the first of the batch sizes; what a runtime puts off until then is part of it."""
+    """The very first call, with the first of the batch sizes; it includes what a runtime delays until then."""
     peak_rss_bytes: int | None
-    """The most memory the process held, of the host; None where the system does not tell."""
-    rows: tuple[Row, ...]
+    """The most host memory that the process held; None where the system does not report it."""
+    rows: tuple[BatchResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Without the samples; units are in the names."""
         return (
             {"engine": self.name}
-            | _fields(self, without={"name", "settings", "rows"})
-            | _fields(self.settings, without={"batches"})
+            | _fields(self, without={"name", "unused_gpu", "settings", "rows"})
+            | {"passed_over": [str(each) for each in self.passed_over]}
+            | _fields(self.settings, without={"batch_sizes"})
             | {"batches": [row.to_dict() for row in self.rows]}
         )
 
 
-def _fields(of: Latency | EngineProfile | Settings, *, without: set[str]) -> dict[str, Any]:
+def _fields(of: Latency | EngineProfile | ProfileSettings, *, without: set[str]) -> dict[str, Any]:
     return {field.name: getattr(of, field.name) for field in dataclasses.fields(of) if field.name not in without}
 
 
-def refuse_batches(engine: Engine, batches: Sequence[int]) -> None:
-    """UsageError for a size that the engine was not made for: a runner would split or pad it in silence."""
-    profile, fix = engine.batch, "build it again with another --min-batch or --max-batch"
+def profile(
+    engine: str | Path | None = None,
+    settings: ProfileSettings | None = None,
+    *,
+    store: str | Path = STORE,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
+) -> EngineProfile:
+    """Measure latency and throughput of ``engine`` in a process of its own, by the rules of ``latency``.
+
+    ``engine`` is a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest bundle of ``store``;
+    ``import_options`` describe an ONNX of another tool. Raises what ``open_engine`` and ``profile_engine`` raise.
+    """
+    name = None if engine is None else str(engine)
+    with resolve_engine(name, Path(store), import_options) as found:
+        return profile_engine(found, settings)
+
+
+def profile_engine(engine: Engine, settings: ProfileSettings | None = None) -> EngineProfile:
+    """Measure ``engine`` in a process of its own, which ends with this call, or with this process.
+
+    Raises UsageError for a batch size outside the engine's profile, what ``measure_engine`` raises there, and
+    UnavailableError with the engine and the signal where the process was killed or crashed.
+    """
+    settings = settings or ProfileSettings()
+    check_batch_sizes(engine, settings.batch_sizes)
+    with IsolatedProcess(engine.name) as process:
+        return process.call(measure_engine, engine, settings)
+
+
+def check_batch_sizes(engine: Engine, batch_sizes: Sequence[int], parameter: str = "batch_sizes") -> None:
+    """UsageError for a size that the engine was not made for: a runner would silently split or pad it."""
+    profile, fix = engine.batch, "build it again with another `min_batch` or `max_batch`"
     if profile is None:
         from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, load_onnx
 
         size, fix = fixed_batch(load_onnx(engine.onnx_path)), "export it for any batch"
         profile = None if size is None else BatchProfile(size, size, size)
-    for batch in batches:
+    for batch in batch_sizes:
         if profile is not None and not profile.min <= batch <= profile.max:
             raise UsageError(
-                f"--batch {batch}: {engine.name} has a profile of {profile.min}..{profile.max}; choose within, or {fix}"
+                f"`{parameter}` {batch}: {engine.name} has a profile of {profile.min}..{profile.max}; choose within, "
+                f"or {fix}"
             )
 
 
-def profile_here(engine: Engine, settings: Settings) -> EngineProfile:
+def measure_engine(engine: Engine, settings: ProfileSettings) -> EngineProfile:
     """Load ``engine`` and measure it in this process, whose peak memory is then the engine's.
 
     Raises what ``open_runner`` and the runner raise, UnavailableError where the memory does not suffice.
     """
     started = time.perf_counter_ns()
-    opened = open_runner(engine, settings.runtime, threads=settings.threads, streams=settings.concurrency)
+    selected = open_runner(engine, settings.runtime, threads=settings.threads, concurrency=settings.concurrency)
     loaded = time.perf_counter_ns()
-    with closing(opened.runner) as runner:
-        watch = watch_for(runner.description)
+    with closing(selected.runner) as runner:
+        watch = watch_for(runner.device)
         try:
-            pixels_NHWC = random_pixels(runner, settings.batches[0])
+            pixels_NHWC = random_pixels(runner, settings.batch_sizes[0])
             before = time.perf_counter_ns()
             runner(pixels_NHWC)
             first_call_ns = time.perf_counter_ns() - before
-            rows = tuple(_row(runner, batch, settings, watch) for batch in settings.batches)
+            rows = tuple(_measure_batch(runner, batch, settings, watch) for batch in settings.batch_sizes)
         except MemoryError as exc:
             raise UnavailableError(
-                f"{engine.name}: batch {max(settings.batches)} does not fit into memory; choose a smaller --batch"
+                f"{engine.name}: batch {max(settings.batch_sizes)} does not fit into memory; choose smaller ones "
+                "in `batch_sizes`"
             ) from exc
         return EngineProfile(
             name=engine.name,
             precision=engine.precision,
             runner=runner.description,
-            passed_over=opened.passed_over,
+            passed_over=selected.passed_over,
+            unused_gpu=selected.unused_gpu,
             settings=settings,
             load_s=(loaded - started) / 1e9,
             first_call_ms=first_call_ns / 1e6,
@@ -164,7 +168,7 @@ def profile_here(engine: Engine, settings: Settings) -> EngineProfile:
         )
 
 
-def _row(runner: Runner, batch: int, settings: Settings, watch: MachineWatch) -> Row:
+def _measure_batch(runner: Runner, batch: int, settings: ProfileSettings, watch: MachineWatch) -> BatchResult:
     readings: list[Reading] = []
     latency = measure(
         runner,
@@ -175,14 +179,14 @@ def _row(runner: Runner, batch: int, settings: Settings, watch: MachineWatch) ->
         concurrency=settings.concurrency,
         between=lambda: readings.append(watch.read()),
     )
-    return Row(latency, watch.judge(readings[-latency.windows - 1 :]))
+    return BatchResult(latency, watch.judge(readings[-latency.windows - 1 :]))
 
 
 def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     """The most memory that this process has held."""
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux hands ru_maxrss on from the process that started this one; the kernel's own mark starts anew.
+    # Linux passes ru_maxrss on from the process that started this one; the kernel's own mark starts anew.
     try:
         lines = status.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -190,29 +194,19 @@ def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
 
 
-@contextmanager
-def export_times(path: Path) -> Iterator[Callable[[Sequence[EngineProfile]], None]]:
-    """Yield the function that writes every sample as JSON; the file appears, whole, when the block ends.
+def write_times(path: Path, profiles: Sequence[EngineProfile]) -> None:
+    """Write every sample as JSON; the file appears whole, or stays as it was.
 
-    It holds ``schema``, ``created``, ``machine`` and ``engines``, each as ``EngineProfile.to_dict`` has it; its batches
-    have ``samples_ns``, too: the nanoseconds of each call that counts, in the order in which they ended. Raises
-    UsageError or UnavailableError before the block where ``path`` cannot be written.
+    It holds ``schema``, ``created``, ``machine`` and ``engines``, each as of ``EngineProfile.to_dict``, with one field
+    more per batch: ``samples_ns``, the nanoseconds of each call that counts, in the order in which they ended. Raises
+    UnavailableError where ``path`` cannot be written; ``check_file`` finds that out before the measurement.
     """
-    if path.exists() and not path.is_file():
-        raise UsageError(f"--export-times {path}: is not a plain file; name a file")
-
-    def write(profiles: Sequence[EngineProfile]) -> None:
-        raw = {
-            "schema": TIMES_SCHEMA,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": describe_machine(),
-            "engines": [
-                profile.to_dict()
-                | {"batches": [row.to_dict() | {"samples_ns": row.latency.samples_ns} for row in profile.rows]}
-                for profile in profiles
-            ],
-        }
-        temporary.write_text(json.dumps(raw, allow_nan=False) + "\n", encoding="utf-8")
-
+    engines = [
+        profile.to_dict()
+        | {"batches": [row.to_dict() | {"samples_ns": row.latency.samples_ns} for row in profile.rows]}
+        for profile in profiles
+    ]
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    raw = {"schema": TIMES_SCHEMA, "created": created, "machine": describe_machine(), "engines": engines}
     with atomic_file(path) as temporary:
-        yield write
+        temporary.write_text(json.dumps(raw, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,12 +1,12 @@
 """Latency and throughput of a runner, by the rules of TensorRT's trtexec.
 
-Its conventions: warm-up of 200 ms (``--warmUp``), then at least 3 s (``--duration``) and 10 calls (``--iterations``);
-the median is the mean of the middle two, percentiles are nearest ranks over the raw samples, the deviation is that of
-the whole population; throughput is what was done over the wall clock. Its names: min, max, mean, median, percentile,
-throughput (qps). Differences: a call is timed on the host, by a monotonic nanosecond clock, from pixels in host memory
-to logits in host memory, so what trtexec calls H2D and D2H latency is inside; one call is in flight a thread, where
-trtexec enqueues the next one ahead; the run goes on until it is steady (``steady.py``); a percentile that the samples
-do not support is not given.
+Its conventions: a warm-up of 200 ms, then at least 3 s and 10 calls; the median is the mean of the middle two,
+percentiles are nearest ranks over the raw samples, the deviation is that of the whole population; throughput is the
+work done divided by the wall clock time. Its names: min, max, mean, median, percentile, throughput (qps).
+
+Differences: a call is timed on the host, by a monotonic nanosecond clock, from pixels in host memory to logits in host
+memory, which includes trtexec's H2D and D2H latency. One call per thread is in flight, where trtexec enqueues the next
+one ahead. The run goes on until it is steady (``steady``). A percentile with too few samples is not given.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 
 import numpy as np
 
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import require_positive
+from alexnet_deploy.profiling.settings import DURATION_S, MIN_ITERATIONS, WARM_UP_S, check_timing
 from alexnet_deploy.profiling.steady import run_until_steady
 from alexnet_deploy.runtime.runner import Runner
 
-WARM_UP_S = 0.2
-DURATION_S = 3.0
-MIN_ITERATIONS = 10
+QUANTILES = 101
+"""0, 1, ..., 100 %: they draw the same distribution as all samples, in a hundredth of the room."""
 CONFIDENCE = 0.95
-"""That the largest sample is not below the percentile: what a percentile needs to be given, see ``samples_for``."""
+"""That the largest sample is not below the percentile; with less, a percentile is not given. See ``samples_for``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """What one engine took on one runner. Times are of one call of ``batch`` images; None: too few samples to say."""
+    """The times of one runner. They are of one call of ``batch`` images; None: too few samples."""
 
     description: str
     batch: int
@@ -51,13 +51,22 @@ class Latency:
     max_ms: float
     stdev_ms: float
     throughput_qps: float
-    """Calls a second, of all threads."""
+    """Calls per second, of all threads."""
     images_per_s: float
     steady: bool
     window_spread_percent: float
     windows: int
     samples_ns: tuple[int, ...] = field(repr=False)
-    """Every call that counts, in the order in which they ended."""
+    """Every call that counts, in the order in which they ended; after ``thinned`` their quantiles."""
+
+    def quantiles_ns(self) -> tuple[int, ...]:
+        """Nearest ranks of the samples at 0, 1, ..., 100 %."""
+        ordered = sorted(self.samples_ns)
+        return tuple(percentile(ordered, percent) for percent in range(QUANTILES))
+
+    def thinned(self) -> Latency:
+        """The same measurement with ``quantiles_ns`` in place of all samples; their quantiles stay the same."""
+        return replace(self, samples_ns=self.quantiles_ns())
 
 
 def measure(
@@ -73,11 +82,10 @@ def measure(
     """Run ``runner`` on random pixels for at least ``duration_s`` seconds and ``iterations`` calls, until it is steady.
 
     With ``concurrency`` N, N threads call at the same time, each a fork of its own. ``between`` is called before the
-    first window and after each. Raises UsageError for a number out of range, and whatever the runner raises.
+    first window and after each. Raises UsageError for a number out of range, and what the runner raises.
     """
-    check_numbers(
-        batch=batch, duration_s=duration_s, warm_up_s=warm_up_s, iterations=iterations, concurrency=concurrency
-    )
+    require_positive(batch=batch, iterations=iterations, concurrency=concurrency)
+    check_timing(duration_s, warm_up_s)
     pixels_NHWC = random_pixels(runner, batch)
     with ExitStack() as forks:
         runners = [runner]
@@ -117,17 +125,6 @@ def measure(
     )
 
 
-def check_numbers(*, batch: int, duration_s: float, warm_up_s: float, iterations: int, concurrency: int) -> None:
-    """UsageError that names the flag of a number out of range."""
-    for flag, value in (("--batch", batch), ("--iterations", iterations), ("--concurrency", concurrency)):
-        if value < 1:
-            raise UsageError(f"{flag} {value}: takes 1 or more")
-    if not 0 < duration_s <= 3600:  # false for NaN
-        raise UsageError(f"--duration {duration_s:g}: takes seconds above 0, an hour at most")
-    if not 0 <= warm_up_s <= 3600:
-        raise UsageError(f"--warmup {1000 * warm_up_s:g}: takes milliseconds from 0, an hour at most")
-
-
 def random_pixels(runner: Runner, batch: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """uint8 ``[batch, H, W, 3]`` of the runner's size, the same in every run."""
     pre = runner.contract.preprocessing
@@ -144,12 +141,12 @@ def percentile(ordered: Sequence[int], percent: float) -> int:
 def samples_for(percent: float) -> int:
     """How many samples a percentile needs: 29 for p90, 59 for p95, 299 for p99, 2995 for p99.9.
 
-    With fewer, all of them lie below the true percentile more often than in one run of twenty, and the nearest rank is
-    no bound of anything (Wilks 1941, doi:10.1214/aoms/1177731788).
+    With fewer, all of them lie below the true percentile in more than one run of twenty, and the nearest rank bounds
+    nothing (Wilks 1941, doi:10.1214/aoms/1177731788).
     """
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(percent / 100))
 
 
 def supported(ordered: Sequence[int], percent: float) -> float | None:
-    """The percentile of samples in ns, in ms; None where ``samples_for`` asks for more of them."""
+    """The percentile of samples in ns, in ms; None where ``samples_for`` needs more of them."""
     return percentile(ordered, percent) / 1e6 if len(ordered) >= samples_for(percent) else None

@@ -1,43 +1,50 @@
-"""Where the time of ``infer`` goes: each stage timed within the very run whose total is reported."""
+"""Where the time of ``infer`` goes: each stage timed within the run whose total is reported."""
 
 from __future__ import annotations
 
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.errors import InputError
-from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.inference.predict import BATCH, predict
+from alexnet_deploy.errors import InputError, require_positive
+from alexnet_deploy.images.decode import open_rgb, resize
+from alexnet_deploy.inference.predict import BATCH, Prediction, predict, predictions_of, read_batches
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.watch import watch_for
 from alexnet_deploy.profiling.latency import measure
+from alexnet_deploy.profiling.stage_timer import StageTimer
+from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.stage_timer import Lap, Laps, no_lap
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
 
 STAGES = ("decode", "resize", "batch", "host-to-device", "compute", "device-to-host", "top-k", "output", "waiting")
-"""As an image goes through them; only a GPU has the two copies. ``waiting``: of a thread for work."""
+"""In the order of an image; only a GPU has the two copies. ``waiting``: of a thread for work."""
 
 _DECODERS = frozenset(STAGES[:3])
-"""What all decoding threads do; the rest is one thread's."""
+"""What all decoding threads do; one thread does the rest."""
 
 ROUNDS = 3
-"""The pipeline and its two halves are run in turn so often: their medians stand beside each other."""
+"""So many times the pipeline and its two halves run in turn; their medians are compared."""
 
 ENGINE_S = 0.5
-"""Of the engine alone, each round."""
+"""Of the engine alone, per round."""
 
 RUN_S = 1.0
-"""A run at least: a small folder goes through again and again, or starting and ending would be what is measured."""
+"""The least time of a run. A small folder is repeated, or starting and ending would be measured."""
 MAX_PASSES = 1000
+
+TOP_K = 5
+"""Answers per image, as ``infer`` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,49 +53,45 @@ class Stage:
 
     name: str
     thread_s: float
-    """Seconds that threads spent in it, together, waits for a core included: there may be more threads than cores."""
+    """Seconds of all threads together, waits for a core included: there may be more threads than cores."""
     share_percent: float
     """Of all threads' time."""
     ms_per_image: float
     images_per_s: float
-    """What the threads that do it would reach if they did nothing else."""
+    """The rate of its threads if they did nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """One run over a folder, stage by stage, and beside it what its two halves do alone."""
+    """One run over a folder, stage by stage, and the rates of its two halves alone."""
 
     runner: str
     images: int
     """Files of the folder."""
     failed: int
-    """Of them, that cannot be used: they cost time in every run, and count in no rate."""
+    """Those that cannot be used: they cost time in every run, and count in no rate."""
     passes: int
-    """How often a run goes through the files."""
+    """How many times a run goes through the files."""
     batch: int
     threads: int
-    """That decode, and one that computes: ``threads`` x ``total_s`` is what the stages add up to."""
+    """Those that decode, and one that computes; the stages add up to ``threads`` x ``total_s``."""
     total_s: float
     images_per_s: float
     stages: tuple[Stage, ...]
     unaccounted_percent: float
-    """What the stages lack of ``threads`` x ``total_s``."""
+    """The part of ``threads`` x ``total_s`` that no stage has."""
     clockless_images_per_s: float
-    """The same run without a clock: the median of ``ROUNDS``."""
+    """The same run without the timer: the median of ``ROUNDS``."""
     decode_images_per_s: float
     """Decode, resize and batch alone on all cores, median of ``ROUNDS``."""
     engine_images_per_s: float
     """The engine alone at this batch, on pixels in memory, median of ``ROUNDS``."""
     additive_limit_images_per_s: float
-    """1 / (1 / decode + 1 / engine): what two halves that share the same cores can reach at best."""
+    """1 / (1 / decode + 1 / engine): the most that two halves on the same cores can reach."""
     of_limit: float
-    """``clockless_images_per_s`` of that; above 1 where a GPU computes beside the decoding cores."""
+    """``clockless_images_per_s`` divided by that; above 1 where a GPU computes beside the decoding cores."""
     invalid: tuple[str, ...] = ()
-    """Why the rates do not count, as ``machine_watch`` saw it."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with the field names above."""
-        return asdict(self)
+    """Why the rates do not count, by ``machine.watch``."""
 
 
 def profile_stages(
@@ -97,28 +100,30 @@ def profile_stages(
     *,
     batch: int = BATCH,
     workers: int | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: Progress = no_progress,
 ) -> StageReport:
-    """Run ``files`` through decode, resize and ``runner``, clocked once and unclocked ``ROUNDS`` times.
+    """Run ``files`` through decode, resize and ``runner``, timed once and untimed ``ROUNDS`` times.
 
     A run takes ``RUN_S`` at least, by going through the files several times; ``on_progress`` counts files of all runs.
 
     Raises UsageError for a number out of range, InputError where no file can be read, and what the runner raises.
     """
+    require_positive(batch=batch, workers=workers)
     workers = cores() if workers is None else workers
     done, total = 0, len(files)
 
-    def run(some: Sequence[Path], lap: Lap = no_lap) -> int:
+    def counted(predictions: Iterable[Prediction]) -> int:
+        """What a caller does with them: count those that failed."""
         nonlocal done
         failed = 0
-        for row in predict(runner, some, batch=batch, workers=workers, lap=lap):
+        for row in predictions:
             failed += row.error is not None
             done += 1
-            on_progress(done, total)
+            on_progress("images", done, total)
         return failed
 
     started = time.perf_counter()
-    failed = run(files)  # warms up caches of files and engine, too
+    failed = counted(predict(runner, files, batch=batch, workers=workers))  # also warms up caches of files and engine
     if failed == len(files):
         raise InputError(f"{files[0]}: cannot be used, nor can any other of the {len(files)} files; see: infer")
     passes = min(math.ceil(RUN_S / (time.perf_counter() - started)), MAX_PASSES)
@@ -126,30 +131,35 @@ def profile_stages(
     again = [*files] * passes
     total += (ROUNDS + 1) * len(again)
 
-    watch = watch_for(runner.description)
+    watch = watch_for(runner.device)
     before = watch.read()
-    laps = Laps()
-    run(again, laps)
-    laps.stop("waiting")
+    timer = StageTimer()
+    for predictions in _timed(runner, again, timer, batch, workers):
+        counted(predictions)
+        timer.end("output")
+    timer.stop("waiting")
     whole, decoding, computing = [], [], []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        run(again)
-        whole.append(usable / (time.perf_counter() - started))
-        decoding.append(usable / _decoding_s(again, runner.contract.preprocessing, workers))
+        counted(predict(runner, again, batch=batch, workers=workers))
+        computed = time.perf_counter()
+        deque(read_batches(again, runner.contract.preprocessing, batch=batch, workers=workers), maxlen=0)
+        decoded = time.perf_counter()
+        whole.append(usable / (computed - started))
+        decoding.append(usable / (decoded - computed))
         computing.append(measure(runner, batch=batch, duration_s=ENGINE_S).images_per_s)
     clockless, decode, engine = map(statistics.median, (whole, decoding, computing))
     limit = 1 / (1 / decode + 1 / engine)
-    seconds, thread_s = laps.seconds(), laps.threads * laps.total_s
+    seconds, thread_s = timer.seconds(), timer.threads * timer.total_s
     return StageReport(
         runner=runner.description,
         images=len(files),
         failed=failed,
         passes=passes,
         batch=batch,
-        threads=laps.threads,
-        total_s=laps.total_s,
-        images_per_s=usable / laps.total_s,
+        threads=timer.threads,
+        total_s=timer.total_s,
+        images_per_s=usable / timer.total_s,
         stages=tuple(
             Stage(
                 name,
@@ -171,18 +181,38 @@ def profile_stages(
     )
 
 
-def _decoding_s(files: Sequence[Path], pre: Preprocessing, workers: int) -> float:
-    """Seconds of threads that do nothing but decode, each into one buffer of its own."""
+def _timed(
+    runner: Runner, files: Sequence[Path], timer: StageTimer, batch: int, workers: int
+) -> Iterator[list[Prediction]]:
+    """``predict``, a batch at a time, of the same parts with ``timer`` between them."""
 
-    def work(number: int) -> None:
-        buffer = np.empty((pre.height, pre.width, 3), np.uint8)
-        for file in files[number::workers]:
-            try:
-                load_pixels(file, pre, buffer)
-            except InputError:
-                continue  # the pipeline pays for it as well
+    def load(path: Path, pre: Preprocessing, out: NDArray[np.uint8]) -> None:
+        timer.end("waiting")
+        try:
+            image = open_rgb(path)
+        finally:
+            timer.end("decode")
+        resized = resize(image, pre)
+        timer.end("resize")
+        out[...] = np.asarray(resized)
+        timer.end("batch")
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        list(pool.map(work, range(workers)))
-    return time.perf_counter() - started
+    contract = runner.contract
+    with closing(read_batches(files, contract.preprocessing, batch=batch, workers=workers, load=load)) as batches:
+        for read in batches:
+            timer.end("waiting")
+            logits_NK = _timed_call(runner, read.pixels_NHWC, timer) if len(read.pixels_NHWC) else None
+            timer.end("compute")
+            predictions = predictions_of(read, logits_NK, contract, TOP_K)
+            timer.end("top-k")
+            yield predictions
+
+
+def _timed_call(runner: Runner, pixels_NHWC: NDArray[np.uint8], timer: StageTimer) -> NDArray[np.float32]:
+    steps = runner.steps(pixels_NHWC)
+    while True:
+        try:
+            timer.end(next(steps))
+        except StopIteration as ended:
+            logits_NK: NDArray[np.float32] = ended.value
+            return logits_NK

@@ -1,9 +1,9 @@
-"""Calls made over and over until they take the same time: a run in windows, and when to end it.
+"""Repeat calls until they take the same time.
 
 A run is cut into windows of a third of the duration asked for. It has settled when the medians of its last
-``WINDOWS`` windows lie within ``MAX_SPREAD`` of one another; until then it goes on, to ``MAX_WINDOWS`` at most. What
-went before the windows that agree is a longer warm-up and is dropped. Where none agree, every window counts and the
-run is not steady. (The rule of Triton's perf_analyzer, with medians for its means: one late call is no drift.)
+``WINDOWS`` windows lie within ``MAX_SPREAD`` of one another; until then it goes on, to ``MAX_WINDOWS`` at most. The
+windows before those that agree are a longer warm-up and are dropped. If none agree, every window counts and the run is
+not steady. (The rule of Triton's perf_analyzer, with medians instead of means: one late call is no drift.)
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 WINDOWS = 3
-"""Fewer cannot tell a drift from an outlier; more would make each too short for an engine of some 100 ms a call."""
+"""Fewer cannot tell a drift from an outlier; more would make each too short for an engine of some 100 ms per call."""
 MAX_SPREAD = 0.05
-"""Two engines closer than this are not told apart by one run; a warm machine at rest stays within 1 to 2 %."""
+"""One run cannot tell engines apart that are closer than this; a warm machine at rest stays within 1 to 2 %."""
 MAX_WINDOWS = 3 * WINDOWS
 """What three durations did not settle, a fourth seldom does."""
 
@@ -28,10 +28,10 @@ class Run:
     """The calls that count."""
 
     samples_ns: tuple[int, ...]
-    """Time of each, in the order in which they ended, whichever thread made them."""
+    """Time of each, of all threads, in the order in which they ended."""
     elapsed_ns: int
     windows: int
-    """How many were kept: ``WINDOWS``, or all where none agreed."""
+    """How many were kept: ``WINDOWS``, or all if none agreed."""
     spread: float
     """(largest - smallest) / smallest of the medians of the last ``WINDOWS`` windows."""
     steady: bool
@@ -45,11 +45,11 @@ def run_until_steady(
     iterations: int,
     between: Callable[[], object] = lambda: None,
 ) -> Run:
-    """Make each of ``calls`` over and over at the same time: the first in this thread, each other in one of its own.
+    """Repeat each of ``calls`` at the same time: the first in this thread, each other one in a thread of its own.
 
     At least ``iterations`` calls within at least ``duration_s`` seconds count, after a warm-up of one call each and
-    ``warm_up_s``. ``between`` runs before the first window and after each, outside of every time that is taken.
-    Whatever a call raises is raised here, when the other threads have ended.
+    ``warm_up_s``. ``between`` runs before the first window and after each, outside all measured times. What a call
+    raises is raised here, when the other threads have ended.
     """
     here, *elsewhere = calls
     samples_ns: list[int] = []  # append is atomic, so all threads share it

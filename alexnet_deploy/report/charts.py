@@ -1,6 +1,6 @@
-"""Measurements -> the geometry of the report's charts, in percent of a frame, so that a phone and paper show the same.
+"""Measurements -> the geometry of the report's charts in percent of a frame, the same on a phone and on paper.
 
-Text stays outside of the drawing: the page sets it at its own size, wherever a tick's percentage says.
+Text stays outside the drawing: the page sets it at its own size, at the percentage of a tick.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from functools import partial
 
 from matplotlib.ticker import MaxNLocator
 
-from alexnet_deploy.report.data import EngineReport, LatencyRun, Layers, run_at
+from alexnet_deploy.profiling.latency import Latency
+from alexnet_deploy.profiling.layers.profile import LayerProfile
+from alexnet_deploy.report.data import EngineReport
 
 _NOMINAL_PX = (560, 290)
-"""Of a frame on a desk: what is near what, when labels look for room."""
+"""Size of a frame on a desktop screen, to find room for labels."""
 _LARGEST_RADIUS_PX = 15.0
 _LABEL_PX = 8.0
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.75, 0.75), (0.75, -0.75), (-0.75, 0.75), (-0.75, -0.75))
-"""Where a number may stand beside its disc; the first that has room."""
+"""Where a number may stand beside its disc: the first place that has room."""
 _LOG_FROM = 3.0
-"""Largest to smallest; below it a linear axis is easier to read."""
+"""Ratio of the largest value to the smallest; below it a linear axis is easier to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From ``low`` to ``high``, by logarithms where ``log``."""
+    """From ``low`` to ``high``, logarithmic if ``log``."""
 
     label: str
     low: float
@@ -43,14 +45,14 @@ class Axis:
     ticks: tuple[Tick, ...] = ()
 
     def at(self, value: float) -> float:
-        """``value`` in percent from the start, within 0..100."""
+        """Return the place of ``value`` in percent from the start, within 0..100."""
         low, high, value = (math.log(max(x, 1e-300)) if self.log else x for x in (self.low, self.high, value))
         return min(max(100 * (value - low) / (high - low), 0.0), 100.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A disc at (``x``, ``y``), y from the top, and where its number stands beside it, in pixels."""
+    """A disc at (``x``, ``y``), y from the top, and the place of its number beside it, in pixels."""
 
     number: int
     x: float
@@ -64,7 +66,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A line through ``points`` (SVG's notation, 0..100 both ways, y from the top), with some of them marked."""
+    """A line through ``points`` (SVG notation, 0..100 both ways, y from the top), some of them marked."""
 
     number: int
     points: str
@@ -83,9 +85,9 @@ class Chart:
 
 
 def dominated_by(points: Sequence[tuple[float, ...]]) -> tuple[int | None, ...]:
-    """For each point the first other that is no worse in any number and better in one; None: it is on the front.
+    """Return for each point the first other point that is no worse in any number and better in one.
 
-    Smaller is better in every number.
+    None means that the point is on the Pareto front. Smaller is better in every number.
     """
     return tuple(
         next(
@@ -101,20 +103,20 @@ def dominated_by(points: Sequence[tuple[float, ...]]) -> tuple[int | None, ...]:
 
 
 def trade_off(engines: Sequence[EngineReport], batch: int) -> tuple[Chart | None, dict[int, int | None]]:
-    """Top-1 over median latency, area by size; and which engine, by index, is beaten in all three by which.
+    """Draw top-1 over median latency, area by size; also return which engine, by index, is dominated by which.
 
-    Engines without a latency at ``batch`` are left out; no chart where that is all of them.
+    Engines without a latency at ``batch`` are left out; the chart is None if that is all of them.
     """
-    timed = [(i, e, run) for i, e in enumerate(engines) if (run := run_at(e, batch)) is not None]
+    timed = [(i, e.result, row.latency) for i, e in enumerate(engines) if (row := e.row_at(batch)) is not None]
     if not timed:
         return None, {}
-    beaten = dominated_by([(-e.accuracy.top1_percent, run.median_ms, e.file_bytes) for _, e, run in timed])
+    beaten = dominated_by([(-e.accuracy.top1_percent, run.median_ms, e.model_bytes) for _, e, run in timed])
     intervals = [e.accuracy.top1_interval for _, e, _ in timed]
-    x = axis("median latency, ms a call", [run.median_ms for _, _, run in timed], margin=0.12)
+    x = axis("median latency per call, ms", [run.median_ms for _, _, run in timed], margin=0.12)
     y = axis("top-1, %", [end for i in intervals for end in (i.low, i.high)], log=False, within=(0, 100))
-    largest = max(e.file_bytes for _, e, _ in timed)
+    largest = max(e.model_bytes for _, e, _ in timed)
     places = [(x.at(run.median_ms), 100 - y.at(e.accuracy.top1_percent)) for _, e, run in timed]
-    radii = [max(_LARGEST_RADIUS_PX * math.sqrt(e.file_bytes / largest), 4.0) for _, e, _ in timed]
+    radii = [max(_LARGEST_RADIUS_PX * math.sqrt(e.model_bytes / largest), 4.0) for _, e, _ in timed]
     labels = _label_places(places, radii)
     marks = tuple(
         Mark(i + 1, px, py, radius, label, by is None, (100 - y.at(interval.high), 100 - y.at(interval.low)))
@@ -128,38 +130,38 @@ def trade_off(engines: Sequence[EngineReport], batch: int) -> tuple[Chart | None
 
 
 def distributions(engines: Sequence[EngineReport], batch: int) -> Chart | None:
-    """The share of calls that took no longer, by engine; what is beyond 1.3 times the last p99 is not drawn."""
-    runs = [(i, run) for i, e in enumerate(engines) if (run := run_at(e, batch)) is not None]
+    """Draw the share of calls that took no longer, per engine, up to 1.3 times the last p99."""
+    runs = [(i, row.latency) for i, e in enumerate(engines) if (row := e.row_at(batch)) is not None]
     if not runs:
         return None
-    ends = [value for _, run in runs for value in (run.min_ms, 1.3 * run.quantiles_ms[-2])]
-    x = axis("ms a call", ends, margin=0.02)
+    ends = [value for _, run in runs for value in (run.min_ms, 1.3 * run.quantiles_ns()[-2] / 1e6)]
+    x = axis("ms per call", ends, margin=0.02)
     y = axis("share of calls, %", [0, 100], log=False, within=(0, 100))
     return Chart(x, y, curves=tuple(_ecdf(i + 1, run, x) for i, run in runs))
 
 
-def roofline(profile: Layers) -> Chart | None:
-    """Arithmetic done over arithmetic a byte, layer by layer, below the machine's roofs; both axes by logarithms."""
+def roofline(profile: LayerProfile) -> Chart | None:
+    """Draw FLOP/s over FLOP per byte, layer by layer, below the machine's roofs; both axes are logarithmic."""
     rows = [
-        (i, layer.flops / layer.moved_bytes, layer.flops / layer.ms / 1e6, layer.ms)
+        (i, layer.flops / layer.moved_bytes, layer.flops / layer.median_us / 1e3, layer.median_us)
         for i, layer in enumerate(profile.rows, start=1)
-        if layer.flops and layer.moved_bytes and layer.ms
+        if layer.flops and layer.moved_bytes and layer.median_us
     ]
-    if not rows or not profile.roofs or profile.memory_gb_per_s is None:
+    if not rows or profile.roofline is None or not profile.roofline.peaks:
         return None
-    bandwidth = profile.memory_gb_per_s
-    ridges = [roof.gflop_per_s / bandwidth for roof in profile.roofs]
-    x = axis("FLOP a byte", [r[1] for r in rows] + ridges, log=True, margin=0.15)
-    y = axis("GFLOP/s", [r[2] for r in rows] + [r.gflop_per_s for r in profile.roofs], log=True, margin=0.12)
+    peaks, bandwidth = profile.roofline.peaks, profile.roofline.bandwidth.memory_gb_per_s
+    ridges = [peak.gflop_per_s / bandwidth for peak in peaks]
+    x = axis("FLOP per byte", [r[1] for r in rows] + ridges, log=True, margin=0.15)
+    y = axis("GFLOP/s", [r[2] for r in rows] + [peak.gflop_per_s for peak in peaks], log=True, margin=0.12)
     start = max(x.low, y.low / bandwidth)
     roofs = tuple(
         Curve(
             i,
-            _polyline([(start, bandwidth * start), (ridge, roof.gflop_per_s), (x.high, roof.gflop_per_s)], x, y),
-            dots=((100.0, 100 - y.at(roof.gflop_per_s)),),
-            text=roof.precision,
+            _polyline([(start, bandwidth * start), (ridge, peak.gflop_per_s), (x.high, peak.gflop_per_s)], x, y),
+            dots=((100.0, 100 - y.at(peak.gflop_per_s)),),
+            text=peak.precision,
         )
-        for i, (roof, ridge) in enumerate(zip(profile.roofs, ridges, strict=True))
+        for i, (peak, ridge) in enumerate(zip(peaks, ridges, strict=True))
     )
     longest = max(r[3] for r in rows)
     places = [(x.at(r[1]), 100 - y.at(r[2])) for r in rows]
@@ -180,9 +182,9 @@ def axis(
     margin: float = 0.08,
     within: tuple[float, float] | None = None,
 ) -> Axis:
-    """An axis that holds ``values`` with ``margin`` (of its length) around them, and its ticks.
+    """Make an axis with ticks that holds ``values``, with ``margin`` (a share of its length) around them.
 
-    ``log`` None: by logarithms where all are above 0 and far apart. ``within`` bounds what the margin may add.
+    ``log`` None: logarithmic if all values are above 0 and far apart. ``within`` bounds what the margin may add.
     """
     low, high = min(values), max(values)
     if log is None:
@@ -213,9 +215,8 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     return [float(value) for value in found if low - 1e-9 <= value <= high + 1e-9]
 
 
-def _ecdf(number: int, run: LatencyRun, x: Axis) -> Curve:
-    steps = list(zip(run.quantiles_ms, range(101), strict=True))
-    inside = [(ms, share) for ms, share in steps if ms <= x.high]
+def _ecdf(number: int, run: Latency, x: Axis) -> Curve:
+    inside = [(ns / 1e6, share) for share, ns in enumerate(run.quantiles_ns()) if ns / 1e6 <= x.high]
     points = " ".join(f"{x.at(ms):.2f},{100 - share}" for ms, share in inside)
     marked = [(run.median_ms, 50), (run.p90_ms, 90), (run.p99_ms, 99)]
     dots = tuple((x.at(ms), 100.0 - share) for ms, share in marked if ms is not None and ms <= x.high)
@@ -223,7 +224,7 @@ def _ecdf(number: int, run: LatencyRun, x: Axis) -> Curve:
 
 
 def _stairs(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
-    """The best top-1 to be had within each latency: a stair that rises to the right."""
+    """Return the best top-1 within each latency: a stair that rises to the right."""
     path: list[tuple[float, float]] = []
     best = -math.inf
     for ms, percent in sorted(points, key=lambda p: (p[0], -p[1])):
@@ -238,7 +239,7 @@ def _polyline(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
 
 
 def _label_places(places: Sequence[tuple[float, float]], radii: Sequence[float]) -> list[tuple[float, float]]:
-    """For each disc the side on which its number is farthest from all else."""
+    """Return for each disc the side on which its number is farthest from everything else."""
     width, height = _NOMINAL_PX
     centres = [(x * width / 100, y * height / 100) for x, y in places]
     taken: list[tuple[float, float]] = []

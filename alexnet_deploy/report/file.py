@@ -1,86 +1,94 @@
-"""``report.json`` on disk.
-
-A report is read as an untrusted file: its size is bounded, unknown fields and wrong types are refused, numbers are
-finite, and what belongs together is checked to do so.
-"""
+"""``report.json`` on disk, read as a stranger's file: nothing in it may break the page that is drawn from it."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
-from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import atomic_file
-from alexnet_deploy.report.data import SCHEMA, Report, runs
+from alexnet_deploy.json_format import JsonFormat
+from alexnet_deploy.profiling.latency import QUANTILES
+from alexnet_deploy.report.data import EngineReport, Report
 
-MAX_REPORT_BYTES = 64 << 20
-"""A report of five engines is some 100 KiB."""
+FORMAT = JsonFormat("report", 2, "measure again: alexnet-deploy report --data FOLDER")
 
-_REPORT = TypeAdapter(Report)
+_SMALLEST, _LARGEST = 1e-9, 1e18
+"""Bounds of every number that the page divides by, in the units of the fields: beyond them its axes would overflow."""
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write ``report`` to ``path``, atomically; UnavailableError where it cannot be written."""
+    """Write ``report`` to ``path``, atomically; UnavailableError if it cannot be written."""
     with atomic_file(path) as temporary:
-        temporary.write_bytes(to_json(report) + b"\n")
+        temporary.write_text(to_json(report, indent=1) + "\n", encoding="utf-8")
 
 
-def to_json(report: Report, *, indent: int | None = 1) -> bytes:
-    """The report as UTF-8 JSON."""
-    return _REPORT.dump_json(report, indent=indent)
+def to_json(report: Report, *, indent: int | None = None) -> str:
+    """Return the report as JSON."""
+    raw = {"schema": FORMAT.schema} | msgspec.to_builtins(report)
+    return json.dumps(raw, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def read_report(path: Path) -> Report:
     """Read and check what ``write_report`` wrote.
 
-    Raises InputError where there is nothing to read, ArtifactError where it is damaged, edited or of another schema.
+    Raises InputError if there is no such file, ArtifactError if it is damaged, edited or of another schema.
     """
-    again = "measure again: alexnet-deploy report --data FOLDER"
     try:
-        with path.open("rb") as stream:
-            text = stream.read(MAX_REPORT_BYTES + 1)
+        report = FORMAT.read(path, Report)
     except FileNotFoundError as exc:
         raise InputError(f"{path}: there is no such report; measure one: alexnet-deploy report --data FOLDER") from exc
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read ({exc.strerror}); name a report.json") from exc
-    if len(text) > MAX_REPORT_BYTES:
-        raise ArtifactError(f"{path}: too large for a report; {again}")
-    try:
-        report = _REPORT.validate_json(text)
-    except ValidationError as exc:
-        first = exc.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        if where == "schema" and first["type"] != "missing":
-            raise ArtifactError(
-                f"{path}: report schema {str(first['input'])[:20]}, this version reads {SCHEMA}; {again}, or use the "
-                "alexnet-deploy that wrote it"
-            ) from exc
-        raise ArtifactError(f"{path}: is not a valid report ({where and where + ': '}{first['msg']}); {again}") from exc
-    if (cause := _contradiction(report)) is not None:
-        raise ArtifactError(f"{path}: contradicts itself ({cause}); {again}")
+    with FORMAT.checking(str(path)):
+        for contradiction in _contradictions(report):
+            raise ValueError(contradiction)
     return report
 
 
-def _contradiction(report: Report) -> str | None:
-    """What no measurement writes, though each field alone is valid."""
+def _contradictions(report: Report) -> Iterator[str]:
+    """Yield what no measurement writes, though each field alone has the right type."""
     names = [engine.name for engine in report.engines]
     if len(set(names)) < len(names):
-        return "two engines have one name"
+        yield "two engines have one name"
     if len(report.labels) != len(report.class_ids):
-        return f"{len(report.labels)} labels, {len(report.class_ids)} class ids"
+        yield f"{len(report.labels)} labels, {len(report.class_ids)} class ids"
     for engine in report.engines:
-        pair = engine.beside_first
-        if (pair is None) != (engine is report.engines[0]):
-            return f"{engine.name}: only the first engine is not compared with the first"
-        if pair is not None and any(not 0 <= row.target < len(report.labels) for row in pair.classes):
-            return f"{engine.name}: a class has no label"
-        batches = [run.batch for run in runs(engine)]
+        if (engine.delta is None) != (engine is report.engines[0]):
+            yield f"{engine.name}: only the first engine is not compared with the first"
+        if engine.delta is not None and any(not 0 <= row.target < len(report.labels) for row in engine.delta.classes):
+            yield f"{engine.name}: a class has no label"
+        batches = [row.latency.batch for row in engine.rows]
         if len(set(batches)) < len(batches):
-            return f"{engine.name}: two runs have one batch size"
-        if any(list(run.quantiles_ms) != sorted(run.quantiles_ms) for run in runs(engine)):
-            return f"{engine.name}: quantiles do not rise"
-        for row in engine.reliability:
-            if (row.images == 0) != (row.accuracy_percent is None or row.confidence_percent is None):
-                return f"{engine.name}: a bin has a share without images"
-    return None
+            yield f"{engine.name}: two rows have one batch size"
+        for what, value in _divisors(engine):
+            if not _SMALLEST <= value <= _LARGEST:
+                yield f"{engine.name}: {what} is {value}"
+        for each in (row.latency for row in engine.rows):
+            if len(each.samples_ns) != QUANTILES or list(each.samples_ns) != sorted(each.samples_ns):
+                yield f"{engine.name}: its {len(each.samples_ns)} samples are not {QUANTILES} rising quantiles"
+        for layer in engine.layers.rows if engine.layers is not None else ():
+            numbers = (layer.flops, layer.median_us, layer.moved_bytes or 0, layer.limit_us or 0)
+            if not all(number == 0 or _SMALLEST <= number <= _LARGEST for number in numbers):
+                yield f"{engine.name}: a number of layer {layer.layer} is out of range"
+
+
+def _divisors(engine: EngineReport) -> Iterator[tuple[str, float]]:
+    """Yield what the page or ``recommend`` divides by, or takes the logarithm of."""
+    yield "model_bytes", engine.result.model_bytes
+    yield "temperature", engine.result.temperature
+    for row in engine.rows:
+        yield "batch", row.latency.batch
+        for name in ("min_ms", "median_ms", "max_ms", "images_per_s"):
+            yield name, getattr(row.latency, name)
+        yield "samples_ns", min(row.latency.samples_ns, default=0)
+        for name in ("p90_ms", "p95_ms", "p99_ms"):
+            if (value := getattr(row.latency, name)) is not None:
+                yield name, value
+    if engine.layers is not None:
+        yield "whole_us", engine.layers.whole_us
+        if (roofline := engine.layers.roofline) is not None:
+            yield "memory_gb_per_s", roofline.bandwidth.memory_gb_per_s
+            for peak in roofline.peaks:
+                yield "gflop_per_s", peak.gflop_per_s

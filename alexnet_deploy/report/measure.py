@@ -1,6 +1,6 @@
 """Bundles + labelled images (+ photos) -> ``report.json``: every measurement of this package, in one run.
 
-A part that fails for one engine is a named gap in the report, and the rest goes on: measuring takes minutes.
+A part that fails for one engine becomes a named gap in the report, and the rest goes on: measuring takes minutes.
 """
 
 from __future__ import annotations
@@ -11,58 +11,45 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from alexnet_deploy import __version__
-from alexnet_deploy.bundle.manifest import Engine, open_bundle
+from alexnet_deploy.bundle.manifest import CALIBRATION, Engine, load_manifest, open_bundle
 from alexnet_deploy.bundle.store import find_bundle, some_bundle_names
 from alexnet_deploy.contract import Precision
-from alexnet_deploy.doctor import examine
-from alexnet_deploy.errors import DeployError, InputError, UsageError
-from alexnet_deploy.evaluation.engines import Contender, calibration_overlap, open_contenders, refuse_calibration_images
-from alexnet_deploy.evaluation.evaluate import evaluate
+from alexnet_deploy.doctor import Check, examine
+from alexnet_deploy.errors import DeployError, InputError, UsageError, one_line
+from alexnet_deploy.evaluation.answers import Answers, pixel_rule_that_differs
+from alexnet_deploy.evaluation.engines import OpenedEngine, open_engines
+from alexnet_deploy.evaluation.evaluate import evaluate_opened
+from alexnet_deploy.evaluation.reliability import ReliabilityBin, reliability_bins
+from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.images.labelled import Labelled, list_labelled
-from alexnet_deploy.machine.watch import describe_machine
-from alexnet_deploy.profiling.engine import Settings, refuse_batches
-from alexnet_deploy.profiling.isolated import profile_engine
-from alexnet_deploy.profiling.latency import DURATION_S
-from alexnet_deploy.profiling.stages import StageReport, profile_stages
-from alexnet_deploy.report.data import Check, DataSet, EngineReport, Gap, Layers, Machine, Part, Report, Timing, runs
-from alexnet_deploy.report.parts import calibration_of, engine_report, fit_of, layers_of, reliability_of, timing_of
+from alexnet_deploy.images.labelled import list_labelled
+from alexnet_deploy.inference.probabilities import finite_rows, softmax
+from alexnet_deploy.machine.cpu import describe_machine
+from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.profiling.engine import EngineProfile, check_batch_sizes, profile_engine
+from alexnet_deploy.profiling.settings import ProfileSettings
+from alexnet_deploy.profiling.stages import profile_stages
+from alexnet_deploy.progress import Progress, no_progress
+from alexnet_deploy.report.data import (
+    Calibration,
+    DataSet,
+    EngineReport,
+    Gap,
+    ImageSet,
+    Machine,
+    Part,
+    Report,
+    TemperatureFit,
+)
+from alexnet_deploy.report.settings import ReportRequest
 from alexnet_deploy.runtime.select import open_runner
 
-OPTIONAL: tuple[Part, ...] = ("latency", "stages", "layers", "environment")
-"""What ``without`` may leave out."""
-BATCHES = (1, 8, 32)
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is going on, the steps done and the steps in all."""
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to measure, and on what."""
-
-    data: Path
-    """One folder of images a class."""
-    photos: Path | None = None
-    """Images that the stages are timed on; None: those of ``data``."""
-    engines: tuple[str, ...] | None = None
-    """Bundles; None: all of the store. Whatever their order, the most precise one is what the others stand beside."""
-    store: Path = Path("engines")
-    runtime: str = "auto"
-    threads: int | None = None
-    batches: tuple[int, ...] = BATCHES
-    duration_s: float = DURATION_S
-    without: frozenset[Part] = frozenset()
-    allow_calibration_images: bool = False
-    command: tuple[str, ...] = ()
-    """That asks for this, for the report to tell."""
 
 
 @dataclass(slots=True)
@@ -73,102 +60,131 @@ class _Gaps:
 
     @contextmanager
     def around(self, part: Part, engine: str | None) -> Iterator[None]:
-        """Make a gap of whatever is raised."""
+        """Turn whatever is raised into a gap."""
         try:
             yield
         except DeployError as exc:
             self.found.append(Gap(part, engine, str(exc)))
         except Exception as exc:  # a bug, and yet no reason to lose what was measured so far
             _log.debug("%s of %s failed", part, engine, exc_info=True)
-            cause = " ".join(str(exc).split())[:200]
-            self.found.append(
-                Gap(part, engine, f"failed: {type(exc).__name__}: {cause} (alexnet-deploy --verbose tells where)")
-            )
+            cause = f"failed: {type(exc).__name__}: {one_line(exc)} (alexnet-deploy --verbose shows where)"
+            self.found.append(Gap(part, engine, cause))
 
 
-def measure_report(wanted: Wanted, *, on_progress: Progress = lambda stage, done, total: None) -> Report:
-    """Measure all that is ``wanted``.
+def measure_report(request: ReportRequest, *, on_progress: Progress = no_progress) -> Report:
+    """Measure what ``request`` asks for.
 
-    Raises UsageError for numbers out of range, InputError for an empty store, a folder that does not fit the engines
-    or holds images that calibrated them, and what opening raises where no engine can be opened.
+    Raises UsageError for numbers out of range, InputError for an empty store or a folder that does not fit the engines
+    or holds images that calibrated them, and what opening raises if no engine can be opened.
     """
-    settings = Settings(
-        batches=wanted.batches, runtime=wanted.runtime, threads=wanted.threads, duration_s=wanted.duration_s
+    settings = ProfileSettings(
+        batch_sizes=request.batch_sizes, runtime=request.runtime, threads=request.threads, duration_s=request.duration_s
     )
-    photos = wanted.photos or wanted.data
+    photos = request.photos or request.data
     find_images([photos])
-    bundles = _bundles(wanted)
+    bundles = _bundles(request)
     gaps = _Gaps()
-    with ExitStack() as stack:
-        contenders = _opened(wanted, bundles, gaps, stack)
-        contract = contenders[0].runner.contract
-        labelled = list_labelled(wanted.data, contract)
-        data, found = _evaluated(wanted, bundles, contenders, labelled, on_progress)
-    for i, each in enumerate(found):
-        with gaps.around("calibration", each.name):
-            folder = bundles[each.name].onnx_path.parent
-            found[i] = replace(
-                each, calibration=calibration_of(folder), fit=fit_of(folder, bundles[each.name].contract)
-            )
-    if "latency" not in wanted.without:
-        for i, each in enumerate(found):
-            on_progress("latency", i, len(found))
-            found[i] = replace(each, timing=_timing(bundles[each.name], settings, gaps))
-        on_progress("latency", len(found), len(found))
-    if "stages" not in wanted.without:
-        for i in _ends(found):
-            with gaps.around("stages", found[i].name):
-                found[i] = replace(found[i], stages=_stages(wanted, bundles[found[i].name], photos, on_progress))
-    if "layers" not in wanted.without:
-        for i, each in enumerate(found):
-            on_progress("layers", i, len(found))
-            with gaps.around("layers", each.name):
-                found[i] = replace(each, layers=_layers(wanted, bundles[each.name]))
-        on_progress("layers", len(found), len(found))
+    data, found = _evaluate(request, bundles, gaps, on_progress)
+
+    def add(part: Part, indices: Sequence[int], measure: Callable[[Engine], dict[str, Any]]) -> None:
+        """Measure one part of the engines at ``indices``."""
+        for done, i in enumerate(indices):
+            on_progress(part, done, len(indices))
+            engine = bundles[found[i].name]
+            with gaps.around(part, engine.name):
+                found[i] = replace(found[i], **measure(engine))
+        on_progress(part, len(indices), len(indices))
+
+    everyone = range(len(found))
+    add("calibration", everyone, _records)
+    if "latency" not in request.without:
+        add("latency", everyone, lambda engine: {"profile": _profile(engine, settings, gaps)})
+    if "stages" not in request.without:
+        add("stages", _ends(found), lambda engine: _stages(request, engine, photos, on_progress))
+    if "layers" not in request.without:
+        add("layers", everyone, lambda engine: _layers(request, engine))
     checks: tuple[Check, ...] = ()
-    if "environment" not in wanted.without:
+    if "environment" not in request.without:
         with gaps.around("environment", None):
-            checks = tuple(Check(row.name, row.state, row.found, row.fix) for row in examine())
+            checks = tuple(examine())
+    contract = bundles[found[0].name].contract
     return Report(
-        schema=1,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        command=tuple(map(_text, wanted.command)),
+        command=tuple(map(_text, request.command)),
         machine=_machine(checks),
         data=data,
         labels=contract.labels,
         class_ids=contract.class_ids,
         engines=tuple(found),
-        photos=None if "stages" in wanted.without else _text(photos.resolve().name),
+        photos=None if "stages" in request.without else _text(photos.resolve().name),
         checks=checks,
         gaps=tuple(gaps.found),
     )
 
 
-def _bundles(wanted: Wanted) -> dict[str, Engine]:
-    """The bundles by name, verified, the most precise first."""
-    names = wanted.engines or tuple(some_bundle_names(wanted.store))
+def _bundles(request: ReportRequest) -> dict[str, Engine]:
+    """Return the bundles by name, verified, the most precise first."""
     found: dict[str, Engine] = {}
-    for name in names:
-        engine = open_bundle(find_bundle(name, wanted.store))
+    for name in request.engines or some_bundle_names(request.store):
+        engine = open_bundle(find_bundle(name, request.store))
         if _text(engine.name) != engine.name:
-            raise InputError(f"{name}: the name of the bundle is no valid text; rename its folder")
+            raise InputError(f"{name}: the name of the bundle is not valid text; rename its folder")
         if engine.name in found:
-            raise UsageError(f"--engine {name}: is named twice; name each bundle once")
+            raise UsageError(f"{name}: is named twice; name each bundle once")
         found[engine.name] = engine
     order = get_args(Precision)
     return {engine.name: engine for engine in sorted(found.values(), key=lambda engine: order.index(engine.precision))}
 
 
-def _opened(wanted: Wanted, bundles: Mapping[str, Engine], gaps: _Gaps, stack: ExitStack) -> list[Contender]:
-    """Those of the bundles that can be opened here and answer the same classes; raises the first error if none can."""
-    found: list[Contender] = []
+def _evaluate(
+    request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, on_progress: Progress
+) -> tuple[DataSet, list[EngineReport]]:
+    with ExitStack() as stack:
+        opened = _open(request, bundles, gaps, stack)
+        labelled = list_labelled(request.data, opened[0].runner.contract)
+        evaluation = evaluate_opened(
+            opened,
+            labelled,
+            allow_calibration_images=request.allow_calibration_images,
+            latency_s=None,
+            on_progress=on_progress,
+        )
+    found = []
+    for i, result in enumerate(evaluation.engines):
+        manifest, files = load_manifest(bundles[result.name].onnx_path.parent)
+        file = opened[i].file.name
+        found.append(
+            EngineReport(
+                result=result,
+                created=manifest.created,
+                file=file,
+                file_sha256=files[file].sha256,
+                tools=manifest.tools,
+                notes=manifest.notes,
+                reliability=_reliability(evaluation.answers, i, result.temperature),
+                delta=evaluation.deltas[i - 1] if i else None,
+            )
+        )
+    files_read = evaluation.answers.files
+    data = DataSet(
+        name=_text(labelled.root.resolve().name),
+        naming=evaluation.naming,
+        readable=ImageSet(len(files_read), images_digest(map(sha256_of, files_read))),
+        unreadable=len(evaluation.unreadable),
+    )
+    return data, found
+
+
+def _open(request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, stack: ExitStack) -> list[OpenedEngine]:
+    """Open the bundles that run here and fit the first; raise the first error if there is none."""
+    found: list[OpenedEngine] = []
     errors: list[DeployError] = []
     for name, engine in bundles.items():
-        folder = str(engine.onnx_path.parent)
+        folder = engine.onnx_path.parent
         try:
-            opened, _ = stack.enter_context(
-                open_contenders([folder], wanted.store, [wanted.runtime], threads=wanted.threads)
+            (opened,) = stack.enter_context(
+                open_engines([folder], request.store, [request.runtime], threads=request.threads)
             )
         except UsageError:
             raise
@@ -176,85 +192,75 @@ def _opened(wanted: Wanted, bundles: Mapping[str, Engine], gaps: _Gaps, stack: E
             errors.append(exc)
             gaps.found.append(Gap("accuracy", name, str(exc)))
             continue
-        mine, first = engine.contract, found[0].runner.contract if found else engine.contract
-        # mean and std act inside the graph: only what makes the pixels must agree
-        pixels = replace(mine.preprocessing, mean=first.preprocessing.mean, std=first.preprocessing.std)
-        if mine.class_ids != first.class_ids or pixels != first.preprocessing:
+        first = found[0].runner.contract if found else engine.contract
+        rule = pixel_rule_that_differs(engine.contract.preprocessing, first.preprocessing)
+        if engine.contract.class_ids != first.class_ids or rule is not None:
             reason = f"its classes or its preprocessing are not those of {found[0].name}; give it a report of its own"
             gaps.found.append(Gap("accuracy", name, reason))
             continue
-        found.append(replace(opened[0], name=name))
+        found.append(replace(opened, name=name))
     if not found:
         raise errors[0]
     return found
 
 
-def _evaluated(
-    wanted: Wanted,
-    bundles: Mapping[str, Engine],
-    contenders: Sequence[Contender],
-    labelled: Labelled,
-    on_progress: Progress,
-) -> tuple[DataSet, list[EngineReport]]:
-    overlap = calibration_overlap(contenders, labelled)
-    if not wanted.allow_calibration_images:
-        refuse_calibration_images(overlap)
-    evaluation, answers = evaluate(
-        contenders,
-        labelled,
-        overlap=overlap,
-        latency_s=None,
-        on_progress=lambda done, total: on_progress("images", done, total),
-    )
-    data = DataSet(
-        name=_text(labelled.root.resolve().name),
-        naming=evaluation.naming,
-        images=evaluation.images,
-        unreadable=len(evaluation.unreadable),
-        images_digest=images_digest(map(sha256_of, answers.files)),
-    )
-    pairs = (None, *evaluation.pairs)
-    found = [
-        engine_report(bundles[result.name], result, pair, reliability_of(answers, i, result.temperature))
-        for i, (result, pair) in enumerate(zip(evaluation.engines, pairs, strict=True))
-    ]
-    return data, found
+def _reliability(answers: Answers, index: int, temperature: float) -> tuple[ReliabilityBin, ...]:
+    logits_NK = answers.logits_NK[index]
+    if not finite_rows(logits_NK).all():
+        return ()
+    confidence_N = softmax(logits_NK, temperature).max(axis=1)
+    return reliability_bins(confidence_N, logits_NK.argmax(axis=1) == answers.target_N)
 
 
-def _timing(engine: Engine, settings: Settings, gaps: _Gaps) -> Timing | None:
-    """Latency at those batch sizes that the engine takes."""
+def _records(engine: Engine) -> dict[str, Any]:
+    """Read what calibrated the bundle, and the fit of its temperature; without the images, which may be many."""
+    folder = engine.onnx_path.parent
+    found: dict[str, Any] = {}
+    if (folder / CALIBRATION).exists():
+        record = read_record(folder / CALIBRATION)
+        images = ImageSet(len(record.files), record.digest())
+        found["calibration"] = Calibration(images, replace(record, files=()))
+    if (fit := read_confidence(folder, engine.contract)) is not None:
+        images = ImageSet(fit.images, images_digest(fit.sha256))
+        found["fit"] = TemperatureFit(images, replace(fit, sha256=()))
+    return found
+
+
+def _profile(engine: Engine, settings: ProfileSettings, gaps: _Gaps) -> EngineProfile | None:
+    """Measure the latency at those batch sizes that the engine takes."""
     sizes = []
-    for batch in settings.batches:
+    for batch in settings.batch_sizes:
         with gaps.around("latency", engine.name):
-            refuse_batches(engine, [batch])
+            check_batch_sizes(engine, [batch])
             sizes.append(batch)
-    if sizes:
-        with gaps.around("latency", engine.name):
-            return timing_of(profile_engine(engine, replace(settings, batches=tuple(sizes))))
-    return None
+    if not sizes:
+        return None
+    profile = profile_engine(engine, replace(settings, batch_sizes=tuple(sizes)))
+    # Why a runtime was passed over may quote paths of this machine, and is of no use elsewhere.
+    rows = tuple(replace(row, latency=row.latency.thinned()) for row in profile.rows)
+    return replace(profile, passed_over=(), rows=rows)
 
 
 def _ends(found: Sequence[EngineReport]) -> list[int]:
-    """Indices of the most precise engine and the fastest: between these two lies what the stages can tell."""
-    smallest = {i: min(runs(each), key=lambda run: run.batch) for i, each in enumerate(found) if runs(each)}
-    timed = {i: run.median_ms for i, run in smallest.items()}
-    return sorted({0, min(timed, key=lambda i: timed[i], default=len(found) - 1)})
+    """Return the indices of the most precise engine and the fastest: the stages of the others lie between these."""
+    timed = {i: min(each.rows, key=lambda row: row.latency.batch) for i, each in enumerate(found) if each.rows}
+    return sorted({0, min(timed, key=lambda i: timed[i].latency.median_ms, default=len(found) - 1)})
 
 
-def _stages(wanted: Wanted, engine: Engine, photos: Path, on_progress: Progress) -> StageReport:
-    opened = open_runner(engine, wanted.runtime, threads=wanted.threads)
+def _stages(request: ReportRequest, engine: Engine, photos: Path, on_progress: Progress) -> dict[str, Any]:
+    opened = open_runner(engine, request.runtime, threads=request.threads)
     with closing(opened.runner) as runner:
-        return profile_stages(
-            runner,
-            list(find_images([photos])),
-            on_progress=lambda done, total: on_progress(f"stages of {engine.name}", done, total),
-        )
+        files = list(find_images([photos]))
+        stage = f"stages of {engine.name}"
+        named: Progress = lambda _, done, total: on_progress(stage, done, total)  # noqa: E731
+        return {"stages": profile_stages(runner, files, on_progress=named)}
 
 
-def _layers(wanted: Wanted, engine: Engine) -> Layers:
-    from alexnet_deploy.profiling.layers.times import profile_layers
+def _layers(request: ReportRequest, engine: Engine) -> dict[str, Any]:
+    from alexnet_deploy.profiling.layers.profile import profile_layers
 
-    return layers_of(profile_layers(engine, wanted.runtime, min(wanted.batches), wanted.threads))
+    layers = profile_layers(engine, request.runtime, min(request.batch_sizes), request.threads)
+    return {"layers": replace(layers, passed_over=())}
 
 
 def _machine(checks: Sequence[Check]) -> Machine:
@@ -264,5 +270,5 @@ def _machine(checks: Sequence[Check]) -> Machine:
 
 
 def _text(name: str) -> str:
-    """A file name need not be valid text; its odd bytes become \\udcXX."""
+    """Return ``name`` as valid text: the odd bytes of a file name become \\udcXX."""
     return name.encode("utf-8", "backslashreplace").decode()

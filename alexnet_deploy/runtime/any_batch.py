@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile
-from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.stage_timer import Lap
+from alexnet_deploy.runtime.runner import Runner, Steps
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -20,35 +21,40 @@ class AnyBatch:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
         self.contract = runner.contract
+        self.runtime = runner.runtime
+        self.device = runner.device
         self.description = runner.description
-
-    @property
-    def lap(self) -> Lap:
-        """That of the runner inside."""
-        return self._runner.lap
-
-    @lap.setter
-    def lap(self, lap: Lap) -> None:
-        self._runner.lap = lap
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""
-        profile = self._runner.batch
-        if profile is None or profile.min <= len(pixels_NHWC) <= profile.max:
-            return self._runner(pixels_NHWC)
-        starts = range(0, len(pixels_NHWC), profile.max)
-        return np.concatenate([self._padded(pixels_NHWC[i : i + profile.max], profile.min) for i in starts])
+        return _joined([self._runner(part_NHWC)[:count] for part_NHWC, count in self._parts(pixels_NHWC)])
 
-    def _padded(self, pixels_NHWC: NDArray[np.uint8], least: int) -> NDArray[np.float32]:
-        count = len(pixels_NHWC)
-        if count < least:
-            pixels_NHWC = np.concatenate([pixels_NHWC, np.repeat(pixels_NHWC[-1:], least - count, axis=0)])
-        return self._runner(pixels_NHWC)[:count]
+    def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
+        """The steps of each call that it takes, one after the other."""
+        logits = []
+        for part_NHWC, count in self._parts(pixels_NHWC):
+            part_NK = yield from self._runner.steps(part_NHWC)
+            logits.append(part_NK[:count])
+        return _joined(logits)
+
+    def _parts(self, pixels_NHWC: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        """Pixels that the engine accepts, and how many of them were asked for."""
+        profile = self._runner.batch or BatchProfile(1, 1, max(len(pixels_NHWC), 1))
+        for start in range(0, max(len(pixels_NHWC), 1), profile.max):
+            part_NHWC = pixels_NHWC[start : start + profile.max]
+            count = len(part_NHWC)
+            if 0 < count < profile.min:
+                part_NHWC = np.concatenate([part_NHWC, np.repeat(part_NHWC[-1:], profile.min - count, axis=0)])
+            yield part_NHWC, count
 
     def fork(self) -> AnyBatch:
-        """Another request of the same engine, of any batch size, too."""
+        """Another request of the same engine, of any batch size."""
         return AnyBatch(self._runner.fork())
 
     def close(self) -> None:
         """Close the runner inside; calling it twice is fine."""
         self._runner.close()
+
+
+def _joined(logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return logits[0] if len(logits) == 1 else np.concatenate(logits)

@@ -1,6 +1,6 @@
-"""The few CUDA calls that running a plan takes, as a seam: cuda-python first, PyCUDA second, a fake in the tests.
+"""The few CUDA calls that running a plan takes: through cuda-python or PyCUDA, through a fake in the tests.
 
-Handles (device pointers, streams, graphs) are plain integers, which both libraries and TensorRT take.
+Handles (device pointers, streams, graphs) are plain integers, which both libraries and TensorRT accept.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.errors import UnavailableError, one_line
 
 _log = logging.getLogger(__name__)
 
 
 class Device(Protocol):
-    """One GPU. Every method raises UnavailableError, with the CUDA call's name, where CUDA refuses."""
+    """One GPU. Every method raises UnavailableError with the name of the CUDA call that failed."""
 
     name: str
     """For people: ``GPU sm89 through cuda-python``."""
@@ -27,13 +27,13 @@ class Device(Protocol):
     """Whether the four methods about graphs work."""
 
     def allocate(self, nbytes: int) -> int:
-        """Device memory; ``free`` takes it back."""
+        """Device memory, for ``free``."""
         ...
 
     def free(self, pointer: int) -> None: ...
 
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Page-locked host memory, which a copy can run beside; ``free_pinned`` takes the same array back."""
+        """Page-locked host memory, for asynchronous copies; ``free_pinned`` needs the same array."""
         ...
 
     def free_pinned(self, array: NDArray[np.uint8]) -> None: ...
@@ -55,11 +55,11 @@ class Device(Protocol):
         ...
 
     def begin_capture(self, stream: int) -> None:
-        """From here to ``end_capture`` this thread's work on ``stream`` is recorded, not run."""
+        """Until ``end_capture``, this thread's work on ``stream`` is recorded, not run."""
         ...
 
     def end_capture(self, stream: int) -> int:
-        """The recorded work as a graph; ``destroy_graph`` takes it back."""
+        """The recorded work as a graph, for ``destroy_graph``."""
         ...
 
     def launch(self, graph: int, stream: int) -> None: ...
@@ -67,27 +67,27 @@ class Device(Protocol):
     def destroy_graph(self, graph: int) -> None: ...
 
     def clear_error(self) -> None:
-        """Forget the error of a call that was allowed to fail; never raises.
+        """Clear the error of a call that was allowed to fail; never raises.
 
-        CUDA keeps the last one until somebody asks, and the next library to ask would take it for its own.
+        CUDA keeps the last one until it is read, and the next library to read it would take it for its own.
         """
         ...
 
     def close(self) -> None:
-        """Give back what the device object itself holds; calling it twice is fine."""
+        """Give back what the object itself holds; calling it twice is fine."""
         ...
 
 
 def open_device() -> Device:
-    """The first GPU (``CUDA_VISIBLE_DEVICES`` orders them); UnavailableError says why there is none."""
+    """The first GPU (``CUDA_VISIBLE_DEVICES`` orders them); UnavailableError with the reason if there is none."""
     causes = []
     for library, open_ in (("cuda-python", _through_cuda_python), ("PyCUDA", _through_pycuda)):
         try:
             return open_()
-        except ModuleNotFoundError as exc:  # not installed is a choice, and no cause
+        except ModuleNotFoundError as exc:  # not installed is a choice, not a cause
             _log.debug("%s: %s", library, exc)
         except ImportError as exc:  # PyCUDA is linked against the driver: without one it does not import
-            causes.append(f"{library} does not load ({' '.join(str(exc).split())})")
+            causes.append(f"{library} does not load ({one_line(exc)})")
         except UnavailableError as exc:  # a driver may be too old for cuda-python's CUDA and new enough for PyCUDA's
             causes.append(f"{library}: {exc}".partition("; ")[0])
     if not causes:

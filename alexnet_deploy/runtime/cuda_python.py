@@ -1,4 +1,4 @@
-"""The device seam through cuda-python (the CUDA runtime API): the first choice, since it has CUDA graphs."""
+"""``cuda.Device`` through cuda-python (the CUDA runtime API): the first choice, since it has CUDA graphs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ class CudaVersions(NamedTuple):
     """As CUDA counts: 13050 is 13.5."""
 
     driver: int
-    """The newest CUDA that the driver knows; 0 without a driver."""
+    """The newest CUDA that the driver supports; 0 without a driver."""
     runtime: int
-    """The one that cuda-python brings."""
+    """Of cuda-python."""
 
 
 def cuda_versions() -> CudaVersions:
-    """Both versions, on a machine without a GPU, too."""
+    """Both versions; works without a GPU."""
     return CudaVersions(int(_call("cudaDriverGetVersion")), int(_call("cudaRuntimeGetVersion")))
 
 
 class CudartDevice:
-    """The current CUDA device; see ``device.Device``."""
+    """The current CUDA device; see ``cuda.Device``."""
 
     graphs = True
 
@@ -88,14 +88,14 @@ class CudartDevice:
         _call("cudaGraphExecDestroy", graph)
 
     def clear_error(self) -> None:
-        cudart.cudaGetLastError()  # not by _call: its result is the error that it forgets
+        cudart.cudaGetLastError()  # not by _call: its result is the error that it clears
 
     def close(self) -> None:
         """Nothing to give back: the runtime API's context belongs to the process."""
 
 
 def _call(function: str, *args: Any) -> Any:
-    """Call ``cudart.<function>``; its one result, or UnavailableError with the name of CUDA's error."""
+    """The one result of ``cudart.<function>``, or UnavailableError with the name of CUDA's error."""
     error, *results = getattr(cudart, function)(*args)
     if error != cudart.cudaError_t.cudaSuccess:
         _, name = cudart.cudaGetErrorName(error)

@@ -11,9 +11,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import InputError, UnavailableError
+from alexnet_deploy.errors import InputError, UnavailableError, one_line
 from alexnet_deploy.machine.cpu import cores
-from alexnet_deploy.runtime.stage_timer import Lap, no_lap
+from alexnet_deploy.runtime.cuda import current_capability
+from alexnet_deploy.runtime.runner import Steps, compute_step
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -25,13 +26,13 @@ def providers() -> list[str]:
     return list(ort.get_available_providers())
 
 
-def session_options(precision: str, *, threads: int | None = None, streams: int = 1) -> Any:
-    """How an engine of ``precision`` runs."""
+def session_options(precision: str, *, threads: int | None = None, concurrency: int = 1) -> Any:
+    """The options with which an engine of ``precision`` runs."""
     options = ort.SessionOptions()
-    options.log_severity_level = 4  # its errors are raised, and told in one line
-    if threads is not None or streams > 1:
-        # Calls at the same time share one pool and wait for each other in it; with one thread there is none.
-        options.intra_op_num_threads = max(1, (threads or cores()) // streams)
+    options.log_severity_level = 4  # its errors are raised, and shown in one line
+    if threads is not None or concurrency > 1:
+        # Concurrent calls share one pool and wait for each other in it; with one thread there is no pool.
+        options.intra_op_num_threads = max(1, (threads or cores()) // concurrency)
     if precision.startswith("fp8"):
         # Its extended optimisations compute an FP8 Gemm wrongly (measured with 1.32).
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -47,14 +48,12 @@ def start_cuda() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = ort.InferenceSession(model.SerializeToString(), providers=[_PROVIDERS["cuda"]])
     if session.get_providers()[0] != _PROVIDERS["cuda"]:
-        raise UnavailableError("it falls back to the CPU; its messages name what it misses, such as cuDNN")
+        raise UnavailableError("it falls back to the CPU; its messages name what is missing, such as cuDNN")
     session.run(None, {"x": np.ones(1, np.float32)})
 
 
-class OrtRunner:
+class OnnxRuntimeRunner:
     """An ONNX model in ONNX Runtime."""
-
-    lap: Lap = staticmethod(no_lap)
 
     def __init__(
         self,
@@ -64,20 +63,22 @@ class OrtRunner:
         device: Literal["cpu", "cuda"] = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
-        streams: int = 1,
+        concurrency: int = 1,
     ) -> None:
         self.contract = contract
-        options = session_options(precision, threads=threads, streams=streams)
+        options = session_options(precision, threads=threads, concurrency=concurrency)
         try:
             self._session = ort.InferenceSession(str(onnx_path), options, providers=[_PROVIDERS[device]])
         except Exception as exc:  # its exceptions share no public base
-            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({reason(exc)}); try --runtime openvino") from exc
+            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         self._path = onnx_path
         if self._session.get_providers()[0] != _PROVIDERS[device]:
-            # onnxruntime-gpu falls back to the CPU in silence; a caller who asked for CUDA must know.
-            raise UnavailableError("ONNX Runtime could not start CUDA; check the driver, or use --runtime onnxruntime")
+            # onnxruntime-gpu silently falls back to the CPU; a caller who asked for CUDA must know.
+            raise UnavailableError("ONNX Runtime could not start CUDA; check the driver, or use `runtime` onnxruntime")
         batch = self._session.get_inputs()[0].shape[0]
         self.batch = BatchProfile(batch, batch, batch) if isinstance(batch, int) else None
+        self.runtime = "onnxruntime" if device == "cpu" else "onnxruntime-cuda"
+        self.device = "cpu" if device == "cpu" else current_capability() or "cuda"
         self.description = f"ONNX Runtime {ort.__version__} on {device.upper()}"
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -87,19 +88,18 @@ class OrtRunner:
             (logits_NK,) = session.run([self.contract.output_name], {self.contract.input_name: pixels_NHWC})
         except Exception as exc:
             raise InputError(
-                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
+                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({one_line(exc)}); export it for that batch size"
             ) from exc
         return np.asarray(logits_NK, np.float32)
 
-    def fork(self) -> OrtRunner:
+    def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
+        """One step: the session copies within its call."""
+        return compute_step(self, pixels_NHWC)
+
+    def fork(self) -> OnnxRuntimeRunner:
         """The same session: it takes calls from several threads."""
         return copy.copy(self)
 
     def close(self) -> None:
         """The session's threads end with the last reference to it."""
         self.__dict__.pop("_session", None)
-
-
-def reason(exc: Exception) -> str:
-    """What ONNX Runtime says, in one line."""
-    return " ".join(str(exc).split())[:300]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.runtime.stage_timer import Lap, no_lap
+from alexnet_deploy.runtime.runner import Steps, compute_step
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -23,23 +23,24 @@ DESCRIPTION = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
 class OpenVinoRunner:
     """An ONNX model in OpenVINO."""
 
-    lap: Lap = staticmethod(no_lap)
+    runtime = "openvino"
+    device = "cpu"
+    description = DESCRIPTION
 
     def __init__(
-        self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None, streams: int = 1
+        self, onnx_path: Path, contract: ModelContract, *, threads: int | None = None, concurrency: int = 1
     ) -> None:
         self.contract = contract
-        compiled = compiled_model(onnx_path, threads=threads, streams=streams)
+        compiled = compiled_model(onnx_path, threads=threads, concurrency=concurrency)
         self._path = onnx_path
-        # Where a Reshape inside fixes the batch, only the output tells. More images than that need not fail, but once
-        # such a model has gone, the next one that runs in the process ends it with a segfault (2026.4).
+        # Where a Reshape inside fixes the batch, only the output has it. More images than that need not fail, but once
+        # such a model is freed, the next one that runs in the process ends it with a segfault (2026.4).
         ends = (compiled.input(contract.input_name), compiled.output(contract.output_name))
         dimensions = [end.partial_shape[0] for end in ends]
         size = next((dimension.get_length() for dimension in dimensions if dimension.is_static), None)
         self.batch = None if size is None else BatchProfile(size, size, size)
         self._compiled: Any = compiled
         self._request = compiled.create_infer_request()
-        self.description = DESCRIPTION
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
@@ -51,11 +52,15 @@ class OpenVinoRunner:
             ) from exc
         logits_NK = np.array(results[self.contract.output_name], np.float32)
         if len(logits_NK) != len(pixels_NHWC):
-            # It does not fail by itself, but gives the result of an earlier call.
+            # It does not fail by itself, but returns the result of an earlier call.
             raise InputError(
                 f"{self._path}: answers {len(logits_NK)} images of {len(pixels_NHWC)}; export it for any batch"
             )
         return logits_NK
+
+    def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
+        """One step: nothing is copied to another device."""
+        return compute_step(self, pixels_NHWC)
 
     def fork(self) -> OpenVinoRunner:
         """Another request of the same compiled model."""
@@ -69,29 +74,28 @@ class OpenVinoRunner:
         self.__dict__.pop("_compiled", None)
 
 
-def compiled_model(onnx_path: Path, *, threads: int | None = None, streams: int = 1, counters: bool = False) -> Any:
-    """The model as the runner runs it, on request with performance counters; InputError where OpenVINO refuses it."""
-    # Without the hint a CPU with bf16 units may compute in bf16 an engine that says fp32.
+def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: int = 1, counters: bool = False) -> Any:
+    """The model as the runner runs it, optionally with performance counters; InputError where OpenVINO refuses it."""
+    # Without the hint a CPU with bf16 units may compute an fp32 engine in bf16.
     config: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
-    if streams > 1:
-        config["NUM_STREAMS"] = streams
+    if concurrency > 1:
+        config["NUM_STREAMS"] = concurrency
     if counters:
         config["PERF_COUNT"] = True
     try:
         return _core().compile_model(str(onnx_path), "CPU", config)
     except RuntimeError as exc:
-        raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try --runtime onnxruntime") from exc
+        raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try `runtime` onnxruntime") from exc
 
 
 @functools.cache
 def _core() -> ov.Core:
-    """One for the process, never given back.
+    """One core for the process, never freed.
 
-    A core's CPU plugin lends the thread an alternate signal stack and, when it goes, puts back the one it found. With
-    cores that go in another order than they came, that one is freed memory, and the next Ctrl-C kills the process
-    (2026.4).
+    A core's CPU plugin gives the thread an alternate signal stack and, when freed, restores the one it found. Where
+    cores are not freed in reverse order, that one is freed memory, and the next Ctrl-C kills the process (2026.4).
     """
     return ov.Core()
 
@@ -102,5 +106,5 @@ def devices() -> list[str]:
 
 
 def reason(exc: Exception) -> str:
-    """What OpenVINO says, in one line."""
+    """OpenVINO's message on one line."""
     return str(exc).strip().splitlines()[-1][:200]  # the lines before it name OpenVINO's own source files

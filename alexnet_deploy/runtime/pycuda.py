@@ -1,4 +1,4 @@
-"""The device seam through PyCUDA (the CUDA driver API), for machines of the older stack. It has no CUDA graphs."""
+"""``cuda.Device`` through PyCUDA (the CUDA driver API), for machines with older drivers. It has no CUDA graphs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alexnet_deploy.errors import UnavailableError
 
 
 class PycudaDevice:
-    """The first CUDA device; see ``device.Device``."""
+    """The first CUDA device; see ``cuda.Device``."""
 
     graphs = False
 
@@ -22,16 +22,16 @@ class PycudaDevice:
         with _named("cuInit"):
             cuda.init()
             device = cuda.Device(0)
-            # TensorRT works in the primary context; memory of any other would be foreign to it.
+            # TensorRT works in the primary context, and cannot use memory of another one.
             self._context = device.retain_primary_context()
         self.capability = "sm{}{}".format(*device.compute_capability())
         self.name = f"GPU {self.capability} through PyCUDA"
-        # PyCUDA frees with the object, so an object is kept for each handle that we gave out.
+        # PyCUDA frees memory with its object, so the object of each handle in use is kept.
         self._kept: dict[int, Any] = {}
 
     @contextlib.contextmanager
     def _current(self, call: str) -> Iterator[None]:
-        # A context is current for one thread; the caller's thread may be another each time.
+        # A context is current for one thread, and each call may come from another one.
         with _named(call):
             self._context.push()
             try:
@@ -78,17 +78,10 @@ class PycudaDevice:
         with self._current("cuStreamSynchronize"):
             self._kept[stream].synchronize()
 
-    def begin_capture(self, stream: int) -> None:
-        _no_graphs()
+    def _no_graphs(self, *arguments: int) -> NoReturn:
+        raise UnavailableError("PyCUDA has no CUDA graphs; pip install cuda-python")
 
-    def end_capture(self, stream: int) -> int:
-        _no_graphs()
-
-    def launch(self, graph: int, stream: int) -> None:
-        _no_graphs()
-
-    def destroy_graph(self, graph: int) -> None:
-        _no_graphs()
+    begin_capture = end_capture = launch = destroy_graph = _no_graphs
 
     def clear_error(self) -> None:
         """Nothing to forget: only the runtime API keeps a last error."""
@@ -109,7 +102,3 @@ def _named(call: str) -> Iterator[None]:
         yield
     except cuda.Error as exc:
         raise UnavailableError(f"{call}: {exc}; check nvidia-smi and the driver's version") from exc
-
-
-def _no_graphs() -> NoReturn:
-    raise UnavailableError("PyCUDA has no CUDA graphs; pip install cuda-python")

@@ -1,118 +1,137 @@
 """Open an engine on whichever runtime this machine has.
 
-A runner is opened by ``open_runner``, which says what it picked and why it passed the others over.
-Each heavy library is imported at the top of one module here, and that module only inside ``open_runner``.
+``open_runner`` picks the runtime and returns why it passed others over. Each heavy library is imported at the top of
+one module of this room, and that module only inside ``open_runner``.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
+from alexnet_deploy.errors import DeployError, UnavailableError, UsageError, one_line, require_positive
 from alexnet_deploy.machine.cpu import cores
-from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.machine.gpu import has_nvidia_gpu
 
-# Legend: N batch, H height, W width, C channel (RGB), K class
+if TYPE_CHECKING:
+    from alexnet_deploy.runtime.runner import Runner
 
-MAX_STREAMS_A_CORE = 64
-"""Calls at the same time, for each core. A CPU is busy with one and a GPU with a few a core; the rest queue, which
-takes a measurement minutes (each waits for all others, many times) and tells nothing of the engine."""
+Runtime = Literal["auto", "tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
+"""What ``open_runner`` takes: ``"auto"``, or a key of ``RUNTIMES``."""
+
+MAX_CALLS_PER_CORE = 64
+"""Concurrent calls per core. One keeps a CPU core busy, and a few a GPU; more only wait for each other, and a
+measurement of them takes minutes without saying anything about the engine."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
-    """A runner of any batch size, and why each runtime that would have come before it was passed over."""
+class PassedOver:
+    """A runtime that ``"auto"`` tried and could not use."""
+
+    runtime: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.runtime}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedRunner:
+    """A runner for batches of any size, and how it was chosen."""
 
     runner: Runner
-    passed_over: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    """The runtimes that come before it in ``RUNTIMES``."""
+    unused_gpu: bool = False
+    """``"auto"`` chose the CPU although this machine has an NVIDIA GPU: the reasons are worth showing."""
 
 
-def open_runner(engine: Engine, runtime: str = "auto", *, threads: int | None = None, streams: int = 1) -> Opened:
+def open_runner(
+    engine: Engine, runtime: Runtime | str = "auto", *, threads: int | None = None, concurrency: int = 1
+) -> SelectedRunner:
     """Open ``engine`` on ``runtime``, or with ``"auto"`` on the first of ``RUNTIMES`` that can run it here.
 
-    The runner and its forks run ``streams`` calls at the same time, on ``threads`` threads in all (None: the
+    The runner and its forks run ``concurrency`` calls at the same time, on ``threads`` threads in all (None: the
     runtime's own choice).
 
     Raises UsageError for an unknown runtime and for numbers out of range, UnavailableError where the machine cannot
-    run the one asked for (or, with ``"auto"``, any), InputError where the runtime refuses the model.
+    run the requested one (or, with ``"auto"``, any), InputError where the runtime refuses the model.
     """
-    if threads is not None and threads < 1:
-        raise UsageError(f"--threads {threads}: takes 1 or more")
-    if streams < 1:
-        raise UsageError(f"--concurrency {streams}: takes 1 or more")
-    if streams > MAX_STREAMS_A_CORE * cores():
+    require_positive(threads=threads, concurrency=concurrency)
+    most = MAX_CALLS_PER_CORE * cores()
+    if concurrency > most:
         raise UsageError(
-            f"--concurrency {streams}: past {MAX_STREAMS_A_CORE} a core, {MAX_STREAMS_A_CORE * cores()} here, requests "
-            "only wait for each other; choose fewer"
+            f"`concurrency` {concurrency}: past {MAX_CALLS_PER_CORE} per core, {most} here, calls only wait for each "
+            "other; choose fewer"
         )
     if runtime != "auto":
         if runtime not in RUNTIMES:
-            raise UsageError(f"--runtime {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
-        return Opened(_open(runtime, engine, threads, streams))
-    passed_over: list[str] = []
+            raise UsageError(f"`runtime` {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
+        return SelectedRunner(_open(runtime, engine, threads, concurrency))
+    passed_over: list[PassedOver] = []
     for name in RUNTIMES:
         try:
-            return Opened(_open(name, engine, threads, streams), tuple(passed_over))
+            runner = _open(name, engine, threads, concurrency)
         except DeployError as exc:
-            passed_over.append(f"{name}: {exc}")
-    raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(passed_over)})")
+            passed_over.append(PassedOver(name, str(exc)))
+        else:
+            return SelectedRunner(runner, tuple(passed_over), runner.device == "cpu" and has_nvidia_gpu())
+    raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(map(str, passed_over))})")
 
 
-def _open(runtime: str, engine: Engine, threads: int | None, streams: int) -> Runner:
-    from alexnet_deploy.runtime.any_batch import AnyBatch
+def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -> Runner:
+    from alexnet_deploy.runtime.any_batch import AnyBatch  # not above: whoever needs the names alone loads no NumPy
 
     try:
-        return AnyBatch(RUNTIMES[runtime](engine, threads, streams))
+        return AnyBatch(RUNTIMES[runtime](engine, threads, concurrency))
     except ImportError as exc:  # installed, but for another Python or without a library that it needs
-        reason = " ".join(str(exc).split())[:200]
-        raise UnavailableError(f"the package of {runtime} does not load ({reason}); install it anew") from exc
+        raise UnavailableError(f"the package of {runtime} does not load ({one_line(exc, 200)}); reinstall it") from exc
 
 
-def _tensorrt(engine: Engine, threads: int | None, streams: int) -> Runner:
+def _tensorrt(engine: Engine, threads: int | None, concurrency: int) -> Runner:
     if not engine.plans:
         raise UnavailableError(f"{engine.name} holds no TensorRT plan; build one: alexnet-deploy build-engine")
-    from alexnet_deploy.runtime import tensorrt_runner
+    from alexnet_deploy.runtime.tensorrt_plans import open_plan
 
-    return tensorrt_runner.open_plan(engine)
+    return open_plan(engine)
 
 
-def _onnxruntime_cuda(engine: Engine, threads: int | None, streams: int) -> Runner:
-    # Its list of providers would tell as well, but the import takes 50 ms and 35 MiB, for nothing on most CPUs.
-    if not any(list(folder.glob("capi/*onnxruntime_providers_cuda*")) for folder in _onnxruntime_folders()):
+def _openvino(engine: Engine, threads: int | None, concurrency: int) -> Runner:
+    if importlib.util.find_spec("openvino") is None:
+        raise UnavailableError("OpenVINO is not installed; pip install 'alexnet-deploy[cpu]'")
+    from alexnet_deploy.runtime.openvino_runner import OpenVinoRunner
+
+    return OpenVinoRunner(engine.onnx_path, engine.contract, threads=threads, concurrency=concurrency)
+
+
+def _onnxruntime(
+    engine: Engine, threads: int | None, concurrency: int, device: Literal["cpu", "cuda"] = "cpu"
+) -> Runner:
+    folders = _onnxruntime_folders()
+    # Its list of providers has the answer as well, but the import takes 50 ms and 35 MiB, for nothing on most CPUs.
+    if device == "cuda" and not any(list(folder.glob("capi/*onnxruntime_providers_cuda*")) for folder in folders):
         raise UnavailableError(
             "ONNX Runtime here has no CUDA; pip install 'alexnet-deploy[gpu]' in an environment of its own"
         )
-    from alexnet_deploy.runtime import onnxruntime_runner
+    from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
-    return onnxruntime_runner.OrtRunner(
-        engine.onnx_path, engine.contract, device="cuda", precision=engine.precision, threads=threads, streams=streams
-    )
-
-
-def _openvino(engine: Engine, threads: int | None, streams: int) -> Runner:
-    if importlib.util.find_spec("openvino") is None:
-        raise UnavailableError("OpenVINO is not installed; pip install 'alexnet-deploy[cpu]'")
-    from alexnet_deploy.runtime import openvino_runner
-
-    return openvino_runner.OpenVinoRunner(engine.onnx_path, engine.contract, threads=threads, streams=streams)
-
-
-def _onnxruntime(engine: Engine, threads: int | None, streams: int) -> Runner:
-    _onnxruntime_folders()
-    from alexnet_deploy.runtime import onnxruntime_runner
-
-    return onnxruntime_runner.OrtRunner(
-        engine.onnx_path, engine.contract, precision=engine.precision, threads=threads, streams=streams
+    return OnnxRuntimeRunner(
+        engine.onnx_path,
+        engine.contract,
+        device=device,
+        precision=engine.precision,
+        threads=threads,
+        concurrency=concurrency,
     )
 
 
 def _onnxruntime_folders() -> list[Path]:
-    """Where the one ONNX Runtime is installed; UnavailableError where there is none, or two."""
+    """Where the one ONNX Runtime is installed; UnavailableError where there are none or two."""
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) > 1:
         raise UnavailableError(
@@ -126,16 +145,18 @@ def _onnxruntime_folders() -> list[Path]:
 
 
 def _is_installed(distribution: str) -> bool:
+    from importlib import metadata  # some 15 ms, not for those who need only the names above
+
     try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
         return False
     return True
 
 
 RUNTIMES: dict[str, Callable[[Engine, int | None, int], Runner]] = {
     "tensorrt": _tensorrt,
-    "onnxruntime-cuda": _onnxruntime_cuda,
+    "onnxruntime-cuda": partial(_onnxruntime, device="cuda"),
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
 }

@@ -1,7 +1,7 @@
 """Which TensorRT is here: the full one (``tensorrt``), TensorRT-RTX (``tensorrt_rtx``), both, or none.
 
-The two share one Python API, so ``build`` and ``runners.trt`` take either as ``TensorRT.api``. It is untyped
-(``Any``) here and nowhere else; tests/runtime/test_tensorrt_names.py proves that the names used exist in every version.
+The two share one Python API, so ``build.plans`` and ``tensorrt_runner`` take either as ``TensorRT.api``. It is untyped
+(``Any``); tests/runtime/test_tensorrt_names.py proves that the names used exist in every version.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import logging
 import re
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ _CONSEQUENCE = "[checkMacros"
 
 @dataclass(slots=True)
 class Messages:
-    """What is worth keeping of TensorRT's log; everything also goes to ``logging`` at DEBUG."""
+    """The part of TensorRT's log worth keeping; everything also goes to ``logging`` at DEBUG."""
 
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=16))
     layers: str = ""
@@ -44,7 +44,7 @@ class Messages:
 
     def cause(self) -> str:
         """The first error in one line."""
-        return one_line(self.errors)
+        return cause_in(self.errors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +56,7 @@ class TensorRT:
     version: str
     api: Any
     logger: Any
-    """The process's only logger: TensorRT keeps the first that it is given, whatever is handed in later."""
+    """The only logger of the process: TensorRT keeps the first that it is given."""
     messages: Messages
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class TensorRT:
 
 @functools.cache
 def load(name: str) -> TensorRT:
-    """Import one of the two; UnavailableError says why it cannot be, and names the extra to install.
+    """Import one of the two; UnavailableError with the reason and the extra to install if that fails.
 
     ``name`` may come out of a manifest, and no other module is ever imported.
     """
@@ -84,7 +84,7 @@ def load(name: str) -> TensorRT:
 
 
 def installed() -> dict[str, TensorRT]:
-    """Every TensorRT that loads here, by name; empty where there is none."""
+    """Every TensorRT that loads here, by name."""
     found = {}
     for name in (FULL, RTX):
         try:
@@ -94,11 +94,24 @@ def installed() -> dict[str, TensorRT]:
     return found
 
 
-def one_line(texts: Iterable[str]) -> str:
-    """The cause out of TensorRT's messages, without its source files, line numbers and C++ names."""
+def cause_in(texts: Iterable[str]) -> str:
+    """The cause from TensorRT's messages, without its source files, line numbers and C++ names."""
     lines = [line for text in texts for line in text.splitlines() if not line.startswith(_CONSEQUENCE)]
     cause = next((line for line in lines if "Error Code" in line), lines[0] if lines else "no reason given")
     return _SOURCE_NOTE.sub("", _ERROR_PREFIX.sub("", cause)).strip(" ().")
+
+
+def kernel_profiler(api: Any, report: Callable[[str, float], None]) -> Any:
+    """A profiler for an execution context that calls ``report`` with the name and the milliseconds of each kernel."""
+
+    class Profiler(api.IProfiler):  # type: ignore[misc]  # the base comes from an untyped library
+        def __init__(self) -> None:
+            api.IProfiler.__init__(self)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            report(layer_name, ms)
+
+    return Profiler()
 
 
 def _logger(api: Any, messages: Messages) -> Any:

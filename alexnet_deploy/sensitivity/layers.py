@@ -1,45 +1,33 @@
-"""What int8 or fp8 costs layer by layer: each one quantised alone, and each one alone left float."""
+"""What int8 or fp8 costs layer by layer: each layer quantised alone, and each one alone kept in float."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnx
-
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.errors import InputError, require_positive
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
-from alexnet_deploy.images.labelled import Labelled, list_labelled
-from alexnet_deploy.inference.predict import read_batches
-from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
-from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, layer_of, load_onnx
-from alexnet_deploy.precision.calibration_cache import CalibrationCache
-from alexnet_deploy.precision.convert import calibrated, method_for
-from alexnet_deploy.precision.qdq import Quantized
-from alexnet_deploy.precision.thresholds import Method
-from alexnet_deploy.sensitivity.variants import Effect, Variants
+from alexnet_deploy.images.labelled import list_labelled
+from alexnet_deploy.images.shared import refuse_shared_images, shared_images
+from alexnet_deploy.onnx_graph.onnx_file import layer_of
+from alexnet_deploy.precision.float_model import import_float_model
+from alexnet_deploy.precision.types import Method, QuantizedType, method_for
+from alexnet_deploy.progress import Progress, no_progress
+from alexnet_deploy.sensitivity.settings import DiagnoseSettings
+from alexnet_deploy.sensitivity.variants import Effect, Variants, calibrate_variants
 
-DEFAULT_IMAGES = 256
-"""Enough to rank layers by KL; a change of accuracy shows on thousands only (docs/diagnose.md)."""
-DEFAULT_CALIBRATION_IMAGES = 128
-BATCH = 16
-"""Images computed at once; the result does not depend on it, memory does."""
-
-Report = Callable[[str, int, int], None]
-"""Called with a stage's name, the steps done and the steps in all."""
+SHARED_IMAGES_REMEDY = "the result would look better than it is: give two folders that share no image"
 
 
 @dataclass(frozen=True, slots=True)
 class LayerDiagnosis:
     """One quantisable layer, by its name in the PyTorch module and in the ONNX graph.
 
-    ``sqnr_db`` is of its output: the noise that quantising its own input and weights adds.
+    ``sqnr_db`` is that of its output: the noise from quantising its own input and weights.
     """
 
     layer: str
@@ -54,9 +42,9 @@ class LayerDiagnosis:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """All quantisable layers, first the one that alone costs most KL."""
+    """All quantisable layers, first the one with the largest KL if quantised alone."""
 
-    kind: Quantized
+    precision: QuantizedType
     method: Method
     images: int
     calibration_images: int
@@ -68,176 +56,105 @@ class Diagnosis:
     """Why there is no accuracy."""
 
     def regained_nats(self, layer: LayerDiagnosis) -> float:
-        """KL that goes away where, of all, this layer becomes float again; below 0 where its error hid another's."""
+        """KL regained by keeping only this layer in float; negative where its error hid that of another."""
         return self.everything.kl_nats - layer.restored.kl_nats
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A float model in our form (what ``adopt`` writes), and how it is calibrated."""
-
-    onnx_path: Path
-    contract: ModelContract
-    kind: Quantized
-    calibration: CalibrationSet
-    method: Method | None = None
-    exclude: str | None = None
-    cache: CalibrationCache | None = None
-    source: str | None = None
-    """What the user called the model, for errors; None: ``onnx_path``."""
-
-
 def diagnose(
-    onnx_path: Path,
-    data: Path,
+    onnx: str | Path,
+    data: str | Path,
+    settings: DiagnoseSettings | None = None,
     *,
-    kind: Quantized = "int8",
-    images: int = DEFAULT_IMAGES,
-    calibration_data: Path | None = None,
-    calibration_images: int = DEFAULT_CALIBRATION_IMAGES,
-    method: Method | None = None,
-    exclude: str | None = None,
-    seed: int = 0,
-    import_options: ImportOptions = NO_IMPORT_OPTIONS,
-    on_progress: Report | None = None,
+    on_progress: Progress = no_progress,
 ) -> Diagnosis:
-    """Diagnose ``onnx_path`` on ``images`` images of ``data``, balanced over its class folders where it has some.
+    """Measure what quantising each layer of ``onnx`` costs, on images of the folder ``data``.
 
-    Without ``calibration_data`` other images of ``data`` calibrate. Raises InputError where a folder holds too few
-    images, or where one image both calibrates and diagnoses.
+    Raises InputError if a folder holds too few images, or if an image both calibrates and diagnoses.
     """
-    for flag, number in (("--images", images), ("--calibration-images", calibration_images)):
-        if number < 1:
-            raise UsageError(f"{flag} {number}: takes 1 or more")
-    if calibration_data is None:
-        flags = ("--data", "--images and --calibration-images")
-        both = choose_images(
-            data,
-            count=images + calibration_images,
-            seed=seed,
-            flags=flags,
-            fewer=lambda usable: _fewer(usable, images, calibration_images),
-        )
-        calibration, chosen = _part(both, 0, calibration_images), _part(both, calibration_images, None)
-    else:
-        calibration = choose_images(calibration_data, count=calibration_images, seed=seed)
-        chosen = choose_images(data, count=images, seed=seed, flags=("--data", "--images"))
-        refuse_shared(calibration, chosen.sha256, f"--data {data}")
+    settings, onnx, data = settings or DiagnoseSettings(), Path(onnx), Path(data)
+    require_positive(images=settings.images, calibration_images=settings.calibration_images)
+    calibration, files = _choose(data, settings)
     with TemporaryDirectory() as scratch:
-        adopted = Path(scratch) / "model.onnx"
-        contract = adopt(onnx_path, adopted, import_options)
-        unlabelled = targets = None
+        model = import_float_model(onnx, Path(scratch) / "model.onnx", settings.import_options)
+        targets = unlabelled = None
         try:
-            targets = targets_of(chosen.files, list_labelled(data, contract))
+            targets = _targets_of(files, data, model.contract)
         except InputError as exc:
             unlabelled = str(exc)
-        subject = Subject(adopted, contract, kind, calibration, method, exclude, source=str(onnx_path))
-        found = study(subject, chosen.files, targets, on_progress=on_progress)
-        return dataclasses.replace(found, unlabelled=unlabelled)
-
-
-def study(
-    subject: Subject, files: Sequence[Path], targets: Sequence[int] | None, *, on_progress: Report | None = None
-) -> Diagnosis:
-    """Diagnose on readable image ``files``; ``targets`` are their class numbers."""
-    variants, nodes, effect = _prepared(subject, files, targets, 2, on_progress)
-    every = frozenset(nodes)
-    everything = effect(every)
-    noise = variants.noise(every)
+        on_progress("calibration", 0, 1)
+        variants = calibrate_variants(model, settings.precision, calibration, settings, files, targets)
+        on_progress("calibration", 1, 1)
+        every = frozenset(variants.nodes)
+        singles = [frozenset([name]) for name in variants.nodes]
+        everything, *effects = _effects(variants, [every, *singles, *(every - one for one in singles)], on_progress)
+        noise = variants.noise()
     layers = [
-        LayerDiagnosis(
-            layer=layer_of(node),
-            node=name,
-            op=node.op_type,
-            sqnr_db=noise[name].sqnr_db,
-            alone=effect(frozenset([name])),
-            restored=effect(every - {name}),
+        LayerDiagnosis(layer_of(node), name, node.op_type, noise[name].sqnr_db, alone, restored)
+        for (name, node), alone, restored in zip(
+            variants.nodes.items(), effects[: len(every)], effects[len(every) :], strict=True
         )
-        for name, node in nodes.items()
     ]
     return Diagnosis(
-        kind=subject.kind,
-        method=method_for(subject.kind, subject.method),
+        precision=settings.precision,
+        method=method_for(settings.precision, settings.calibration_method),
         images=len(files),
-        calibration_images=len(subject.calibration.files),
+        calibration_images=len(calibration.files),
         float_top1_percent=variants.float_top1_percent,
         everything=everything,
         layers=tuple(sorted(layers, key=lambda layer: -layer.alone.kl_nats)),
+        unlabelled=unlabelled,
     )
 
 
-def ranking(subject: Subject, files: Sequence[Path], *, on_progress: Report | None = None) -> dict[str, str]:
-    """Nodes with their layers, in the order of ``study``; in less than half its time."""
-    _, nodes, effect = _prepared(subject, files, None, 1, on_progress)
-    cost = {name: effect(frozenset([name])).kl_nats for name in nodes}
-    return {name: layer_of(nodes[name]) for name in sorted(nodes, key=lambda name: -cost[name])}
+def rank_layers(variants: Variants, on_progress: Progress) -> dict[str, str]:
+    """Node names with their layers, in the order of ``diagnose``, in less than half its time."""
+    effects = _effects(variants, [[name] for name in variants.nodes], on_progress)
+    cost = {name: effect.kl_nats for name, effect in zip(variants.nodes, effects, strict=True)}
+    return {name: layer_of(variants.nodes[name]) for name in sorted(cost, key=lambda name: -cost[name])}
 
 
-def _prepared(
-    subject: Subject,
-    files: Sequence[Path],
-    targets: Sequence[int] | None,
-    passes_a_node: int,
-    on_progress: Report | None,
-) -> tuple[Variants, dict[str, onnx.NodeProto], Callable[[frozenset[str]], Effect]]:
-    """The variants of the calibrated model, its quantisable nodes by name, and ``Variants.effect`` with progress."""
-    report = on_progress or (lambda stage, done, total: None)
-    pre, fixed = subject.contract.preprocessing, fixed_batch(load_onnx(subject.onnx_path))
-    report("calibration", 0, 1)
-    model, nodes, made = calibrated(
-        subject.onnx_path,
-        kind=subject.kind,
-        batches=lambda: subject.calibration.batches(pre, fixed or BATCH),
-        method=subject.method,
-        exclude=subject.exclude,
-        cache=subject.cache,
-        source=subject.source,
-    )
-    report("calibration", 1, 1)
-    variants = Variants(
-        model,
-        made.threshold_by_tensor,
-        subject.kind,
-        lambda: (read.pixels_NHWC for read in read_batches(files, pre, batch=BATCH)),
-        targets,
-    )
-    total = passes_a_node * len(nodes) + passes_a_node - 1
-    steps = itertools.count(1)
-
-    def effect(quantised: frozenset[str]) -> Effect:
-        found = variants.effect(quantised)
-        report("layers", next(steps), total)
-        return found
-
-    return variants, {node.name: node for node in nodes}, effect
+def _effects(variants: Variants, quantised: Sequence[Collection[str]], on_progress: Progress) -> list[Effect]:
+    """The effect of quantising each of several groups of nodes."""
+    effects = []
+    for done, names in enumerate(quantised, 1):
+        effects.append(variants.effect(names))
+        on_progress("layers", done, len(quantised))
+    return effects
 
 
-def targets_of(files: Sequence[Path], labelled: Labelled) -> list[int]:
-    """The class numbers of ``files``; InputError for one that lies in no class folder."""
+def _choose(data: Path, settings: DiagnoseSettings) -> tuple[CalibrationSet, tuple[Path, ...]]:
+    """The images that calibrate, and those to diagnose on."""
+    images, calibration_images = settings.images, settings.calibration_images
+    if settings.calibration_data is None:
+        both = choose_images(
+            data,
+            count=images + calibration_images,
+            seed=settings.seed,
+            parameters=("data", "images", "calibration_images"),
+            fewer=lambda usable: _smaller_counts(usable, images, calibration_images),
+        )
+        files, sha256 = both.files[:calibration_images], both.sha256[:calibration_images]
+        return dataclasses.replace(both, files=files, sha256=sha256), both.files[calibration_images:]
+    calibration = choose_images(Path(settings.calibration_data), count=calibration_images, seed=settings.seed)
+    chosen = choose_images(data, count=images, seed=settings.seed, calibrates=False, parameters=("data", "images"))
+    shared = shared_images(dict(zip(chosen.files, chosen.sha256, strict=True)), calibration.sha256)
+    refuse_shared_images(shared, "also calibrates", SHARED_IMAGES_REMEDY)
+    return calibration, chosen.files
+
+
+def _smaller_counts(usable: int, images: int, calibration_images: int) -> str:
+    """The parameters that divide ``usable`` images in the proportion of the two counts."""
+    if usable < 2:
+        return f"`images` {usable} and `calibration_data` of another folder"
+    calibrating = max(1, usable * calibration_images // (images + calibration_images))
+    return f"`images` {usable - calibrating} `calibration_images` {calibrating}"
+
+
+def _targets_of(files: Sequence[Path], data: Path, contract: ModelContract) -> list[int]:
+    """The class numbers of ``files``; InputError if ``data`` is not labelled, or one lies in no class folder."""
+    labelled = list_labelled(data, contract)
     target_of = dict(zip(labelled.files, labelled.targets, strict=True))
     outside = next((file for file in files if file not in target_of), None)
     if outside is not None:
-        raise InputError(f"{outside}: lies in no class folder; give one that holds one folder of images a class")
+        raise InputError(f"{outside}: lies in no class folder; give a folder that holds one folder of images per class")
     return [target_of[file] for file in files]
-
-
-def refuse_shared(calibration: CalibrationSet, sha256: Iterable[str], source: str) -> None:
-    """InputError where images of ``source``, told by their hashes, are among those that calibrate."""
-    shared = len(set(calibration.sha256).intersection(sha256))
-    if shared:
-        raise InputError(
-            f"{source}: {shared} of its images also calibrate (same content), so their ranges would flatter the "
-            "result; give two folders that share no image"
-        )
-
-
-def _fewer(usable: int, images: int, calibration_images: int) -> str:
-    """Flags that divide ``usable`` images as ``images`` and ``calibration_images`` would divide more."""
-    if usable < 2:
-        return f"--images {usable} and --calibration-data of another folder"
-    calibrating = max(1, usable * calibration_images // (images + calibration_images))
-    return f"--images {usable - calibrating} --calibration-images {calibrating}"
-
-
-def _part(images: CalibrationSet, start: int, stop: int | None) -> CalibrationSet:
-    return dataclasses.replace(images, files=images.files[start:stop], sha256=images.sha256[start:stop])

@@ -1,4 +1,4 @@
-"""Benchmarks: turns, ratios, verdicts and pages by hand, and every script's passes on a tiny engine."""
+"""Benchmarks: rounds, ratios, goals and pages on made-up readings, and the passes of every script on a tiny engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.images.samples import parity_pixels
 from alexnet_deploy.model.checkpoint import Checkpoint
-from alexnet_deploy.model.export import export_onnx
 from benchmarks import ablations, cold_start, end_to_end, engine_only, peers, render, rounds, scaling
 from benchmarks.peers import for_ultralytics
 from benchmarks.rounds import Report, Row
@@ -24,15 +23,13 @@ PRECISIONS = ("fp32", "int8")
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
-    """The two bundles that the benchmarks look for, both float32: what they measure is not what is tested."""
+def store(tmp_path_factory: pytest.TempPathFactory, tiny_onnx: Path, tiny_checkpoint: Checkpoint) -> Path:
+    """The two bundles that the benchmarks look for. Both are float32, since their speed is not tested."""
     folder = tmp_path_factory.mktemp("engines")
-    contract = tiny_checkpoint.contract
-    export_onnx(tiny_checkpoint, folder / "tiny.onnx", pixels_NHWC=parity_pixels(None, contract.preprocessing))
     for precision in PRECISIONS:
         with write_bundle(folder / f"alexnet-{precision}") as bundle:
-            shutil.copy(folder / "tiny.onnx", bundle / MODEL)
-            save_manifest(Manifest(precision, contract, BatchProfile(), {}), bundle)
+            shutil.copy(tiny_onnx, bundle / MODEL)
+            save_manifest(Manifest(precision, tiny_checkpoint.contract, BatchProfile(), {}), bundle)
     return folder
 
 
@@ -41,7 +38,7 @@ def photos(photo_folder: Path) -> Path:
     return photo_folder / "val"
 
 
-def test_ways_take_turns_and_the_order_turns_around() -> None:
+def test_every_other_round_runs_in_reverse_order() -> None:
     called: list[str] = []
 
     def way(name: str) -> float:
@@ -60,7 +57,7 @@ def test_a_ratio_is_taken_within_each_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "goal", "reached"),
+    ("ours", "theirs", "goal", "met"),
     [
         ([30, 31], [10, 10], "≥ 3.0", True),
         ([29, 29], [10, 10], "≥ 3.0", False),
@@ -73,8 +70,8 @@ def test_a_ratio_is_taken_within_each_round() -> None:
         ([1], [1], "", None),
     ],
 )
-def test_the_median_decides(ours: list[float], theirs: list[float], goal: str, reached: bool | None) -> None:
-    assert Row("case", "s", ours, "peer" if theirs else "", theirs, goal).reached() is reached
+def test_the_median_has_to_meet_the_goal(ours: list[float], theirs: list[float], goal: str, met: bool | None) -> None:
+    assert Row("case", "s", ours, "peer" if theirs else "", theirs, goal).meets_goal() is met
 
 
 def test_a_report_comes_back_from_its_json(tmp_path: Path) -> None:
@@ -84,7 +81,7 @@ def test_a_report_comes_back_from_its_json(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8"))["environment"]["Python"] == sys.version.split()[0]
 
 
-def test_the_table_shows_medians_spreads_and_verdicts() -> None:
+def test_the_table_shows_medians_spreads_and_whether_goals_are_met() -> None:
     rows = [
         Row("fast", "images/s", [1234.5, 1200, 1300], "peer", [400, 400, 400], "≥ 3.0"),
         Row("near", "ms", [1.0, 1.2, 1.1], "peer", [1, 1, 1], "≤ 1.05"),
@@ -101,7 +98,7 @@ def test_the_table_shows_medians_spreads_and_verdicts() -> None:
     ]
 
 
-def test_the_page_tells_an_environment_once_while_it_stays() -> None:
+def test_the_page_shows_an_environment_once_until_it_changes() -> None:
     here, there = {"date": "2026-01-02", "CPU": "One", "cores": "2", "onnx": "1"}, {"date": "2026-01-03", "CPU": "Two"}
     page = render.page(
         {
@@ -114,12 +111,12 @@ def test_the_page_tells_an_environment_once_while_it_stays() -> None:
     assert page.index("First?") < page.index("- A note.") < page.index("Second?") < page.index("Third?")
 
 
-def test_the_page_in_docs_is_that_of_the_results() -> None:
+def test_the_page_in_docs_is_rendered_from_the_results() -> None:
     reports = {name: Report.load(rounds.RESULTS / f"{name}.json") for name in render.NAMES}
     assert (rounds.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8") == render.page(reports)
 
 
-def test_a_pass_that_fails_ends_the_benchmark_with_its_last_words() -> None:
+def test_a_pass_that_fails_ends_the_benchmark_and_shows_its_error() -> None:
     command = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"]
     with pytest.raises(SystemExit, match=r"(?s)exit 7\n.*why"):
         rounds.in_process(command)
@@ -145,7 +142,7 @@ def test_timed_counts_every_call_of_every_thread() -> None:
 
     reading = engine_only.timed([lambda: call("a"), lambda: call("b")], batch=10, seconds=0.05)
     assert min(calls.values()) > 0
-    # Of all calls 0.05 s of 0.25 s are measured, the rest is warm-up; a thread may start late, never early.
+    # The calls of 0.05 s out of 0.25 s are measured, the others are warm-up. A thread may start late, but not early.
     assert reading["images_per_s"] * 0.05 <= 10 * sum(calls.values())
 
 
@@ -154,19 +151,19 @@ def test_every_way_through_a_folder_answers_every_file(
     store: Path, photos: Path, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peers, "CACHE", tmp_path)
-    assert end_to_end.one_way(way, store / "alexnet-int8", sorted(photos.rglob("*.jpg"))) > 0
+    assert end_to_end.one_pass(way, store / "alexnet-int8", sorted(photos.rglob("*.jpg"))) > 0
 
 
-def test_a_way_that_does_not_answer_all_ends_the_benchmark(store: Path, tmp_path: Path, photos: Path) -> None:
+def test_a_way_that_does_not_answer_all_files_ends_the_benchmark(store: Path, tmp_path: Path, photos: Path) -> None:
     (broken := tmp_path / "broken.jpg").write_bytes(b"no image")
     with pytest.raises(SystemExit, match="ours: answered 1 of 2 files"):
-        end_to_end.one_way("ours", store / "alexnet-int8", [next(photos.rglob("*.jpg")), broken])
+        end_to_end.one_pass("ours", store / "alexnet-int8", [next(photos.rglob("*.jpg")), broken])
 
 
-def test_the_limit_is_decoder_and_engine_one_after_the_other() -> None:
+def test_the_limit_is_the_time_of_decoder_plus_engine() -> None:
     rates = {"decode, fp32": [100.0], "engine, fp32": [100.0], "engine, int8": [300.0]}
     rates |= {"ours, fp32": [45.0], "ours, int8": [60.0]}
-    rates |= {f"{peer}, {precision}": [10.0] for peer, precision in end_to_end.BESIDE}
+    rates |= {f"{peer}, {precision}": [10.0] for peer, precision in end_to_end.COMPARED}
     rates[f"{end_to_end.PLAIN}, int8"] = [50.0]
     report = end_to_end.summarise(rates)
     limits = {row.case: row for row in report.rows if row.peer == "the limit"}
@@ -186,7 +183,7 @@ def test_ultralytics_gets_the_same_network(store: Path, tmp_path: Path, tiny_che
     session = ort.InferenceSession(converted, providers=providers)
     (probabilities_NK,) = session.run(None, {"images": images_NCHW})
     powers_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    # Float32 rounding of pixels / 255, which then goes through the whole network.
+    # The rounding of pixels / 255 in float32 goes through the whole network.
     np.testing.assert_allclose(probabilities_NK, powers_NK / powers_NK.sum(axis=1, keepdims=True), atol=1e-5)
     assert session.get_modelmeta().custom_metadata_map["task"] == "classify"
 

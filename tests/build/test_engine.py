@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from alexnet_deploy.build import engine as assemble
+from alexnet_deploy.build import engine
 from alexnet_deploy.build.engine import build_engine
-from alexnet_deploy.build.options import EngineOptions
+from alexnet_deploy.build.plans import BuiltPlan, BuiltPlans
 from alexnet_deploy.bundle.manifest import LayerPrecision, open_bundle, verify
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.images.choose import choose_images
-from alexnet_deploy.images.samples import parity_pixels
-from alexnet_deploy.model.checkpoint import Checkpoint
-from alexnet_deploy.model.export import export_onnx
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.runtime.select import open_runner
+from tests.helpers.bundles import build_bundle
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint) -> Path:
-    path = tmp_path_factory.mktemp("exported") / "tiny.onnx"
-    export_onnx(tiny_checkpoint, path, pixels_NHWC=parity_pixels(None, tiny_checkpoint.contract.preprocessing))
-    return path
-
-
-def test_bundle_holds_what_its_manifest_says(exported: Path, tmp_path: Path) -> None:
+def test_bundle_holds_what_its_manifest_says(tiny_onnx: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    made = build_engine(exported, out, EngineOptions("fp16", batch=BatchProfile(1, 2, 4), targets=("sm86", "sm89")))
+    made = build_bundle(tiny_onnx, out, "fp16", batch=BatchProfile(1, 2, 4), targets=("sm86", "sm89"))
     assert sorted(p.name for p in out.iterdir()) == ["bundle.json", "model.onnx", "sm86.plan", "sm89.plan"]
     assert verify(out) == made
     assert [plan.target for plan in made.plans] == ["sm86", "sm89"]
@@ -44,51 +35,67 @@ def test_bundle_holds_what_its_manifest_says(exported: Path, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_temperature_stays_with_the_engine_it_was_fitted_to(exported: Path, tmp_path: Path) -> None:
-    model = load_onnx(exported)
+def test_a_temperature_stays_with_the_engine_it_was_fitted_to(tiny_onnx: Path, tmp_path: Path) -> None:
+    model = load_onnx(tiny_onnx)
     contract = contract_in(model, source="exported")
     assert contract is not None
     set_contract(model, dataclasses.replace(contract, temperature=0.8))
     fitted = save_onnx(model, tmp_path / "fitted.onnx")
-    made = build_engine(fitted, tmp_path / "bundle", EngineOptions("fp16", targets=("sm89",)))
+    made = build_bundle(fitted, tmp_path / "bundle", "fp16")
     assert made.contract == contract
     assert contract_in(load_onnx(tmp_path / "bundle/model.onnx"), source="bundle") == contract
     assert any("temperature 0.8 of" in note and "calibrate-confidence" in note for note in made.notes)
 
 
-@pytest.mark.parametrize(
-    ("options", "flag"),
-    [(EngineOptions("fp16", exclude="features.0"), "--exclude"), (EngineOptions(method="max"), "--calibration-method")],
-)
-def test_what_only_int8_and_fp8_know_is_not_dropped_in_silence(
-    exported: Path, tmp_path: Path, options: EngineOptions, flag: str
+def test_the_default_place_names_model_and_precision(
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UsageError, match=f"{flag} says how --int8 or --fp8 is made"):
-        build_engine(exported, tmp_path / "bundle", options)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "installed", dict)
+    assert build_engine(str(tiny_onnx), precision="fp16") == Path("engines/tiny-fp16")
+    assert engine.default_output(Path("a/net.onnx"), "int8+fp16", Path("store")) == Path("store/net-int8-fp16")
+    assert verify(Path("engines/tiny-fp16")).precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("precision", "options", "message"),
+    [
+        ("fp16", {"exclude": "features.0"}, "`exclude` is for int8 and fp8; build with one of them, or leave it out"),
+        ("fp32", {"calibration_method": "max"}, "`calibration_method` is for int8 and fp8"),
+        ("fp32", {"calibration_data": Path("photos")}, "`calibration_data` is for int8 and fp8"),
+        ("int4", {}, "`precision` int4: unknown; choose one of fp32, fp16, int8"),
+        ("fp8+fp16", {}, "fp8 needs `calibration_data`: without the value ranges of real images"),
+    ],
+)
+def test_what_does_not_fit_the_precision_is_not_dropped_in_silence(
+    tiny_onnx: Path, tmp_path: Path, precision: Precision, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        build_bundle(tiny_onnx, tmp_path / "bundle", precision, **options)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_broken_weight_is_no_engine(exported: Path, tmp_path: Path, precision: Precision) -> None:
-    model = load_onnx(exported)
+def test_a_broken_weight_is_no_engine(tiny_onnx: Path, tmp_path: Path, precision: Precision) -> None:
+    model = load_onnx(tiny_onnx)
     weight = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
     values = numpy_helper.to_array(weight).copy()
     values.flat[0] = np.nan
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     broken = save_onnx(model, tmp_path / "broken.onnx")
     with pytest.raises(InputError, match=rf"broken.onnx: weight {re.escape(weight.name)} holds NaN"):
-        build_engine(broken, tmp_path / "bundle", EngineOptions(precision, targets=("sm89",)))
+        build_bundle(broken, tmp_path / "bundle", precision)
     assert not (tmp_path / "bundle").exists()
 
 
-def test_all_precisions_answer_alike(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
+def test_all_precisions_answer_alike(tiny_onnx: Path, tmp_path: Path, photo_folder: Path) -> None:
     """The bundle's model, in both runtimes, is the exported model but for rounding."""
     calibration = choose_images(photo_folder / "train", count=18)
     reference_NK = None
     pixels_NHWC = None
     for precision in ("fp32", "fp16", "int8", "int8+fp16", "fp8+fp16"):
         out = tmp_path / precision
-        quantized = {"calibration": calibration, "method": "max"} if "8" in precision else {}
-        build_engine(exported, out, EngineOptions(precision, targets=("sm89",), **quantized))
+        quantised = {"calibration_data": calibration, "calibration_method": "max"} if "8" in precision else {}
+        build_bundle(tiny_onnx, out, precision, **quantised)
         engine = open_bundle(out)
         if pixels_NHWC is None:
             pixels_NHWC = np.concatenate(list(calibration.batches(engine.contract.preprocessing, 6)))
@@ -103,87 +110,75 @@ def test_all_precisions_answer_alike(exported: Path, tmp_path: Path, photo_folde
             assert error < {"fp32": 1e-4, "fp16": 0.01, "int8": 0.1, "int8+fp16": 0.1, "fp8+fp16": 0.3}[precision]
 
 
-def test_without_tensorrt_the_bundle_says_so(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assemble, "installed", dict)
+def test_without_tensorrt_the_bundle_says_so(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "installed", dict)
     monkeypatch.setattr("alexnet_deploy.build.plans.installed", dict)
-    made = build_engine(exported, tmp_path / "bundle", EngineOptions("fp16"))
+    made = build_bundle(tiny_onnx, tmp_path / "bundle", "fp16", targets=())
     assert made.plans == ()
     assert made.notes == (
-        "no TensorRT plan: none is installed; pip install 'alexnet-deploy[rtx]' builds plans on any machine",
+        "no TensorRT plan: TensorRT is not installed; pip install 'alexnet-deploy[rtx]' builds plans on any machine",
     )
     with pytest.raises(UnavailableError, match="no TensorRT is installed"):
-        build_engine(exported, tmp_path / "other", EngineOptions("fp16", targets=("sm89",)))
+        build_bundle(tiny_onnx, tmp_path / "other", "fp16")
     assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_layer_that_misses_its_precision_fails_the_build(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The seam is the builder's report: a real fallback depends on the TensorRT version."""
-    genuine = assemble.build_plans
+    genuine = engine.build_plans
 
-    def one_falls_back(*args: object, **kwargs: object) -> assemble.Build:
-        built = genuine(*args, **kwargs)  # type: ignore[arg-type]
-        first, *rest = built.plans[0].achieved
+    def one_falls_back(*args: Any, **kwargs: Any) -> BuiltPlans:
+        (built,) = genuine(*args, **kwargs).plans
+        first, *rest = built.achieved
         fallen = LayerPrecision(first.node, first.op, first.asked, "fp32", first.engine_layer)
-        plan = type(built.plans[0])(built.plans[0].plan, (fallen, *rest))
-        return assemble.Build((plan,))
+        return BuiltPlans((BuiltPlan(built.plan, (fallen, *rest)),))
 
-    monkeypatch.setattr(assemble, "build_plans", one_falls_back)
-    options = EngineOptions("fp16", targets=("sm89",))
+    monkeypatch.setattr(engine, "build_plans", one_falls_back)
     with pytest.raises(
         ProofError, match=r"1 layers did not get .* sm89.plan: features.0/Conv \(Conv\) asked for fp16, got fp32"
     ):
-        build_engine(exported, tmp_path / "bundle", options)
+        build_bundle(tiny_onnx, tmp_path / "bundle", "fp16")
     assert list(tmp_path.iterdir()) == []
-    allowed = EngineOptions("fp16", targets=("sm89",), allow_fallback=("features.0/Conv",))
-    made = build_engine(exported, tmp_path / "bundle", allowed)
+    made = build_bundle(tiny_onnx, tmp_path / "bundle", "fp16", allow_fallback=("features.0/Conv",))
     assert [note.startswith("allowed fallback: features.0/Conv") for note in made.notes] == [True]
 
 
-def test_all_targets_are_built_or_explained(exported: Path, tmp_path: Path) -> None:
-    made = build_engine(exported, tmp_path / "bundle", EngineOptions("fp32", targets=("all",)))
+def test_all_targets_are_built_or_explained(tiny_onnx: Path, tmp_path: Path) -> None:
+    made = build_bundle(tiny_onnx, tmp_path / "bundle", targets=("all",))
     assert [plan.target for plan in made.plans] == ["sm80", "sm86", "sm89", "sm120", "sm121"]
     (note,) = made.notes
     assert note.startswith("no plan: ")
     assert "sm75" in note
 
 
-def test_a_static_model_gets_its_own_batch(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
-    model = onnx.load(exported)
+def test_a_static_model_gets_its_own_batch(tiny_onnx: Path, tmp_path: Path, photo_folder: Path) -> None:
+    model = onnx.load(tiny_onnx)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 4
     static = tmp_path / "static.onnx"
     onnx.save(model, static)
     with pytest.raises(UsageError, match="takes batches of exactly 4"):
-        build_engine(static, tmp_path / "bundle", EngineOptions(batch=BatchProfile(1, 8, 32)))
-    calibration = choose_images(photo_folder / "train", count=6)  # one batch and a half
-    made = build_engine(static, tmp_path / "bundle", EngineOptions("int8", calibration=calibration, targets=("sm89",)))
+        build_bundle(static, tmp_path / "bundle", batch=BatchProfile(1, 8, 32))
+    # One batch and a half calibrate.
+    made = build_bundle(static, tmp_path / "bundle", "int8", photo_folder / "train", calibration_images=6)
     assert made.batch == BatchProfile(4, 4, 4)
     runner = open_runner(open_bundle(tmp_path / "bundle")).runner
     assert runner(np.zeros((6, 224, 224, 3), np.uint8)).shape == (6, 3)
     runner.close()
 
 
-def test_progress_counts_images_and_builder_steps(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
-    calibration = choose_images(photo_folder / "train", count=5)
+def test_progress_counts_images_and_builder_steps(tiny_onnx: Path, tmp_path: Path, photo_folder: Path) -> None:
     seen: dict[str, list[tuple[int, int]]] = {}
-    build_engine(
-        exported,
+    build_bundle(
+        tiny_onnx,
         tmp_path / "bundle",
-        EngineOptions("int8", calibration=calibration, method="percentile", targets=("sm89",)),
+        "int8",
+        choose_images(photo_folder / "train", count=5),
+        calibration_method="percentile",
         on_progress=lambda stage, done, total: seen.setdefault(stage, []).append((done, total)),
     )
     assert seen["calibration"][-1] == (10, 10)  # five images, two passes
     assert seen["TensorRT sm89"][-1][0] > 0
     assert seen["TensorRT sm89"] == sorted(seen["TensorRT sm89"])
-
-
-def test_calibration_json_has_every_threshold(exported: Path, tmp_path: Path, photo_folder: Path) -> None:
-    calibration = choose_images(photo_folder / "train", count=4, seed=7)
-    options = EngineOptions("int8", calibration=calibration, method="mse", exclude="classifier", targets=("sm89",))
-    build_engine(exported, tmp_path / "bundle", options)
-    record = json.loads((tmp_path / "bundle/calibration.json").read_text())
-    assert (record["seed"], record["method"], record["exclude"]) == (7, "mse", "classifier")
-    assert record["digest"] == calibration.digest()
-    assert len(record["threshold_by_tensor"]) == 5  # the convolutions alone

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from alexnet_deploy.bundle.manifest import (
     CALIBRATION,
     MANIFEST,
-    MAX_MANIFEST_BYTES,
     MODEL,
     LayerPrecision,
     Manifest,
@@ -34,6 +33,7 @@ from alexnet_deploy.bundle.manifest import (
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 from alexnet_deploy.files import sha256_of
+from tests.helpers.json_values import json_values
 
 PLAN = Plan("sm89.plan", "tensorrt_rtx", "1.7.1.116", "sm89")
 LAYER = LayerPrecision("classifier.1/Gemm", "Gemm", "int8", "int8", "fc6 + relu")
@@ -127,28 +127,26 @@ class TestFiles:
         (lambda raw: raw["files"].pop(MODEL), "lists no ['model.onnx']"),
         (lambda raw: raw["files"].pop(PLAN.file), "lists no ['sm89.plan']"),
         (lambda raw: raw["files"][MODEL].pop("sha256"), "sha256"),
-        (lambda raw: raw.update(files=[]), "is not a valid manifest"),
-        (lambda raw: raw["batch"].update(max=0), "--min-batch 1 exceeds --max-batch 0"),
-        (lambda raw: raw["batch"].update(opt=1.5), "not whole numbers"),
-        (lambda raw: raw["batch"].update(min="1"), "is not a valid manifest"),
-        (lambda raw: raw.update(batch=None), "is not a valid manifest"),
+        (lambda raw: raw.update(files=[]), "is not a valid bundle manifest"),
+        (lambda raw: raw["batch"].update(max=0), "`min_batch` 1 exceeds `max_batch` 0"),
+        (lambda raw: raw["batch"].update(opt=1.5), "Expected `int`, got `float`"),
+        (lambda raw: raw.update(batch=None), "is not a valid bundle manifest"),
         (lambda raw: raw["contract"].update(schema=2), "contract schema 2"),
         (lambda raw: raw["contract"].update(labels=["only one"]), "1 labels but 2 class ids"),
         (lambda raw: raw["contract"].update(temperature=3.0), "its contract was edited"),
         (lambda raw: raw["contract"]["labels"].reverse(), "its contract was edited"),
         (lambda raw: raw["contract"]["preprocessing"].update(interpolation="bicubic"), "its contract was edited"),
-        (lambda raw: raw.pop("contract_sha256"), "is not a valid manifest ('contract_sha256')"),
+        (lambda raw: raw.pop("contract_sha256"), "('contract_sha256' is missing)"),
         (lambda raw: raw.update(contract_sha256=None), "its contract was edited"),
-        (lambda raw: raw.update(created=5), "is not a valid manifest"),
-        (lambda raw: raw.update(tools=["onnx"]), "is not a valid manifest"),
-        (lambda raw: raw.update(notes=[1]), "is not a valid manifest"),
-        (lambda raw: raw["plans"][0].update(target=89), "is not a valid manifest"),
-        (lambda raw: raw["plans"][0].update(file=["sm89.plan"]), "is not a valid manifest"),
-        (lambda raw: raw["achieved"][PLAN.file][0].update(got=None), "is not a valid manifest"),
+        (lambda raw: raw["plans"][0].update(target=89), "is not a valid bundle manifest"),
+        (lambda raw: raw["achieved"][PLAN.file][0].update(got=None), "is not a valid bundle manifest"),
         (lambda raw: raw.update(surprise=1), "surprise"),
         (lambda raw: raw.pop("precision"), "precision"),
-        (lambda raw: raw.update(schema=2), "bundle schema 2, this version reads 1; build the bundle again, or use"),
-        (lambda raw: raw.pop("schema"), "is damaged ('schema')"),
+        (
+            lambda raw: raw.update(schema=2),
+            "bundle manifest schema 2, this version reads 1; build the bundle again, or use",
+        ),
+        (lambda raw: raw.pop("schema"), "bundle manifest schema None"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(
@@ -167,27 +165,6 @@ def test_the_form_of_a_manifest_does_not_matter(bundle: Path) -> None:
     raw["contract"] = dict(reversed(raw["contract"].items()))
     (bundle / MANIFEST).write_text(json.dumps(raw, indent=3))
     assert verify(bundle) == BUNDLE
-
-
-@pytest.mark.parametrize("text", [b"", b"\xff\xfe", b"[]", b'"schema"', b"null", b"[" * 100_000, b'{"schema": 1'])
-def test_what_is_no_json_object_is_refused(bundle: Path, text: bytes) -> None:
-    (bundle / MANIFEST).write_bytes(text)
-    with pytest.raises(ArtifactError, match=r"bundle.json: is damaged"):
-        verify(bundle)
-
-
-def test_an_oversized_manifest_is_not_read(bundle: Path) -> None:
-    with (bundle / MANIFEST).open("ab") as stream:
-        stream.truncate(MAX_MANIFEST_BYTES + 1)
-    with pytest.raises(ArtifactError, match="too large for a manifest"):
-        verify(bundle)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=6,
-)
 
 
 @given(st.data())
@@ -217,7 +194,7 @@ def test_any_value_anywhere_is_taken_or_refused(tmp_path_factory: pytest.TempPat
 class TestPlace:
     def test_a_directory_that_is_no_bundle_is_never_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").write_text("mine")
-        with pytest.raises(InputError, match=r"holds thesis.tex, .*choose another --output"):
+        with pytest.raises(InputError, match=r"holds thesis.tex, .*choose another `output`"):
             write(tmp_path)
         assert (tmp_path / "thesis.tex").read_text() == "mine"
 

@@ -14,9 +14,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.evaluation.accuracy import accuracy, calibration_error, confidence, paired
-from alexnet_deploy.evaluation.answers import Answers, predicted
+from alexnet_deploy.evaluation.accuracy import accuracy, accuracy_delta, confidence
+from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.inference.predict import top_answers
+from alexnet_deploy.inference.probabilities import predicted_classes
 
 CLASSES = 7
 
@@ -68,7 +69,7 @@ def test_the_same_answers_as_infer_gives(logits_NK: NDArray[np.float32], random:
         100 * np.mean([row[0] == k for row, k in zip(shown, targets, strict=True)])
     )
     assert found.top5_percent == pytest.approx(100 * np.mean([k in row for row, k in zip(shown, targets, strict=True)]))
-    assert predicted(logits_NK).tolist() == [row[0] for row in shown]
+    assert predicted_classes(logits_NK).tolist() == [row[0] for row in shown]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -79,7 +80,7 @@ def test_an_answer_that_is_not_finite_is_wrong(bad: float) -> None:
     assert (found.top1_percent, found.top5_percent, found.not_finite) == (50, 50, 1)
     assert found.confidence is None
     assert found.uncalibrated is None
-    assert paired(answers([0, 0], saying(0, 0), logits), 0, 1).lost == 1
+    assert accuracy_delta(answers([0, 0], saying(0, 0), logits), 0, 1).lost == 1
 
 
 def test_likelihood_by_hand_at_both_temperatures() -> None:
@@ -106,34 +107,11 @@ def test_more_images_than_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert confidence(logits_NK, target_N, 1.5) == whole
 
 
-@given(
-    hnp.arrays(np.float64, st.shared(st.integers(1, 60), key="n"), elements=st.floats(2**-10, 1.0)),
-    hnp.arrays(np.bool_, st.shared(st.integers(1, 60), key="n")),
-    st.integers(1, 20),
-)
-def test_calibration_error_as_guo_et_al_write_it(
-    confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_], bins: int
-) -> None:
-    expected = 0.0
-    for m in range(1, bins + 1):
-        inside = (confidence_N > (m - 1) / bins) & (confidence_N <= m / bins)
-        if inside.any():
-            gap = abs(right_N[inside].mean() - confidence_N[inside].mean())
-            expected += inside.sum() / len(confidence_N) * gap
-    assert calibration_error(confidence_N, right_N, bins) == pytest.approx(expected, abs=1e-12)  # sums in another order
-
-
-def test_a_confidence_on_a_bin_edge_belongs_below() -> None:
-    """0.5 is in (0, 0.5]: with 0.6 above it, each bin has its own gap."""
-    found = calibration_error(np.array([0.5, 0.6]), np.array([True, False]), bins=2)
-    assert found == pytest.approx((0.5 + 0.6) / 2)
-
-
-def test_paired_by_hand() -> None:
+def test_delta_by_hand() -> None:
     targets = [0, 0, 0, 1, 1, 2]
     first = saying(0, 0, 5, 1, 1, 3)
     second = saying(0, 5, 0, 1, 5, 4)
-    found = paired(answers(targets, first, second), 0, 1)
+    found = accuracy_delta(answers(targets, first, second), 0, 1)
     assert (found.images, found.lost, found.won) == (6, 2, 1)
     assert found.agreement_percent == pytest.approx(100 * 2 / 6)  # the last is wrong in both, but otherwise
     assert found.points == pytest.approx(-100 / 6)
@@ -151,7 +129,7 @@ def test_paired_by_hand() -> None:
 def test_what_holds_for_any_pair(first_NK: NDArray[np.float32], random: Any) -> None:
     second_NK = np.array([[random.choice([0.0, 1.0, 2.0]) for _ in row] for row in first_NK], np.float32)
     given_answers = answers([random.randrange(CLASSES) for _ in first_NK], first_NK, second_NK)
-    there, back = paired(given_answers, 0, 1), paired(given_answers, 1, 0)
+    there, back = accuracy_delta(given_answers, 0, 1), accuracy_delta(given_answers, 1, 0)
     a, b = (accuracy(given_answers, i, contract()) for i in (0, 1))
     assert there.points == pytest.approx(b.top1_percent - a.top1_percent)
     assert (there.lost, there.won, there.agreement_percent) == (back.won, back.lost, back.agreement_percent)
@@ -160,5 +138,5 @@ def test_what_holds_for_any_pair(first_NK: NDArray[np.float32], random: Any) -> 
     # Of the classes, weighed by their images, comes the whole.
     assert sum(c.images * c.points for c in there.classes) / there.images == pytest.approx(there.points, abs=1e-9)
     assert [c.points for c in there.classes] == sorted(c.points for c in there.classes)
-    same = paired(given_answers, 0, 0)
+    same = accuracy_delta(given_answers, 0, 0)
     assert (same.agreement_percent, same.lost, same.won, same.mcnemar_p) == (100, 0, 0, 1)

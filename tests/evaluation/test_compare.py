@@ -15,15 +15,19 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from alexnet_deploy.build.engine import build_engine
-from alexnet_deploy.build.options import EngineOptions
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.evaluation.answers import Answers
-from alexnet_deploy.evaluation.compare import check_bounds, difference, gate, refuse_other_classes
-from alexnet_deploy.images.choose import choose_images
+from alexnet_deploy.evaluation.compare import (
+    ComparedEngine,
+    Comparison,
+    LogitDifference,
+    check_bounds,
+    compare,
+    gate,
+    logit_difference,
+)
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
-from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
 
 CONTRACT = ModelContract("any", ("a", "b", "c"), ("a", "b", "c"))
@@ -36,8 +40,13 @@ def answers(a: object, b: object) -> Answers:
     return Answers(tuple(Path(f"{i}.jpg") for i in range(images)), np.full(images, -1), logits_NK, ())
 
 
+def comparison(logits: LogitDifference, *, same_graph: bool = False) -> Comparison:
+    side = ComparedEngine("any", "fp32", "fake on CPU")
+    return Comparison(side, side, same_graph, logits, None)
+
+
 def test_numbers_by_hand() -> None:
-    found = difference(answers([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]]), CONTRACT)
+    found = logit_difference(answers([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]]), CONTRACT)
     assert (found.images, found.disagreements, found.agreement_percent) == (2, 1, 50)
     assert (found.max_abs, found.mean_abs, found.largest_logit) == (5, 5 / 6, 4)
     assert found.relative == 1.25
@@ -51,22 +60,22 @@ def test_numbers_by_hand() -> None:
 
 def test_equal_logits_leave_nothing_to_show() -> None:
     zeros = [[0, 0, 0], [1, 2, 3]]
-    found = difference(answers(zeros, zeros), CONTRACT)
+    found = logit_difference(answers(zeros, zeros), CONTRACT)
     assert (found.max_abs, found.relative, found.kl_nats, found.worst) == (0, 0, 0, ())
     assert found.cosine_min == pytest.approx(1)  # a sum of squares and its root
-    gate(found, max_error=0, min_agreement=100)
+    gate(comparison(found), max_error=0, min_agreement=100)
 
 
 def test_what_is_not_finite_is_no_agreement_and_breaks_every_bound() -> None:
-    found = difference(answers([[1, 2, 3], [NAN, 0, 0]], [[1, 2, 3], [NAN, 0, 0]]), CONTRACT)
+    found = logit_difference(answers([[1, 2, 3], [NAN, 0, 0]], [[1, 2, 3], [NAN, 0, 0]]), CONTRACT)
     assert (found.not_finite_a, found.not_finite_b, found.agreement_percent, found.max_abs) == (1, 1, 50, 0)
     assert (found.worst[0].file, found.worst[0].answer_a) == (Path("1.jpg"), None)
     for bound in ({"max_error": 1e9}, {"min_agreement": 0.0}):
         with pytest.raises(ProofError, match="2 answers are not finite"):
-            gate(found, **bound)
-    gate(found)
+            gate(comparison(found), **bound)
+    gate(comparison(found))
     with pytest.raises(InputError, match="no image has finite logits in both"):
-        difference(answers([[NAN, 0, 0]], [[1, 2, 3]]), CONTRACT)
+        logit_difference(answers([[NAN, 0, 0]], [[1, 2, 3]]), CONTRACT)
 
 
 LOGITS = hnp.arrays(np.float32, (4, 3), elements=st.floats(-500, 500, width=32))
@@ -74,7 +83,7 @@ LOGITS = hnp.arrays(np.float32, (4, 3), elements=st.floats(-500, 500, width=32))
 
 @given(a=LOGITS, b=LOGITS)
 def test_ranges_of_the_measures(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
-    found = difference(answers(a, b), CONTRACT)
+    found = logit_difference(answers(a, b), CONTRACT)
     assert 0 <= found.mean_abs <= found.max_abs <= 1000
     assert -1 - 1e-9 <= found.cosine_min <= found.cosine_mean + 1e-9 <= 1 + 1e-8
     assert found.kl_nats >= 0
@@ -83,14 +92,14 @@ def test_ranges_of_the_measures(a: NDArray[np.float32], b: NDArray[np.float32]) 
 
 
 def test_the_gate_holds_at_its_bound_and_breaks_beyond() -> None:
-    found = difference(answers([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]]), CONTRACT)
-    gate(found, max_error=5, min_agreement=50)
-    with pytest.raises(ProofError, match=r"--max-error 4\.9: a logit differs by 5 \(1\.jpg\); .* with --layers"):
-        gate(found, max_error=4.9)
-    with pytest.raises(ProofError, match=r"\(1\.jpg\); it is the runtimes that differ"):
-        gate(found, max_error=4.9, same_graph=True)
-    with pytest.raises(ProofError, match=r"--min-agreement 50\.1: 50\.00 % of 2 answers agree"):
-        gate(found, min_agreement=50.1)
+    found = logit_difference(answers([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]]), CONTRACT)
+    gate(comparison(found), max_error=5, min_agreement=50)
+    with pytest.raises(ProofError, match=r"`max_error` 4\.9: a logit differs by 5 \(1\.jpg\); .* with `layers`"):
+        gate(comparison(found), max_error=4.9)
+    with pytest.raises(ProofError, match=r"\(1\.jpg\); both run the same graph, so the runtimes differ"):
+        gate(comparison(found, same_graph=True), max_error=4.9)
+    with pytest.raises(ProofError, match=r"`min_agreement` 50\.1: 50\.00 % of 2 answers agree"):
+        gate(comparison(found), min_agreement=50.1)
 
 
 @pytest.mark.parametrize(("error", "agreement"), [(-1.0, None), (NAN, None), (None, 101.0), (None, NAN)])
@@ -99,57 +108,36 @@ def test_bounds_that_are_none(error: float | None, agreement: float | None) -> N
         check_bounds(error, agreement)
 
 
-def test_classes_must_be_the_same() -> None:
-    refuse_other_classes(CONTRACT, ModelContract("other", ("a", "b", "c"), ("x", "y", "z")))
-    for labels in (("a", "b"), ("c", "b", "a")):
-        with pytest.raises(UsageError, match="other classes"):
-            refuse_other_classes(CONTRACT, ModelContract("other", labels, labels))
-
-
 @pytest.fixture
 def run(command: Command) -> Command:
     return partial(command, "compare")
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    """``exact.onnx``, ``bicubic.onnx`` (the same but for its preprocessing), ``engines/ruined``, flat ``photos``."""
-    root = tmp_path_factory.mktemp("compare")
-    onnx = hostile_classifier(root / "exact.onnx")
-    chosen = choose_images(photo_folder / "train", count=6)
-    # max: six images are too few values for a histogram
-    options = EngineOptions("int8", targets=("sm89",), calibration=chosen, method="max")
-    build_engine(onnx, root / "engines/ruined", options)
-    model = load_onnx(onnx)
+@pytest.fixture
+def here(here: Path) -> Path:
+    """As in every room, with ``bicubic.onnx`` (``colours.onnx`` but for its preprocessing) and a broken photo."""
+    model = load_onnx(here / "colours.onnx")
     contract = contract_in(model, source="")
     assert contract is not None
     bicubic = replace(contract.preprocessing, interpolation="bicubic")
     set_contract(model, replace(contract, preprocessing=bicubic))
-    save_onnx(model, root / "bicubic.onnx")
-    (root / "photos").mkdir()
-    for file in sorted((photo_folder / "val").rglob("*.jpg")):
-        shutil.copy(file, root / "photos" / f"{file.parent.name}-{file.name}")
-    (root / "photos/broken.jpg").write_bytes(b"no photo")
-    return root
+    save_onnx(model, here / "bicubic.onnx")
+    (here / "photos/val/n01_red/broken.jpg").write_bytes(b"no photo")
+    return here
 
 
-@pytest.fixture
-def here(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(workplace)
-    return workplace
-
-
+DATA = ("--data", "photos/val")
 RUNTIME = ("--runtime", "onnxruntime")
-DIFFERENT = "exact.onnx and bicubic.onnx preprocess differently (interpolation: bilinear and bicubic); measure"
+DIFFERENT = "colours.onnx and bicubic.onnx preprocess differently (interpolation: bilinear and bicubic); measure"
 
 
-def test_layers_show_where_they_part(here: Path, run: Command) -> None:
-    ran = run("exact.onnx", "ruined", "--data", "photos", "--layers", "--json", *RUNTIME)
+def test_layers_show_where_they_differ(here: Path, run: Command) -> None:
+    ran = run("colours.onnx", "ruined", *DATA, "--layers", "--json", *RUNTIME)
     assert ran.code == 3, ran.err
     assert "1 of 7 images cannot be read" in ran.err
     found = json.loads(ran.out)
     assert (found["images"], len(found["unreadable"])) == (6, 1)
-    assert found["a"]["engine"] == "exact.onnx"
+    assert found["a"]["engine"] == "colours.onnx"
     assert found["b"]["runner"].startswith("int8, ONNX Runtime")
     assert found["agreement_percent"] < 50
     layers = {row["layer"]: row for row in found["layers"]}
@@ -160,45 +148,46 @@ def test_layers_show_where_they_part(here: Path, run: Command) -> None:
 
 
 def test_the_table_and_the_gates(here: Path, run: Command) -> None:
-    ran = run("exact.onnx", "ruined", "--data", "photos", "--min-agreement", 99, "--layers", *RUNTIME)
+    ran = run("exact", "ruined", *DATA, "--min-agreement", 99, "--layers", *RUNTIME)
     assert ran.code == 1
     assert "--min-agreement 99:" in ran.err
     assert "first answers that agree, %" in ran.out
     assert "features.1" in ran.out
-    assert "layers: both graphs in ONNX Runtime with its basic optimisations alone" in ran.out
+    assert "layers: both graphs in ONNX Runtime with its basic optimisations only" in ran.out
     assert "1 images left out: " in ran.out
 
 
-def test_one_engine_on_two_runtimes(here: Path, run: Command) -> None:
-    both = (*RUNTIME, "--runtime", "openvino")
-    # float32 sums of 16 products in another order
-    ran = run("exact.onnx", "exact.onnx", "--data", "photos", "--max-error", 1e-3, "--images", 3, *both, "--json")
-    assert ran.code == 0, ran.err
-    found = json.loads(ran.out)
-    assert (found["images"], found["disagreements"], found["layers"]) == (3, 0, None)
-    assert [found[side]["runner"].split()[1] for side in "ab"] == ["ONNX", "OpenVINO"]
+def test_one_engine_on_two_runtimes(here: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+    found = compare(
+        "exact@onnxruntime", "exact@openvino", here / "photos", images=3, on_progress=lambda *each: seen.append(each)
+    )
+    assert (found.logits.images, found.logits.disagreements, found.layers) == (3, 0, None)
+    assert found.logits.max_abs < 1e-3  # float32 sums of 16 products in another order
+    assert [side.runner.split()[0] for side in (found.a, found.b)] == ["ONNX", "OpenVINO"]
+    assert found.same_graph
+    assert seen[-1] == ("images", 3, 3)
 
 
 def test_one_graph_has_no_layers_to_compare(here: Path, run: Command) -> None:
-    both = ("--data", "photos", *RUNTIME, "--runtime", "openvino")
-    for engine in ("exact.onnx", "ruined"):
-        ran = run(engine, engine, "--layers", *both)
+    shutil.copy("colours.onnx", "copy.onnx")
+    for a, b in (("colours.onnx", "copy.onnx"), ("ruined@onnxruntime", "ruined@openvino")):
+        ran = run(a, b, "--layers", *DATA)
         assert (ran.code, ran.out) == (2, "")
-        assert f"--layers runs both graphs in ONNX Runtime, and {engine} and {engine} have the same one" in ran.err
-    shutil.copy("exact.onnx", "copy.onnx")
-    assert run("exact.onnx", "copy.onnx", "--layers", *both).code == 2
+        assert f"--layers runs both graphs in ONNX Runtime, and {a} and {b} have the same graph" in ran.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("exact.onnx", "exact.onnx", "--data", "photos"), 2, "is compared with itself"),
-        (("exact.onnx", "bicubic.onnx", "--data", "photos", *RUNTIME), 2, DIFFERENT),
-        (("exact.onnx", "nothing", "--data", "photos", *RUNTIME), 1, "no such engine"),
-        (("exact.onnx", "ruined", "--data", "engines", *RUNTIME), 1, "holds no image"),
-        (("exact.onnx", "ruined", "--data", "photos", "--images", "7", *RUNTIME), 1, "--images asks for 7"),
-        (("exact.onnx", "ruined", "--data", "photos", "--max-error", "-1"), 2, "--max-error -1.0: takes"),
-        (("exact.onnx", "ruined", "--data", "photos", *RUNTIME * 3), 2, "--runtime is given 3 times"),
+        (("exact", "exact", *DATA), 2, "is compared with itself"),
+        (("exact", "exact@onnxruntime", *DATA, *RUNTIME), 2, "are the same engine on ONNX Runtime"),
+        (("exact", "exact@cuda", *DATA), 2, "exact@cuda: 'cuda' is not a runtime; write NAME@RUNTIME with one of auto"),
+        (("colours.onnx", "bicubic.onnx", *DATA, *RUNTIME), 2, DIFFERENT),
+        (("exact", "nothing", *DATA, *RUNTIME), 1, "no such engine"),
+        (("exact", "ruined", "--data", "engines", *RUNTIME), 1, "holds no image"),
+        (("exact", "ruined", *DATA, "--images", "7", *RUNTIME), 1, "--images asks for 7"),
+        (("exact", "ruined", *DATA, "--max-error", "-1"), 2, "--max-error -1: takes"),
     ],
 )
 def test_one_line_for_what_cannot_be(

@@ -14,14 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_deploy.build.engine import build_engine
-from alexnet_deploy.build.options import EngineOptions
 from alexnet_deploy.errors import ProofError, UsageError
-from alexnet_deploy.evaluation.accuracy import Paired, paired
+from alexnet_deploy.evaluation.accuracy import AccuracyDelta, accuracy_delta
 from alexnet_deploy.evaluation.answers import Answers
-from alexnet_deploy.evaluation.evaluate import check_bound, gate
-from alexnet_deploy.images.choose import choose_images
-from tests.helpers.colour_models import hostile_classifier
+from alexnet_deploy.evaluation.evaluate import gate
+from alexnet_deploy.evaluation.max_drop import check_max_drop
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES, save_photo
 
@@ -29,26 +26,6 @@ from tests.helpers.photos import CLASSES, save_photo
 @pytest.fixture
 def run(command: Command) -> Command:
     return partial(command, "evaluate")
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
-    """Photos by class, a float32 engine that is right on all of them, and an int8 one that answers one class."""
-    root = tmp_path_factory.mktemp("evaluate")
-    shutil.copytree(photo_folder, root / "photos")
-    onnx = hostile_classifier(root / "colours.onnx")
-    chosen = choose_images(root / "photos/train", count=6)
-    build_engine(onnx, root / "engines/exact", EngineOptions("fp32", targets=("sm89",)))
-    build_engine(onnx, root / "engines/ruined", EngineOptions("int8", targets=("sm89",), calibration=chosen))
-    return root
-
-
-@pytest.fixture
-def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the workplace, as the current folder."""
-    shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 BOTH = ("--engine", "exact", "--engine", "ruined", "--runtime", "onnxruntime")
@@ -120,7 +97,7 @@ def test_images_that_calibrated_are_refused(run: Command, here: Path) -> None:
     ran = run("photos/train", *BOTH, "--no-latency")
     assert ran.code == 1
     assert not ran.out
-    assert "calibrated ruined, as did 5 more of these images" in ran.err
+    assert "calibrated ruined, like 5 more of these images" in ran.err
     allowed = run("photos/train", *BOTH, "--no-latency", "--allow-calibration-images", "--json")
     assert allowed.code == 0
     assert [row["calibration_images"] for row in json.loads(allowed.out)["engines"]] == [None, 6]
@@ -154,19 +131,23 @@ def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> 
     ("arguments", "code", "message"),
     [
         (("photos/val", *BOTH, "--json", "--markdown"), 2, "--json and --markdown exclude each other"),
-        (("photos/val", "--runtime", "cuda"), 2, "--runtime cuda: unknown; choose auto, all, tensorrt, "),
         (("photos/val", *BOTH, "--confident"), 2, "--confident has no use without --max-drop"),
         (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: takes points"),
-        (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "--max-drop compares engines with the first one"),
-        (("photos/val", "--engine", "exact", "--gallery", "g.html"), 2, "--gallery compares engines with the first"),
+        (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "a comparison needs two; give a second --engine"),
+        (
+            ("photos/val", "--engine", "exact", "--gallery", "g.html"),
+            2,
+            "a comparison needs two; give a second --engine",
+        ),
+        (("photos/val", *BOTH, "--gallery", "g.html", "--gallery-images", 0), 2, "--gallery-images 0: takes 1 or more"),
         (("photos/val", *BOTH, "--gallery", "photos"), 2, "--gallery photos: is not a plain file"),
         (
             ("photos", *BOTH),
             1,
             "photos: folder 'train' is no class of this model, but holds class folders; give photos/",
         ),
-        (("photos/val", "--engine", "absent"), 1, "absent: no such engine in engines/; there is ruined, exact"),
-        (("photos/val", "--engines", "photos"), 1, "photos/ holds no engine"),
+        (("photos/val", "--engine", "absent"), 1, "absent: no such engine in engines/; there is exact, ruined"),
+        (("photos/val", "--store", "photos"), 1, "photos/ holds no engine"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_leaves_nothing(
@@ -192,20 +173,20 @@ def test_odd_names_do_not_stop_the_tables(run: Command, here: Path) -> None:
     assert json.loads(ran.out)["data"] == str(odd)
 
 
-def table(both: int, lost: int, won: int, neither: int) -> Paired:
+def table(both: int, lost: int, won: int, neither: int) -> AccuracyDelta:
     """What is found of two engines with these counts of right answers."""
     images = both + lost + won + neither
     first = [True] * (both + lost) + [False] * (won + neither)
     second = [True] * both + [False] * lost + [True] * won + [False] * neither
     logits = tuple(np.array([[right, not right] for right in rights], np.float32) for rights in (first, second))
     files = tuple(Path(str(i)) for i in range(images))
-    return paired(Answers(files, np.zeros(images, np.int64), logits, ()), 0, 1)
+    return accuracy_delta(Answers(files, np.zeros(images, np.int64), logits, ()), 0, 1)
 
 
 def test_the_gate_compares_what_was_measured_or_its_bound() -> None:
     found = table(900, 40, 10, 50)  # 3 points, and an interval around them
     gate(found, "a", "b", 3.0)
-    with pytest.raises(ProofError, match=r"--max-drop 2\.9: b is 3\.00 points of top-1 below a; measured -3\.00, "):
+    with pytest.raises(ProofError, match=r"`max_drop` 2\.9: b is 3\.00 points of top-1 below a; measured -3\.00, "):
         gate(found, "a", "b", 2.9)
     bound = -found.points_interval.low
     assert 4 < bound < 5
@@ -230,7 +211,7 @@ def test_who_passes_with_confidence_passes_without(counts: tuple[int, int, int, 
 @pytest.mark.parametrize("bound", [-0.1, 100.5, float("nan"), float("inf")])
 def test_what_is_no_bound(bound: float) -> None:
     with pytest.raises(UsageError, match=r"takes points of top-1 accuracy within 0\.\.100, such as 0\.3"):
-        check_bound(bound)
+        check_max_drop(bound)
 
 
 def test_importing_it_loads_no_heavy_library() -> None:

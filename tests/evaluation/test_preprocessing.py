@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.cli import main
 from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.evaluation.preprocessing import (
     PreprocessingParity,
-    Shift,
-    preprocessing_parity,
+    VariantResult,
+    run_variants,
     targets_if_labelled,
     variants_of,
 )
 from alexnet_deploy.images.decode import load_pixels, open_rgb
-from tests.helpers.colour_models import hostile_classifier
+from tests.helpers.command import Command
 
 STRETCH = Preprocessing(32, 32, "stretch", None)
 CROP = Preprocessing(32, 32, "shorter-side", 36)
@@ -49,8 +47,8 @@ class Sums:
     def close(self) -> None: ...
 
 
-def measured(files: list[Path], pre: Preprocessing, targets: list[int] | None = None) -> dict[str, Shift]:
-    return {row.name: row for row in preprocessing_parity(Sums(pre), files, targets).variants}
+def measured(files: list[Path], pre: Preprocessing, targets: list[int] | None = None) -> dict[str, VariantResult]:
+    return {row.name: row for row in run_variants(Sums(pre), files, targets).variants}
 
 
 def photo(path: Path, width: int, height: int, seed: int = 0) -> Path:
@@ -151,10 +149,10 @@ def test_unreadable_files_are_left_out_and_targets_stay_in_step(tmp_path: Path) 
     for name, colour in (("red", "red"), ("blue", "blue")):
         Image.new("RGB", (40, 40), colour).save(tmp_path / f"{name}.png")
         files.append(tmp_path / f"{name}.png")
-    found = preprocessing_parity(Sums(STRETCH), files, [1, 0, 1])
+    found = run_variants(Sums(STRETCH), files, [1, 0, 1])
     assert (found.images, found.top1_percent, len(found.unreadable)) == (2, 100, 1)
     with pytest.raises(InputError, match=r"none of the 1 images is readable \(.*broken\.jpg"):
-        preprocessing_parity(Sums(STRETCH), [broken], None)
+        run_variants(Sums(STRETCH), [broken], None)
 
 
 def test_labels_where_there_are_any(tmp_path: Path, photo_folder: Path) -> None:
@@ -164,34 +162,22 @@ def test_labels_where_there_are_any(tmp_path: Path, photo_folder: Path) -> None:
     assert (targets, unlabelled) == ([0, 0, 1, 1, 2, 2], None)
     targets, unlabelled = targets_if_labelled(photo_folder / "val", [*files, photo_folder / "a.jpg"], contract)
     assert targets is None
-    assert "lies in no class folder" in str(unlabelled)
+    assert "is not in a class folder" in str(unlabelled)
     targets, unlabelled = targets_if_labelled(files[0].parent, files[:2], contract)
     assert targets is None
     assert "holds no class folders" in str(unlabelled)
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: str, code: int = 0) -> None:
-    monkeypatch.setattr(sys, "argv", ["alexnet-deploy", "preprocessing-parity", *arguments, "--runtime", "onnxruntime"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert (caught.value.code or 0) == code
-
-
-def test_the_command(
-    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    onnx = str(hostile_classifier(tmp_path / "colours.onnx"))
-    command(monkeypatch, onnx, "--data", str(photo_folder / "val"), "--json")
-    found = json.loads(capsys.readouterr().out)
+def test_the_command(here: Path, command: Command) -> None:
+    run = partial(command, "preprocessing-parity", "exact", "--runtime", "onnxruntime")
+    found = json.loads(run("--data", "photos/val", "--json").out)
     assert found.keys() == {field.name for field in dataclasses.fields(PreprocessingParity)}
     assert (found["images"], found["top1_percent"], found["unlabelled"]) == (6, 100, None)
     assert [row["name"] for row in found["variants"]] == ["reduced decode", "bicubic", "no antialias", "shorter-side"]
-    command(monkeypatch, onnx, "--data", str(photo_folder / "val" / "n01_red"), "--images", "2")
-    out = capsys.readouterr().out
+    out = run("--data", "photos/val/n01_red", "--images", "2").out
     assert "reference: stretch to 8 x 8, bilinear, antialiased: 2 images" in out
     assert "no accuracy: " in out
-    photos = tmp_path / "photos"
-    shutil.copytree(photo_folder / "val" / "n01_red", photos)
-    (photos / "broken.jpg").write_bytes(b"no photo")
-    command(monkeypatch, onnx, "--data", str(photos), code=3)
-    assert "1 of 3 images cannot be read" in capsys.readouterr().err
+    (here / "photos/val/n01_red/broken.jpg").write_bytes(b"no photo")
+    ran = run("--data", "photos/val/n01_red")
+    assert ran.code == 3
+    assert "1 of 3 images cannot be read" in ran.err

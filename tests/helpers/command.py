@@ -13,5 +13,11 @@ class RunResult(NamedTuple):
     out: str
     err: str
 
+    @property
+    def error(self) -> str:
+        """The one line of an error: ours, or Typer's about an option."""
+        (line,) = [line for line in self.err.splitlines() if line.startswith(("error: ", "Error: "))]
+        return line
+
 
 Command = Callable[..., RunResult]

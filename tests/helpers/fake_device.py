@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from alexnet_deploy.bundle.manifest import Plan
+from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.tensorrt_library import Messages, TensorRT
+from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
 
 Work = Callable[[], None]
 
 
 class FakeDevice:
-    """See ``runners.device.Device``."""
+    """See ``runtime.cuda.Device``."""
 
     def __init__(self, *, capability: str = "sm89", graphs: bool = True, fail_at: int | None = None) -> None:
         self.name = f"fake GPU {capability}"
@@ -215,6 +221,7 @@ def fake_tensorrt(
 ) -> tuple[TensorRT, FakeEngine]:
     """A TensorRT whose every plan is one and the same engine on ``device``; a plan of b"bad" does not load."""
     api = SimpleNamespace(
+        IProfiler=object,
         DataType=SimpleNamespace(UINT8=SimpleNamespace(name="UINT8"), FLOAT=SimpleNamespace(name="FLOAT")),
         TensorIOMode=SimpleNamespace(INPUT="in", OUTPUT="out"),
     )
@@ -239,3 +246,28 @@ def fake_tensorrt(
     api.Runtime = lambda logger: runtime
     name = "tensorrt_rtx" if rtx else "tensorrt"
     return TensorRT(name, "1.7.1.116" if rtx else "11.4.0.106", api, None, messages), engine
+
+
+class FakeMachine:
+    """A machine whose TensorRT is a fake one, and which has one plan file of that."""
+
+    contract = ModelContract(
+        "alexnet", ("a", "b", "c"), ("n1", "n2", "n3"), Preprocessing(4, 4, resize="stretch", resize_to=None)
+    )
+    batch = BatchProfile(1, 4, 8)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self._monkeypatch = monkeypatch
+        self.plan_file = folder / "sm89.plan"
+        self.plan_file.write_bytes(b"plan")
+
+    def install(self, library: TensorRT) -> Plan:
+        """Make ``library`` the installed TensorRT; a plan that it built."""
+        self._monkeypatch.setattr(tensorrt_plans, "load", lambda name: library)
+        return Plan(self.plan_file.name, library.name, library.version, "sm89")
+
+    def load(self, device: FakeDevice, **options: Any) -> tuple[TensorRTRunner, FakeEngine]:
+        """Load the plan onto ``device``; ``options`` are those of ``fake_tensorrt``."""
+        library, engine = fake_tensorrt(device, **options)
+        plan = self.install(library)
+        return tensorrt_plans.load_plan(self.plan_file, plan, self.contract, self.batch, device=device), engine

@@ -11,10 +11,16 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from tests.helpers.onnx_models import Graph
 
 SIDE, CLASSES = 12, 5
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.22, 0.25)
+FOREIGN = ImportOptions(MEAN, STD)
+W = {"w": np.random.default_rng(0).normal(size=(CLASSES, 48)).astype(np.float32)}
+"""The weights of ``affine``."""
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+"""The networks of onnx's own test data, whose nodes fill each weight with a single number."""
 
 Head = Literal["gemm", "matmul", "convolution"]
 
@@ -136,3 +142,29 @@ def graph_of(
     imports = [helper.make_opsetid("", opset), *options.pop("domains", [])]
     onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10, **options), path)
     return path
+
+
+def with_random_weights(source: Path, path: Path) -> Path:
+    """A network of ``LIGHT`` with random weights, so that activations are like those of a real network."""
+    model = onnx.load(source)
+    random = np.random.default_rng(0)
+    shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    fillers = [node for node in model.graph.node if node.op_type == "ConstantOfShape"]
+    for node in fillers:
+        shape = shapes[node.input[0]]
+        # A vector may be a variance.
+        values = random.uniform(0.5, 1.5, shape) if len(shape) == 1 else random.normal(size=shape)
+        values *= (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 1
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.output[0]))
+        model.graph.node.remove(node)
+    model.ir_version = 4  # the first that does not want weights among the inputs
+    onnx.save(model, path)
+    return path
+
+
+def affine(source: str = "x", target: str = "y") -> list[onnx.NodeProto]:
+    """The smallest classifier of [N, 3, 4, 4]."""
+    return [
+        helper.make_node("Flatten", [source], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w"], [target], transB=1),
+    ]

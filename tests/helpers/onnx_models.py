@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,15 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.onnx_graph.onnx_file import load_onnx, set_contract
+
 SIDE, CLASSES = 32, 10
 """Of ``tiny_classifier``."""
+_LABELS = tuple(f"class {k}" for k in range(CLASSES))
+TINY_CONTRACT = ModelContract("tiny", _LABELS, _LABELS, Preprocessing(SIDE, SIDE, "stretch", None))
+"""Of ``tiny_classifier``, which does not carry it; ``tiny_model`` does."""
 
 PRECISIONS = ("fp32", "fp16", "int8", "int8+fp16", "fp8")
 
@@ -87,3 +95,30 @@ def tiny_classifier(
     for features_in, features in ((32 * (SIDE // 8) ** 2, 32), (32, CLASSES)):
         x = g.node("Gemm", q(x), q(g.weight(features, features_in)), g.weight(features), transB=1)
     return g.save(g.node("Cast", x, to=TensorProto.FLOAT), path, [batch, side, side, 3], TensorProto.UINT8, **options)
+
+
+def tiny_model(path: Path, precision: str = "fp32", **options: Any) -> Path:
+    """``tiny_classifier`` as our export leaves it: with its contract and the number of its classes."""
+    model = load_onnx(tiny_classifier(path, precision, **options))
+    set_contract(model, TINY_CONTRACT)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
+    onnx.save(model, path)
+    return path
+
+
+def tiny_engine(path: Path, precision: str = "fp32", **options: Any) -> Engine:
+    """``tiny_classifier`` as an engine without plans."""
+    return Engine("tiny", tiny_classifier(path, precision, **options), TINY_CONTRACT, precision, None)
+
+
+def named_engine(folder: Path, precision: str = "fp32", *, batch: int | str = "N") -> Engine:
+    """``tiny_model`` with its nodes named as our export does: ``conv.0/Conv`` of module ``conv.0``."""
+    path = tiny_model(folder / f"{precision}.onnx", precision, batch=batch)
+    model = load_onnx(path)
+    seen: Counter[str] = Counter()
+    for node in model.graph.node:
+        if not node.op_type.endswith("QuantizeLinear") and node.op_type != "DequantizeLinear":
+            node.name = f"{node.op_type.lower()}.{seen[node.op_type]}/{node.op_type}"
+            seen[node.op_type] += 1
+    onnx.save(model, path)
+    return Engine(f"tiny-{precision}", path, TINY_CONTRACT, precision, None)

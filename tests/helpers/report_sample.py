@@ -1,61 +1,67 @@
-"""A report as ``report`` would write it, made up: three engines of which one is fast, one small, one of no use."""
+"""A report as ``report`` would write it, made up: three engines, of which one is fast, one small and one useless."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 
-from alexnet_deploy.evaluation.accuracy import Accuracy, ClassDelta, Confidence, Paired
-from alexnet_deploy.evaluation.reliability import reliability
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.doctor import Check
+from alexnet_deploy.evaluation.accuracy import Accuracy, AccuracyDelta, ClassDelta, Confidence
+from alexnet_deploy.evaluation.evaluate import EngineResult
+from alexnet_deploy.evaluation.reliability import reliability_bins
 from alexnet_deploy.evaluation.statistics import Interval
+from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
+from alexnet_deploy.machine.watch import MachineConditions
+from alexnet_deploy.precision.calibration_record import CalibrationRecord
+from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
+from alexnet_deploy.profiling.latency import Latency
+from alexnet_deploy.profiling.layers.profile import LayerProfile
+from alexnet_deploy.profiling.layers.roofline import Bandwidth, Peak, Roofline
+from alexnet_deploy.profiling.layers.rows import LayerRow
+from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.profiling.stages import Stage, StageReport
 from alexnet_deploy.report.data import (
     Calibration,
-    Check,
     DataSet,
     EngineReport,
     Gap,
-    LatencyRun,
-    Layer,
-    Layers,
+    ImageSet,
     Machine,
-    Range,
     Report,
-    Roof,
     TemperatureFit,
-    Timing,
 )
 
 MIB = 2**20
 LABELS = ("cat", "dog", "<b>&cow")
+RUNNER = "OpenVINO 2026.4.1 on CPU"
 
 
-def latency_run(batch: int, median_ms: float, *, seed: int = 0, invalid: tuple[str, ...] = ()) -> LatencyRun:
-    """A run whose calls are spread as those of a real one: a steep rise and a long tail."""
+def batch_result(batch: int, median_ms: float, *, seed: int = 0, invalid: tuple[str, ...] = ()) -> BatchResult:
+    """A measurement whose calls are spread as those of a real one: a steep rise and a long tail."""
     rng = np.random.default_rng(seed)
     samples = np.sort(median_ms * (0.9 + rng.gamma(2.0, 0.06, 2000)))
     samples *= median_ms / float(np.median(samples))
+    ns = tuple(int(1e6 * ms) for ms in samples)
+    elapsed_s = sum(ns) / 1e9
+    latency = Latency(
+        description=RUNNER, batch=batch, concurrency=1, iterations=len(ns), elapsed_s=elapsed_s, min_ms=ns[0] / 1e6,
+        mean_ms=float(samples.mean()), median_ms=median_ms, p90_ms=ns[1799] / 1e6, p95_ms=ns[1899] / 1e6,
+        p99_ms=ns[1979] / 1e6, p99_9_ms=None, max_ms=ns[-1] / 1e6, stdev_ms=float(samples.std()),
+        throughput_qps=len(ns) / elapsed_s, images_per_s=batch * len(ns) / elapsed_s, steady=True,
+        window_spread_percent=1.0, windows=5, samples_ns=ns,
+    )  # fmt: skip
+    unknown = dict.fromkeys((field.name for field in dataclasses.fields(MachineConditions)), None)
+    conditions: dict[str, Any] = unknown | {"cores": 2, "gpu_limited_by": (), "invalid": invalid}
+    return BatchResult(latency.thinned(), MachineConditions(**conditions))
 
-    def rank(percent: float) -> float:
-        return float(samples[min(int(percent / 100 * len(samples)), len(samples) - 1)])
 
-    return LatencyRun(
-        batch=batch,
-        iterations=len(samples),
-        elapsed_s=float(samples.sum()) / 1e3,
-        min_ms=rank(0),
-        mean_ms=float(samples.mean()),
-        median_ms=median_ms,
-        p90_ms=rank(90),
-        p95_ms=rank(95),
-        p99_ms=rank(99),
-        p99_9_ms=None,
-        max_ms=rank(100),
-        stdev_ms=float(samples.std()),
-        images_per_s=1000 * batch / float(samples.mean()),
-        steady=True,
-        invalid=invalid,
-        quantiles_ms=tuple(rank(percent) for percent in range(101)),
-    )
+def engine_profile(*rows: BatchResult) -> EngineProfile:
+    """An engine that was timed as in ``rows``."""
+    settings = ProfileSettings(batch_sizes=tuple(row.latency.batch for row in rows), threads=2)
+    return EngineProfile("any", "int8", RUNNER, (), False, settings, 0.4, 12.0, 180 * MIB, rows)
 
 
 def engine_report(
@@ -66,58 +72,70 @@ def engine_report(
     ms: float = 1.0,
     size: int = 5 * MIB,
     precision: str = "int8",
-    batches: tuple[int, ...] = (1, 8),
     sha256: str = "a" * 64,
 ) -> EngineReport:
     """One engine; ``points`` None: the one that the others are compared with."""
     rng = np.random.default_rng(len(name))
     confidence_N = rng.uniform(0.3, 1.0, 300)
-    pair = None
+    delta = None
     if points is not None:
         classes = (ClassDelta(2, 100, 80.0, 80.0 + 2 * points), ClassDelta(0, 100, 70.0, 70.0))
-        pair = Paired(300, 98.5, 4, 3, points, Interval(points - 1.2, points + 1.1), 0.5, classes)
+        delta = AccuracyDelta(300, 98.5, 4, 3, points, Interval(points - 1.2, points + 1.1), 0.5, classes)
+    accuracy = Accuracy(
+        300, top1, Interval(top1 - 4, top1 + 3), 97.0, Interval(95, 98), 0, Confidence(1.25, 0.6, 3.1),
+        Confidence(1.0, 0.7, 6.2),
+    )  # fmt: skip
     return EngineReport(
-        name=name,
-        precision=precision,
+        result=EngineResult(name, precision, RUNNER, size, 1.25, accuracy, None, 0, None),
         created="2026-01-02T03:04:05.678+00:00",
-        runner="OpenVINO 2026.4.1 on CPU",
         file="model.onnx",
-        file_bytes=size,
         file_sha256=sha256,
-        temperature=1.25,
         tools={"alexnet-deploy": "0.1.0", "onnx": "1.23.2"},
         notes=("no TensorRT plan: TensorRT is not installed",),
-        accuracy=Accuracy(
-            300, top1, Interval(top1 - 4, top1 + 3), 97.0, Interval(95, 98), 0, Confidence(1.25, 0.6, 3.1),
-            Confidence(1.0, 0.7, 6.2),
-        ),
-        reliability=reliability(confidence_N, rng.uniform(0, 1, 300) < confidence_N),
-        beside_first=pair,
-        calibration_images=0,
-        temperature_images=None,
-        timing=Timing(0.4, 12.0, 180 * MIB, 2, tuple(latency_run(b, ms * b**0.9, seed=b) for b in batches)),
+        reliability=reliability_bins(confidence_N, rng.uniform(0, 1, 300) < confidence_N),
+        delta=delta,
+        profile=engine_profile(*(batch_result(batch, ms * batch**0.9, seed=batch) for batch in (1, 8))),
         stages=StageReport(
-            "OpenVINO 2026.4.1 on CPU", 100, 1, 5, 32, 3, 1.0, 495.0,
+            RUNNER, 100, 1, 5, 32, 3, 1.0, 495.0,
             (Stage("decode", 0.24, 40.0, 2.4, 833.0), Stage("compute", 0.06 * ms, 10.0 * ms, 0.6 * ms, 1600.0 / ms)),
             50 - 10 * ms, 520.0, 800.0, 1600.0 / ms, 1 / (1 / 800 + ms / 1600), 0.9,
         ),
-        layers=Layers(
-            "OpenVINO 2026.4.1 on CPU", 8, 8 * ms, 0.1 * ms, 30.0, (Roof("fp32", 150.0), Roof("int8", 500.0)),
-            (
-                Layer("features.0", "Conv", False, ("features.1",), precision, 3 * ms, 37.5, 1_100_000_000, 9_000_000,
-                      "compute", 2 * ms),
-                Layer("features.3", "Conv", False, (), precision, 2 * ms, 25.0, 900_000_000, 5_000_000, "compute", ms),
-                Layer("classifier.1", "Gemm", False, (), precision, 2.5 * ms, 31.2, 300_000_000, 60_000_000,
-                      "bandwidth", 2 * ms),
-                Layer("reorder_1", "Reorder", True, (), "fp32", 0.4 * ms, 5.0, 0, None, None, None),
-            ),
-            ("no roof for fp16: openvino computes nothing else in it here",),
+        layers=_layers(precision, 1000 * ms),
+        calibration=_calibration() if precision.startswith("int8") else None,
+        fit=TemperatureFit(
+            ImageSet(500, "d" * 64),
+            ConfidenceRecord(1.25, 3, (), Quality(0.9, 6.0, ()), Quality(0.7, 2.9, ()), RUNNER, {}, "2026-01-02"),
         ),
-        calibration=Calibration(
-            "entropy", 512, "b" * 64, 0, None, (Range("pixels", 2.64, 2.64), Range("relu_1", 31.5, 14.25)),
-        ) if precision.startswith("int8") else None,
-        fit=TemperatureFit(500, 6.0, 2.9),
     )  # fmt: skip
+
+
+def _layers(precision: str, us: float) -> LayerProfile:
+    def row(layer: str, op: str, share: float, flops: int, moved: int, bound: str, **more: Any) -> LayerRow:
+        return LayerRow(layer, False, op, more.pop("fused", ()), None, precision, "jit", 8 * us * share, 100 * share,
+                        flops, moved, bound=bound, **more)  # type: ignore[arg-type]  # fmt: skip
+
+    reorder = LayerRow("reorder_1", True, "Reorder", (), "features.3", "fp32", "jit", 0.4 * us, 5.0, 0, None)
+    return LayerProfile(
+        "any", precision, "openvino", RUNNER, 8, 2, 60, 8 * us, 7.9 * us, 0.1 * us, 7.8 * us,
+        (
+            row("features.0", "Conv", 0.375, 1_100_000_000, 9_000_000, "compute", fused=("features.1",),
+                limit_us=2 * us),
+            row("features.3", "Conv", 0.25, 900_000_000, 5_000_000, "compute", limit_us=us),
+            row("classifier.1", "Gemm", 0.312, 300_000_000, 60_000_000, "bandwidth", limit_us=2 * us),
+            reorder,
+        ),
+        Roofline("openvino", 2, (Peak("fp32", 150.0, "jit"), Peak("int8", 500.0, "jit")),
+                 Bandwidth(30.0, 200.0, 32 << 20, True)),
+        ("no roof for fp16: openvino computes nothing else in it here",),
+    )  # fmt: skip
+
+
+def _calibration() -> Calibration:
+    record = CalibrationRecord(
+        "int8", "entropy", None, 0, Preprocessing(), "e" * 64, (), {"pixels": 2.64, "relu_1": 31.5},
+        {"pixels": 2.64, "relu_1": 14.25}, {},
+    )  # fmt: skip
+    return Calibration(ImageSet(512, "b" * 64), record)
 
 
 def sample_report(*engines: EngineReport) -> Report:
@@ -128,12 +146,11 @@ def sample_report(*engines: EngineReport) -> Report:
         engine_report("useless", top1=75.0, points=-6.0, ms=5.0, size=30 * MIB, precision="fp16"),
     )
     return Report(
-        schema=1,
         created="2026-01-02T03:04:05+00:00",
         version="0.1.0",
         command=("alexnet-deploy", "report", "--data", "my photos/val"),
         machine=Machine("A processor", 2, "Linux", "3.11.7"),
-        data=DataSet("val", "class id", 300, 1, "c" * 64),
+        data=DataSet("val", "class id", ImageSet(300, "c" * 64), 1),
         labels=LABELS,
         class_ids=("n0", "n1", "n2"),
         engines=some,

@@ -113,7 +113,7 @@ class TestChoice:
 
 class TestRefused:
     def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"nowhere: no such folder; --calibration-data takes a folder"):
+        with pytest.raises(InputError, match=r"nowhere: no such folder; `calibration_data` takes a folder"):
             choose_images(tmp_path / "nowhere")
 
     def test_a_file_for_a_folder(self, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ class TestRefused:
 
     def test_fewer_than_asked(self, tmp_path: Path) -> None:
         folder_of(tmp_path, ant=3, bee=2)
-        with pytest.raises(InputError, match=r"holds 5 usable images, --calibration-images asks for 6; .* 5$"):
+        with pytest.raises(InputError, match=r"holds 5 usable images, `calibration_images` asks for 6; .* 5$"):
             choose_images(tmp_path, count=6)
         shutil.copy(tmp_path / "ant" / "00.png", tmp_path / "bee" / "copy.png")
         (tmp_path / "bee" / "broken.png").write_text("not an image")
@@ -146,7 +146,7 @@ class TestRefused:
         assert len(choose_images(tmp_path, count=3).files) == 3
         (tmp_path / "bee").mkdir()
         (tmp_path / "bee" / "notes.txt").write_text("no image")
-        with pytest.raises(InputError, match=r"bee: is a class folder without an image; fill it, or take it away"):
+        with pytest.raises(InputError, match=r"bee: is a class folder without an image; fill it, or remove it"):
             choose_images(tmp_path, count=3)
         save(tmp_path / "beside.png")  # so the folders are no classes
         assert len(choose_images(tmp_path, count=4).files) == 4
@@ -154,11 +154,11 @@ class TestRefused:
     def test_one_level_too_high(self, tmp_path: Path) -> None:
         for split in ("train", "val"):
             folder_of(tmp_path / split, ant=2, bee=2)
-        with pytest.raises(InputError, match=rf"folder 'train' is no class, .*: give {tmp_path / 'train'}$"):
+        with pytest.raises(InputError, match=rf"folder 'train' is not a class, .*: give {tmp_path / 'train'}$"):
             choose_images(tmp_path, count=4)
-        assert len(choose_images(tmp_path, count=4, flags=("--data", "--images")).files) == 4  # nothing calibrates
+        assert len(choose_images(tmp_path, count=4, calibrates=False).files) == 4
         shutil.rmtree(tmp_path / "train")
-        with pytest.raises(InputError, match=rf"folder 'val' is no class, .*: give {tmp_path / 'val'}$"):
+        with pytest.raises(InputError, match=rf"folder 'val' is not a class, .*: give {tmp_path / 'val'}$"):
             choose_images(tmp_path, count=4)
 
     def test_a_class_may_hold_folders_or_be_called_train(self, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ class TestRefused:
 
     @pytest.mark.parametrize("count", [0, -1])
     def test_fewer_than_one(self, count: int, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=rf"--calibration-images {count}: takes 1 or more"):
+        with pytest.raises(UsageError, match=rf"`calibration_images` {count}: takes 1 or more"):
             choose_images(folder_of(tmp_path, ant=1), count=count)
 
 

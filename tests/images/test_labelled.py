@@ -1,51 +1,22 @@
-"""Which class a folder means, in every naming, and what is said where it means none; one set of pixels for all."""
+"""Which class a folder means, in every naming, and the message where it means none."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from PIL import Image
 
-from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
-from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.evaluation.answers import answers_of
+from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.labelled import list_labelled
 
 IDS = ("n01", "n02", "n03", "n04", "n05")
 LABELS = ("tench", "golden retriever", "crane", "garbage truck", "crane")  # ImageNet has two cranes
 CONTRACT = ModelContract("birds", LABELS, IDS, Preprocessing(4, 4, "stretch", None))
-
-
-class Reads:
-    """Says the number that stands in the first pixel."""
-
-    description = "reads the first pixel"
-    batch: BatchProfile | None = None
-
-    def __init__(self, contract: ModelContract = CONTRACT) -> None:
-        self.contract = contract
-        self.seen: list[NDArray[np.uint8]] = []
-
-    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        self.seen.append(pixels_NHWC.copy())
-        return np.eye(len(LABELS), dtype=np.float32)[pixels_NHWC[:, 0, 0, 0]]
-
-    def close(self) -> None:
-        pass
-
-
-def picture(path: Path, value: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (4, 4), (value, 0, 0)).save(path)
-    return path
 
 
 def folders(root: Path, *names: str) -> Path:
@@ -100,7 +71,7 @@ def test_what_is_no_class_folder_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "holds no class folders; its classes are n01, n02, n03, ...: give one folder of images a class"),
+        ((), "holds no class folders; its classes are n01, n02, n03, ...: give one folder of images per class"),
         (("Garbage_Truck",), "folder 'Garbage_Truck' is no class of this model; did you mean 'garbage truck'?"),
         (
             ("golden retreiver", "n01", "n03"),
@@ -111,7 +82,7 @@ def test_what_is_no_class_folder_is_passed_over(tmp_path: Path) -> None:
         (("5",), "folder '5' is no class of this model; its classes are"),
         (("train/n01", "val/n01"), "folder 'train' is no class of this model, but holds class folders; give {}/train"),
         (("crane", "n01"), "'crane' is the label of 2 classes; name the folder n03 or n05"),
-        (("n01", "tench"), "folders 'n01' and 'tench' are the same class (n01 (tench)); merge them, or take one away"),
+        (("n01", "tench"), "folders 'n01' and 'tench' are the same class (n01 (tench)); merge them, or remove one"),
         (("1", "01"), "folders '01' and '1' are the same class (n02 (golden retriever))"),
     ],
 )
@@ -126,51 +97,7 @@ def test_a_mismatch_is_explained_in_one_line(tmp_path: Path, names: tuple[str, .
 def test_an_empty_class_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     folders(tmp_path, "n01", "n02")
     (tmp_path / "n02/1.png").rename(tmp_path / "n02/1.txt")
-    with pytest.raises(InputError, match="n02: is a class folder without an image; fill it, or take it away"):
+    with pytest.raises(InputError, match="n02: is a class folder without an image; fill it, or remove it"):
         list_labelled(tmp_path, CONTRACT)
     with pytest.raises(InputError, match="nowhere: no such folder"):
         list_labelled(tmp_path / "nowhere", CONTRACT)
-
-
-def test_all_runners_see_the_same_pixels(tmp_path: Path) -> None:
-    for k in (0, 3):
-        for i in range(20):  # 40 in all: more than a batch
-            picture(tmp_path / IDS[k] / f"{i:02}.png", k)
-    broken = tmp_path / IDS[0] / "10.png"
-    broken.write_bytes(b"no image")
-    progress: list[tuple[int, int]] = []
-    runners = Reads(), Reads()
-    found = answers_of(runners, list_labelled(tmp_path, CONTRACT), on_progress=lambda *at: progress.append(at))
-    assert (len(found.files), found.target_N.tolist()) == (39, [0] * 19 + [3] * 20)
-    assert [file.parent.name for file in found.files] == [IDS[0]] * 19 + [IDS[3]] * 20
-    assert [logits_NK.argmax(axis=1).tolist() for logits_NK in found.logits_NK] == [found.target_N.tolist()] * 2
-    (line,) = found.unreadable
-    assert line.startswith(f"{broken}: ")
-    assert progress == [(32, 40), (40, 40)]
-    assert all(np.array_equal(a, b) for a, b in zip(runners[0].seen, runners[1].seen, strict=True))
-
-
-def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
-    folders(tmp_path, "n01")
-    with pytest.raises(InputError, match="none of its images is readable"):
-        answers_of([Reads()], list_labelled(tmp_path, CONTRACT))
-
-
-def test_runners_of_other_pixels_are_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "n01/1.png")
-    other = ModelContract("birds", LABELS, IDS, Preprocessing(4, 4, "stretch", None, "bicubic"))
-    with pytest.raises(
-        UsageError, match=r"a and b preprocess differently \(interpolation: bilinear and bicubic\); measure"
-    ):
-        answers_of([Reads(), Reads(other)], list_labelled(tmp_path, CONTRACT), names=("a", "b"))
-
-
-def test_a_failing_runner_leaves_no_thread(tmp_path: Path) -> None:
-    class Fails(Reads):
-        def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-            raise InputError("fails")
-
-    picture(tmp_path / "n01/1.png")
-    with pytest.raises(InputError, match="fails"):
-        answers_of([Fails()], list_labelled(tmp_path, CONTRACT))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]

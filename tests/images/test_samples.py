@@ -47,5 +47,5 @@ def test_parity_pixels_skip_what_cannot_be_read_and_stop_at_their_number(tmp_pat
 
 def test_parity_needs_one_readable_image(tmp_path: Path) -> None:
     (tmp_path / "00.jpg").write_bytes(b"broken")
-    with pytest.raises(InputError, match="choose other --parity-images"):
+    with pytest.raises(InputError, match="choose other `parity_images`"):
         parity_pixels(tmp_path, Preprocessing())

@@ -17,47 +17,27 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.inference.predict import Prediction, predict, read_batches, top_answers
-from alexnet_deploy.runtime.any_batch import AnyBatch
-from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.stage_timer import Lap, Laps, no_lap
+from tests.helpers.runners import FakeRunner
 
 SIDE = 8
 LABELS = tuple(f"label {k}" for k in range(256))
+CONTRACT = ModelContract("fake", LABELS, LABELS, Preprocessing(SIDE, SIDE, resize="stretch", resize_to=None))
 
 
-class BrightnessRunner:
-    """The class is the red value of the image's first pixel; every batch size it saw is kept."""
+class BrightnessRunner(FakeRunner):
+    """The class is the red value of the image's first pixel."""
 
-    description = "fake"
-    lap: Lap = staticmethod(no_lap)
-
-    def __init__(self, batch: BatchProfile | None = None, temperature: float = 1.0) -> None:
-        self.contract = ModelContract(
-            architecture="fake",
-            labels=LABELS,
-            class_ids=LABELS,
-            preprocessing=Preprocessing(height=SIDE, width=SIDE, resize="stretch", resize_to=None),
-            temperature=temperature,
-        )
-        self.batch = batch
-        self.sizes: list[int] = []
-        self.closed = 0
+    def __init__(self) -> None:
+        super().__init__(CONTRACT)
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert pixels_NHWC.dtype == np.uint8
-        assert pixels_NHWC.shape[1:] == (SIDE, SIDE, 3)
-        if self.batch is not None:
-            assert self.batch.min <= len(pixels_NHWC) <= self.batch.max
-        self.sizes.append(len(pixels_NHWC))
+        super().__call__(pixels_NHWC)
         return 10.0 * np.eye(256, dtype=np.float32)[pixels_NHWC[:, 0, 0, 0]]
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 def decoding_threads() -> list[threading.Thread]:
@@ -115,7 +95,7 @@ def test_a_row_is_what_the_manual_says(folder: Path) -> None:
 
 def test_the_runner_sees_the_pixels_of_images_py(folder: Path) -> None:
     files = [path for path in find_images([folder]) if path.name not in ("003.png", "040.png", "041.png")]
-    pre = BrightnessRunner().contract.preprocessing
+    pre = CONTRACT.preprocessing
     seen = np.concatenate([batch.pixels_NHWC.copy() for batch in read_batches(files, pre, batch=7)])
     np.testing.assert_array_equal(seen, np.stack([load_pixels(path, pre) for path in files]))
 
@@ -131,10 +111,10 @@ def test_no_files_no_rows() -> None:
     assert list(predict(BrightnessRunner(), [])) == []
 
 
-@pytest.mark.parametrize("flag", ["top_k", "batch", "workers"])
-def test_numbers_out_of_range_name_their_flag_at_the_call(flag: str) -> None:
-    with pytest.raises(UsageError, match=f"^--{flag.replace('_', '-')} 0 "):
-        predict(BrightnessRunner(), [], **{flag: 0})
+@pytest.mark.parametrize("parameter", ["top_k", "batch", "workers"])
+def test_numbers_out_of_range_are_named_at_the_call(parameter: str) -> None:
+    with pytest.raises(UsageError, match=f"^`{parameter}` 0: takes 1 or more"):
+        predict(BrightnessRunner(), [], **{parameter: 0})
 
 
 def test_more_answers_than_classes_gives_all_classes(folder: Path) -> None:
@@ -185,19 +165,6 @@ def test_probabilities_are_a_distribution_in_the_order_of_the_logits(
         total = sum(answer.probability for answer in answers)
         assert total == pytest.approx(1.0) if top_k >= classes else 0.0 < total <= 1.0 + 1e-12
     np.testing.assert_array_equal(logits_NK, before)  # the caller owns its logits
-
-
-def test_laps_of_all_threads_add_up_to_the_run(folder: Path) -> None:
-    laps = Laps()
-    rows = list(predict(BrightnessRunner(), repeat(folder / "001.png", 500), batch=8, workers=2, lap=laps))
-    laps.stop("waiting")
-    assert len(rows) == 500
-    seconds = laps.seconds()
-    assert set(seconds) == {"decode", "resize", "batch", "compute", "top-k", "output", "waiting"}
-    assert all(value > 0 for value in seconds.values())
-    assert laps.threads == 3  # the caller's computes, two decode
-    # The counted laps follow on one another; what remains are the few instructions between two readings of the clock.
-    assert sum(seconds.values()) == pytest.approx(laps.threads * laps.total_s, rel=0.01)
 
 
 def test_temperature_divides_the_logits() -> None:
@@ -259,25 +226,3 @@ def test_memory_does_not_grow_with_the_number_of_files(folder: Path) -> None:
     # Pillow's reference cycles wait for the collector: some 200 kB come and go. Three thousand rows kept anywhere,
     # as pixels (192 bytes) or as a Prediction (over 500), would be more than twice that.
     assert many < few + 250_000
-
-
-@given(
-    count=st.integers(1, 20),
-    profile=st.tuples(st.integers(1, 5), st.integers(1, 9)).map(lambda p: BatchProfile(p[0], max(p), max(p))),
-)
-def test_any_batch_splits_and_pads(count: int, profile: BatchProfile) -> None:
-    inner = BrightnessRunner(profile)
-    runner: Runner = AnyBatch(inner)
-    pixels_NHWC = np.arange(count, dtype=np.uint8).repeat(SIDE * SIDE * 3).reshape(count, SIDE, SIDE, 3)
-    assert runner(pixels_NHWC).argmax(axis=1).tolist() == list(range(count))
-    assert runner.batch is None
-    assert sum(inner.sizes) - count < profile.min  # the padding, of the last call only
-
-
-def test_any_batch_hands_on_what_is_inside() -> None:
-    inner = BrightnessRunner(BatchProfile(4, 4, 4))
-    runner = AnyBatch(inner)
-    assert runner.contract is inner.contract
-    assert runner.description == "fake"
-    runner.close()
-    assert inner.closed == 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from alexnet_deploy.machine.gpu import LIMITS, SLOWDOWNS, GpuState, NvmlGpu, open_gpu
+from alexnet_deploy.machine.gpu import LIMITS, SLOWDOWNS, GpuState, NvmlGpu, has_nvidia_gpu, open_gpu
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
@@ -117,3 +118,14 @@ def test_no_pynvml_and_no_driver_are_no_error() -> None:
 
     assert open_gpu(missing) is None
     assert open_gpu(lambda: fake(refuses=frozenset({"nvmlInit"}))) is None
+
+
+def test_a_gpu_is_there_where_the_driver_has_its_device_file(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidiactl").touch()  # the driver's own, also in a container without GPUs
+    assert not has_nvidia_gpu(tmp_path, {})
+    (tmp_path / "dev/nvidia0").touch()
+    assert has_nvidia_gpu(tmp_path, {})
+    assert has_nvidia_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "1"})
+    for hidden in ("", "-1"):
+        assert not has_nvidia_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": hidden})

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 
 from alexnet_deploy.machine import watch as machine_watch
+from alexnet_deploy.machine.cpu import describe_machine
 from alexnet_deploy.machine.gpu import GpuState
-from alexnet_deploy.machine.watch import MachineWatch, Reading, Watched, describe_machine, judge
+from alexnet_deploy.machine.watch import MachineConditions, MachineWatch, Reading, judge
 
 HZ = os.sysconf("SC_CLK_TCK")
 
@@ -89,7 +90,7 @@ def test_control_groups_of_version_1(root: Path, controllers: str) -> None:
 def test_a_machine_that_tells_nothing_is_not_judged(tmp_path: Path) -> None:
     watch = MachineWatch(root=tmp_path)
     seen = watch.judge([watch.read(), watch.read()])
-    unknown = {f.name: getattr(seen, f.name) for f in dataclasses.fields(Watched)}
+    unknown = {f.name: getattr(seen, f.name) for f in dataclasses.fields(MachineConditions)}
     assert unknown.pop("cores") >= 1
     assert set(unknown.values()) == {None, ()}
 

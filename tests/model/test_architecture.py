@@ -16,8 +16,8 @@ from alexnet_deploy.model.architecture import (
     FAMILY,
     AlexNet,
     PixelClassifier,
-    architecture,
     architecture_from_dict,
+    get_architecture,
     initialise,
 )
 from alexnet_deploy.model.lrn import PaperLRN
@@ -27,7 +27,7 @@ SMALL = {"num_classes": 5, "hidden": 64}
 
 def on_meta(name: str, **switches: Any) -> AlexNet:
     with torch.device("meta"):
-        return AlexNet(architecture(name, **switches))
+        return AlexNet(get_architecture(name, **switches))
 
 
 def parameter_count(model: AlexNet) -> int:
@@ -149,14 +149,14 @@ def test_lrn_takes_what_squares_beyond_float16(training: bool, dtype: torch.dtyp
 
 @pytest.mark.parametrize("side", [63, 128, 223, 225, 300])
 def test_pictures_of_another_size_are_taken_as_torchvision_takes_them(side: int) -> None:
-    model = AlexNet(architecture("alexnet", **SMALL)).eval()
+    model = AlexNet(get_architecture("alexnet", **SMALL)).eval()
     x_NCHW = torch.rand(2, 3, side, side)
     averaged = nn.functional.adaptive_avg_pool2d(model.features(x_NCHW), 6)  # torchvision's forward
     torch.testing.assert_close(model(x_NCHW), model.classifier(averaged.flatten(1)), rtol=0, atol=0)
 
 
 def test_grouped_convolutions_see_half_of_the_channels() -> None:
-    model = AlexNet(architecture("alexnet-2012", **SMALL))
+    model = AlexNet(get_architecture("alexnet-2012", **SMALL))
     convolutions = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     assert [layer.groups for layer in convolutions] == [1, 2, 1, 2, 2]
     x_NCHW = torch.rand(1, 96, 7, 7)
@@ -191,7 +191,7 @@ def test_low_rank_dense_layers_save_what_the_rank_says() -> None:
 
 def test_initialisation_of_the_paper() -> None:
     torch.manual_seed(0)
-    model = AlexNet(architecture("alexnet-2012", **SMALL))
+    model = AlexNet(get_architecture("alexnet-2012", **SMALL))
     initialise(model, "paper")
     biases = [value for key, value in model.state_dict().items() if key.endswith("bias")]
     assert [set(bias.tolist()) for bias in biases] == [{b} for b in (0, 1, 0, 1, 1, 1, 1, 0)]
@@ -203,7 +203,7 @@ def test_initialisation_of_the_paper() -> None:
 
 def test_initialisation_of_he_keeps_the_scale_through_low_rank_layers() -> None:
     torch.manual_seed(0)
-    model = AlexNet(architecture("alexnet", dense_rank=16, **SMALL))
+    model = AlexNet(get_architecture("alexnet", dense_rank=16, **SMALL))
     initialise(model, "kaiming")
     first, second, last = (model.get_parameter(f"classifier.{key}.weight") for key in ("1.0", "1.1", "6"))
     for weight, variance in ((first, 1 / 9216), (second, 2 / 16), (last, 1 / 64)):
@@ -212,7 +212,7 @@ def test_initialisation_of_he_keeps_the_scale_through_low_rank_layers() -> None:
 
 
 def test_initialisation_without_convolution_biases() -> None:
-    model = AlexNet(architecture("alexnet-review-code", **SMALL))
+    model = AlexNet(get_architecture("alexnet-review-code", **SMALL))
     initialise(model, "paper")
     assert set(model.get_parameter("classifier.6.bias").tolist()) == {0}
 
@@ -228,7 +228,7 @@ def test_pixels_become_what_the_model_was_trained_on() -> None:
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_an_architecture_survives_json(name: str) -> None:
-    arch = architecture(name, num_classes=10, hidden=512, dense_rank=8, dropout=0.1)
+    arch = get_architecture(name, num_classes=10, hidden=512, dense_rank=8, dropout=0.1)
     assert architecture_from_dict(json.loads(json.dumps(arch.to_dict())), source="x") == arch
 
 
@@ -273,13 +273,13 @@ def test_what_is_no_architecture_is_refused(raw: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "switches", "says"),
     [
-        ("lenet", {}, "--arch lenet: unknown; choose one of alexnet, alexnet-2012"),
-        ("alexnet", {"dropout": 1.0}, "--dropout 1.0"),
-        ("alexnet", {"dense_rank": 0}, "--dense-rank 0: takes 1 to 4095"),
+        ("lenet", {}, "`architecture` lenet: unknown; choose one of alexnet, alexnet-2012"),
+        ("alexnet", {"dropout": 1.0}, "`dropout` 1.0"),
+        ("alexnet", {"dense_rank": 0}, "`dense_rank` 0: takes 1 to 4095"),
         ("alexnet", {"num_classes": 1}, "needs at least 2"),
     ],
 )
-def test_a_switch_out_of_range_names_the_flag(name: str, switches: dict[str, Any], says: str) -> None:
+def test_a_switch_out_of_range_names_the_parameter(name: str, switches: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        architecture(name, **switches)
+        get_architecture(name, **switches)
     assert says in str(caught.value)

@@ -7,10 +7,7 @@ import json
 import os
 import resource
 import stat
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ from torch import Tensor
 from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.files import sha256_of
-from alexnet_deploy.model.architecture import AlexNet, architecture
+from alexnet_deploy.model.architecture import AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import (
     ARCHITECTURE_KEY,
     RECIPE_KEY,
@@ -35,6 +32,7 @@ from alexnet_deploy.model.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from tests.helpers.weights_server import Answer, Server
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +108,7 @@ class TestRefused:
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
         self.check(tmp_path / "x.safetensors", InputError, "no such checkpoint; check the path, or train one")
-        with pytest.raises(InputError, match=r"no such checkpoint; train one, or leave --weights out"):
+        with pytest.raises(InputError, match=r"no such checkpoint; train one, or leave `weights` out"):
             load_weights(str(tmp_path / "x.safetensors"))
 
     def test_a_folder(self, tmp_path: Path) -> None:
@@ -189,17 +187,14 @@ class TestRefused:
 class TestPublished:
     """State dicts in .pth files."""
 
-    def test_a_state_dict_in_torchvisions_layout_loads(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-        torch.save(tiny_checkpoint.weights, tmp_path / "x.pth")
+    @pytest.mark.parametrize("as_zip", [True, False], ids=["zip", "legacy, as torchvision's files"])
+    def test_a_state_dict_in_torchvisions_layout_loads(
+        self, tiny_checkpoint: Checkpoint, tmp_path: Path, as_zip: bool
+    ) -> None:
+        torch.save(tiny_checkpoint.weights, tmp_path / "x.pth", _use_new_zipfile_serialization=as_zip)
         loaded = load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
         assert all(torch.equal(loaded.weights[key], value) for key, value in tiny_checkpoint.weights.items())
         assert loaded.recipe == {"source": "x.pth"}
-
-    def test_the_legacy_format_loads(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-        """torchvision's published files are as old."""
-        torch.save(tiny_checkpoint.weights, tmp_path / "x.pth", _use_new_zipfile_serialization=False)
-        loaded = load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
-        assert all(torch.equal(loaded.weights[key], value) for key, value in tiny_checkpoint.weights.items())
 
     def test_a_pickle_that_runs_code_is_refused_unrun(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
         path, marker = tmp_path / "x.pth", tmp_path / "it ran"
@@ -220,7 +215,7 @@ class TestPublished:
         )
 
     @pytest.mark.parametrize("content", [{"state_dict": {"a": torch.zeros(1)}}, [torch.zeros(1)], {"epoch": 3}, 5])
-    def test_what_is_no_state_dict_is_refused(self, tiny_checkpoint: Checkpoint, tmp_path: Path, content: Any) -> None:
+    def test_another_object_is_refused(self, tiny_checkpoint: Checkpoint, tmp_path: Path, content: Any) -> None:
         torch.save(content, tmp_path / "x.pth")
         with pytest.raises(InputError, match=r"is not a plain state dict of tensors"):
             load_published(tmp_path / "x.pth", tiny_checkpoint.arch, tiny_checkpoint.contract)
@@ -241,8 +236,10 @@ class TestPublished:
 
     def test_another_member_of_the_family_is_told_apart(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
         torch.save(tiny_checkpoint.weights, tmp_path / "x.pth")
-        other = architecture("alexnet-review-code", num_classes=3, hidden=32)
-        with pytest.raises(InputError, match=r"does not fit alexnet-review-code with 3 classes: .*; check --arch"):
+        other = get_architecture("alexnet-review-code", num_classes=3, hidden=32)
+        with pytest.raises(
+            InputError, match=r"does not fit alexnet-review-code with 3 classes: .*; check `architecture`"
+        ):
             load_published(tmp_path / "x.pth", other, tiny_checkpoint.contract)
 
 
@@ -250,29 +247,25 @@ class TestPublished:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Full-size weights of a few KiB, named by their hash: each tensor repeats one number, which the format allows."""
     with torch.device("meta"):
-        shapes = {key: value.shape for key, value in AlexNet(architecture("alexnet")).state_dict().items()}
+        shapes = {key: value.shape for key, value in AlexNet(get_architecture("alexnet")).state_dict().items()}
     folder = tmp_path_factory.mktemp("published")
     torch.save({key: torch.full((1,), 0.01).expand(shape) for key, shape in shapes.items()}, folder / "x.pth")
     return (folder / "x.pth").rename(folder / f"alexnet-owt-{sha256_of(folder / 'x.pth')[:8]}.pth")
 
 
 class TestWhatWeightsNames:
-    """``load_weights``, the meaning of --weights."""
+    """``load_weights``: what ``weights`` may be."""
 
     def test_our_own_checkpoint(self, saved: Path) -> None:
-        assert load_weights(str(saved)).arch.hidden == 32
+        assert load_weights(saved).arch.hidden == 32
         assert load_weights(str(saved), "alexnet").arch.hidden == 32
-
-    def test_our_own_checkpoint_as_another_architecture_is_refused(self, saved: Path) -> None:
-        with pytest.raises(UsageError, match=r"--arch alexnet-2012: .* holds alexnet; leave --arch out"):
+        with pytest.raises(UsageError, match=r"`architecture` alexnet-2012: .* holds alexnet; leave it out"):
             load_weights(str(saved), "alexnet-2012")
 
     def test_a_published_file_by_path(self, published: Path) -> None:
-        checkpoint = load_weights(str(published))
-        assert checkpoint.arch == architecture("alexnet")
+        checkpoint = load_weights(published)
+        assert checkpoint.arch == get_architecture("alexnet")
         assert checkpoint.contract == imagenet1k_contract("alexnet")
-
-    def test_a_published_file_as_another_architecture_is_refused(self, published: Path) -> None:
         with pytest.raises(InputError, match="does not fit alexnet-2012"):
             load_weights(str(published), "alexnet-2012")
 
@@ -283,43 +276,26 @@ class TestWhatWeightsNames:
             load_weights(str(wrong))
 
     def test_a_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"x.pth: no such file; check --weights"):
+        with pytest.raises(InputError, match=r"x.pth: no such file; check `weights`"):
             load_weights(str(tmp_path / "x.pth"))
 
     def test_an_unknown_architecture(self, published: Path) -> None:
-        with pytest.raises(UsageError, match="--arch lenet: unknown"):
+        with pytest.raises(UsageError, match="`architecture` lenet: unknown"):
             load_weights(str(published), "lenet")
 
 
-@pytest.fixture
-def server(published: Path) -> Iterator[str]:
-    handler = partial(QuietHandler, directory=str(published.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 def test_published_weights_by_url_are_fetched_once_with_progress(
-    server: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    seen: list[tuple[int, int | None]] = []
-    url = f"{server}/{published.name}"
-    assert load_weights(url, on_progress=lambda done, total: seen.append((done, total))).arch.num_classes == 1000
+    server.answers = [Answer(published.read_bytes())]
+    seen: list[tuple[str, int, int]] = []
+    url = f"{server.url}/{published.name}"
+    assert load_weights(url, on_progress=lambda *at: seen.append(at)).arch.num_classes == 1000
     size = published.stat().st_size
-    assert seen[-1] == (size, size)
-    seen.clear()
+    assert seen[-1] == ("download", size, size)
     assert load_weights(url).recipe == {"source": published.name}
-    assert seen == []
+    assert len(server.asked) == 1
 
 
 def test_imagenet1k_names_a_thousand_classes() -> None:

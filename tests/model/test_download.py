@@ -1,12 +1,9 @@
-"""Downloads against a real HTTP server on this machine: cut, changed, damaged, refused, too large, cached."""
+"""Downloads against a real HTTP server on this machine: damaged, refused, too large, cached."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,141 +11,13 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UnavailableError
-from alexnet_deploy.files import cache_folder
+from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 from alexnet_deploy.model import download as module
 from alexnet_deploy.model.download import CHUNK_BYTES, expected_prefix, fetch
+from tests.helpers.weights_server import WEIGHTS, Answer
+from tests.model.conftest import NAME, Download
 
-WEIGHTS = bytes(range(256)) * 1200  # 300 KiB: several chunks
 OTHER = WEIGHTS[::-1]
-CUT = 2 * CHUNK_BYTES
-
-
-def _hashed_name(content: bytes) -> str:
-    return f"alexnet-owt-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-
-
-NAME = _hashed_name(WEIGHTS)
-
-
-@dataclass
-class Answer:
-    """What the server does with one request."""
-
-    body: bytes = WEIGHTS
-    status: int = 200
-    etag: str = '"v1"'
-    ranges: bool = True
-    if_range: bool = True
-    range_start: int | None = None  # where a range begins, whatever was asked
-    range_bytes: int | None = None  # the most that one range answer holds
-    cut_after: int | None = None  # body bytes sent before the connection is closed
-    announce: bool = True
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Server:
-    """Answers in order, the last one again and again; records what was asked and how much was sent."""
-
-    url: str
-    answers: list[Answer] = field(default_factory=lambda: [Answer()])
-    asked: list[dict[str, str]] = field(default_factory=list)
-    sent: list[int] = field(default_factory=list)
-
-    def next_answer(self) -> Answer:
-        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # a proxy of the environment must not see these requests
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.asked.append({key.lower(): value for key, value in self.headers.items()} | {"path": self.path})
-            answer, start = state.next_answer(), 0
-            wanted = self.headers.get("Range")
-            if wanted and answer.ranges and (not answer.if_range or self.headers.get("If-Range") == answer.etag):
-                start = answer.range_start or int(wanted.removeprefix("bytes=").removesuffix("-"))
-            body = answer.body[start:]
-            if start:
-                body = body[: answer.range_bytes]
-            if start and not body:
-                self.send_response(416)
-            else:
-                self.send_response(206 if start else answer.status)
-            if start and body:
-                self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(answer.body)}")
-            if answer.etag:
-                self.send_header("ETag", answer.etag)
-            if answer.announce:
-                self.send_header("Content-Length", str(len(body)))
-            for key, value in answer.headers.items():
-                self.send_header(key, value)
-            self.end_headers()
-            part = body[: answer.cut_after]
-            state.sent.append(len(part))  # before the write: the client may be done with it before this thread goes on
-            self.wfile.write(part)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep the test output clean."""
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.handle_error = lambda request, client_address: None  # type: ignore[method-assign]  # client hung up: intended
-    state = Server(f"http://127.0.0.1:{httpd.server_address[1]}")
-    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield state
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
-
-
-@dataclass
-class Download:
-    """``fetch`` into a fresh cache with recorded instead of slept waits."""
-
-    server: Server
-    cache: Path
-    waits: list[float] = field(default_factory=list)
-
-    def __call__(
-        self,
-        name: str = NAME,
-        *,
-        sha256_prefix: str | None = None,
-        on_progress: Callable[[int, int | None], None] | None = None,
-        max_bytes: int = 1 << 20,
-        tries: int = 4,
-    ) -> Path:
-        return fetch(
-            f"{self.server.url}/models/{name}",
-            cache=self.cache,
-            sha256_prefix=sha256_prefix,
-            on_progress=on_progress,
-            max_bytes=max_bytes,
-            tries=tries,
-            sleep=self.waits.append,
-        )
-
-    def refused(self, kind: type[DeployError]) -> str:
-        """The message, which must be one line that names the URL."""
-        with pytest.raises(kind) as caught:
-            self()
-        message = str(caught.value)
-        assert "\n" not in message
-        assert message.startswith(self.server.url)
-        return message
-
-    def leftovers(self) -> set[str]:
-        return {path.name for path in self.cache.iterdir() if path.suffix != ".lock"}
-
-
-@pytest.fixture
-def download(server: Server, tmp_path: Path) -> Download:
-    return Download(server, tmp_path / "cache")
 
 
 def test_downloads_verifies_and_leaves_only_the_file(download: Download) -> None:
@@ -161,20 +30,20 @@ def test_downloads_verifies_and_leaves_only_the_file(download: Download) -> None
     assert download.waits == []
 
 
-def test_progress_tells_bytes_so_far_and_in_all(download: Download) -> None:
-    seen: list[tuple[int, int | None]] = []
-    download(on_progress=lambda done, total: seen.append((done, total)))
-    assert seen[0] == (0, len(WEIGHTS))
-    assert seen[-1] == (len(WEIGHTS), len(WEIGHTS))
+def test_progress_reports_bytes_so_far_and_in_all(download: Download) -> None:
+    seen: list[tuple[str, int, int]] = []
+    download(on_progress=lambda *at: seen.append(at))
+    assert seen[0] == ("download", 0, len(WEIGHTS))
+    assert seen[-1] == ("download", len(WEIGHTS), len(WEIGHTS))
     assert len(seen) > 3
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen == sorted(seen)
 
 
-def test_unannounced_length_is_none_in_progress(download: Download) -> None:
+def test_an_unannounced_length_is_0_in_progress(download: Download) -> None:
     download.server.answers = [Answer(announce=False)]
-    seen: list[int | None] = []
-    assert download(on_progress=lambda done, total: seen.append(total)).read_bytes() == WEIGHTS
-    assert set(seen) == {None}
+    totals: set[int] = set()
+    assert download(on_progress=lambda stage, done, total: totals.add(total)).read_bytes() == WEIGHTS
+    assert totals == {0}
 
 
 def test_cached_file_needs_no_request(download: Download) -> None:
@@ -207,89 +76,8 @@ def test_given_prefix_overrides_the_name(download: Download) -> None:
         download(NAME, sha256_prefix="00000000")
 
 
-def test_cut_connection_is_resumed_where_it_stopped(download: Download) -> None:
-    download.server.answers = [Answer(cut_after=CUT), Answer()]
-    seen: list[tuple[int, int | None]] = []
-    assert download(on_progress=lambda done, total: seen.append((done, total))).read_bytes() == WEIGHTS
-    assert len(download.server.asked) == 2
-    assert download.server.asked[1]["range"] == f"bytes={CUT}-"
-    assert download.server.asked[1]["if-range"] == '"v1"'
-    assert download.server.sent == [CUT, len(WEIGHTS) - CUT]
-    assert (CUT, len(WEIGHTS)) in seen  # the bar goes on where it was, with the size of the whole
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert len(download.waits) == 1
-
-
-def test_next_call_resumes_what_a_failed_one_left(download: Download) -> None:
-    download.server.answers = [Answer(cut_after=CUT), Answer(status=503, body=b"", etag="")]
-    download.refused(UnavailableError)
-    assert download.leftovers() == {f"{NAME}.part", f"{NAME}.validator"}
-    download.server.answers = [Answer()]
-    assert download().read_bytes() == WEIGHTS
-    assert download.server.asked[-1]["range"] == f"bytes={CUT}-"
-    assert download.leftovers() == {NAME}
-
-
-@pytest.mark.parametrize("second", [Answer(ranges=False), Answer(etag='"v2"')], ids=["no ranges", "another version"])
-def test_whole_file_in_answer_to_a_range_starts_over(download: Download, second: Answer) -> None:
-    download.server.answers = [Answer(body=WEIGHTS if not second.ranges else OTHER, cut_after=CUT), second]
-    assert download().read_bytes() == WEIGHTS
-    assert "range" in download.server.asked[1]
-    assert download.server.sent == [CUT, len(WEIGHTS)]
-
-
-def test_range_of_another_version_is_not_glued_on(download: Download) -> None:
-    download.server.answers = [Answer(body=OTHER, cut_after=CUT), Answer(etag='"v2"', if_range=False)]
-    assert download().read_bytes() == WEIGHTS
-    assert ["range" in request for request in download.server.asked] == [False, True, False]
-
-
-def test_range_from_another_place_is_not_glued_on(download: Download) -> None:
-    download.server.answers = [Answer(cut_after=CUT), Answer(range_start=CUT - 1), Answer()]
-    assert download().read_bytes() == WEIGHTS
-    assert ["range" in request for request in download.server.asked] == [False, True, False]
-
-
-def test_server_that_sends_less_than_the_range_is_asked_on(download: Download) -> None:
-    download.server.answers = [Answer(cut_after=CUT), Answer(range_bytes=CHUNK_BYTES), Answer()]
-    assert download().read_bytes() == WEIGHTS
-    assert download.server.asked[2]["range"] == f"bytes={CUT + CHUNK_BYTES}-"
-
-
-@pytest.mark.parametrize("etag", ["", 'W/"weak"'])
-def test_without_a_strong_validator_nothing_is_resumed(download: Download, etag: str) -> None:
-    download.server.answers = [Answer(etag=etag, cut_after=CUT), Answer(etag=etag)]
-    assert download().read_bytes() == WEIGHTS
-    assert "range" not in download.server.asked[1]
-
-
-def test_date_serves_where_there_is_no_strong_etag(download: Download) -> None:
-    date = "Tue, 02 Jan 2024 03:04:05 GMT"
-    dated = Answer(etag="", if_range=False, headers={"Last-Modified": date})
-    download.server.answers = [replace(dated, cut_after=CUT), dated]
-    assert download().read_bytes() == WEIGHTS
-    assert download.server.asked[1]["if-range"] == date
-    assert download.server.sent == [CUT, len(WEIGHTS) - CUT]
-
-
-def test_part_longer_than_the_file_is_thrown_away(download: Download) -> None:
-    download.cache.mkdir()
-    (download.cache / f"{NAME}.part").write_bytes(WEIGHTS + b"more")
-    (download.cache / f"{NAME}.validator").write_text('"v1"')
-    assert download().read_bytes() == WEIGHTS
-    assert ["range" in request for request in download.server.asked] == [True, False]
-
-
-def test_damaged_validator_only_costs_the_part(download: Download) -> None:
-    download.cache.mkdir()
-    (download.cache / f"{NAME}.part").write_bytes(OTHER[:CUT])
-    (download.cache / f"{NAME}.validator").write_bytes(b"\0\xff\r\nX-Injected: 1\n")
-    assert download().read_bytes() == WEIGHTS
-    assert "x-injected" not in download.server.asked[0]
-
-
 def test_connection_that_is_always_cut_is_given_up(download: Download) -> None:
-    download.server.answers = [Answer(ranges=False, cut_after=CUT)]
+    download.server.answers = [Answer(ranges=False, cut_after=CHUNK_BYTES)]
     message = download.refused(UnavailableError)
     assert "given up after 4 tries" in message
     assert "download it by hand and pass the path" in message
@@ -328,7 +116,7 @@ def test_too_large_is_refused_and_leaves_nothing(download: Download, announce: b
     download.server.answers = [Answer(announce=announce)]
     seen: list[int] = []
     with pytest.raises(InputError, match="larger than the 100000 bytes"):
-        download(max_bytes=100_000, on_progress=lambda done, total: seen.append(done))
+        download(max_bytes=100_000, on_progress=lambda stage, done, total: seen.append(done))
     assert seen == stored  # the bound holds before the disk is filled, not after
     assert f"{NAME}.part" not in download.leftovers()
     assert len(download.server.asked) == 1
@@ -409,14 +197,3 @@ def test_prefix_in_a_name_is_found(digest: bytes, suffix: str) -> None:
 )
 def test_name_without_a_prefix(name: str) -> None:
     assert expected_prefix(name) is None
-
-
-def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("ALEXNET_DEPLOY_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "alexnet-deploy"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "alexnet-deploy"
-    monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import ProofError, UnavailableError
 from alexnet_deploy.model import export
-from alexnet_deploy.model.architecture import FAMILY, AlexNet, PixelClassifier, architecture, initialise
-from alexnet_deploy.model.checkpoint import Checkpoint
+from alexnet_deploy.model.architecture import FAMILY, AlexNet, PixelClassifier, get_architecture, initialise
+from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.model.export import Parity, export_onnx
 from alexnet_deploy.onnx_graph.onnx_file import (
     IR_VERSION,
@@ -37,7 +37,7 @@ MEMBERS = [*FAMILY, "low-rank"]
 def checkpoint_of(member: str) -> Checkpoint:
     """Random weights, biases and a preprocessing of its own, so that nothing wrong can hide behind a zero or a one."""
     rank = 8 if member == "low-rank" else None
-    arch = architecture("alexnet" if rank else member, num_classes=len(LABELS), hidden=48, dense_rank=rank)
+    arch = get_architecture("alexnet" if rank else member, num_classes=len(LABELS), hidden=48, dense_rank=rank)
     torch.manual_seed(1)
     model = AlexNet(arch)
     initialise(model, "kaiming")
@@ -202,6 +202,15 @@ def test_without_parity_there_is_no_file_and_the_old_one_stays(tmp_path: Path, p
 )
 def test_parity_holds_within_the_tolerance(difference: float, largest: float, agreement: float, holds: bool) -> None:
     assert Parity(1000, difference, largest, agreement, "x").holds is holds
+
+
+def test_export_from_file_to_file(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = save_checkpoint(tiny_checkpoint, tmp_path / "tiny.safetensors")
+    stages: list[tuple[str, int, int]] = []
+    path = export.export(str(weights), str(tmp_path / "out/tiny.onnx"), on_progress=lambda *at: stages.append(at))
+    assert path == tmp_path / "out/tiny.onnx"
+    assert contract_in(load_onnx(path), source="x") == tiny_checkpoint.contract
+    assert stages == [("export", 0, 1), ("export", 1, 1)]
 
 
 def test_a_place_that_cannot_be_written_is_told(tiny_checkpoint: Checkpoint, pixels_NHWC: NDArray[np.uint8]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,29 +9,30 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, contract_in, fixed_batch, initializers, load_onnx
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.foreign_models import (
     CLASSES,
+    FOREIGN,
+    LIGHT,
     MEAN,
     SIDE,
     STD,
     Head,
+    W,
+    affine,
     foreign_classifier,
     graph_of,
     random_pixels,
     scores_by_hand,
+    with_random_weights,
 )
-
-FOREIGN = ImportOptions(MEAN, STD)
-LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 
 
 @pytest.fixture
@@ -61,62 +61,36 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in load_onnx(path).graph.node]
 
 
-def with_random_weights(source: Path, path: Path) -> Path:
-    """A network of onnx's test data, whose nodes fill each weight with a single number, with real weights instead."""
-    model = onnx.load(source)
-    random = np.random.default_rng(0)
-    shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    fillers = [node for node in model.graph.node if node.op_type == "ConstantOfShape"]
-    for node in fillers:
-        shape = shapes[node.input[0]]
-        # A vector may be a variance.
-        values = random.uniform(0.5, 1.5, shape) if len(shape) == 1 else random.normal(size=shape)
-        values *= (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 1
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.output[0]))
-        model.graph.node.remove(node)
-    model.ir_version = 4  # the first that does not want weights among the inputs
-    onnx.save(model, path)
-    return path
-
-
-def affine(source: str = "x", target: str = "y") -> list[onnx.NodeProto]:
-    """The smallest classifier of [N, 3, 4, 4]."""
-    return [
-        helper.make_node("Flatten", [source], ["flat"]),
-        helper.make_node("Gemm", ["flat", "w"], [target], transB=1),
-    ]
-
-
-W = {"w": np.random.default_rng(0).normal(size=(5, 48)).astype(np.float32)}
+def check_parity(
+    source: Path, out: Path, *, side: int = SIDE, softmaxed: bool = False, channels_last: bool = False
+) -> NDArray[np.float32]:
+    """Adopt ``source`` and compare its logits (``softmaxed``: its probabilities) with the scores by hand."""
+    contract = adopt(source, out, FOREIGN)
+    pixels_NHWC = random_pixels(2, side)
+    logits_NK = answers(out, contract, pixels_NHWC)
+    expected_NK = scores_by_hand(source, pixels_NHWC, channels_last=channels_last)
+    assert_same(softmax(logits_NK) if softmaxed else logits_NK, expected_NK)
+    return logits_NK
 
 
 class TestParity:
     @pytest.mark.parametrize("opset", range(9, 23))
     def test_every_opset(self, opset: int, tmp_path: Path, out: Path) -> None:
-        source = foreign_classifier(tmp_path / "net.onnx", opset=opset)
-        contract = adopt(source, out, FOREIGN)
-        pixels_NHWC = random_pixels(3)
-        assert_same(answers(out, contract, pixels_NHWC), scores_by_hand(source, pixels_NHWC))
+        check_parity(foreign_classifier(tmp_path / "net.onnx", opset=opset), out)
 
     @pytest.mark.parametrize("opset", [9, 12, 13, 22])
     @pytest.mark.parametrize("head", ["gemm", "matmul", "convolution"])
-    def test_a_softmax_comes_off_whatever_the_head(self, opset: int, head: Head, tmp_path: Path, out: Path) -> None:
+    def test_a_softmax_is_removed_whatever_the_head(self, opset: int, head: Head, tmp_path: Path, out: Path) -> None:
         """Before opset 13 a softmax flattens by itself: the converter puts nodes around it."""
         source = foreign_classifier(tmp_path / "net.onnx", opset=opset, head=head, softmax=True)
-        contract = adopt(source, out, FOREIGN)
+        logits_NK = check_parity(source, out, softmaxed=True)
         assert "Softmax" not in operators(out)
-        pixels_NHWC = random_pixels(2)
-        logits_NK = answers(out, contract, pixels_NHWC)
         assert logits_NK.shape == (2, CLASSES)
         assert np.abs(logits_NK).max() > 1, "logits, not probabilities"
-        assert_same(softmax(logits_NK), scores_by_hand(source, pixels_NHWC))
 
     @pytest.mark.parametrize("head", ["matmul", "convolution"])
     def test_other_heads(self, head: Head, tmp_path: Path, out: Path) -> None:
-        source = foreign_classifier(tmp_path / "net.onnx", head=head)
-        contract = adopt(source, out, FOREIGN)
-        pixels_NHWC = random_pixels(2)
-        assert_same(answers(out, contract, pixels_NHWC), scores_by_hand(source, pixels_NHWC))
+        check_parity(foreign_classifier(tmp_path / "net.onnx", head=head), out)
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_a_free_batch_over_a_reshape_to_one_image(self, count: int, tmp_path: Path, out: Path) -> None:
@@ -132,21 +106,15 @@ class TestParity:
         np.testing.assert_allclose(answers(out, contract, pixels_NHWC), expected_NK, rtol=1e-4)
 
     def test_channels_last(self, tmp_path: Path, out: Path) -> None:
-        source = foreign_classifier(tmp_path / "net.onnx", channels_last=True)
-        contract = adopt(source, out, FOREIGN)
-        pixels_NHWC = random_pixels(2)
-        assert_same(answers(out, contract, pixels_NHWC), scores_by_hand(source, pixels_NHWC, channels_last=True))
+        check_parity(foreign_classifier(tmp_path / "net.onnx", channels_last=True), out, channels_last=True)
 
     @pytest.mark.parametrize("opset", [9, 21])
     def test_a_static_batch_stays_one(self, opset: int, tmp_path: Path, out: Path) -> None:
         source = foreign_classifier(tmp_path / "net.onnx", opset=opset, batch=2, softmax=opset == 9)
-        contract = adopt(source, out, FOREIGN)
+        check_parity(source, out, softmaxed=opset == 9)
         model = load_onnx(out)
         shapes = [value.type.tensor_type.shape.dim[0].dim_value for value in (*model.graph.input, *model.graph.output)]
         assert shapes == [2, 2]
-        pixels_NHWC = random_pixels(2)
-        logits_NK = answers(out, contract, pixels_NHWC)
-        assert_same(softmax(logits_NK) if opset == 9 else logits_NK, scores_by_hand(source, pixels_NHWC))
 
     @pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
     def test_published_networks(self, name: str, tmp_path: Path, out: Path) -> None:
@@ -214,10 +182,7 @@ class TestForm:
             nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
             name = "probabilities"
         source = graph_of(tmp_path / "net.onnx", nodes, W, inputs={"pixels": ["N", 3, 4, 4]}, outputs={name: ["N", 5]})
-        contract = adopt(source, out, FOREIGN)
-        pixels_NHWC = random_pixels(2, 4)
-        logits_NK = answers(out, contract, pixels_NHWC)
-        assert_same(softmax(logits_NK) if softmax_after else logits_NK, scores_by_hand(source, pixels_NHWC))
+        check_parity(source, out, side=4, softmaxed=softmax_after)
 
     @pytest.mark.parametrize("opset", [17, 21])
     def test_functions_of_the_model_are_written_out(self, opset: int, tmp_path: Path, out: Path) -> None:
@@ -232,10 +197,8 @@ class TestForm:
             domains=[helper.make_opsetid("my", 1)],
             functions=[twice],
         )
-        contract = adopt(source, out, FOREIGN)
+        check_parity(source, out, side=4)
         assert "Twice" not in operators(out)
-        pixels_NHWC = random_pixels(2, 4)
-        assert_same(answers(out, contract, pixels_NHWC), scores_by_hand(source, pixels_NHWC))
 
     def test_a_branch_on_a_constant_is_left_to_the_runtime(self, tmp_path: Path, out: Path) -> None:
         """Its branches read what nothing else reads, and a tensor called as our output will be."""
@@ -254,10 +217,7 @@ class TestForm:
             *affine("x2"),
         ]
         weights = W | {"yes": np.array(True), "half": np.array(0.5, np.float32)}
-        source = graph_of(tmp_path / "net.onnx", nodes, weights)
-        contract = adopt(source, out, FOREIGN)
-        pixels_NHWC = random_pixels(2, 4)
-        assert_same(answers(out, contract, pixels_NHWC), scores_by_hand(source, pixels_NHWC))
+        check_parity(graph_of(tmp_path / "net.onnx", nodes, weights), out, side=4)
 
     def test_random_numbers_stay_random(self, tmp_path: Path, out: Path) -> None:
         noise = helper.make_node("RandomNormal", [], ["noise"], shape=[1, 48], seed=1.0)
@@ -279,185 +239,3 @@ class TestForm:
         nodes = [helper.make_node("Softmax", ["x"], ["attention"], axis=1), *affine("attention")]
         adopt(graph_of(tmp_path / "net.onnx", nodes, W), out, FOREIGN)
         assert "Softmax" in operators(out)
-
-
-class TestOurs:
-    @pytest.fixture
-    def ours(self, tmp_path: Path) -> Path:
-        path = tmp_path / "ours.onnx"
-        adopt(foreign_classifier(tmp_path / "net.onnx"), path, FOREIGN)
-        return path
-
-    def test_it_passes_through_unchanged(self, ours: Path, out: Path) -> None:
-        contract = adopt(ours, out)
-        assert onnx.load(out) == onnx.load(ours)
-        assert contract == contract_in(load_onnx(ours), source="x")
-
-    @pytest.mark.parametrize(
-        "import_options",
-        [ImportOptions(mean=MEAN), ImportOptions(std=STD), ImportOptions(labels=Path("imagenet1k"))],
-        ids=["mean", "std", "labels"],
-    )
-    def test_flags_that_contradict_its_contract(self, import_options: ImportOptions, ours: Path, out: Path) -> None:
-        with pytest.raises(
-            UsageError, match=r"ours.onnx: carries its own contract; leave out --mean, --std and --labels"
-        ):
-            adopt(ours, out, import_options)
-        assert not out.exists()
-
-    def test_a_graph_that_is_not_what_its_contract_says(self, ours: Path, out: Path) -> None:
-        model = onnx.load(ours)
-        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES + 1
-        onnx.save(model, ours)
-        with pytest.raises(ArtifactError, match=r"ours.onnx: its graph is not what its contract says"):
-            adopt(ours, out)
-
-
-class TestLabels:
-    @pytest.fixture
-    def source(self, tmp_path: Path) -> Path:
-        return foreign_classifier(tmp_path / "net.onnx")
-
-    @pytest.mark.parametrize(
-        "content",
-        [
-            "cat\ndog\nant\nbee\nfly\n",
-            "\ufeffcat\r\ndog\r\nant\r\nbee\r\nfly",
-            json.dumps(["cat", "dog", "ant", "bee", "fly"]),
-        ],
-        ids=["text", "text of Windows", "json"],
-    )
-    def test_from_a_file(self, content: str, source: Path, out: Path, tmp_path: Path) -> None:
-        labels = tmp_path / "labels"
-        labels.write_bytes(content.encode())
-        contract = adopt(source, out, ImportOptions(MEAN, STD, labels))
-        assert contract.labels == contract.class_ids == ("cat", "dog", "ant", "bee", "fly")
-
-    def test_labels_that_repeat_get_numbers_for_ids(self, source: Path, out: Path, tmp_path: Path) -> None:
-        """ImageNet has two cranes and two maillots."""
-        labels = tmp_path / "labels.txt"
-        labels.write_text("crane\ncrane\nant\nbee\nfly\n")
-        contract = adopt(source, out, ImportOptions(MEAN, STD, labels))
-        assert contract.labels == ("crane", "crane", "ant", "bee", "fly")
-        assert contract.class_ids == tuple("01234")
-
-    @pytest.mark.parametrize(
-        ("content", "cause"),
-        [
-            (b"cat\ndog\n", "holds 2 labels, the model has 5 outputs"),
-            (b"", "holds 0 labels, the model has 5 outputs"),
-            (b"[1, 2, 3, 4, 5]", "not text"),
-            (b'["cat", ', "cannot be read as labels"),
-            (b"[" * 100_000, "cannot be read as labels"),
-            (b"\xff\xfe\n" * 5, "cannot be read as labels"),
-        ],
-        ids=["too few", "empty", "numbers", "cut off", "deep", "not UTF-8"],
-    )
-    def test_files_that_do_not_fit(self, content: bytes, cause: str, source: Path, out: Path, tmp_path: Path) -> None:
-        labels = tmp_path / "labels"
-        labels.write_bytes(content)
-        with pytest.raises(InputError, match=rf"labels: .*{cause}"):
-            adopt(source, out, ImportOptions(MEAN, STD, labels))
-        assert not out.exists()
-
-    def test_no_such_file(self, source: Path, out: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"none.txt: cannot be read as labels"):
-            adopt(source, out, ImportOptions(MEAN, STD, tmp_path / "none.txt"))
-
-    def test_imagenet_has_a_thousand(self, source: Path, out: Path) -> None:
-        with pytest.raises(InputError, match=r"imagenet1k: holds 1000 labels, the model has 5 outputs"):
-            adopt(source, out, ImportOptions(MEAN, STD, Path("imagenet1k")))
-
-
-class TestRefused:
-    @pytest.mark.parametrize(
-        "import_options",
-        [ImportOptions(), ImportOptions(mean=MEAN), ImportOptions(std=STD)],
-        ids=["both", "std", "mean"],
-    )
-    def test_without_mean_and_std(self, import_options: ImportOptions, tmp_path: Path, out: Path) -> None:
-        source = foreign_classifier(tmp_path / "net.onnx")
-        with pytest.raises(UsageError, match=r"net.onnx: does not tell how .* --mean 0.485,0.456,0.406 --std 0.229"):
-            adopt(source, out, import_options)
-
-    @pytest.mark.parametrize(
-        ("mean", "std"), [((0.5,), STD), (MEAN, (0.2, 0.2, 0.0)), (MEAN, (0.2, -1.0, 0.2)), ((np.nan, 0.5, 0.5), STD)]
-    )
-    def test_mean_and_std_that_cannot_be(
-        self, mean: tuple[float, ...], std: tuple[float, ...], tmp_path: Path, out: Path
-    ) -> None:
-        with pytest.raises(UsageError, match=r"--mean"):
-            adopt(foreign_classifier(tmp_path / "net.onnx"), out, ImportOptions(mean, std))
-
-    @pytest.mark.parametrize("opset", [8, 23])
-    def test_opsets_out_of_range(self, opset: int, tmp_path: Path, out: Path) -> None:
-        source = graph_of(tmp_path / "net.onnx", affine(), W, opset=21)
-        model = onnx.load(source)
-        model.opset_import[0].version = opset
-        if opset == 8:
-            model.graph.node[1].input.append("bias")
-            model.graph.initializer.append(helper.make_tensor("bias", TensorProto.FLOAT, [5], [0.0] * 5))
-        onnx.save(model, source)
-        with pytest.raises(InputError, match=rf"opset {opset} is not within 9..22"):
-            adopt(source, out, FOREIGN)
-
-    @pytest.mark.parametrize(
-        ("shape", "cause"),
-        [
-            (["N", 1, 4, 16], "no fixed 3 x H x W"),
-            (["N", 3, "H", "W"], "no fixed 3 x H x W"),
-            (["N", 48], r"is not float32 \[N, 3, H, W\]"),
-        ],
-    )
-    def test_inputs_that_are_no_photo(self, shape: list[int | str], cause: str, tmp_path: Path, out: Path) -> None:
-        source = graph_of(tmp_path / "net.onnx", affine(), W, inputs={"x": shape})
-        with pytest.raises(InputError, match=cause):
-            adopt(source, out, FOREIGN)
-
-    def test_sides_beyond_what_we_decode(self, tmp_path: Path, out: Path) -> None:
-        nodes = [helper.make_node("GlobalAveragePool", ["x"], ["p"]), *affine("p")]
-        source = graph_of(tmp_path / "net.onnx", nodes, {"w": W["w"][:, :3]}, inputs={"x": ["N", 3, 100_000, 100_000]})
-        with pytest.raises(DeployError, match=r"net.onnx: .*100000"):
-            adopt(source, out, FOREIGN)
-
-    def test_two_inputs(self, tmp_path: Path, out: Path) -> None:
-        nodes = [helper.make_node("Add", ["x", "z"], ["both"]), *affine("both")]
-        shape: list[int | str] = ["N", 3, 4, 4]
-        source = graph_of(tmp_path / "net.onnx", nodes, W, inputs={"x": shape, "z": shape})
-        with pytest.raises(InputError, match=r"has 2 inputs, an image classifier has one"):
-            adopt(source, out, FOREIGN)
-
-    def test_two_outputs(self, tmp_path: Path, out: Path) -> None:
-        nodes = [*affine(), helper.make_node("Neg", ["y"], ["z"])]
-        source = graph_of(tmp_path / "net.onnx", nodes, W, outputs={"y": ["N", 5], "z": ["N", 5]})
-        with pytest.raises(InputError, match=r"has 2 outputs, a classifier has one"):
-            adopt(source, out, FOREIGN)
-
-    @pytest.mark.parametrize("shape", [["N", 1], ["N", "K"]])
-    def test_a_number_of_classes_that_is_none(self, shape: list[int | str], tmp_path: Path, out: Path) -> None:
-        if shape[1] == 1:
-            nodes, weights = affine(), {"w": W["w"][:1]}
-        else:  # as many scores as the images have bright pixels
-            nodes = [helper.make_node("NonZero", ["x"], ["n"]), helper.make_node("Cast", ["n"], ["y"], to=1)]
-            weights = {}
-        source = graph_of(tmp_path / "net.onnx", nodes, weights, outputs={"y": shape})
-        with pytest.raises(InputError, match=r"no fixed number of classes"):
-            adopt(source, out, FOREIGN)
-
-    def test_an_operator_that_onnx_does_not_know(self, tmp_path: Path, out: Path) -> None:
-        nodes = [helper.make_node("Sharpen", ["x"], ["x2"], "sharpen_0", domain="acme"), *affine("x2")]
-        source = graph_of(tmp_path / "net.onnx", nodes, W, domains=[helper.make_opsetid("acme", 1)])
-        with pytest.raises(InputError, match=r"operator acme.Sharpen \(node 'sharpen_0'\) is none of ONNX's own"):
-            adopt(source, out, FOREIGN)
-
-    def test_weights_that_do_not_fit_together(self, tmp_path: Path, out: Path) -> None:
-        source = graph_of(tmp_path / "net.onnx", affine(), {"w": W["w"][:, :7]})
-        with pytest.raises(InputError, match=r"net.onnx"):
-            adopt(source, out, FOREIGN)
-
-    def test_what_stood_there_stays(self, tmp_path: Path, out: Path) -> None:
-        out.write_text("old")
-        with pytest.raises(InputError):
-            adopt(graph_of(tmp_path / "net.onnx", affine(), W, inputs={"x": ["N", 1, 4, 4]}), out, FOREIGN)
-        assert out.read_text() == "old"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["adopted.onnx", "net.onnx"]

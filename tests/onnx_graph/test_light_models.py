@@ -1,6 +1,6 @@
 """The nine networks of onnx's own test data through int8: groups, LRN, residual adds, concats, shuffled channels.
 
-Their files hold one number a weight; random weights stand in, so that activations are like those of a real network.
+Their files hold one number per weight; random weights stand in, so that activations are like those of a real network.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from alexnet_deploy.build.engine import build_engine
-from alexnet_deploy.build.options import EngineOptions
 from alexnet_deploy.bundle.manifest import MODEL, open_bundle
 from alexnet_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.samples import sample_photos
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.runtime.select import open_runner
-from tests.onnx_graph.test_adopt import LIGHT, with_random_weights
+from tests.helpers.bundles import build_bundle
+from tests.helpers.foreign_models import LIGHT, with_random_weights
 
-FOREIGN = ImportOptions(IMAGENET_MEAN, IMAGENET_STD)
+IMAGENET = ImportOptions(IMAGENET_MEAN, IMAGENET_STD)
 LAYERS = {
     "squeezenet": 26,
     "shufflenet": 50,
@@ -40,7 +40,7 @@ LAYERS = {
     "vgg19": 19,
     "zfnet512": 8,
 }
-"""Convolutions and dense layers of each network; the first two are those that take a moment."""
+"""Convolutions and dense layers of each network; the first two are the fast ones."""
 
 
 class LRN(OpRun):
@@ -63,10 +63,8 @@ def by_reference(path: Path, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float
 
 def by_onnxruntime(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Without the optimisations that fuse Q/DQ."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda pixels_NHWC: np.asarray(session.run(None, {"pixels": pixels_NHWC})[0])
+    session = TensorSession(onnx.load(path), ["logits"], source=path.name)
+    return lambda pixels_NHWC: session(pixels_NHWC)["logits"]
 
 
 def with_margins(logits_NK: NDArray[np.float32]) -> Iterator[float]:
@@ -94,10 +92,10 @@ def test_the_stand_in_for_lrn_is_what_onnxruntime_computes() -> None:
 def test_int8_is_proved_and_answers_alike_everywhere(name: str, tmp_path: Path) -> None:
     source = with_random_weights(LIGHT / f"light_{name}.onnx", tmp_path / "random.onnx")
     calibration = choose_images(sample_photos()[0].parent, count=12)
-    options = EngineOptions(
-        "int8", targets=("sm89",), calibration=calibration, method="max", import_options=FOREIGN
-    )  # a layer that falls back fails the build
-    made = build_engine(source, tmp_path / "bundle", options)
+    # A layer that falls back fails the build.
+    made = build_bundle(
+        source, tmp_path / "bundle", "int8", calibration, calibration_method="max", import_options=IMAGENET
+    )
     achieved = made.achieved["sm89.plan"]
     assert len(achieved) == LAYERS[name]
     assert {(layer.asked, layer.got) for layer in achieved} == {("int8", "int8")}
@@ -105,7 +103,7 @@ def test_int8_is_proved_and_answers_alike_everywhere(name: str, tmp_path: Path) 
     typed = tmp_path / "bundle" / MODEL
     onnx.checker.check_model(onnx.load(typed), full_check=True)
     adopted = tmp_path / "adopted.onnx"
-    adopt(source, adopted, FOREIGN)
+    adopt(source, adopted, IMAGENET)
     exact = by_onnxruntime(adopted)
     photos_NHWC = np.concatenate(list(calibration.batches(made.contract.preprocessing, 1)))
     exact_NK = np.concatenate([exact(photo_NHWC[None]) for photo_NHWC in photos_NHWC])

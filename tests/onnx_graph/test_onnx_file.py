@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_deploy.contract import METADATA_KEY
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import (
     contract_in,
     fixed_batch,
@@ -27,7 +26,7 @@ from alexnet_deploy.onnx_graph.onnx_file import (
     save_onnx,
     set_contract,
 )
-from tests.helpers.foreign_models import MEAN, STD, foreign_classifier, graph_of
+from tests.helpers.foreign_models import FOREIGN, foreign_classifier, graph_of
 from tests.helpers.onnx_models import tiny_classifier
 
 
@@ -155,34 +154,10 @@ class TestSave:
             save_onnx(model, path)
 
 
-def _rename_input(model: onnx.ModelProto) -> None:
-    model.graph.input[0].name = "image"
-
-
-def _other_type(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT8
-
-
-def _other_size(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value += 1
-
-
-def _other_output(model: onnx.ModelProto) -> None:
-    model.graph.output[0].name = "scores"
-
-
-def _other_classes(model: onnx.ModelProto) -> None:
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1
-
-
-def _second_output(model: onnx.ModelProto) -> None:
-    model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N", 5]))
-
-
 class TestContract:
     @pytest.fixture
     def model(self, tmp_path: Path) -> onnx.ModelProto:
-        adopt(foreign_classifier(tmp_path / "net.onnx"), tmp_path / "ours.onnx", ImportOptions(MEAN, STD))
+        adopt(foreign_classifier(tmp_path / "net.onnx"), tmp_path / "ours.onnx", FOREIGN)
         return load_onnx(tmp_path / "ours.onnx")
 
     def test_a_model_of_another_tool_has_none(self, path: Path) -> None:
@@ -204,13 +179,24 @@ class TestContract:
             contract_in(model, source="engines/a.onnx")
 
     @pytest.mark.parametrize(
-        "edit", [_rename_input, _other_type, _other_size, _other_output, _other_classes, _second_output]
+        "edit",
+        [
+            lambda pixels, logits: setattr(pixels, "name", "image"),
+            lambda pixels, logits: setattr(pixels.type.tensor_type, "elem_type", TensorProto.INT8),
+            lambda pixels, logits: setattr(pixels.type.tensor_type.shape.dim[1], "dim_value", 9),
+            lambda pixels, logits: setattr(logits, "name", "scores"),
+            lambda pixels, logits: setattr(logits.type.tensor_type.shape.dim[1], "dim_value", 9),
+        ],
+        ids=["input", "type", "size", "output", "classes"],
     )
-    def test_a_graph_that_breaks_the_promise(
-        self, edit: Callable[[onnx.ModelProto], None], model: onnx.ModelProto
-    ) -> None:
-        edit(model)
-        with pytest.raises(ArtifactError, match=r"^a.onnx: its graph is not what its contract says"):
+    def test_a_graph_that_breaks_the_promise(self, edit: Callable[..., None], model: onnx.ModelProto) -> None:
+        edit(model.graph.input[0], model.graph.output[0])
+        with pytest.raises(ArtifactError, match=r"^a.onnx: its graph does not match its contract"):
+            contract_in(model, source="a.onnx")
+
+    def test_a_second_output(self, model: onnx.ModelProto) -> None:
+        model.graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N", 5]))
+        with pytest.raises(ArtifactError, match=r"^a.onnx: its graph does not match its contract"):
             contract_in(model, source="a.onnx")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,21 +14,18 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.contract import Precision
+from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
-from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx
-from alexnet_deploy.precision.convert import to_fp16, to_quantized, weights_sha256
-from alexnet_deploy.precision.qdq import Quantized
-from alexnet_deploy.precision.thresholds import METHODS, Method
+from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, weights_sha256
+from alexnet_deploy.precision.convert import to_fp16, to_quantized
+from alexnet_deploy.precision.types import METHODS, Method
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.foreign_models import MEAN, STD, foreign_classifier
 from tests.helpers.foreign_models import SIDE as FOREIGN_SIDE
-from tests.helpers.onnx_models import CLASSES, SIDE, tiny_classifier
+from tests.helpers.onnx_models import SIDE, TINY_CONTRACT, tiny_classifier
 
-LABELS = tuple(map(str, range(CLASSES)))
-CONTRACT = ModelContract("tiny", LABELS, LABELS, Preprocessing(SIDE, SIDE, "stretch", None))
 RUNTIMES = ("onnxruntime", "openvino")
 
 Batches = Callable[[], Iterator[NDArray[np.uint8]]]
@@ -48,7 +46,7 @@ def batches(side: int = SIDE) -> Iterator[NDArray[np.uint8]]:
 
 
 def answers(path: Path, runtime: str, precision: str, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    contract = contract_in(load_onnx(path), source=str(path)) or CONTRACT
+    contract = contract_in(load_onnx(path), source=str(path)) or TINY_CONTRACT
     runner = open_runner(Engine("tiny", path, contract, precision, None), runtime, threads=1).runner
     try:
         return runner(pixels_NHWC)
@@ -70,13 +68,12 @@ class TestAnswers:
     # Largest difference to fp32, as a share of the largest logit. int8 has 7 bits for a number's magnitude, fp8 3 for
     # its mantissa, and five layers add theirs up.
     @pytest.mark.parametrize(
-        ("kind", "high", "share"),
-        [("int8", "fp32", 0.05), ("int8", "fp16", 0.05), ("fp8", "fp32", 0.15), ("fp8", "fp16", 0.15)],
+        ("precision", "share"), [("int8", 0.05), ("int8+fp16", 0.05), ("fp8", 0.15), ("fp8+fp16", 0.15)]
     )
-    def test_all_runtimes_agree(self, kind: Quantized, high: str, share: float, fp32: Path, tmp_path: Path) -> None:
+    def test_all_runtimes_agree(self, precision: Precision, share: float, fp32: Path, tmp_path: Path) -> None:
         """Against the reference evaluator, which shares no code with the runtimes."""
         out = tmp_path / "out.onnx"
-        to_quantized(fp32, out, kind=kind, batches=batches, method="max", high="fp16" if high == "fp16" else "fp32")
+        to_quantized(fp32, out, precision=precision, batches=batches, method="max")
         pixels_NHWC = noise(16)
         exact_NK, reference_NK = by_reference(fp32, pixels_NHWC), by_reference(out, pixels_NHWC)
         largest = np.abs(exact_NK).max()
@@ -86,7 +83,7 @@ class TestAnswers:
         clear = first_N - second_N > 2 * share * largest
         assert clear.sum() >= 4
         for runtime in RUNTIMES:
-            logits_NK = answers(out, runtime, f"{kind}+fp16" if high == "fp16" else kind, pixels_NHWC)
+            logits_NK = answers(out, runtime, precision, pixels_NHWC)
             np.testing.assert_array_equal(logits_NK[clear].argmax(axis=1), reference_NK[clear].argmax(axis=1))
             # A float sum in another order can tip a rounding to the next int8 or fp8 number, no more than the
             # quantisation itself costs.
@@ -112,14 +109,14 @@ class TestAnswers:
         out = tmp_path / "out.onnx"
         to_fp16(adopted, out)
         assert np.abs(answers(out, "onnxruntime", "fp16", pixels_NHWC) - exact_NK).max() < 0.01 * largest
-        to_quantized(adopted, out, kind="int8", batches=lambda: batches(FOREIGN_SIDE), method="max", high="fp16")
+        to_quantized(adopted, out, precision="int8+fp16", batches=lambda: batches(FOREIGN_SIDE), method="max")
         assert np.abs(answers(out, "onnxruntime", "int8+fp16", pixels_NHWC) - exact_NK).max() < 0.1 * largest
         assert contract_in(load_onnx(out), source="x") == contract_in(load_onnx(adopted), source="x")
 
     def test_a_static_batch(self, tmp_path: Path) -> None:
         source = tiny_classifier(tmp_path / "net.onnx", batch=4)
         out = tmp_path / "out.onnx"
-        to_quantized(source, out, kind="int8", batches=batches, method="entropy", high="fp16")
+        to_quantized(source, out, precision="int8+fp16", batches=batches, method="entropy")
         pixels_NHWC = noise(6)
         exact_NK = answers(source, "onnxruntime", "fp32", pixels_NHWC)
         logits_NK = answers(out, "onnxruntime", "int8+fp16", pixels_NHWC)
@@ -130,7 +127,7 @@ class TestQuantised:
     @pytest.mark.parametrize("method", METHODS)
     def test_thresholds_are_returned_and_in_the_graph(self, method: Method, fp32: Path, tmp_path: Path) -> None:
         out = tmp_path / "out.onnx"
-        thresholds = to_quantized(fp32, out, kind="int8", batches=batches, method=method).threshold_by_tensor
+        thresholds = to_quantized(fp32, out, precision="int8", batches=batches, method=method).threshold_by_tensor
         graph = load_onnx(out).graph
         scales = {tensor.name: float(numpy_helper.to_array(tensor)) for tensor in graph.initializer if not tensor.dims}
         quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
@@ -140,19 +137,21 @@ class TestQuantised:
             assert scales[node.input[1]] == pytest.approx(thresholds[node.input[0]] / 127, rel=1e-6)
 
     def test_methods_differ(self, fp32: Path, tmp_path: Path) -> None:
-        made = [to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method=m) for m in METHODS]
+        made = [to_quantized(fp32, tmp_path / "out.onnx", precision="int8", batches=batches, method=m) for m in METHODS]
         assert len({tuple(each.threshold_by_tensor.values()) for each in made}) == len(METHODS)
         for each in made:
             assert each.largest_by_tensor == made[METHODS.index("max")].threshold_by_tensor
             assert all(each.threshold_by_tensor[name] <= most for name, most in each.largest_by_tensor.items())
 
     def test_excluded_nodes_need_no_threshold(self, fp32: Path, tmp_path: Path) -> None:
-        made = to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, method="max", exclude="^conv")
+        made = to_quantized(
+            fp32, tmp_path / "out.onnx", precision="int8", batches=batches, method="max", exclude="^conv"
+        )
         assert len(made.threshold_by_tensor) == len(made.largest_by_tensor) == 2
 
     def test_int8_and_fp16_leave_no_float32_but_the_logits(self, fp32: Path, tmp_path: Path) -> None:
         out = tmp_path / "out.onnx"
-        to_quantized(fp32, out, kind="int8", batches=batches, method="max", high="fp16")
+        to_quantized(fp32, out, precision="int8+fp16", batches=batches, method="max")
         graph = onnx.shape_inference.infer_shapes(load_onnx(out), strict_mode=True).graph
         values = (*graph.value_info, *graph.output)
         floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
@@ -164,10 +163,10 @@ class TestQuantised:
         for node in model.graph.node:
             node.name = ""
         nameless = save_onnx(model, tmp_path / "nameless.onnx")
-        made = to_quantized(nameless, tmp_path / "out.onnx", kind="int8", batches=batches, method="max")
+        made = to_quantized(nameless, tmp_path / "out.onnx", precision="int8", batches=batches, method="max")
         assert len(made.threshold_by_tensor) == 5
         pixels_NHWC = noise(2)
-        to_quantized(fp32, tmp_path / "named.onnx", kind="int8", batches=batches, method="max")
+        to_quantized(fp32, tmp_path / "named.onnx", precision="int8", batches=batches, method="max")
         np.testing.assert_array_equal(
             answers(tmp_path / "out.onnx", "onnxruntime", "int8", pixels_NHWC),
             answers(tmp_path / "named.onnx", "onnxruntime", "int8", pixels_NHWC),
@@ -175,29 +174,28 @@ class TestQuantised:
 
 
 class TestRefused:
-    @pytest.mark.parametrize("kind", ["int8", "fp8"])
-    def test_what_is_quantised_already(self, kind: Quantized, tmp_path: Path) -> None:
-        source = tiny_classifier(tmp_path / "net.onnx", kind)
-        with pytest.raises(InputError, match=r"net.onnx: is quantised already; give the float model"):
-            to_quantized(source, tmp_path / "out.onnx", kind="int8", batches=batches)
+    @pytest.mark.parametrize(
+        ("given", "settings", "error", "message"),
+        [
+            ("int8", {}, InputError, "net.onnx: is already quantised; give the float model"),
+            ("fp8", {}, InputError, "net.onnx: is already quantised; give the float model"),
+            ("fp16", {}, InputError, "net.onnx: is float16; give the float32 model"),
+            ("fp32", {"exclude": "."}, InputError, "net.onnx: has no layer to quantise; check `exclude`"),
+            ("fp32", {"batches": lambda: batches(31)}, InputError, r"the model fails on pixels \(4, 31, 31, 3\)"),
+            ("fp32", {"precision": "fp16"}, UsageError, "precision fp16: quantises nothing; choose int8 or fp8"),
+        ],
+    )
+    def test_what_cannot_be_quantised(
+        self, given: str, settings: dict[str, Any], error: type[DeployError], message: str, tmp_path: Path
+    ) -> None:
+        source = tiny_classifier(tmp_path / "net.onnx", given)
+        with pytest.raises(error, match=message):
+            to_quantized(source, tmp_path / "out.onnx", **{"precision": "int8", "batches": batches} | settings)
         assert not (tmp_path / "out.onnx").exists()
-
-    def test_nothing_to_quantise(self, fp32: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"has no layer to quantise; check --exclude"):
-            to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=batches, exclude=".")
-
-    def test_a_float16_model_is_told_apart(self, fp32: Path, tmp_path: Path) -> None:
-        half = to_fp16(fp32, tmp_path / "half.onnx")
-        with pytest.raises(InputError, match=r"half.onnx: is float16 already; give the float32 model"):
-            to_quantized(half, tmp_path / "out.onnx", kind="int8", batches=batches)
 
     def test_an_unknown_node_to_keep(self, fp32: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"net.onnx: has no node named conv_99"):
             to_fp16(fp32, tmp_path / "out.onnx", keep=frozenset({"conv_99"}))
-
-    def test_images_that_the_model_cannot_take(self, fp32: Path, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"calibration: the model fails on pixels \(4, 31, 31, 3\)"):
-            to_quantized(fp32, tmp_path / "out.onnx", kind="int8", batches=lambda: batches(31))
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])
     @pytest.mark.parametrize("weight", ["first", "last"])
@@ -214,7 +212,7 @@ class TestRefused:
         out = tmp_path / "out.onnx"
         out.write_text("old")
         with pytest.raises(InputError, match=rf"broken.onnx: weight {tensor.name} holds (NaN|infinity); export"):
-            to_quantized(broken, out, kind="int8", batches=lambda: pytest.fail("an image was read"))
+            to_quantized(broken, out, precision="int8", batches=lambda: pytest.fail("an image was read"))
         assert out.read_text() == "old"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.onnx", "out.onnx"]
 
@@ -226,7 +224,7 @@ class TestRefused:
         bounds = {"zero": np.float32(0), "infinity": np.float32(np.inf)}
         model.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in bounds.items())
         source = save_onnx(model, tmp_path / "clipped.onnx")
-        made = to_quantized(source, tmp_path / "out.onnx", kind="int8", batches=batches, method="max")
+        made = to_quantized(source, tmp_path / "out.onnx", precision="int8", batches=batches, method="max")
         assert len(made.threshold_by_tensor) == 5
 
 

@@ -5,66 +5,33 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import pytest
-from rich.console import Console
 
-from alexnet_deploy.bundle.manifest import MODEL, Manifest, Plan, save_manifest, write_bundle
-from alexnet_deploy.cli.commands import show_profile
-from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.bundle.manifest import MODEL
+from alexnet_deploy.cli import terminal
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.machine.watch import Watched
-from alexnet_deploy.onnx_graph.onnx_file import load_onnx, set_contract
+from alexnet_deploy.machine.watch import MachineConditions
 from alexnet_deploy.profiling import engine as engine_profile
-from alexnet_deploy.profiling import isolated
-from alexnet_deploy.profiling.engine import EngineProfile, Row, Settings
+from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
 from alexnet_deploy.profiling.latency import Latency
-from tests.helpers.command import Command, RunResult
-from tests.helpers.onnx_models import CLASSES, SIDE, tiny_classifier
+from alexnet_deploy.profiling.settings import ProfileSettings
+from alexnet_deploy.runtime.select import PassedOver
+from tests.helpers.command import Command
+from tests.helpers.foreign_models import foreign_classifier
 
-LABELS = tuple(f"class {k}" for k in range(CLASSES))
-CONTRACT = ModelContract("tiny", LABELS, LABELS, Preprocessing(SIDE, SIDE, "stretch", None))
-SHORT = ("--duration", "0.001", "--warmup", "0", "--threads", "1")
-
-
-def our_onnx(path: Path, precision: str = "fp32", *, batch: int | str = "N") -> Path:
-    model = load_onnx(tiny_classifier(path, precision, batch=batch))
-    set_contract(model, CONTRACT)
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
-    onnx.save(model, path)
-    return path
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store with an fp32 and an int8 bundle for batches of 1 to 4, and an ONNX frozen to 2, as the current folder."""
-    monkeypatch.chdir(tmp_path)
-    for precision in ("fp32", "int8"):
-        with write_bundle(tmp_path / f"engines/tiny-{precision}") as folder:
-            our_onnx(folder / MODEL, precision)
-            plans = ()
-            if precision == "int8":
-                (folder / "sm89.plan").write_bytes(b"of another machine")
-                plans = (Plan("sm89.plan", "tensorrt_rtx", "0.0.1", "sm89"),)
-            save_manifest(Manifest(precision, CONTRACT, BatchProfile(1, 2, 4), {}, plans), folder)
-    our_onnx(tmp_path / "frozen.onnx", batch=2)
-    return tmp_path
-
-
-def error(ran: RunResult) -> str:
-    (line,) = [line for line in ran.err.splitlines() if line.startswith("error: ")]
-    return line
+SHORT = ("--duration", "1ms", "--warmup", "0s", "--threads", "1")
 
 
 def test_a_table_of_every_engine_and_batch(command: Command, here: Path) -> None:
-    ran = command("profile", "--batch", "1,4", "--runtime", "openvino", *SHORT)
+    ran = command("profile", "--batch-sizes", "1,4", "--runtime", "openvino", *SHORT)
     assert ran.code == 0, ran.err
     heading, *rows = ran.out.splitlines()
     times = ["min", "mean", "median", "p90", "p95", "p99", "p99.9", "max", "stdev"]
-    assert heading.split() == ["ms", "a", "call", "batch", *times, "calls", "images/s"]
+    assert heading.split() == ["ms", "per", "call", "batch", *times, "calls", "images/s"]
     assert [row.split()[:2] for row in rows[:4]] == [[f"tiny-{p}", b] for p in ("int8", "fp32") for b in ("1", "4")]
     assert "tiny-int8 (int8): OpenVINO" in ran.out
     assert "peak memory" in ran.out
@@ -73,7 +40,7 @@ def test_a_table_of_every_engine_and_batch(command: Command, here: Path) -> None
 
 def test_json_and_exported_times_agree(command: Command, here: Path) -> None:
     given = ("--iterations", 40, "--concurrency", 2, "--threads", 2, "--export-times", "times.json", "--json")
-    ran = command("profile", "tiny-fp32", "--batch", "4,1,4", "--runtime", "onnxruntime", *SHORT, *given)
+    ran = command("profile", "tiny-fp32", "--batch-sizes", "4,1,4", "--runtime", "onnxruntime", *SHORT, *given)
     assert ran.code == 0, ran.err
     (engine,) = json.loads(ran.out)
     assert (engine["engine"], engine["precision"]) == ("tiny-fp32", "fp32")
@@ -95,36 +62,47 @@ def test_json_and_exported_times_agree(command: Command, here: Path) -> None:
 
 
 def test_an_onnx_at_the_batch_it_is_frozen_to(command: Command, here: Path) -> None:
-    assert command("profile", "frozen.onnx", "--batch", 2, *SHORT).code == 0
+    assert command("profile", "frozen.onnx", "--batch-sizes", 2, *SHORT).code == 0
 
 
-def test_auto_says_what_it_passed_over(command: Command, here: Path) -> None:
-    ran = command("profile", "tiny-int8", *SHORT)
+@pytest.mark.parametrize("unused_gpu", [False, True])
+def test_what_was_passed_over_is_shown_unasked_only_beside_a_gpu(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, unused_gpu: bool
+) -> None:
+    measured = replace(profile_of(row()), passed_over=(PassedOver("tensorrt", "no plan"),), unused_gpu=unused_gpu)
+    monkeypatch.setattr(engine_profile, "profile_engine", lambda *_: measured)
+    ran = command("profile", "tiny-fp32")
     assert ran.code == 0
-    assert "passed over tensorrt: tiny-int8: no plan for this machine (sm89.plan: " in ran.err
+    assert ("passed over tensorrt: no plan" in ran.err) == unused_gpu
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--concurrency", 0], 2, "--concurrency 0: takes 1 or more"),
-        (["--batch", "0"], 2, "--batch 0: takes 1 or more"),
-        (["--batch", "1,x"], 2, "--batch 1,x: takes whole numbers with commas between, such as 1,8,32"),
-        (["--batch", ""], 2, "--batch : takes whole numbers"),
-        (["--batch", "1,"], 2, "--batch 1,: takes whole numbers"),
-        (["--batch", "1,5"], 2, "--batch 5: tiny-int8 has a profile of 1..4; choose within, or build it again with"),
-        (["frozen.onnx"], 2, "--batch 1: frozen has a profile of 2..2; choose within, or export it for any batch"),
-        (["tiny-fp32", "frozen.onnx", "--batch", "4"], 2, "--batch 4: frozen has a profile of 2..2"),
+        (["--batch-sizes", "0"], 2, "--batch-sizes 0: takes 1 or more"),
+        (["--batch-sizes", "1,x"], 2, "'1,x' is not a list of whole numbers with commas, such as 1,8,32"),
+        (
+            ["--batch-sizes", "1,5"],
+            2,
+            "--batch-sizes 5: tiny-int8 has a profile of 1..4; choose within, or build it again with",
+        ),
+        (
+            ["frozen.onnx"],
+            2,
+            "--batch-sizes 1: frozen has a profile of 2..2; choose within, or export it for any batch",
+        ),
+        (["tiny-fp32", "frozen.onnx", "--batch-sizes", "4"], 2, "--batch-sizes 4: frozen has a profile of 2..2"),
         (["--iterations", 0], 2, "--iterations 0: takes 1 or more"),
-        (["--duration", 0], 2, "--duration 0: takes seconds"),
-        (["--duration", "nan"], 2, "--duration nan: takes seconds"),
-        (["--warmup", -1], 2, "--warmup -1: takes milliseconds"),
+        (["--duration", "0s"], 2, "--duration 0: takes seconds"),
+        (["--duration", 3], 2, "'--duration': '3' is not a time with its unit, such as 3s, 200ms or 800us"),
+        (["--warmup", "2h"], 2, "--warmup 7200: takes seconds from 0, an hour at most"),
         (["--threads", 0], 2, "--threads 0: takes 1 or more"),
-        (["--runtime", "abacus"], 2, "--runtime abacus: unknown"),
+        (["--runtime", "abacus"], 2, "'abacus' is not one of"),
         (["nope"], 1, "nope: no such engine in engines/; there is tiny-int8, tiny-fp32"),
         (["tiny-fp32", "nope"], 1, "nope: no such engine"),
         (["none.onnx"], 1, "none.onnx: no such ONNX file"),
-        (["--engines", "empty"], 1, "empty/ holds no engine"),
+        (["--store", "empty"], 1, "empty/ holds no engine"),
         (["--export-times", "engines"], 2, "--export-times engines: is not a plain file"),
         (["--export-times", "/proc/no/times.json"], 1, "/proc/no/times.json: cannot be written"),
         (["tiny-fp32", "--runtime", "tensorrt"], 1, "tiny-fp32 holds no TensorRT plan"),
@@ -137,7 +115,7 @@ def test_bad_input_is_one_clear_line(
     before = sorted(Path().rglob("*"))
     ran = command("profile", *SHORT, "--export-times", "times.json", *arguments)
     assert ran.code == code, ran.err
-    assert message in error(ran)
+    assert message in ran.error
     assert ran.out == ""
     assert sorted(Path().rglob("*")) == before
 
@@ -147,7 +125,7 @@ def test_an_edited_bundle_is_refused_before_any_is_measured(command: Command, he
     model.write_bytes(model.read_bytes()[:-1])
     ran = command("profile", *SHORT)
     assert (ran.code, "measuring" in ran.err) == (1, False)
-    assert "the manifest says" in error(ran)
+    assert "the manifest says" in ran.error
 
 
 def test_an_engine_that_crashes_does_not_take_the_others_along(
@@ -164,39 +142,46 @@ def test_an_engine_that_crashes_does_not_take_the_others_along(
     monkeypatch.setattr(subprocess, "Popen", Popen)
     ran = command("profile", "tiny-int8", "tiny-fp32", *SHORT, "--export-times", "times.json")
     assert ran.code == 1
-    assert error(ran).startswith("error: tiny-int8: the process that measured it was killed (SIGKILL)")
+    assert ran.error.startswith("error: tiny-int8: the process that measured it was killed (SIGKILL)")
     assert "tiny-fp32 (fp32): " in ran.out
     assert [row["engine"] for row in json.loads(Path("times.json").read_text())["engines"]] == ["tiny-fp32"]
     with pytest.raises(ProcessLookupError):
         os.kill(started[0], 0)
 
 
-def watched(*invalid: str) -> Watched:
-    return Watched(2, 0.5, 1.0, 0.0, 3000.0, 3000.0, 0, 0, None, None, None, None, (), invalid)
+def watched(*invalid: str) -> MachineConditions:
+    return MachineConditions(2, 0.5, 1.0, 0.0, 3000.0, 3000.0, 0, 0, None, None, None, None, (), invalid)
 
 
-def row(*, steady: bool = True, invalid: Sequence[str] = (), median_ms: float = 1.5) -> Row:
+def row(*, steady: bool = True, invalid: Sequence[str] = (), median_ms: float = 1.5) -> BatchResult:
     times = dict.fromkeys(("min_ms", "mean_ms", "median_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms"), median_ms)
     numbers = {"throughput_qps": 640.0, "images_per_s": 640.0, "window_spread_percent": 7.25, "windows": 3}
     latency = Latency(
         "r", 1, 1, 3000, 4.5, **times, p99_9_ms=3.0, stdev_ms=0.1, steady=steady, samples_ns=(1,), **numbers
     )
-    return Row(latency, watched(*invalid))
+    return BatchResult(latency, watched(*invalid))
 
 
-def profile_of(*rows: Row) -> EngineProfile:
-    return EngineProfile("tiny-fp32", "fp32", "a runner", (), Settings(), 0.5, 9.0, None, rows)
+def profile_of(*rows: BatchResult) -> EngineProfile:
+    return EngineProfile("tiny-fp32", "fp32", "a runner", (), False, ProfileSettings(), 0.5, 9.0, None, rows)
 
 
-def shown(console_of: int, *rows: Row, capsys: pytest.CaptureFixture[str]) -> str:
-    show_profile.profiles(Console(width=console_of), [profile_of(*rows)], as_json=False)
-    return capsys.readouterr().out
+@pytest.fixture
+def shown(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What the command prints, on a screen of a given width, if these rows are measured."""
+
+    def print_rows(width: int, *rows: BatchResult) -> str:
+        monkeypatch.setattr(engine_profile, "profile_engine", lambda *_: profile_of(*rows))
+        monkeypatch.setattr(terminal.out, "width", width)
+        return command("profile", "tiny-fp32").out
+
+    return print_rows
 
 
-def test_marks_come_with_their_cause(capsys: pytest.CaptureFixture[str]) -> None:
+def test_marks_come_with_their_cause(shown: Callable[..., str]) -> None:
     rows = (row(), row(steady=False), row(steady=False, invalid=["it was hot; cool it", "it was shared; wait"]))
     assert [r.mark for r in rows] == ["ok", "unstable", "invalid"]
-    out = shown(160, *rows, capsys=capsys)
+    out = shown(160, *rows)
     assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["ok", "unstable", "invalid"]
     assert "unstable: tiny-fp32 batch 1: the medians of its last windows lie 7.2 % apart; let " in out
     assert "invalid: tiny-fp32 batch 1: it was hot; cool it\n" in out
@@ -205,10 +190,8 @@ def test_marks_come_with_their_cause(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("width", [80, 160])
-def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_ones(
-    width: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    heading, line, *_ = shown(width, row(median_ms=12345.0), capsys=capsys).splitlines()
+def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_ones(width: int, shown: Callable[..., str]) -> None:
+    heading, line, *_ = shown(width, row(median_ms=12345.0)).splitlines()
     assert ("p99.9" in heading) == (width == 160)
     assert "median" in heading
     assert "…" not in heading + line
@@ -221,9 +204,9 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_ones(
     [((row(),), 0), ((row(), row(steady=False)), 1), ((row(invalid=["it was hot; cool it"]),), 1)],
 )
 def test_strict_fails_where_a_row_is_marked(
-    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, rows: tuple[Row, ...], code: int
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, rows: tuple[BatchResult, ...], code: int
 ) -> None:
-    monkeypatch.setattr(isolated, "profile_engine", lambda *_: profile_of(*rows))
+    monkeypatch.setattr(engine_profile, "profile_engine", lambda *_: profile_of(*rows))
     assert command("profile", "tiny-fp32").code == 0
     ran = command("profile", "tiny-fp32", "--strict")
     assert ran.code == code
@@ -242,16 +225,7 @@ def test_a_full_disk_leaves_the_old_times(command: Command, here: Path, monkeypa
 
 
 def test_an_onnx_of_another_tool_takes_what_it_cannot_tell(command: Command, here: Path) -> None:
-    weight = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [3, 3, 4, 4], [0.01 * i for i in range(144)])
-    nodes = [
-        onnx.helper.make_node("Conv", ["x", "w"], ["c"], strides=[4, 4]),
-        onnx.helper.make_node("GlobalAveragePool", ["c"], ["g"]),
-        onnx.helper.make_node("Flatten", ["g"], ["f"]),
-    ]
-    shapes = {"x": [2, 3, 32, 32], "f": [2, 3]}
-    x, f = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n, shape in shapes.items())
-    graph = onnx.helper.make_graph(nodes, "foreign", [x], [f], [weight])
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)]), "foreign.onnx")
-    assert "--mean" in error(command("profile", "foreign.onnx", *SHORT))
-    said = ("--mean", "0,0,0", "--std", "1,1,1", "--batch", 2)
+    foreign_classifier(Path("foreign.onnx"), batch=2)
+    assert "--mean" in command("profile", "foreign.onnx", *SHORT).error
+    said = ("--mean", "0,0,0", "--std", "1,1,1", "--batch-sizes", 2)
     assert command("profile", "foreign.onnx", "tiny-fp32", *SHORT, *said).code == 0

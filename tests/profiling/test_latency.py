@@ -5,37 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 from hypothesis import given
-from numpy.typing import NDArray
 
-from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.profiling.latency import MIN_ITERATIONS, Latency, measure, percentile, samples_for, supported
+from alexnet_deploy.profiling.latency import Latency, measure, percentile, samples_for, supported
+from alexnet_deploy.profiling.settings import MIN_ITERATIONS
+from tests.helpers.runners import FakeRunner
 
-
-class Idle:
-    contract = ModelContract("idle", ("a", "b"), ("a", "b"), Preprocessing(8, 8, "stretch", None))
-    description = "nothing"
-    batch: BatchProfile | None = None
-
-    def __init__(self) -> None:
-        self.shapes: set[tuple[int, ...]] = set()
-        self.forks: list[Idle] = []
-        self.closed = False
-
-    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        assert not self.closed
-        self.shapes.add(pixels_NHWC.shape)
-        return np.zeros((len(pixels_NHWC), 2), np.float32)
-
-    def fork(self) -> Idle:
-        self.forks.append(Idle())
-        return self.forks[-1]
-
-    def close(self) -> None:
-        self.closed = True
+IDLE = ModelContract("idle", ("a", "b"), ("a", "b"), Preprocessing(8, 8, "stretch", None))
 
 
 @pytest.mark.parametrize(
@@ -67,13 +46,13 @@ def test_a_percentile_needs_samples_of_which_one_is_likely_above_it(percent: flo
 
 
 def test_measure_reports_what_it_ran() -> None:
-    runner = Idle()
+    runner = FakeRunner(IDLE)
     row = measure(runner, batch=3, duration_s=1e-9, warm_up_s=0)
-    assert runner.shapes == {(3, 8, 8, 3)}
+    assert set(runner.sizes) == {3}
     assert row.iterations == len(row.samples_ns) >= MIN_ITERATIONS
     assert row.min_ms == min(row.samples_ns) / 1e6 <= row.median_ms <= row.max_ms == max(row.samples_ns) / 1e6
     assert row.min_ms <= row.mean_ms <= row.max_ms
-    assert (row.batch, row.concurrency, row.description) == (3, 1, "nothing")
+    assert (row.batch, row.concurrency, row.description) == (3, 1, "fake on CPU")
     assert row.images_per_s == pytest.approx(3 * row.throughput_qps)
     assert not runner.forks
     assert not runner.closed
@@ -85,8 +64,8 @@ def test_numbers_of_known_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
     samples = tuple(i * 1_000_000 for i in range(300, 0, -1))
     monkeypatch.setattr(latency, "run_until_steady", lambda *_, **__: Run(samples, 60_000_000_000, 9, 0.125, False))
-    assert measure(Idle(), batch=2) == Latency(
-        description="nothing",
+    assert measure(FakeRunner(IDLE), batch=2) == Latency(
+        description="fake on CPU",
         batch=2,
         concurrency=1,
         iterations=300,
@@ -110,22 +89,22 @@ def test_numbers_of_known_samples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_concurrent_calls_have_a_fork_each_which_is_closed() -> None:
-    runner = Idle()
+    runner = FakeRunner(IDLE)
     row = measure(runner, batch=2, duration_s=1e-9, warm_up_s=0, concurrency=3)
     assert row.concurrency == 3
-    assert [fork.shapes for fork in runner.forks] == [{(2, 8, 8, 3)}] * 2
+    assert [set(fork.sizes) for fork in runner.forks] == [{2}] * 2
     assert all(fork.closed for fork in runner.forks)
     assert not runner.closed
 
 
 def test_a_fork_that_cannot_be_had_leaves_none_open() -> None:
-    class Two(Idle):
-        def fork(self) -> Idle:
+    class Two(FakeRunner):
+        def fork(self) -> FakeRunner:
             if self.forks:
                 raise UsageError("no more")
             return super().fork()
 
-    runner = Two()
+    runner = Two(IDLE)
     with pytest.raises(UsageError, match="no more"):
         measure(runner, concurrency=3)
     assert [fork.closed for fork in runner.forks] == [True]
@@ -134,23 +113,23 @@ def test_a_fork_that_cannot_be_had_leaves_none_open() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "--batch 0: takes 1 or more"),
-        ({"batch": -1}, "--batch -1"),
-        ({"concurrency": 0}, "--concurrency 0: takes 1 or more"),
-        ({"iterations": 0}, "--iterations 0: takes 1 or more"),
-        ({"duration_s": 0.0}, "--duration 0: takes seconds"),
-        ({"duration_s": -1.0}, "--duration -1"),
-        ({"duration_s": float("nan")}, "--duration nan"),
-        ({"duration_s": 1e9}, "--duration 1e"),
-        ({"warm_up_s": -0.001}, "--warmup -1: takes milliseconds"),
-        ({"warm_up_s": float("nan")}, "--warmup nan"),
+        ({"batch": 0}, "`batch` 0: takes 1 or more"),
+        ({"batch": -1}, "`batch` -1"),
+        ({"concurrency": 0}, "`concurrency` 0: takes 1 or more"),
+        ({"iterations": 0}, "`iterations` 0: takes 1 or more"),
+        ({"duration_s": 0.0}, "`duration_s` 0: takes seconds"),
+        ({"duration_s": -1.0}, "`duration_s` -1"),
+        ({"duration_s": float("nan")}, "`duration_s` nan"),
+        ({"duration_s": 1e9}, "`duration_s` 1e"),
+        ({"warm_up_s": -0.001}, "`warm_up_s` -0.001: takes seconds"),
+        ({"warm_up_s": float("nan")}, "`warm_up_s` nan"),
     ],
 )
 def test_measure_refuses_numbers_out_of_range(options: dict[str, float], message: str) -> None:
-    runner = Idle()
+    runner = FakeRunner(IDLE)
     with pytest.raises(UsageError, match=message):
         measure(runner, **options)  # type: ignore[arg-type]
-    assert not runner.shapes
+    assert not runner.sizes
 
 
 def test_every_field_says_its_unit() -> None:

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import UnavailableError, UsageError
+from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.evaluation.answers import Answers
-from alexnet_deploy.report.gallery import THUMBNAIL_SIDE, Side, check_target, worst_flips, write_gallery
+from alexnet_deploy.report.gallery import THUMBNAIL_SIDE, EngineFlips, worst_flips, write_gallery
 
 CONTRACT = ModelContract("any", ("cat", "dog", "<b>&cow"), ("n0", "n1", "n2"))
 
@@ -75,15 +75,15 @@ def test_an_answer_that_is_not_finite_is_a_flip(tmp_path: Path) -> None:
     ((flip,), _) = worst_flips(given_answers, 0, 1, (1, 1))
     assert (flip.answers, flip.kind, flip.probabilities[1]) == ((0, -1), "lost", 0)
     page = tmp_path / "page.html"
-    write_gallery(page, first="a", sides=[Side("b", (flip,), 1)], contract=CONTRACT, root=tmp_path, images=1)
+    write_gallery(page, first="a", engines=[EngineFlips("b", (flip,), 1)], contract=CONTRACT, root=tmp_path, images=1)
     assert "no finite answer" in Page(page).text
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     flips, count = worst_flips(answers(tmp_path, [0, 2], [[2, 0, 0]] * 2, [[0, 0, 2]] * 2), 0, 1, (1, 1))
     path = tmp_path / "out" / "page.html"
-    sides = [Side("int8", flips, 7), Side("same", (), 0)]
-    write_gallery(path, first="fp32", sides=sides, contract=CONTRACT, root=tmp_path, images=9)
+    engines = [EngineFlips("int8", flips, 7), EngineFlips("same", (), 0)]
+    write_gallery(path, first="fp32", engines=engines, contract=CONTRACT, root=tmp_path, images=9)
     page = Page(path)
     assert count == 2
     assert "7 of 9 images flip; the first 2 of them." in page.text
@@ -110,8 +110,8 @@ def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
     given_answers.files[0].rename(odd)
     ((flip,), _) = worst_flips(Answers((odd,), *(given_answers.target_N, given_answers.logits_NK, ())), 0, 1, (1, 1))
     path = tmp_path / "page.html"
-    sides = [Side("<script>alert(2)</script>", (flip,), 1)]
-    write_gallery(path, first="{{ 7 * 6 }}", sides=sides, contract=CONTRACT, root=tmp_path, images=1)
+    engines = [EngineFlips("<script>alert(2)</script>", (flip,), 1)]
+    write_gallery(path, first="{{ 7 * 6 }}", engines=engines, contract=CONTRACT, root=tmp_path, images=1)
     page = Page(path)
     assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b"})
     assert [attributes["src"] for tag, attributes in page.tags if tag == "img"] != ["x"]
@@ -126,19 +126,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
     path.write_text("old")
     flips[0].file.unlink()  # gone between the measurement and the page
     with pytest.raises(Exception, match="no such file"):
-        write_gallery(path, first="a", sides=[Side("b", flips, count)], contract=CONTRACT, root=tmp_path, images=1)
+        write_gallery(path, first="a", engines=[EngineFlips("b", flips, count)], contract=CONTRACT, root=tmp_path, images=1)
     assert path.read_text() == "old"
     with pytest.raises(UnavailableError, match="cannot be written"):
-        write_gallery(Path("/proc/no/page.html"), first="a", sides=[], contract=CONTRACT, root=tmp_path, images=1)
-
-
-def test_a_target_is_checked_before_anything_is_computed(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a plain file; name a file"):
-        check_target(tmp_path, 1)
-    with pytest.raises(UsageError, match="--gallery-images 0: takes 1 or more"):
-        check_target(tmp_path / "new.html", 0)
-    check_target(tmp_path / "new/new.html", 1)
-    assert not (tmp_path / "new").exists()
-    (tmp_path / "file").touch()
-    with pytest.raises(UnavailableError, match=r"--gallery .*: cannot be written \(Not a directory\)"):
-        check_target(tmp_path / "file" / "new.html", 1)
+        write_gallery(Path("/proc/no/page.html"), first="a", engines=[], contract=CONTRACT, root=tmp_path, images=1)

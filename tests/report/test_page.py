@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.report.charts import axis, dominated_by, roofline, trade_off
-from alexnet_deploy.report.data import Gap, Report, Timing
+from alexnet_deploy.report.data import Gap, Report
 from alexnet_deploy.report.file import read_report
 from alexnet_deploy.report.page import number, page_of, write_page
 from tests.helpers import chromium
-from tests.helpers.report_sample import engine_report, latency_run, sample_report
+from tests.helpers.report_sample import batch_result, engine_profile, engine_report, sample_report
 
 HOSTILE = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 6 }}&amp;" + "w" * 200
 
@@ -55,12 +55,11 @@ def hostile() -> Report:
     assert profile is not None
     bad = dataclasses.replace(
         first,
-        name=HOSTILE,
-        runner=HOSTILE,
+        result=dataclasses.replace(first.result, name=HOSTILE, runner=HOSTILE),
         tools={HOSTILE: HOSTILE},
         notes=(HOSTILE,),
-        layers=dataclasses.replace(profile, rows=(dataclasses.replace(profile.rows[0], name=HOSTILE, op=HOSTILE),)),
-        timing=Timing(0.1, 1.0, None, None, (latency_run(1, 2.0, invalid=(HOSTILE,)),)),
+        layers=dataclasses.replace(profile, rows=(dataclasses.replace(profile.rows[0], layer=HOSTILE, op=HOSTILE),)),
+        profile=engine_profile(batch_result(1, 2.0, invalid=(HOSTILE,))),
     )
     return dataclasses.replace(
         report,
@@ -83,7 +82,7 @@ def test_the_page_needs_nothing_but_itself() -> None:
     assert "default-src 'none'" in html
 
 
-def test_the_page_tells_what_was_measured() -> None:
+def test_the_page_shows_what_was_measured() -> None:
     page = Page(page_of(sample_report()))
     told = " ".join(page.text.split())
     for part in (
@@ -115,13 +114,13 @@ def test_names_are_shown_and_never_run() -> None:
 
 def test_one_engine_of_which_only_the_accuracy_is_known() -> None:
     alone = dataclasses.replace(
-        engine_report("alone", points=None), timing=None, stages=None, layers=None, calibration=None, fit=None,
+        engine_report("alone", points=None), profile=None, stages=None, layers=None, calibration=None, fit=None,
         reliability=(),
     )  # fmt: skip
     report = dataclasses.replace(sample_report(alone), gaps=(), checks=(), photos=None)
     told = Page(page_of(report)).text
     assert "1 engine on val" in told
-    for absent in ("Difference to", "By trtexec's rules", "roofline", "From file to answer", "gaps"):
+    for absent in ("Difference to", "by trtexec's rules", "roofline", "From file to answer", "gaps"):
         assert absent not in told
     gap = Gap("latency", "alone", "it was killed")
     assert "alone: it was killed" in Page(page_of(dataclasses.replace(report, gaps=(gap,)))).text
@@ -179,7 +178,7 @@ def test_every_layer_lies_below_a_roof_that_ends_the_axis() -> None:
         start, ridge, end = (tuple(map(float, point.split(","))) for point in curve.points.split())
         assert start[0] < ridge[0] < end[0] == 100
         assert start[1] > ridge[1] == end[1]
-    assert roofline(dataclasses.replace(profile, memory_gb_per_s=None)) is None
+    assert roofline(dataclasses.replace(profile, roofline=None)) is None
 
 
 @given(st.lists(st.floats(1e-6, 1e9), min_size=1, max_size=5), st.sampled_from([True, False, None]))
@@ -220,7 +219,7 @@ def test_a_browser_shows_it_without_a_scroll_bar_or_a_request(
     assert page.complaints == []
     assert page.requests == [path.as_uri()]
     assert page.ask("document.scripts.length") == 1
-    assert json.loads(page.ask("document.getElementById('report-data').textContent"))["schema"] == 1
+    assert json.loads(page.ask("document.getElementById('report-data').textContent"))["schema"] == 2
 
 
 OUTSIDE = """
@@ -263,7 +262,7 @@ def test_nothing_in_a_chart_is_cut_off_and_all_text_can_be_read(
         "rgb(22, 25, 29)" if dark else "rgb(255, 255, 255)"
     )
     assert page.ask(OUTSIDE) == []
-    assert page.ask(CONTRAST) == [], "below the ratio of 4.5 that WCAG 2 asks of text"
+    assert page.ask(CONTRAST) == [], "below the ratio of 4.5 that WCAG 2 demands for text"
 
 
 def test_it_is_printed_on_a4_with_all_details(browser: chromium.Browser, tmp_path: Path) -> None:

@@ -8,19 +8,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, ProofError, UsageError
 from alexnet_deploy.files import sha256_of
-from alexnet_deploy.machine.watch import describe_machine
+from alexnet_deploy.machine.cpu import describe_machine
 from alexnet_deploy.report.data import EngineReport, Machine, Report
 from alexnet_deploy.report.file import write_report
-from alexnet_deploy.report.recommend import Bounds, elsewhere, parse_bytes, parse_ms, recommend
+from alexnet_deploy.report.recommend import elsewhere, recommend
+from alexnet_deploy.report.settings import Bounds
 from tests.helpers.command import Command
-from tests.helpers.report_sample import MIB, engine_report, latency_run, sample_report
+from tests.helpers.report_sample import MIB, batch_result, engine_profile, engine_report, sample_report
 
 SOURCE = Path("report.json")
 
@@ -32,7 +31,7 @@ def store_of(root: Path, *engines: EngineReport) -> Report:
         bundle.mkdir(parents=True)
         (bundle / MODEL).write_bytes(engine.name.encode())
         contract = ModelContract("any", ("a", "b"), ("n0", "n1"))
-        save_manifest(Manifest(engine.precision, contract, BatchProfile(), {}), bundle)
+        save_manifest(Manifest(engine.result.precision, contract, BatchProfile(), {}), bundle)
     fresh = [dataclasses.replace(e, file_sha256=sha256_of(root / "engines" / e.name / MODEL)) for e in engines]
     return sample_report(*fresh)
 
@@ -69,9 +68,9 @@ def test_the_fastest_within_all_bounds(tmp_path: Path) -> None:
 
 def test_the_percentile_that_counts_can_be_chosen(tmp_path: Path) -> None:
     report = store_of(tmp_path, exact(), engine_report("quick", ms=1.0))
-    run = report.engines[1].timing.runs[0]  # type: ignore[union-attr]
-    assert run.p99_ms is not None
-    bound = (run.median_ms + run.p99_ms) / 2
+    latency = report.engines[1].rows[0].latency
+    assert latency.p99_ms is not None
+    bound = (latency.median_ms + latency.p99_ms) / 2
     assert best(tmp_path, report, max_ms=bound) == "quick"
     with pytest.raises(ProofError):
         best(tmp_path, report, max_ms=bound, statistic="p99")
@@ -94,7 +93,7 @@ def test_of_equally_fast_ones_the_smallest(tmp_path: Path) -> None:
 
 
 def test_each_other_one_is_told_with_its_reason(tmp_path: Path) -> None:
-    untimed = dataclasses.replace(engine_report("untimed"), timing=None)
+    untimed = dataclasses.replace(engine_report("untimed"), profile=None)
     report = store_of(tmp_path, exact(), engine_report("rough", points=-3.0, size=40 * MIB), untimed)
     gone = engine_report("gone")
     report = dataclasses.replace(report, engines=(*report.engines, gone))
@@ -127,15 +126,13 @@ def test_nothing_within_the_bounds_names_the_closest(tmp_path: Path) -> None:
 
 
 def test_a_latency_that_cannot_be_trusted_rules_nothing_out_in_silence(tmp_path: Path) -> None:
-    busy = engine_report("busy", ms=9.0)
-    assert busy.timing is not None
-    runs = (latency_run(1, 9.0, invalid=("other processes took 80 % of the cores; stop them",)),)
-    busy = dataclasses.replace(busy, timing=dataclasses.replace(busy.timing, runs=runs))
+    row = batch_result(1, 9.0, invalid=("other processes took 80 % of the cores; stop them",))
+    busy = dataclasses.replace(engine_report("busy"), profile=engine_profile(row))
     report = store_of(tmp_path, exact(40.0), busy)
     with pytest.raises(ProofError) as caught:
         best(tmp_path, report, max_ms=5.0)
     assert (
-        "the closest is busy (too slow: 9 ms, allowed are 5; its latency is not to be trusted: other processes took "
+        "the closest is busy (too slow: 9 ms, allowed are 5; its latency cannot be trusted: other processes took "
         "80 % of the cores; stop them): widen that bound"
     ) in str(caught.value)
 
@@ -148,21 +145,22 @@ def test_a_report_of_other_files_is_refused(tmp_path: Path) -> None:
         best(tmp_path, report)
     manifest = Manifest("int8", ModelContract("any", ("a", "b"), ("n0", "n1")), BatchProfile(), {})
     save_manifest(manifest, model.parent)
-    with pytest.raises(ArtifactError, match=r"report.json: quick was built anew since it was measured \(model.onnx"):
+    with pytest.raises(ArtifactError, match=r"report.json: quick was built again since it was measured \(model.onnx"):
         best(tmp_path, report)
 
 
 def test_a_batch_size_that_was_not_measured(tmp_path: Path) -> None:
     report = store_of(tmp_path, exact())
-    with pytest.raises(UsageError, match=r"--batch 4: report.json measured 1, 8; choose one of them"):
+    with pytest.raises(UsageError, match=r"`batch` 4: report.json measured 1, 8; choose one of them"):
         best(tmp_path, report, batch=4)
 
 
 def test_doubtful_numbers_are_told(tmp_path: Path) -> None:
     engine = exact()
-    assert engine.timing is not None
-    runs = (dataclasses.replace(engine.timing.runs[0], invalid=("the CPU was too hot",)),)
-    shaky = dataclasses.replace(engine, timing=dataclasses.replace(engine.timing, runs=runs), calibration_images=3)
+    result = dataclasses.replace(engine.result, calibration_images=3)
+    shaky = dataclasses.replace(
+        engine, result=result, profile=engine_profile(batch_result(1, 4.0, invalid=("the CPU was too hot",)))
+    )
     found = recommend(store_of(tmp_path, shaky), tmp_path / "engines", Bounds(), SOURCE)
     latency, accuracy = found.warnings
     assert "the CPU was too hot" in latency
@@ -176,45 +174,6 @@ def test_another_machine_is_told() -> None:
     here = describe_machine()
     machine = Machine(str(here["cpu"]), int(here["cores"]), "any system", "3.11")
     assert elsewhere(dataclasses.replace(sample_report(), machine=machine), SOURCE) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "ms"), [("5ms", 5), ("0.005s", 5), ("800us", 0.8), ("800µs", 0.8), ("800\N{GREEK SMALL LETTER MU}s", 0.8),
-                     (" 1.5 ms ", 1.5), (".5ms", 0.5), ("2.s", 2000)]
-)  # fmt: skip
-def test_times(text: str, ms: float) -> None:
-    assert parse_ms(text) == pytest.approx(ms)
-
-
-@pytest.mark.parametrize(
-    ("text", "count"), [("10MiB", 10 * MIB), ("10MB", 10**7), ("1.5 KiB", 1536), ("7kB", 7000), ("9B", 9),
-                        ("1GiB", 2**30), ("1GB", 10**9)]
-)  # fmt: skip
-def test_sizes(text: str, count: float) -> None:
-    assert parse_bytes(text) == pytest.approx(count)
-
-
-@pytest.mark.parametrize("text", ["", "5", "ms", "-5ms", "0ms", "nanms", "1e3ms", "5 m s", "5MiB", "\u0665ms", "5ms!"])
-def test_nonsense_of_a_time_is_one_line(text: str) -> None:
-    with pytest.raises(
-        UsageError, match=r"takes a time above 0 with its unit, such as 5ms, 800us or 0\.005s"
-    ) as caught:
-        parse_ms(text)
-    assert str(caught.value).startswith("--max-latency ")
-
-
-@given(st.text())
-def test_any_text_is_a_time_or_a_usage_error(text: str) -> None:
-    try:
-        assert 0 < parse_ms(text) < float("inf")
-    except UsageError as exc:
-        assert "\n" not in str(exc)
-
-
-@pytest.mark.parametrize("text", ["10", "10mib", "MiB", "-1MiB", "0B", "9" * 400 + "GB", "5ms"])
-def test_nonsense_of_a_size_is_one_line(text: str) -> None:
-    with pytest.raises(UsageError, match="takes a size above 0 with its unit"):
-        parse_bytes(text)
 
 
 @pytest.mark.parametrize("drop", [-0.1, 100.1, float("nan")])
@@ -245,9 +204,8 @@ def test_the_command(command: Command, tmp_path: Path, monkeypatch: pytest.Monke
     assert (none.code, none.err.count("\n")) == (1, 1)
     assert "the closest is quick" in none.err
     for arguments, said in (
-        (("--max-latency", "fast"), "--max-latency fast: takes a time"),
         (("--confident",), "--confident has no use without --max-drop"),
-        (("--percentile", "p50"), "--percentile p50: unknown; choose one of median, p90, p95, p99"),
+        (("--max-drop", "101"), "--max-drop 101: takes points of top-1"),
     ):
         wrong = command("recommend", *arguments)
         assert (wrong.code, wrong.err.count("\n")) == (2, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from alexnet_deploy.cli import main
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.evaluation.compare_layers import Tapped, compare_layers
+from alexnet_deploy.evaluation.compare_layers import compare_layers
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.inference.probabilities import kl_nats
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.report.plots import plot_diagnosis
-from alexnet_deploy.sensitivity.layers import Diagnosis, diagnose
-from alexnet_deploy.sensitivity.variants import kl_nats
+from alexnet_deploy.sensitivity.layers import DiagnoseSettings, Diagnosis, diagnose
 from tests.helpers.colour_models import hostile_classifier
+from tests.helpers.command import Command
 from tests.helpers.foreign_models import MEAN, STD, foreign_classifier
 from tests.helpers.photos import CLASSES
 
@@ -53,10 +53,19 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return hostile_classifier(tmp_path_factory.mktemp("hostile") / "colours.onnx")
 
 
+def diagnosed(onnx: Path, data: Path, **settings: Any) -> Diagnosis:
+    return diagnose(onnx, data, DiagnoseSettings(**{"calibration_method": "max"} | settings))
+
+
+def with_both_folders(onnx: Path, photos: Path, **settings: Any) -> Diagnosis:
+    """On the 6 images of ``val``, calibrated with the 18 of ``train``."""
+    given = {"images": 6, "calibration_data": photos / "train", "calibration_images": 18} | settings
+    return diagnosed(onnx, given.pop("data", photos / "val"), **given)
+
+
 @pytest.fixture(scope="module")
 def found(hostile: Path, photo_folder: Path) -> Diagnosis:
-    folders: dict[str, Any] = {"data": photo_folder / "val", "calibration_data": photo_folder / "train"}
-    return diagnose(hostile, **folders, images=6, calibration_images=18, method="max")
+    return with_both_folders(hostile, photo_folder)
 
 
 def test_the_ruined_layer_comes_first(found: Diagnosis) -> None:
@@ -86,12 +95,12 @@ def test_numbers_are_those_of_graphs_built_one_by_one(
     pixels = np.stack([load_pixels(file, PIXELS) for file in choose_images(photo_folder / "val", count=6).files])
 
     def logits(path: Path) -> np.ndarray:
-        return Tapped(onnx.load(path), ["logits"], source=path.name)(pixels)["logits"]
+        return TensorSession(onnx.load(path), ["logits"], source=path.name)(pixels)["logits"]
 
     def built(exclude: str | None) -> Path:
         path = tmp_path / "built.onnx"
         batches = lambda: calibration.batches(PIXELS, 18)  # noqa: E731
-        to_quantized(hostile, path, kind="int8", batches=batches, method="max", exclude=exclude)
+        to_quantized(hostile, path, precision="int8", batches=batches, method="max", exclude=exclude)
         return path
 
     nodes = [row.node for row in found.layers]
@@ -108,13 +117,15 @@ def test_numbers_are_those_of_graphs_built_one_by_one(
 
 
 def test_images_that_diagnose_do_not_calibrate(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--data .*val: 6 of its images also calibrate"):
-        diagnose(hostile, photo_folder / "val", images=6, calibration_data=photo_folder / "val", calibration_images=6)
+    with pytest.raises(
+        InputError, match=r"val.*\.jpg: also calibrates, like 5 more of these images; the result would look better"
+    ):
+        with_both_folders(hostile, photo_folder, calibration_data=photo_folder / "val", calibration_images=6)
     shutil.copytree(photo_folder / "train", tmp_path / "train")
     first = next(iter(CLASSES))
     shutil.copy(photo_folder / "val" / first / "0.jpg", tmp_path / "train" / first / "renamed.jpg")
-    with pytest.raises(InputError, match=r": 1 of its images also calibrate \(same content\)"):
-        diagnose(hostile, photo_folder / "val", images=6, calibration_data=tmp_path / "train", calibration_images=19)
+    with pytest.raises(InputError, match=r"0\.jpg: also calibrates; the result would look better"):
+        with_both_folders(hostile, photo_folder, calibration_data=tmp_path / "train", calibration_images=19)
 
 
 def test_one_folder_is_divided(hostile: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +137,7 @@ def test_one_folder_is_divided(hostile: Path, photo_folder: Path, monkeypatch: p
         return genuine(path, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr("alexnet_deploy.images.choose.load_pixels", noted)
-    found = diagnose(hostile, photo_folder / "train", images=12, calibration_images=6, method="max")
+    found = diagnosed(hostile, photo_folder / "train", images=12, calibration_images=6)
     assert (found.images, found.calibration_images) == (12, 6)
     drawn, calibrating = set(read[:18]), set(read[18:])
     assert (len(drawn), len(calibrating)) == (18, 6)
@@ -138,25 +149,23 @@ def test_what_a_small_folder_would_do_with_works(
     hostile: Path, photo_folder: Path, asked: tuple[int, int], told: tuple[int, int]
 ) -> None:
     images, calibrating = told
-    message = rf"holds 18 usable images, .* with --images {images} --calibration-images {calibrating}$"
+    message = rf"holds 18 usable images, .* with `images` {images} `calibration_images` {calibrating}$"
     with pytest.raises(InputError, match=message):
-        diagnose(hostile, photo_folder / "train", images=asked[0], calibration_images=asked[1])
-    found = diagnose(hostile, photo_folder / "train", images=images, calibration_images=calibrating, method="max")
+        diagnosed(hostile, photo_folder / "train", images=asked[0], calibration_images=asked[1])
+    found = diagnosed(hostile, photo_folder / "train", images=images, calibration_images=calibrating)
     assert (found.images, found.calibration_images) == told
 
 
 def test_one_image_cannot_be_divided(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     shutil.copy(next(photo_folder.glob("val/*/*.jpg")), tmp_path)
-    with pytest.raises(InputError, match=r"with --images 1 and --calibration-data of another folder$"):
+    with pytest.raises(InputError, match=r"with `images` 1 and `calibration_data` of another folder$"):
         diagnose(hostile, tmp_path)
 
 
 def test_without_labels_there_is_no_accuracy(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     for index, file in enumerate(sorted(photo_folder.glob("val/*/*.jpg"))):
         shutil.copy(file, tmp_path / f"{index}.jpg")
-    found = diagnose(
-        hostile, tmp_path, images=4, calibration_data=photo_folder / "train", calibration_images=6, method="max"
-    )
+    found = with_both_folders(hostile, photo_folder, data=tmp_path, images=4, calibration_images=6)
     assert found.float_top1_percent is None
     assert found.everything.top1_percent is None
     assert found.unlabelled is not None
@@ -166,14 +175,12 @@ def test_without_labels_there_is_no_accuracy(hostile: Path, photo_folder: Path, 
 
 def test_a_batch_that_is_fixed_changes_nothing(found: Diagnosis, photo_folder: Path, tmp_path: Path) -> None:
     path = hostile_classifier(tmp_path / "fixed.onnx", batch=4)
-    folders: dict[str, Any] = {"data": photo_folder / "val", "calibration_data": photo_folder / "train"}
-    assert diagnose(path, **folders, images=6, calibration_images=18, method="max") == found
+    assert with_both_folders(path, photo_folder) == found
 
 
 def test_fp8_leaves_the_outlier_alone(hostile: Path, photo_folder: Path) -> None:
-    """A float8 has small numbers, too: 1/1000 of its range is nothing to it. The first layer it does not take."""
-    folders: dict[str, Any] = {"data": photo_folder / "val", "calibration_data": photo_folder / "train"}
-    found = diagnose(hostile, **folders, kind="fp8", images=6, calibration_images=18)
+    """A float8 also has numbers of 1/1000 of its range. It does not take the first layer."""
+    found = with_both_folders(hostile, photo_folder, precision="fp8", calibration_method=None)
     assert {row.layer for row in found.layers} == {"features.1", "classifier"}
     assert found.method == "max"
     assert found.everything.agreement_percent == 100
@@ -182,9 +189,8 @@ def test_fp8_leaves_the_outlier_alone(hostile: Path, photo_folder: Path) -> None
 
 def test_models_of_other_tools_keep_their_names(photo_folder: Path, tmp_path: Path) -> None:
     path = foreign_classifier(tmp_path / "foreign.onnx")
-    found = diagnose(
-        path, photo_folder / "train", images=9, calibration_images=9, import_options=ImportOptions(MEAN, STD)
-    )
+    options = ImportOptions(MEAN, STD)
+    found = diagnosed(path, photo_folder / "train", images=9, calibration_images=9, import_options=options)
     assert all(row.layer == row.node for row in found.layers)
     assert {row.op for row in found.layers} == {"Conv", "Gemm"}
     assert found.unlabelled is not None  # it has five classes, called by numbers
@@ -193,63 +199,47 @@ def test_models_of_other_tools_keep_their_names(photo_folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": 0}, UsageError, "--images 0: takes 1 or more"),
-        ({"calibration_images": 0}, UsageError, "--calibration-images 0: takes 1 or more"),
-        ({"data": Path("nowhere")}, InputError, "nowhere: no such folder; --data takes a folder"),
-        ({"images": 7}, InputError, "holds 6 usable images, --images asks for 7"),
-        ({"method": "mse", "kind": "fp8"}, UsageError, "--calibration-method mse: does not fit fp8"),
-        ({"exclude": "."}, InputError, "check --exclude"),
+        ({"images": 0}, UsageError, "`images` 0: takes 1 or more"),
+        ({"calibration_images": 0}, UsageError, "`calibration_images` 0: takes 1 or more"),
+        ({"data": Path("nowhere")}, InputError, "nowhere: no such folder; `data` takes a folder"),
+        ({"images": 7}, InputError, "holds 6 usable images, `images` asks for 7"),
+        ({"calibration_method": "mse", "precision": "fp8"}, UsageError, "`calibration_method` mse: does not fit fp8"),
+        ({"exclude": "."}, InputError, "check `exclude`"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    hostile: Path, photo_folder: Path, change: dict[str, object], error: type[Exception], message: str
+    hostile: Path, photo_folder: Path, change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    asked: dict[str, Any] = {
-        "data": photo_folder / "val",
-        "calibration_data": photo_folder / "train",
-        "images": 6,
-        "calibration_images": 6,
-    }
     with pytest.raises(error, match=re.escape(message)) as caught:
-        diagnose(hostile, **(asked | change))
+        with_both_folders(hostile, photo_folder, **change)
     assert "\n" not in str(caught.value)
 
 
 def test_a_quantised_model_is_refused(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     calibration = choose_images(photo_folder / "train", count=6)
-    to_quantized(hostile, tmp_path / "q.onnx", kind="int8", batches=lambda: calibration.batches(PIXELS, 6))
-    with pytest.raises(InputError, match="is quantised already; give the float model"):
-        diagnose(tmp_path / "q.onnx", photo_folder / "train", images=3, calibration_images=3)
+    to_quantized(hostile, tmp_path / "q.onnx", precision="int8", batches=lambda: calibration.batches(PIXELS, 6))
+    with pytest.raises(InputError, match="is already quantised; give the float model"):
+        diagnosed(tmp_path / "q.onnx", photo_folder / "train", images=3, calibration_images=3)
 
 
-def test_command(
-    hostile: Path,
-    photo_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    arguments = ["diagnose", hostile, "--data", photo_folder / "val", "--calibration-data", photo_folder / "train"]
-    arguments += ["--images", 6, "--calibration-images", 18, "--calibration-method", "max"]
-
-    def run(*more: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["alexnet-deploy", *map(str, arguments), *map(str, more)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return output.out if ended.value.code == 0 else f"{ended.value.code} {output.err}"
-
-    lines = run("--plot", tmp_path / "layers.png").splitlines()
+def test_command(hostile: Path, photo_folder: Path, tmp_path: Path, command: Command) -> None:
+    given = ["diagnose", hostile, "--data", photo_folder / "val", "--calibration-data", photo_folder / "train"]
+    given += ["--images", 6, "--calibration-images", 18, "--calibration-method", "max"]
+    lines = command(*given, "--plot", tmp_path / "layers.png").out.splitlines()
     assert [line.split()[0] for line in lines[1:5]] == ["features.1", lines[2].split()[0], lines[3].split()[0], "all"]
     assert "+66.67" in lines[1]
     assert lines[5].startswith("int8 by max on 18 images, diagnosed on 6 others")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
-    raw = json.loads(run("--json"))
-    assert raw["layers"][0]["layer"] == "features.1"
-    assert raw["layers"][0]["kl_regained_nats"] > 1
-    assert run("--plot", tmp_path / "layers.txt").startswith("2 error: --plot ")
-    assert run("--plot", "/proc/layers.png").startswith("1 error: --plot /proc/layers.png: cannot be written")
-    assert run("--kind", "int4").startswith("2 error: --kind int4: unknown; choose one of int8, fp8")
+    worst = json.loads(command(*given, "--json").out)["layers"][0]
+    assert worst["layer"] == "features.1"
+    assert worst["kl_regained_nats"] > 1
+    for more, code, message in (
+        (("--plot", tmp_path / "layers.txt"), 2, "--plot "),
+        (("--plot", "/proc/layers.png"), 1, "--plot /proc/layers.png: cannot be written"),
+        (("--int8", "--fp8"), 2, "--int8 and --fp8 exclude each other"),
+    ):
+        ran = command(*given, *more)
+        assert (ran.code, ran.err.startswith(f"error: {message}")) == (code, True)
     assert [p.name for p in tmp_path.iterdir()] == ["layers.png"]
 
 

@@ -6,8 +6,6 @@ import json
 import math
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.build import engine
-from alexnet_deploy.build.engine import build_engine
-from alexnet_deploy.build.options import Bound, EngineOptions
-from alexnet_deploy.build.plans import Build, build_plans
-from alexnet_deploy.bundle.manifest import open_bundle, verify
-from alexnet_deploy.cli import main
+from alexnet_deploy.build.plans import BuiltPlans, build_plans
+from alexnet_deploy.build.settings import BuildSettings
+from alexnet_deploy.bundle.manifest import Manifest, load_manifest, open_bundle, verify
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, ProofError, UsageError
-from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.select import open_runner
-from alexnet_deploy.sensitivity.search import Drop, _excluding, fewest
+from alexnet_deploy.sensitivity.search import AccuracyDrop, build_within_drop, exclude_nodes, fewest
+from tests.helpers.bundles import build_bundle
 from tests.helpers.colour_models import hostile_classifier
+from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES
 
 NAMES = [f"layer{i}" for i in range(40)]
@@ -85,14 +83,14 @@ def test_a_drop_of_exactly_the_bound_holds(images: int, data: st.DataObject) -> 
     """3 of 1000 images are 0.3 points."""
     lost = data.draw(st.integers(0, images))
     won = data.draw(st.integers(0, images - lost))
-    drop = Drop(0, 0, lost, won, images)
+    drop = AccuracyDrop(0, 0, lost, won, images)
     bound = float(f"{(lost - won) * 100 / images:.12g}")  # as a user would type it
     assert fewest(NAMES[:2], lambda kept: drop.points, bound) == ()
 
 
 @given(st.sampled_from([None, "Conv", "(?i)CONV|x", "^a$"]), st.lists(st.sampled_from(["a.0/Conv", "a+b", "("])))
 def test_exclude_names_the_nodes_and_what_it_named(exclude: str | None, nodes: list[str]) -> None:
-    made = _excluding(exclude, nodes)
+    made = exclude_nodes(exclude, nodes)
     for name in ("a.0/Conv", "a+b", "(", "ab", "aab", "xa.0/Convx", "a", "other"):
         wanted = name in nodes or bool(exclude and re.search(exclude, name))
         assert bool(made and re.search(made, name)) == wanted
@@ -109,14 +107,29 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return hostile_classifier(tmp_path / "colours.onnx")
 
 
-def options(photo_folder: Path, max_drop: float, **more: Any) -> EngineOptions:
-    return EngineOptions(
-        "int8+fp16",
-        calibration=choose_images(photo_folder / "train", count=18),
-        method="max",
-        bound=Bound(max_drop, photo_folder / "val"),
-        **more,
+def build_within(
+    onnx: Path,
+    out: Path,
+    photos: Path,
+    max_drop: float,
+    *,
+    validation_data: Path | None = None,
+    precision: Precision = "int8+fp16",
+    on_progress: Progress = no_progress,
+    **settings: Any,
+) -> Manifest:
+    """Calibrated by max with the 18 images of ``train``, within ``max_drop`` on those of ``val``."""
+    build_within_drop(
+        onnx,
+        out,
+        max_drop=max_drop,
+        validation_data=validation_data or photos / "val",
+        calibration_data=photos / "train",
+        precision=precision,
+        settings=BuildSettings(**{"calibration_images": 18, "calibration_method": "max"} | settings),
+        on_progress=on_progress,
     )
+    return load_manifest(out)[0]
 
 
 def quantised_nodes(bundle: Path) -> set[str]:
@@ -128,18 +141,17 @@ def quantised_nodes(bundle: Path) -> set[str]:
 
 def test_the_ruined_layer_is_kept_and_no_other(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     stages: list[str] = []
-    made = build_engine(
-        hostile, tmp_path / "b", options(photo_folder, 0.0), on_progress=lambda stage, *_: stages.append(stage)
-    )
+    made = build_within(hostile, tmp_path / "b", photo_folder, 0.0, on_progress=lambda stage, *_: stages.append(stage))
     assert verify(tmp_path / "b") == made
     assert quantised_nodes(tmp_path / "b") == {"features.0/Conv", "classifier/Gemm"}
     record = json.loads((tmp_path / "b/calibration.json").read_text())
     assert record["exclude"] == r"^(features\.1/Conv)$"
     assert "b" not in record["threshold_by_tensor"]
-    (note,) = (note for note in made.notes if "--max-drop" in note)
+    (note,) = (note for note in made.notes if "accuracy bound" in note)
     assert note.startswith(
-        "--max-drop 0: 1 of 3 layers are float16 (features.1): top-1 drops by 0.00 points, from 100.00 to 100.00 % "
-        "(0 lost, 0 won of 6 images). All quantised, top-1 drops by 66.67 points, from 100.00 to 33.33 % (4 lost, "
+        "accuracy bound of 0 points: 1 of 3 layers are float16 (features.1): top-1 drops by 0.00 points, from 100.00 "
+        "to 100.00 % (0 lost, 0 won of 6 images). All quantised, top-1 drops by 66.67 points, from 100.00 to 33.33 % "
+        "(4 lost, "
     )
     assert re.search(r"model\.onnx of 0\.0 instead of 0\.0 MiB, batch 1 in [\d.]+ instead of [\d.]+ ms \(", note)
     assert {"layers", "float32", "top-1 with 0 kept", "top-1 with 1 kept"} <= set(stages)
@@ -154,19 +166,18 @@ def test_the_ruined_layer_is_kept_and_no_other(hostile: Path, photo_folder: Path
 
 def test_where_nothing_need_be_kept_nothing_is(photo_folder: Path, hostile: Path, tmp_path: Path) -> None:
     """The search ends with its first build; 66.67 points is what the ruined layer costs."""
-    made = build_engine(hostile, tmp_path / "b", options(photo_folder, 66.7))
+    made = build_within(hostile, tmp_path / "b", photo_folder, 66.7)
     assert len(quantised_nodes(tmp_path / "b")) == 3
-    assert made.notes[0].startswith("--max-drop 66.7: holds with all layers quantised: top-1 drops by 66.67 points")
+    holds = "accuracy bound of 66.7 points: holds with all layers quantised: top-1 drops by 66.67 points"
+    assert made.notes[0].startswith(holds)
     assert json.loads((tmp_path / "b/calibration.json").read_text())["exclude"] is None
 
 
 def test_the_bundle_is_the_one_its_exclude_makes(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
-    build_engine(hostile, tmp_path / "a", options(photo_folder, 0.0))
+    build_within(hostile, tmp_path / "a", photo_folder, 0.0)
     exclude = json.loads((tmp_path / "a/calibration.json").read_text())["exclude"]
-    calibration = choose_images(photo_folder / "train", count=18)
-    build_engine(
-        hostile, tmp_path / "b", EngineOptions("int8+fp16", calibration=calibration, method="max", exclude=exclude)
-    )
+    settings = {"calibration_images": 18, "calibration_method": "max", "exclude": exclude, "targets": ()}
+    build_bundle(hostile, tmp_path / "b", "int8+fp16", photo_folder / "train", **settings)
     for name in ("model.onnx", "calibration.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -174,12 +185,12 @@ def test_the_bundle_is_the_one_its_exclude_makes(hostile: Path, photo_folder: Pa
 def test_a_bound_out_of_reach_leaves_the_old_bundle(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     """The ruined layer is the only one left to quantise, and a bundle with none would be int8 in name alone."""
     out = tmp_path / "b"
-    build_engine(hostile, out, EngineOptions("fp32"))
+    build_bundle(hostile, out, targets=())
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(ProofError) as caught:
-        build_engine(hostile, out, options(photo_folder, 0.3, exclude="features.0|classifier"))
+        build_within(hostile, out, photo_folder, 0.3, exclude="features.0|classifier")
     assert str(caught.value).startswith(
-        "--max-drop 0.3: not reached, nothing written: with 0 of 1 layers in float16, top-1 drops by 66.67 points"
+        "`max_drop` 0.3: not reached, nothing written: with 0 of 1 layers in float16, top-1 drops by 66.67 points"
     )
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -192,13 +203,13 @@ def test_plans_are_built_once_for_what_was_kept(
     pytest.importorskip("tensorrt_rtx")
     built: list[Path] = []
 
-    def noted(onnx_path: Path, *arguments: Any, **more: Any) -> Build:
+    def noted(onnx_path: Path, *arguments: Any, **more: Any) -> BuiltPlans:
         built.append(onnx_path)
         return build_plans(onnx_path, *arguments, **more)
 
     monkeypatch.setattr(engine, "build_plans", noted)
     path = hostile_classifier(tmp_path / "colours.onnx")
-    made = build_engine(path, tmp_path / "b", options(photo_folder, 0.0, targets=("sm89",)))
+    made = build_within(path, tmp_path / "b", photo_folder, 0.0, targets=("sm89",))
     assert len(built) == 1
     proved = {layer.node: (layer.asked, layer.got) for layer in made.achieved["sm89.plan"]}
     assert proved["features.1/Conv"] == ("fp16", "fp16")
@@ -209,13 +220,8 @@ def test_images_that_judge_do_not_calibrate(hostile: Path, photo_folder: Path, t
     shutil.copytree(photo_folder / "val", tmp_path / "val")
     first = next(iter(CLASSES))
     shutil.copy(photo_folder / "train" / first / "0.jpg", tmp_path / "val" / first / "renamed.jpg")
-    asked = EngineOptions(
-        "int8+fp16",
-        calibration=choose_images(photo_folder / "train", count=18),
-        bound=Bound(0.3, tmp_path / "val"),
-    )
-    with pytest.raises(InputError, match=r"--validation-data .*: 1 of its images also calibrate \(same content\)"):
-        build_engine(hostile, tmp_path / "b", asked)
+    with pytest.raises(InputError, match=r"\.jpg: also calibrates; the result would look better"):
+        build_within(hostile, tmp_path / "b", photo_folder, 0.3, validation_data=tmp_path / "val")
     assert not (tmp_path / "b").exists()
 
 
@@ -224,57 +230,38 @@ def test_an_unreadable_image_judges_nothing(hostile: Path, photo_folder: Path, t
     first = next(iter(CLASSES))
     (tmp_path / "val" / first / "broken.jpg").write_bytes(b"no image")
     (tmp_path / "val" / first / "dangling.jpg").symlink_to("nowhere")
-    asked = EngineOptions(
-        "int8+fp16",
-        calibration=choose_images(photo_folder / "train", count=18),
-        method="max",
-        bound=Bound(0, tmp_path / "val"),
-    )
-    made = build_engine(hostile, tmp_path / "b", asked)
+    made = build_within(hostile, tmp_path / "b", photo_folder, 0, validation_data=tmp_path / "val")
     assert "of 6 images" in made.notes[0]
 
 
-@pytest.mark.parametrize("max_drop", [-0.1, 100.1, math.nan, math.inf])
-def test_what_is_no_bound(max_drop: float) -> None:
-    with pytest.raises(UsageError, match=r"--max-drop .*: takes points of top-1 accuracy in 0\.\.100"):
-        Bound(max_drop, Path("val"))
+@pytest.mark.parametrize(
+    ("max_drop", "precision", "message"),
+    [
+        *((bound, "int8+fp16", "takes points of top-1 accuracy") for bound in (-0.1, 100.1, math.nan, math.inf)),
+        (1, "int8", "keeps layers of an int8 or fp8 engine in float16"),
+        (1, "fp16", "keeps layers of an int8 or fp8 engine in float16"),
+    ],
+)
+def test_what_is_no_bound(
+    max_drop: float, precision: Precision, message: str, hostile: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=rf"^`max_drop` .*{message}"):
+        build_within(hostile, tmp_path / "b", photo_folder, max_drop, precision=precision)
+    assert not (tmp_path / "b").exists()
 
 
-def test_what_is_kept_needs_float16(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
-    calibration = choose_images(photo_folder / "train", count=1)
-    precisions: tuple[Precision, ...] = ("int8", "fp16")
-    for precision in precisions:
-        asked = EngineOptions(precision, calibration=calibration, bound=Bound(1, photo_folder / "val"))
-        with pytest.raises(UsageError, match="--max-drop keeps layers"):
-            build_engine(hostile, tmp_path / "b", asked)
-
-
-Run = Callable[..., str]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The last line of a build-engine that fails, with its exit code; all it prints where it does not."""
-
-    def call(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["alexnet-deploy", "build-engine", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        output = capsys.readouterr()
-        return output.out if ended.value.code == 0 else f"{ended.value.code} {output.err.splitlines()[-1]}"
-
-    return call
-
-
-def test_command(hostile: Path, photo_folder: Path, tmp_path: Path, run: Run) -> None:
-    train, val = photo_folder / "train", photo_folder / "val"
-    calibrated = ("--calibration-data", train, "--calibration-images", 18, "--calibration-method", "max")
-    assert run(hostile, "--int8", *calibrated, "--max-drop", 0.3).startswith("2 error: --max-drop is a bound on")
-    unused = run(hostile, "--int8", *calibrated, "--validation-data", val)
-    assert unused.startswith("2 error: --validation-data has no use")
-    bound = ("--max-drop", 0.3, "--validation-data", val)
-    assert run(hostile, "--fp16", *bound).startswith("2 error: --max-drop bounds what --int8 or --fp8 costs")
-    assert run(hostile, "--int8", *bound).startswith("2 error: --int8 needs --calibration-data DIR")
-    output = run(hostile, "--int8", *calibrated, *bound, "--engines", tmp_path, "--no-calibration-cache")
-    assert "1 of 3 layers are float16 (features.1)" in output
+def test_command(hostile: Path, photo_folder: Path, tmp_path: Path, command: Command) -> None:
+    calibrated = ("--calibration-data", photo_folder / "train", "--calibration-images", 18)
+    calibrated += ("--calibration-method", "max", "--no-calibration-cache")
+    bound = ("--max-drop", 0.3, "--validation-data", photo_folder / "val")
+    for arguments, message in (
+        (("--int8", *calibrated, *bound[:2]), "--max-drop is a bound on the images of --validation-data: give both"),
+        (("--int8", *calibrated, *bound[2:]), "--max-drop is a bound on the images of --validation-data: give both"),
+        (("--fp16", *bound), "--max-drop keeps layers of an int8 or fp8 engine in float16"),
+        (("--int8", *bound), "int8 needs --calibration-data: without the value ranges"),
+    ):
+        ran = command("build-engine", hostile, *arguments)
+        assert (ran.code, ran.err.splitlines()[-1].startswith(f"error: {message}")) == (2, True)
+    ran = command("build-engine", hostile, "--int8", *calibrated, *bound, "--store", tmp_path)
+    assert "1 of 3 layers are float16 (features.1)" in ran.out
     assert verify(tmp_path / "colours-int8-fp16").precision == "int8+fp16"

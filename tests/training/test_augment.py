@@ -15,7 +15,7 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.decode import load_pixels
 from tests.helpers.photos import save_photo
-from training.augment import (
+from training.data.augment import (
     SAMPLED_FILES,
     Colours,
     add_colour_noise,
@@ -25,8 +25,8 @@ from training.augment import (
     random_crop,
     ten_crops,
 )
-from training.data import TrainingCrops, plain_batches
-from training.listing import list_folder
+from training.data.listing import list_class_folders
+from training.data.loader import TrainingCrops, eval_batches
 from training.recipes import recipe
 
 GREY = Colours((0.75, 0.0, 0.0), ((3**-0.5, 3**-0.5, 3**-0.5), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
@@ -60,7 +60,7 @@ class TestColours:
         assert np.abs(found.eigenvectors) == pytest.approx(np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]))
 
     def test_a_seeded_sample_of_the_files_is_measured(self, photo_folder: Path) -> None:
-        files = list_folder(photo_folder / "train").files
+        files = list_class_folders(photo_folder / "train").files
         found = measure_colours(files, 0)
         assert measure_colours(files, 0) == found
         many = files * (SAMPLED_FILES // len(files) + 2)  # more than the sample takes: the seed decides which
@@ -134,9 +134,9 @@ class TestPaperCrops:
         assert np.array_equal(views_VHWC[5:], views_VHWC[:5, :, ::-1])
 
     def test_the_fifth_view_is_what_inference_sees(self, photo_folder: Path) -> None:
-        listing, pre = list_folder(photo_folder / "val"), Preprocessing(height=32, width=32, resize_to=40)
-        ((views_NVHWC, targets_N),) = plain_batches(listing, pre, batch=6, workers=0, ten_crop=True)
-        ((pixels_NHWC, _),) = plain_batches(listing, pre, batch=6, workers=0)
+        listing, pre = list_class_folders(photo_folder / "val"), Preprocessing(height=32, width=32, resize_to=40)
+        ((views_NVHWC, targets_N),) = eval_batches(listing, pre, batch=6, workers=0, ten_crop=True)
+        ((pixels_NHWC, _),) = eval_batches(listing, pre, batch=6, workers=0)
         assert views_NVHWC.shape == (6, 10, 32, 32, 3)
         assert tuple(targets_N) == listing.targets
         # Resized in one pass with the crop there, before it here: rounding may differ by a level.
@@ -147,7 +147,7 @@ class TestTrainingCrops:
     def test_the_papers_are_parts_of_the_square_plus_noise(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             save_photo(tmp_path / name / "0.jpg", (128, 128, 128), seed=ord(name))
-        listing, pre = list_folder(tmp_path), Preprocessing(height=32, width=32, resize_to=40)
+        listing, pre = list_class_folders(tmp_path), Preprocessing(height=32, width=32, resize_to=40)
         square_HWC = load_pixels(listing.files[0], paper_square(pre)).astype(int)
         parts = [square_HWC[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
         shifts = set()
@@ -168,4 +168,4 @@ class TestTrainingCrops:
 
     def test_noise_without_its_colours_is_our_own_mistake(self, photo_folder: Path) -> None:
         with pytest.raises(ValueError, match="the recipe paper adds colour noise"):
-            TrainingCrops(list_folder(photo_folder / "train"), Preprocessing(), recipe("paper"), 0)
+            TrainingCrops(list_class_folders(photo_folder / "train"), Preprocessing(), recipe("paper"), 0)

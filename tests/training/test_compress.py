@@ -23,16 +23,23 @@ from torch import Tensor
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files import sha256_of
-from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, architecture
+from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.photos import CLASSES, save_photo
 from training import loop
 from training.__main__ import main
-from training.compress import HIDDEN, compressed, largest_rank, rank_for, spectrum, take_apart
-from training.data import plain_batches
-from training.listing import list_folder
-from training.rank_table import RankRow, table_of
-from training.run import Run
+from training.compress.low_rank import (
+    HIDDEN_LAYERS,
+    compress_to_rank,
+    decompose_hidden_layers,
+    largest_rank,
+    rank_for,
+    spectrum,
+)
+from training.compress.rank_table import RankRow, table_of
+from training.data.listing import list_class_folders
+from training.data.loader import eval_batches
+from training.loop.run import Run
 
 EXACT = 1e-10
 """Float64 products of numbers near 1, in another order."""
@@ -95,7 +102,7 @@ class TestByOutputs:
 
     @pytest.mark.parametrize("rank", [1, 3, 6])
     def test_no_rank_is_nearer_to_the_outputs(self, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
-        monkeypatch.setattr("training.compress.WEIGHTS_SHARE", 0.0)  # the images alone have a closed optimum
+        monkeypatch.setattr("training.compress.low_rank.WEIGHTS_SHARE", 0.0)  # the images alone have a closed optimum
         rng = np.random.default_rng(0)
         weight_OI, bias_O = rng.normal(size=(8, 12)), rng.normal(size=8)
         inputs_NI = rng.normal(size=(40, 12)) * np.geomspace(10, 0.1, 12) + 1
@@ -110,19 +117,19 @@ class TestByOutputs:
     def test_what_is_taken_are_the_outputs_before_the_activation(
         self, tiny_checkpoint: Checkpoint, photo_folder: Path
     ) -> None:
-        listing = list_folder(photo_folder / "train")
+        listing = list_class_folders(photo_folder / "train")
         pre = tiny_checkpoint.contract.preprocessing
-        spectra = take_apart(tiny_checkpoint, plain_batches(listing, pre, batch=4, workers=0))
+        spectra = decompose_hidden_layers(tiny_checkpoint, eval_batches(listing, pre, batch=4, workers=0))
         model = tiny_checkpoint.build()
         classifier = PixelClassifier(
             torch.nn.Sequential(model.get_submodule("features"), torch.nn.Flatten()), pre.mean, pre.std
         )
         with torch.inference_mode():
-            (pixels_NHWC, _), *_ = plain_batches(listing, pre, batch=99, workers=0)
+            (pixels_NHWC, _), *_ = eval_batches(listing, pre, batch=99, workers=0)
             first_NO = model.classifier[1](classifier(pixels_NHWC))
             second_NO = model.classifier[4](first_NO.relu())
         assert (first_NO < 0).any()
-        for name, outputs_NO in zip(HIDDEN, (first_NO, second_NO), strict=True):
+        for name, outputs_NO in zip(HIDDEN_LAYERS, (first_NO, second_NO), strict=True):
             torch.testing.assert_close(spectra[name].mean_O.float(), outputs_NO.mean(0), rtol=1e-4, atol=1e-5)
 
 
@@ -150,18 +157,18 @@ class TestRank:
             rank_for({}, energy)
 
     def test_the_largest_is_the_last_that_makes_both_layers_smaller(self) -> None:
-        assert largest_rank(architecture("alexnet")) == 2047  # 4096 * 4096 / (4096 + 4096) = 2048 is no smaller
-        assert largest_rank(architecture("alexnet", hidden=32)) == 15
+        assert largest_rank(get_architecture("alexnet")) == 2047  # 4096 * 4096 / (4096 + 4096) = 2048 is no smaller
+        assert largest_rank(get_architecture("alexnet", hidden=32)) == 15
 
 
 class TestCompressed:
     def test_weights_that_have_the_rank_already_give_the_same_logits(self, tiny_checkpoint: Checkpoint) -> None:
         weights = dict(tiny_checkpoint.weights)
-        for name in HIDDEN:
+        for name in HIDDEN_LAYERS:
             u, s, vt = torch.linalg.svd(weights[f"{name}.weight"], full_matrices=False)
             weights[f"{name}.weight"] = (u[:, :6] * s[:6]) @ vt[:6]
         parent = dataclasses.replace(tiny_checkpoint, weights=weights)
-        small = compressed(parent, take_apart(parent, None), 6, images=0)
+        small = compress_to_rank(parent, decompose_hidden_layers(parent, None), 6, images=0)
         assert small.arch == dataclasses.replace(parent.arch, dense_rank=6)
         assert small.contract == parent.contract
         x_NCHW = torch.rand(3, 3, 224, 224)
@@ -169,14 +176,14 @@ class TestCompressed:
             # float32 sums in another order
             torch.testing.assert_close(small.build()(x_NCHW), parent.build()(x_NCHW), rtol=1e-4, atol=1e-4)
         told = small.recipe["compressed"]
-        assert told["energy_kept"] == pytest.approx(dict.fromkeys(HIDDEN, 1.0), abs=1e-6)
+        assert told["energy_kept"] == pytest.approx(dict.fromkeys(HIDDEN_LAYERS, 1.0), abs=1e-6)
         assert (told["rank"], told["images"], told["parent_recipe"]) == (6, 0, {"source": "random"})
 
     def test_groups_in_the_convolutions_do_not_matter(self) -> None:
-        arch = architecture("alexnet-2012", num_classes=3, hidden=32)
+        arch = get_architecture("alexnet-2012", num_classes=3, hidden=32)
         contract = ModelContract(arch.name, ("a", "b", "c"), ("a", "b", "c"))
         parent = Checkpoint(arch, contract, AlexNet(arch).state_dict())
-        small = compressed(parent, take_apart(parent, None), 4)
+        small = compress_to_rank(parent, decompose_hidden_layers(parent, None), 4)
         assert small.build()(torch.zeros(1, 3, 224, 224)).shape == (1, 3)
 
 
@@ -225,11 +232,13 @@ class TestCommand:
             return loop.train(run, **(how | {"on_step": stop}))
 
         with monkeypatch.context() as patch:
-            patch.setattr("training.finetune.train", stopping)
+            patch.setattr("training.compress.finetune.train", stopping)
             assert main(["compress", *map(str, disturbed), "--workers", "0"]) == 130
         assert not (tmp_path / "disturbed.safetensors").exists()
         # What it began with is on disk: a second decomposition, whose signs may differ, is not asked for.
-        monkeypatch.setattr("training.compress_command.take_apart", lambda *_: pytest.fail("was taken apart again"))
+        monkeypatch.setattr(
+            "training.compress.command.decompose_hidden_layers", lambda *_: pytest.fail("was taken apart again")
+        )
         compress(*disturbed, "--resume")
         one, other = (load_checkpoint(tmp_path / f"{name}.safetensors") for name in ("undisturbed", "disturbed"))
         assert all(torch.equal(one.weights[key], other.weights[key]) for key in one.weights | other.weights)
@@ -323,7 +332,8 @@ class TestCommand:
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         small = save_checkpoint(
-            compressed(tiny_checkpoint, take_apart(tiny_checkpoint, None), 4), tmp_path / "small.safetensors"
+            compress_to_rank(tiny_checkpoint, decompose_hidden_layers(tiny_checkpoint, None), 4),
+            tmp_path / "small.safetensors",
         )
         self.refused(
             capsys, [str(small), str(photo_folder), "--rank", "2", "--output", str(tmp_path / "out.safetensors")],

@@ -19,10 +19,10 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.images.decode import load_pixels
 from tests.helpers.photos import CLASSES, save_photo
-from training.augment import random_box
-from training.data import Batch, Item, StepSampler, TrainingCrops, plain_batches, training_batches
-from training.listing import Listing, list_folder, split
-from training.pixel_cache import cache_pixels
+from training.data.augment import random_box
+from training.data.listing import ImageList, list_class_folders, split
+from training.data.loader import Batch, Item, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
+from training.data.pixel_cache import cache_pixels
 from training.recipes import RECIPES, recipe
 
 PRE = Preprocessing(height=32, width=32, resize_to=40)
@@ -31,7 +31,7 @@ PRE = Preprocessing(height=32, width=32, resize_to=40)
 def steps(
     number: int, *, count: int = 10, batch: int = 4, seed: int = 0, first: int = 0, rank: int = 0, world: int = 1
 ) -> list[list[Item]]:
-    return list(islice(StepSampler(count, batch, seed, first, rank, world), number))
+    return list(islice(ResumableBatchSampler(count, batch, seed, first, rank, world), number))
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
@@ -66,21 +66,21 @@ class TestOrder:
 
     def test_a_batch_that_processes_cannot_share_is_refused(self) -> None:
         with pytest.raises(UsageError, match=r"--batch 10: is not a multiple of 4 processes; choose one that is"):
-            StepSampler(100, 10, 0, 0, 0, 4)
+            ResumableBatchSampler(100, 10, 0, 0, 0, 4)
 
     def test_a_batch_above_the_images_is_refused(self) -> None:
         with pytest.raises(UsageError, match=r"--batch 128: exceeds the 12 training images; lower it"):
-            StepSampler(12, 128, 0, 0, 0, 1)
+            ResumableBatchSampler(12, 128, 0, 0, 0, 1)
 
     def test_more_processes_than_images_are_refused(self) -> None:
         with pytest.raises(UsageError, match=r"16 processes for 12 training images: start fewer"):
-            StepSampler(12, 16, 0, 0, 0, 16)
+            ResumableBatchSampler(12, 16, 0, 0, 0, 16)
 
 
 class TestCrops:
     @pytest.fixture
     def crops(self, photo_folder: Path) -> TrainingCrops:
-        return TrainingCrops(list_folder(photo_folder / "train"), PRE, RECIPES["torchvision"], seed=3)
+        return TrainingCrops(list_class_folders(photo_folder / "train"), PRE, RECIPES["torchvision"], seed=3)
 
     def test_a_crop_is_drawn_from_seed_epoch_and_index(self, crops: TrainingCrops) -> None:
         pixels_HWC, target = crops[2, 7]
@@ -94,7 +94,7 @@ class TestCrops:
         assert not np.array_equal(other_seed[2, 7][0], pixels_HWC)
 
     def test_smaller_pictures_show_what_the_papers_crop_shows(self, photo_folder: Path) -> None:
-        listing = list_folder(photo_folder / "train")
+        listing = list_class_folders(photo_folder / "train")
         full, half = (
             TrainingCrops(listing, PRE, replace(RECIPES["paper"], flip=False, pca_sigma=0.0, sides=sides), 0)
             for sides in ((), ((0.0, 16),))
@@ -104,11 +104,11 @@ class TestCrops:
 
     @pytest.mark.parametrize("name", ["modern", "paper"])
     def test_a_cache_changes_no_pixel_in_any_process(self, photo_folder: Path, tmp_path: Path, name: str) -> None:
-        listing = list_folder(photo_folder / "train")
+        listing = list_class_folders(photo_folder / "train")
         chosen = replace(RECIPES[name], pca_sigma=0.0)
         cache = cache_pixels(listing.files, tmp_path, threads=2)
         assert list(tmp_path.iterdir()) == []  # the file has no name that a kill could leave behind
-        sampler = StepSampler(len(listing.files), 4, seed=0, first_step=0, rank=0, world=1)
+        sampler = ResumableBatchSampler(len(listing.files), 4, seed=0, first_step=0, rank=0, world=1)
         read, kept = (TrainingCrops(listing, PRE, chosen, 0, cache=each) for each in (None, cache))
         first = list(islice(training_batches(read, sampler, workers=0), 4))
         assert same(first, list(islice(training_batches(kept, sampler, workers=2), 4)))
@@ -123,7 +123,7 @@ class TestCrops:
             cache_pixels([tmp_path / "good.jpg"], Path("/proc"), threads=1)
 
     def test_about_half_are_mirrored(self, photo_folder: Path) -> None:
-        listing = list_folder(photo_folder / "train")
+        listing = list_class_folders(photo_folder / "train")
         plain, flipped = (
             TrainingCrops(listing, PRE, recipe("torchvision", flip=flip, crop_scale=(1.0, 1.0)), 0)
             for flip in (False, True)
@@ -134,7 +134,7 @@ class TestCrops:
         assert 16 < sum(mirrored) < 48  # of 64 fair coins: four standard deviations
 
     def test_batches_do_not_depend_on_the_number_of_workers(self, crops: TrainingCrops) -> None:
-        sampler = StepSampler(len(crops), 4, seed=0, first_step=2, rank=0, world=1)
+        sampler = ResumableBatchSampler(len(crops), 4, seed=0, first_step=2, rank=0, world=1)
         here = list(islice(training_batches(crops, sampler, workers=0), 5))
         assert here[0][0].dtype == torch.uint8
         assert here[0][0].shape == (4, 32, 32, 3)
@@ -159,8 +159,8 @@ class TestCrops:
 
 
 def test_plain_batches_are_what_inference_sees(photo_folder: Path) -> None:
-    listing = list_folder(photo_folder / "val")
-    batches = list(plain_batches(listing, PRE, batch=4, workers=0))
+    listing = list_class_folders(photo_folder / "val")
+    batches = list(eval_batches(listing, PRE, batch=4, workers=0))
     assert [len(targets_N) for _, targets_N in batches] == [4, 2]
     pixels_NHWC, targets_N = (torch.cat(parts).numpy() for parts in zip(*batches, strict=True))
     assert np.array_equal(pixels_NHWC, np.stack([load_pixels(file, PRE) for file in listing.files]))
@@ -173,7 +173,7 @@ def test_an_unreadable_image_is_one_line_that_names_it(photo_folder: Path, tmp_p
     bad = tmp_path / "val" / "n01_red" / "0.jpg"
     bad.write_bytes(bad.read_bytes()[:300])
     with pytest.raises(DeployError) as caught:
-        list(plain_batches(list_folder(tmp_path / "val"), PRE, batch=4, workers=workers))
+        list(eval_batches(list_class_folders(tmp_path / "val"), PRE, batch=4, workers=workers))
     assert str(caught.value).startswith(f"{bad}: cannot be decoded")
     assert str(caught.value).endswith("; get a whole copy of the file")
     assert "Traceback" not in str(caught.value)
@@ -181,14 +181,14 @@ def test_an_unreadable_image_is_one_line_that_names_it(photo_folder: Path, tmp_p
 
 class TestListing:
     def test_classes_and_files_come_sorted_with_their_targets(self, photo_folder: Path) -> None:
-        listing = list_folder(photo_folder / "train")
+        listing = list_class_folders(photo_folder / "train")
         assert listing.class_ids == tuple(CLASSES)
         assert listing.targets == 6 * (0,) + 6 * (1,) + 6 * (2,)
         assert [file.name for file in listing.files[:6]] == [f"{k}.jpg" for k in range(6)]
 
     def test_a_validation_folder_may_lack_a_class(self, photo_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(photo_folder / "val" / "n03_blue", tmp_path / "n03_blue")
-        assert list_folder(tmp_path, class_ids=tuple(CLASSES)).targets == (2, 2)
+        assert list_class_folders(tmp_path, class_ids=tuple(CLASSES)).targets == (2, 2)
 
     def test_what_is_no_image_or_hidden_is_left_out(self, photo_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(photo_folder / "val", tmp_path / "val")
@@ -197,21 +197,21 @@ class TestListing:
             (tmp_path / "val" / "n01_red" / name).parent.mkdir(exist_ok=True)
             (tmp_path / "x.jpg").rename(tmp_path / "val" / "n01_red" / name)
         (tmp_path / "val" / ".cache").mkdir()
-        files = list_folder(tmp_path / "val").files
+        files = list_class_folders(tmp_path / "val").files
         assert [str(file.relative_to(tmp_path / "val")) for file in files[:3]] == [
             "n01_red/0.jpg", "n01_red/1.jpg", "n01_red/sub/2.JPG",
         ]  # fmt: skip
         assert len(files) == 7
 
     def test_the_digest_tells_listings_apart_and_not_where_they_lie(self, photo_folder: Path, tmp_path: Path) -> None:
-        here = list_folder(photo_folder / "val").digest(photo_folder / "val")
+        here = list_class_folders(photo_folder / "val").digest(photo_folder / "val")
         shutil.copytree(photo_folder / "val", tmp_path / "moved")
-        assert list_folder(tmp_path / "moved").digest(tmp_path / "moved") == here
+        assert list_class_folders(tmp_path / "moved").digest(tmp_path / "moved") == here
         (tmp_path / "moved" / "n01_red" / "0.jpg").unlink()
-        assert list_folder(tmp_path / "moved").digest(tmp_path / "moved") != here
+        assert list_class_folders(tmp_path / "moved").digest(tmp_path / "moved") != here
 
     def test_a_file_name_that_is_no_text_has_a_digest(self, tmp_path: Path) -> None:
-        Listing(("a",), (tmp_path / "\udcff.jpg",), (0,)).digest(tmp_path)
+        ImageList(("a",), (tmp_path / "\udcff.jpg",), (0,)).digest(tmp_path)
 
     @pytest.mark.parametrize(
         ("folders", "class_ids", "says"),
@@ -229,7 +229,7 @@ class TestListing:
         for name in folders:
             save_photo(tmp_path / name / "0.jpg", (0, 0, 0), 0)
         with pytest.raises(InputError) as caught:
-            list_folder(tmp_path, class_ids=class_ids)
+            list_class_folders(tmp_path, class_ids=class_ids)
         assert str(caught.value).startswith(f"{tmp_path}: ")
         assert says in str(caught.value)
 
@@ -237,16 +237,16 @@ class TestListing:
         save_photo(tmp_path / "a" / "0.jpg", (0, 0, 0), 0)
         (tmp_path / "b").mkdir()
         with pytest.raises(InputError, match=r"/b: holds no image"):
-            list_folder(tmp_path)
+            list_class_folders(tmp_path)
 
     def test_a_missing_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"nothing: no such folder; it should hold one folder of images a class"):
-            list_folder(tmp_path / "nothing")
+            list_class_folders(tmp_path / "nothing")
 
 
 class TestSplit:
     def test_it_holds_out_a_share_of_each_class_without_overlap(self, photo_folder: Path) -> None:
-        listing = list_folder(photo_folder / "train")
+        listing = list_class_folders(photo_folder / "train")
         train, val = split(listing, 0.34, seed=0)
         assert [val.targets.count(k) for k in range(3)] == [2, 2, 2]
         assert sorted((*train.files, *val.files)) == sorted(listing.files)
@@ -255,15 +255,15 @@ class TestSplit:
         assert split(listing, 0.34, seed=1) != (train, val)
 
     def test_a_small_share_still_holds_out_one(self, photo_folder: Path) -> None:
-        assert len(split(list_folder(photo_folder / "train"), 0.01, seed=0)[1].files) == 3
+        assert len(split(list_class_folders(photo_folder / "train"), 0.01, seed=0)[1].files) == 3
 
     @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
     def test_a_share_out_of_range_is_refused(self, photo_folder: Path, share: float) -> None:
         with pytest.raises(UsageError, match="--val-share"):
-            split(list_folder(photo_folder / "train"), share, seed=0)
+            split(list_class_folders(photo_folder / "train"), share, seed=0)
 
     def test_a_large_share_leaves_something_to_train_on(self, photo_folder: Path) -> None:
-        train, _ = split(list_folder(photo_folder / "train"), 0.99, seed=0)
+        train, _ = split(list_class_folders(photo_folder / "train"), 0.99, seed=0)
         assert set(train.targets) == {0, 1, 2}
 
     def test_a_class_of_one_image_is_refused(self, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ class TestSplit:
         with pytest.raises(
             InputError, match=r"class 'a' has one image; it needs at least 2 to be split, or pass --val"
         ):
-            split(list_folder(tmp_path), 0.1, seed=0)
+            split(list_class_folders(tmp_path), 0.1, seed=0)
 
 
 class TestRecipe:

@@ -12,9 +12,9 @@ from alexnet_deploy.errors import InputError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.photos import CLASSES, save_photo
 from training.__main__ import main
-from training.listing import is_flat, list_flat, list_folder, list_held, splits_below
-from training.loop import Stopped
-from training.run import Run
+from training.data.listing import find_splits, is_flat, list_class_folders, list_flat_folder, list_val_images
+from training.loop.fit import Interrupted
+from training.loop.run import Run
 
 IDS = tuple(CLASSES)
 LISTS = {
@@ -37,7 +37,7 @@ def flat(tmp_path: Path) -> Path:
 def test_each_list_gives_the_same_classes_whether_named_or_found(flat: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(LISTS[name])
     for labels in (None, tmp_path / name):
-        listing = list_flat(flat, IDS, labels)
+        listing = list_flat_folder(flat, IDS, labels)
         assert [file.name for file in listing.files] == ["ILSVRC_0.JPEG", "ILSVRC_1.JPEG", "ILSVRC_2.JPEG"]
         assert listing.targets == (0, 0, 2)
         assert listing.class_ids == IDS
@@ -59,29 +59,29 @@ def test_a_list_that_does_not_fit_is_one_line(flat: Path, tmp_path: Path, text: 
     labels = tmp_path / "labels.txt"
     labels.write_text(text)
     with pytest.raises(InputError) as caught:
-        list_flat(flat, IDS, labels)
+        list_flat_folder(flat, IDS, labels)
     assert str(caught.value).startswith(f"{labels}: ")
     assert says in str(caught.value)
 
 
 def test_without_a_list_the_flag_is_named(flat: Path) -> None:
     with pytest.raises(InputError, match=r"holds images and no class folders, and .*--val-labels FILE"):
-        list_flat(flat, IDS)
+        list_flat_folder(flat, IDS)
 
 
 def test_a_list_that_cannot_be_read_is_one_line(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_bytes(b"\xff\xfe\x00")
     for name in ("labels.txt", "nowhere.txt"):
         with pytest.raises(InputError, match="is not a readable list of labels"):
-            list_flat(flat, IDS, tmp_path / name)
+            list_flat_folder(flat, IDS, tmp_path / name)
 
 
 def test_kaggles_tree_is_found_below_its_root(flat: Path, tmp_path: Path) -> None:
     save_photo(flat.parent / "train" / "n01_red" / "0.JPEG", (200, 0, 0), 0)
-    assert splits_below(tmp_path) == (flat.parent / "train", flat)
+    assert find_splits(tmp_path) == (flat.parent / "train", flat)
     assert is_flat(flat)
     assert not is_flat(flat.parent / "train")
-    assert splits_below(flat) == (flat, None)
+    assert find_splits(flat) == (flat, None)
 
 
 def test_a_run_on_imagenets_layout(photo_folder: Path, tmp_path: Path) -> None:
@@ -118,21 +118,21 @@ class TestHeld:
         return save_checkpoint(tiny_checkpoint, tmp_path / "full.safetensors")
 
     def test_class_folders(self, photo_folder: Path) -> None:
-        assert list_held(photo_folder / "val", IDS) == list_folder(photo_folder / "val")
+        assert list_val_images(photo_folder / "val", IDS) == list_class_folders(photo_folder / "val")
 
     @pytest.mark.parametrize("splits", [["train", "val"], ["train"]])
     def test_a_whole_data_set_is_told_from_its_split(self, tmp_path: Path, splits: list[str]) -> None:
         for split in splits:
             save_photo(tmp_path / split / "n01_red" / "0.jpg", (200, 0, 0), 0)
         with pytest.raises(InputError) as caught:
-            list_held(tmp_path, IDS)
+            list_val_images(tmp_path, IDS)
         inside = tmp_path / splits[-1]
         assert str(caught.value) == f"{tmp_path}: holds a whole data set; give one of its splits, such as {inside}"
 
     def test_a_class_may_be_called_train(self, tmp_path: Path) -> None:
         for name in ("car", "train"):
             save_photo(tmp_path / name / "0.jpg", (200, 0, 0), 0)
-        assert list_held(tmp_path, ("car", "train")).targets == (0, 1)
+        assert list_val_images(tmp_path, ("car", "train")).targets == (0, 1)
 
     def test_evaluate_and_pack(
         self, photo_folder: Path, checkpoint: Path, labels: Path, capsys: pytest.CaptureFixture[str]
@@ -156,9 +156,9 @@ class TestHeld:
 
         def record(run: Run, *_: object, **__: object) -> None:
             runs.append(run)
-            raise Stopped("seen")
+            raise Interrupted("seen")
 
-        monkeypatch.setattr("training.compress_command.fine_tune", record)
+        monkeypatch.setattr("training.compress.command.fine_tune", record)
         flags = ("--rank", 4, "--epochs", 1, "--batch", 18, "--output", labels.with_name("small.safetensors"))
         held = ("--val", labels.with_name("flat"), "--val-labels", labels)
         assert main([*map(str, ("compress", checkpoint, photo_folder, *flags, *held))]) == 130

@@ -14,15 +14,15 @@ from rich.console import Console
 from alexnet_deploy.errors import InputError
 from tests.helpers.photos import CLASSES, save_photo
 from training.__main__ import main
-from training.listing import list_folder
-from training.loop import Run
-from training.preflight import (
+from training.data.listing import list_class_folders
+from training.data.preflight import (
     ALLOW_LEAK,
     ALLOW_TWO_CLASSES,
     ALLOW_UNREADABLE,
     Report,
     inspect_data,
 )
+from training.loop.fit import Run
 
 EVERYTHING = (ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE)
 
@@ -40,8 +40,8 @@ def cut_off(file: Path) -> Path:
 
 
 def inspected(photos: Path) -> Report:
-    train = list_folder(photos / "train")
-    return inspect_data(train, list_folder(photos / "val", class_ids=train.class_ids), threads=2)
+    train = list_class_folders(photos / "train")
+    return inspect_data(train, list_class_folders(photos / "val", class_ids=train.class_ids), threads=2)
 
 
 def findings(photos: Path) -> dict[str, tuple[str, ...]]:

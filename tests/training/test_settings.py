@@ -31,7 +31,7 @@ def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise() -> None:
 def test_freed_memory_is_used_again_without_new_pages() -> None:
     program = """
 import resource, torch
-from training.device import keep_freed_memory
+from training.loop.device import keep_freed_memory
 
 def new_pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -22,29 +22,29 @@ from safetensors import safe_open
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, ProofError
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, architecture
+from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.photos import CLASSES, save_photo
 from tests.helpers.repository import ROOT
 from training.__main__ import main
-from training.augment import measure_colours, paper_square, ten_crops
+from training.data.augment import measure_colours, paper_square, ten_crops
+from training.data.listing import list_class_folders, list_val_images
 from training.evaluate import evaluate_checkpoint, mean_probability
-from training.listing import list_folder, list_held
-from training.loop import EpochRow, Run, Stopped, train
+from training.loop.fit import EpochMetrics, Interrupted, Run, train
+from training.loop.state import STATE_FILE
 from training.pack import pack
 from training.recipes import recipe
-from training.state import STATE_FILE
 
 
 @pytest.fixture
 def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
     """Two epochs of three steps; 32 hidden units instead of 4096, and everything in this process."""
-    train_files = list_folder(photo_folder / "train")
+    train_files = list_class_folders(photo_folder / "train")
     return Run(
-        arch=architecture("alexnet", num_classes=3, hidden=32),
+        arch=get_architecture("alexnet", num_classes=3, hidden=32),
         recipe=recipe("modern", epochs=2, batch=6, ema_decay=0.998),
         train=train_files,
-        val=list_folder(photo_folder / "val", class_ids=train_files.class_ids),
+        val=list_class_folders(photo_folder / "val", class_ids=train_files.class_ids),
         data_digest=train_files.digest(photo_folder / "train"),
         labels=("red", "green", "blue"),
         preprocessing=Preprocessing(),
@@ -53,8 +53,8 @@ def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
     )
 
 
-def rows_of(run: Run, *, on_step: Callable[[int, int], None] = lambda step, total: None) -> list[EpochRow]:
-    rows: list[EpochRow] = []
+def rows_of(run: Run, *, on_step: Callable[[int, int], None] = lambda step, total: None) -> list[EpochMetrics]:
+    rows: list[EpochMetrics] = []
     train(run, on_epoch=rows.append, on_step=on_step)
     return rows
 
@@ -110,7 +110,7 @@ class TestRun:
                 os.kill(os.getpid(), signal.SIGINT)
 
         for _ in range(3):
-            with pytest.raises(Stopped, match=r"stopped at step [135], saved; go on with --resume"):
+            with pytest.raises(Interrupted, match=r"stopped at step [135], saved; go on with --resume"):
                 rows_of(run, on_step=stop_at)
             run = dataclasses.replace(run, resume=True)
         rows_of(run)
@@ -133,7 +133,7 @@ class TestRun:
                 os.kill(os.getpid(), signal.SIGINT)
 
         for _ in range(2):
-            with pytest.raises(Stopped):
+            with pytest.raises(Interrupted):
                 rows_of(run, on_step=stop_at)
             run = dataclasses.replace(run, resume=True)
         rows_of(run)
@@ -155,7 +155,7 @@ class TestRun:
         self, tiny_run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr("training.record.save_checkpoint", lambda *_: sys.exit())
+            patch.setattr("training.loop.writer.save_checkpoint", lambda *_: sys.exit())
             rows_of(dataclasses.replace(tiny_run, val_every=2))
         assert [row.epoch for row in rows_of(dataclasses.replace(tiny_run, resume=True))] == [2]
         assert (tiny_run.output / "checkpoint.safetensors").is_file()
@@ -166,7 +166,7 @@ class TestRun:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         run = dataclasses.replace(tiny_run, recipe=recipe("modern", epochs=4, batch=18), val_every=2)
-        with pytest.raises(Stopped):
+        with pytest.raises(Interrupted):
             rows_of(run, on_step=stop_in_the_last_epoch)
         checkpoint = load_checkpoint(run.output / "checkpoint.safetensors")
         assert checkpoint.recipe["result"] == metrics(run.output)[1]
@@ -203,7 +203,7 @@ class TestResume:
             ({"data_digest": "other"}, "this run had other data; use the same flags"),
             ({"preprocessing": Preprocessing(resize_to=300)}, "had preprocessing.resize_to 256, now it is 300; use"),
             ({"recipe": recipe("modern", epochs=2, batch=18)}, "this run had recipe.epochs 1, now it is 2; use"),
-            ({"arch": architecture("alexnet", num_classes=3, hidden=33)}, "had arch.hidden 32, now it is 33; use"),
+            ({"arch": get_architecture("alexnet", num_classes=3, hidden=33)}, "had arch.hidden 32, now it is 33; use"),
             (
                 {"recipe": recipe("torchvision", epochs=1, batch=18)},
                 "recipe.name modern, now it is torchvision, and recipe.optimizer adamw, now it is sgd, and "
@@ -369,7 +369,7 @@ def test_two_processes_leave_out_what_the_first_cannot_read(photo_folder: Path, 
     _, told = process.communicate()
     assert process.returncode == 0, told
     bad.unlink()
-    readable = [list_folder(photos / split).digest(photos / split) for split in ("train", "val")]
+    readable = [list_class_folders(photos / split).digest(photos / split) for split in ("train", "val")]
     assert load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").recipe["data"] == "".join(readable)
 
 
@@ -487,7 +487,7 @@ class TestSwitches:
         with pytest.raises(SystemExit):
             main([str(photo_folder), "--output", str(tmp_path), *flags])
         assert runs[0].arch == dataclasses.replace(
-            architecture("alexnet", num_classes=3),
+            get_architecture("alexnet", num_classes=3),
             activation="tanh", lrn="after-pool", overlapping_pool=False, groups=(1, 2, 1, 2, 4),
         )  # fmt: skip
         AlexNet(runs[0].arch)
@@ -496,7 +496,7 @@ class TestSwitches:
         for flags in ([], ["--lrn", "none"]):
             with pytest.raises(SystemExit):
                 main([str(photo_folder), "--output", str(tmp_path), "--arch", "alexnet-2012", *flags])
-        own = architecture("alexnet-2012", num_classes=3)
+        own = get_architecture("alexnet-2012", num_classes=3)
         assert [run.arch for run in runs] == [own, dataclasses.replace(own, lrn="none")]
 
     def test_the_paper_has_raw_pixels_in_its_contract(
@@ -556,7 +556,7 @@ class TestEvaluate:
         checkpoint = load_checkpoint(path)
         bias = checkpoint.weights["classifier.6.bias"]
         bias[:] = torch.tensor([0.0, 1e6, 1e5])  # always green, then blue
-        images = list_folder(photo_folder / "val")
+        images = list_class_folders(photo_folder / "val")
         result = evaluate_checkpoint(checkpoint, images, workers=0)
         assert result == {
             "images": 6,
@@ -576,7 +576,7 @@ class TestEvaluate:
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         pre = tiny_checkpoint.contract.preprocessing
-        listing = list_folder(photo_folder / "val")
+        listing = list_class_folders(photo_folder / "val")
         classifier = PixelClassifier(tiny_checkpoint.build(), pre.mean, pre.std).eval()
         right = []
         with torch.inference_mode():
@@ -604,7 +604,7 @@ class TestEvaluate:
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path
     ) -> None:
         shutil.copytree(photo_folder / "val" / "n03_blue", tmp_path / "n03_blue")
-        result = evaluate_checkpoint(tiny_checkpoint, list_held(tmp_path, tuple(CLASSES)), workers=0)
+        result = evaluate_checkpoint(tiny_checkpoint, list_val_images(tmp_path, tuple(CLASSES)), workers=0)
         assert result["images"] == 2
         assert result["top1_percent_by_class"].keys() == {"n03_blue"}
 
@@ -618,7 +618,7 @@ class TestPack:
         packed = load_checkpoint(tmp_path / "packed.safetensors")
         assert {value.dtype for value in packed.weights.values()} == {torch.float16}
         assert packed.recipe == tiny_checkpoint.recipe | {"evaluation": result}
-        assert result == evaluate_checkpoint(packed, list_folder(photo_folder / "val"), workers=0)
+        assert result == evaluate_checkpoint(packed, list_class_folders(photo_folder / "val"), workers=0)
         assert (packed.arch, packed.contract) == (tiny_checkpoint.arch, tiny_checkpoint.contract)
 
     def test_a_weight_beyond_float16_is_refused(

@@ -1,106 +1,127 @@
-"""Two engines on the same pixels."""
+"""``compare``: two engines on the same pixels."""
 
 from __future__ import annotations
 
-from contextlib import closing
-from pathlib import Path
-from typing import Annotated
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alexnet_deploy.cli.commands import show_comparison
-from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, import_options_of
-from alexnet_deploy.cli.terminal import out, progress_bars, steps_into
-from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.engines import exit_where_left_out, needs
+from alexnet_deploy.cli.tables import add_row, print_json, print_left_out, print_line, table
+from alexnet_deploy.cli.terminal import out, reporting
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 
-LAYER_BATCH = 8
-"""Images whose every tensor is in memory at once, twice."""
+if TYPE_CHECKING:  # it loads SciPy; here it is only a shape to print
+    from alexnet_deploy.evaluation.compare import Comparison
+
+_SIDE = "Bundle (name in the store, or path), ONNX file or checkpoint; NAME@RUNTIME chooses its runtime"
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="Bundle (name or path) or ONNX file: the reference.")],
-    b: Annotated[
-        str, typer.Argument(help="Bundle or ONNX file to hold against it; may be the same on another runtime.")
-    ],
-    data: Annotated[Path, typer.Option(help="Folder of images, labelled or not.")],
-    images: Annotated[
-        int | None, typer.Option(help="How many of them, evenly from its folders [default: all].")
-    ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show where along the graph the two part, too.")] = False,
+    a: Annotated[str, typer.Argument(metavar="A", autocompletion=opt.complete_engine, help=f"The reference. {_SIDE}.")],
+    b: Annotated[str, typer.Argument(metavar="B", autocompletion=opt.complete_engine, help="What to compare with it.")],
+    *,
+    data: opt.ImagesData,
+    images: opt.ImageCount = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Compare the layers of the two graphs as well.")] = False,
     max_error: Annotated[float | None, typer.Option(help="Exit 1 if a logit differs by more.")] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(help="Exit 1 if fewer than this percentage of first answers agree.")
+        float | None, typer.Option(metavar="PERCENT", help="Exit 1 if fewer of the first answers agree.")
     ] = None,
-    runtime: Annotated[
-        list[str] | None,
-        typer.Option(help="auto, tensorrt, onnxruntime-cuda, openvino or onnxruntime; given twice: of A and of B."),
-    ] = None,
-    threads: Threads = None,
-    mean: Mean = None,
-    std: Std = None,
-    labels: Labels = None,
-    engines: Store = STORE,
-    json_: Json = False,
+    runtime: opt.Runtime = "auto",
+    threads: opt.Threads = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    labels: opt.Labels = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
 ) -> None:
-    """Run the same pixels through two engines: how far apart are their logits, on which images do answers differ?
+    """Compare two engines on the same images.
 
-    Exit code 3: finished, but some images cannot be read.
+    The same engine on two runtimes: compare alexnet-int8@openvino alexnet-int8@onnxruntime. Exit code 3: finished, but
+    some images cannot be read.
     """
     with needs("measure"):
-        from alexnet_deploy.evaluation.compare import check_bounds, gate, same_graph
+        from alexnet_deploy.evaluation.compare import check_bounds, gate
         from alexnet_deploy.evaluation.compare import compare as compared
-    if layers:
-        with needs("cpu"):
-            from alexnet_deploy.evaluation.compare_layers import compare_layers
-    from alexnet_deploy.images.choose import choose_images
-    from alexnet_deploy.images.find import find_images
-    from alexnet_deploy.inference.predict import read_batches
 
     check_bounds(max_error, min_agreement)
-    runtimes = runtime or ["auto"]
-    if len(runtimes) > 2:
-        raise UsageError(f"--runtime is given {len(runtimes)} times for two engines; give it once or twice")
-    if a == b and len(set(runtimes)) == 1:
-        raise UsageError(f"{a} on {runtimes[0]} is compared with itself; name another engine, or a second --runtime")
-    foreign = import_options_of(mean, std, labels)
-    # What the flags describe is an ONNX of another tool; where neither is an ONNX, opening the first says so.
-    is_onnx = [name.endswith(".onnx") for name in (a, b)]
-    of_a, of_b = (foreign if this or not any(is_onnx) else NO_IMPORT_OPTIONS for this in is_onnx)
-    if images is None:
-        files = tuple(find_images([data]))
-    else:
-        files = choose_images(data, count=images, flags=("--data", "--images")).files
-    with (
-        running(a, engines, runtimes[0], threads, of_a) as (engine_a, runner_a),
-        running(b, engines, runtimes[-1], threads, of_b) as (engine_b, runner_b),
-        progress_bars() as progress,
-    ):
-        same = same_graph(engine_a.onnx_path, engine_b.onnx_path)
-        if layers and same:
-            raise UsageError(
-                f"--layers runs both graphs in ONNX Runtime, and {a} and {b} have the same one: no layer could differ; "
-                "leave it out, or name another engine"
-            )
-        report = steps_into(progress)
+    with reporting() as report:
         found = compared(
-            runner_a,
-            runner_b,
-            files,
-            root=data,
-            names=(a, b),
-            on_progress=lambda done, total: report("images", done, total),
+            a,
+            b,
+            data,
+            store=store,
+            runtime=runtime,
+            threads=threads,
+            import_options=ImportOptions(mean, std, labels),
+            images=images,
+            layers=layers,
+            on_progress=report,
         )
-        parted = None
-        if layers:
-            with closing(read_batches(files, engine_a.contract.preprocessing, batch=LAYER_BATCH)) as batches:
-                pixels = (read.pixels_NHWC for read in batches if len(read.pixels_NHWC))
-                parted = compare_layers(engine_a.onnx_path, engine_b.onnx_path, pixels)
-        sides = tuple(
-            (name, f"{engine.precision}, {runner.description}")
-            for name, engine, runner in ((a, engine_a, runner_a), (b, engine_b, runner_b))
-        )
-    show_comparison.comparison(out, sides, found, parted, as_json=json_)
-    gate(found, max_error=max_error, min_agreement=min_agreement, same_graph=same)
-    exit_where_left_out(found.unreadable, found.images)
+    if json_:
+        print_json(_raw(found))
+    else:
+        _print_tables(found)
+    gate(found, max_error=max_error, min_agreement=min_agreement)
+    exit_where_left_out(found.logits.unreadable, found.logits.images)
+
+
+def _print_tables(comparison: Comparison) -> None:
+    found, layers = comparison.logits, comparison.layers
+    for letter, side in (("A", comparison.a), ("B", comparison.b)):
+        print_line(f"{letter}  {side.name} ({side.precision}, {side.runner})")
+    grid = table("", ">")
+    grid.show_header = False
+    for row in (
+        ("images", found.images),
+        ("first answers that agree, %", f"{found.agreement_percent:.2f}"),
+        ("max |A - B| of a logit", f"{found.max_abs:.4g}"),
+        ("  of the largest |A|, %", f"{100 * found.relative:.3g}"),
+        ("mean |A - B|", f"{found.mean_abs:.4g}"),
+        ("cosine, mean", f"{found.cosine_mean:.6f}"),
+        ("cosine, least", f"{found.cosine_min:.6f}"),
+        ("KL(A || B), nats per image", f"{found.kl_nats:.3g}"),
+    ):
+        add_row(grid, row)
+    out.print(grid)
+    if found.worst:
+        grid = table("images with the largest difference", ">max |A - B|", ">KL", "answer of A", "answer of B")
+        for image in found.worst:
+            answers = [answer or "nothing finite" for answer in (image.answer_a, image.answer_b)]
+            style = None if image.answer_a == image.answer_b else "yellow"
+            add_row(grid, (image.file, f"{image.max_abs:.4g}", f"{image.kl_nats:.3g}", *answers), style=style)
+        out.print()
+        out.print(grid)
+    if layers is not None:
+        grid = table("layer", "op", ">SQNR dB", ">cosine", ">max |A - B|", ">mean |A - B|")
+        for layer in layers:
+            numbers = (f"{layer.sqnr_db:.1f}", f"{layer.cosine:.6f}", f"{layer.max_abs:.4g}", f"{layer.mean_abs:.4g}")
+            add_row(grid, (layer.layer, layer.op, *numbers))
+        out.print()
+        out.print(grid)
+        print_line("layers: both graphs in ONNX Runtime with its basic optimisations only, whatever runs A and B above")
+    for letter, broken in (("A", found.not_finite_a), ("B", found.not_finite_b)):
+        if broken:
+            print_line(f"{letter}: {broken} answers are not finite and count as disagreement", style="yellow")
+    print_left_out(found.unreadable)
+
+
+def _raw(comparison: Comparison) -> dict[str, Any]:
+    found, layers = comparison.logits, comparison.layers
+    raw = {
+        letter: {"engine": side.name, "runner": f"{side.precision}, {side.runner}"}
+        for letter, side in (("a", comparison.a), ("b", comparison.b))
+    }
+    worst = [_finite(dataclasses.asdict(row) | {"file": str(row.file)}) for row in found.worst]
+    derived = {"agreement_percent": found.agreement_percent, "relative": found.relative}
+    numbers = _finite(dataclasses.asdict(found) | derived) | {"worst": worst}
+    return raw | numbers | {"layers": None if layers is None else [_finite(dataclasses.asdict(row)) for row in layers]}
+
+
+def _finite(raw: dict[str, Any]) -> dict[str, Any]:
+    """JSON has neither infinity nor NaN: null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in raw.items()}

@@ -1,111 +1,237 @@
-"""Accuracy of engines, each beside the first."""
+"""``evaluate``: accuracy of engines, each compared with the first; tables for people, Markdown to paste, JSON."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
 
-from alexnet_deploy.cli.commands import show_evaluation
-from alexnet_deploy.cli.engines import exit_where_left_out, needs
-from alexnet_deploy.cli.options import STORE, Json, Labels, Mean, Std, Store, Threads, import_options_of
-from alexnet_deploy.cli.terminal import err, out, progress_bars, steps_into
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.engines import exit_where_left_out, needs, note_passed_over
+from alexnet_deploy.cli.tables import add_row, print_json, print_line, print_markdown, table
+from alexnet_deploy.cli.terminal import note_written, out, reporting
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.errors import UsageError, printable, require_positive
+from alexnet_deploy.files import check_file
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.runtime.select import Runtime
+
+if TYPE_CHECKING:  # these load SciPy; here they are only shapes to print
+    from alexnet_deploy.evaluation.accuracy import Accuracy, AccuracyDelta, Confidence
+    from alexnet_deploy.evaluation.evaluate import Evaluation
+    from alexnet_deploy.evaluation.statistics import Interval
+
+CLASSES_SHOWN = 10
+EngineRuntime = Literal[Runtime, "all"]
 
 
 def evaluate(
-    data: Annotated[Path, typer.Argument(help="Folder with one folder of images a class.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images, one subfolder per class.")],
     engine: Annotated[
         list[str] | None,
         typer.Option(
-            help="Bundle, ONNX file or checkpoint (.safetensors); may be repeated, the first is what the others are "
-            "compared with; else all of the store."
+            autocompletion=opt.complete_engine,
+            help="Bundle, ONNX file or checkpoint (.safetensors); NAME@RUNTIME chooses its runtime. The others are "
+            "compared with the first.  [repeatable; default: all bundles of the store]",
         ),
     ] = None,
     runtime: Annotated[
-        list[str] | None,
-        typer.Option(help="auto, all, tensorrt, onnxruntime-cuda, openvino or onnxruntime; may be repeated."),
-    ] = None,
-    threads: Threads = None,
-    max_drop: Annotated[
-        float | None, typer.Option(help="Exit 1 if an engine's top-1 is more than this many points below the first's.")
-    ] = None,
-    confident: Annotated[
-        bool, typer.Option("--confident", help="--max-drop holds for the bound of the 95 % interval, too.")
-    ] = False,
-    gallery: Annotated[Path | None, typer.Option(help="HTML page to write: the worst flips as pictures.")] = None,
-    gallery_images: Annotated[int, typer.Option(help="Pictures an engine in it.")] = 24,
-    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Time one image, too.")] = True,
-    allow_calibration_images: Annotated[
-        bool,
-        typer.Option("--allow-calibration-images", help="Go on where images calibrated an engine or its temperature."),
-    ] = False,
-    mean: Mean = None,
-    std: Std = None,
-    labels: Labels = None,
-    engines: Store = STORE,
-    json_: Json = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables to paste.")] = False,
+        EngineRuntime,
+        typer.Option(help="Runtime; auto takes the first that can run the engine here, all takes every one."),
+    ] = "auto",
+    threads: opt.Threads = None,
+    max_drop: opt.MaxDrop = None,
+    confident: opt.Confident = False,
+    gallery: Annotated[Path | None, typer.Option(help="HTML page to write: images whose label changed.")] = None,
+    gallery_images: Annotated[int, typer.Option(help="Maximum number of pictures per engine.")] = 24,
+    latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Measure the time of one image.")] = True,
+    allow_calibration_images: opt.AllowCalibrationImages = False,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    labels: opt.Labels = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables instead.")] = False,
 ) -> None:
-    """Measure accuracy and confidence of engines on labelled images, and what sets each apart from the first.
+    """Measure accuracy and confidence on labelled images.
 
-    Exit code 3: finished, but some images cannot be read.
+    Engines after the first are compared with it. Exit code 3: finished, but some images cannot be read.
     """
     if json_ and markdown:
         raise UsageError("--json and --markdown exclude each other; give one")
     if confident and max_drop is None:
-        raise UsageError("--confident has no use without --max-drop; add it")
+        raise UsageError("`confident` has no use without `max_drop`; add it")
     with needs("measure"):
-        from alexnet_deploy.evaluation.evaluate import LATENCY_S, check_bound, gate
+        from alexnet_deploy.evaluation.evaluate import LATENCY_S, gate
         from alexnet_deploy.evaluation.evaluate import evaluate as measured
+        from alexnet_deploy.evaluation.max_drop import check_max_drop
 
         if gallery is not None:
-            from alexnet_deploy.report.gallery import check_target, gallery_of
-    from alexnet_deploy.evaluation.engines import (
-        calibration_overlap,
-        check_runtimes,
-        open_contenders,
-        refuse_calibration_images,
-    )
-    from alexnet_deploy.images.labelled import list_labelled
-
-    check_runtimes(runtime or [])
+            from alexnet_deploy.report.gallery import gallery_of
     if max_drop is not None:
-        check_bound(max_drop)
+        check_max_drop(max_drop)
     if gallery is not None:
-        check_target(gallery, gallery_images)
-    foreign = import_options_of(mean, std, labels)
-    with open_contenders(engine, engines, runtime or ["auto"], threads=threads, import_options=foreign) as opened:
-        contenders, passed_over = opened
-        for reason in passed_over:
-            err.print(f"passed over {reason}", style="dim", soft_wrap=True)
-        if len(contenders) < 2 and (max_drop is not None or gallery is not None):
-            flag = "--max-drop" if max_drop is not None else "--gallery"
-            raise UsageError(f"{flag} compares engines with the first one; give a second --engine or --runtime")
-        labelled = list_labelled(data, contenders[0].runner.contract)
-        overlap = calibration_overlap(contenders, labelled)
-        if not allow_calibration_images:
-            refuse_calibration_images(overlap)
-        with progress_bars() as progress:
-            report = steps_into(progress)
-            found, answers = measured(
-                contenders,
-                labelled,
-                overlap=overlap,
-                latency_s=LATENCY_S if latency else None,
-                on_progress=lambda done, total: report("images", done, total),
-            )
+        require_positive(gallery_images=gallery_images)
+        check_file(gallery, "gallery")
+    with reporting() as report:
+        found = measured(
+            engine,
+            data,
+            store=store,
+            runtimes=[runtime],
+            threads=threads,
+            import_options=ImportOptions(mean, std, labels),
+            allow_calibration_images=allow_calibration_images,
+            latency_s=LATENCY_S if latency else None,
+            min_engines=1 if max_drop is None and gallery is None else 2,
+            on_progress=report,
+        )
+    note_passed_over(found.passed_over, unused_gpu=found.unused_gpu)
     if json_:
-        show_evaluation.as_json(found)
+        print_json(_raw(found))
     elif markdown:
-        show_evaluation.as_markdown(found)
+        _print_markdown(found)
     else:
-        show_evaluation.tables(out, found)
+        _print_tables(found)
     if gallery is not None:
-        gallery_of(found, answers, gallery, limit=gallery_images)
-        err.print(f"wrote {gallery}", soft_wrap=True)
+        gallery_of(found, gallery, limit=gallery_images)
+        note_written(gallery)
     if max_drop is not None:
-        for result, pair in zip(found.engines[1:], found.pairs, strict=True):
-            gate(pair, found.engines[0].name, result.name, max_drop, confident=confident)
+        for result, delta in zip(found.engines[1:], found.deltas, strict=True):
+            gate(delta, found.engines[0].name, result.name, max_drop, confident=confident)
     exit_where_left_out(found.unreadable, found.images)
+
+
+def _print_tables(found: Evaluation) -> None:
+    """On the screen."""
+    for i, (title, grid) in enumerate(_tables(found)):
+        if i:
+            out.print()
+        print_line(title)
+        out.print(grid)
+    for remark in _remarks(found):
+        print_line(remark, style="yellow")
+
+
+def _print_markdown(found: Evaluation) -> None:
+    """To paste into an issue or a README."""
+    for title, grid in _tables(found):
+        print(f"{printable(title)}\n")
+        print_markdown(grid)
+        print()
+    for remark in _remarks(found):
+        print(f"- {printable(remark)}")
+
+
+def _tables(found: Evaluation) -> Iterator[tuple[str, Table]]:
+    """Each with its title."""
+    first, *others = found.engines
+    time = [] if first.latency_ms is None else [">ms"]
+    grid = table("engine", ">top-1 %", ">top-5 %", ">NLL", ">ECE %", *time, ">MiB", "runner")
+    for result in found.engines:
+        cells = [
+            result.name,
+            _share(result.accuracy.top1_percent, result.accuracy.top1_interval),
+            _share(result.accuracy.top5_percent, result.accuracy.top5_interval),
+            _before_and_after(result.accuracy, "nll_nats", 3),
+            _before_and_after(result.accuracy, "ece_percent", 1),
+        ]
+        if result.latency_ms is not None:
+            cells.append(f"{result.latency_ms:.2f}")
+        add_row(grid, [*cells, f"{result.model_bytes / 2**20:.1f}", f"{result.runner} ({result.precision})"])
+    yield f"{found.images} images of {found.data}, folders named by {found.naming}; in brackets 95 % intervals", grid
+    if not others:
+        return
+    grid = table("engine", ">agree %", ">right→wrong", ">wrong→right", ">top-1 points", ">McNemar p")
+    for result, delta in zip(others, found.deltas, strict=True):
+        interval = f"{delta.points_interval.low:+.2f}..{delta.points_interval.high:+.2f}"
+        counts = (f"{delta.agreement_percent:.2f}", delta.lost, delta.won)
+        add_row(grid, (result.name, *counts, f"{delta.points:+.2f} ({interval})", f"{delta.mcnemar_p:.2g}"))
+    yield f"compared with {first.name}", grid
+    for result, delta in zip(others, found.deltas, strict=True):
+        yield from _class_table(found, result.name, delta)
+
+
+def _class_table(found: Evaluation, name: str, delta: AccuracyDelta) -> Iterator[tuple[str, Table]]:
+    changed = [c for c in delta.classes if c.points]
+    shown = changed[:CLASSES_SHOWN]
+    grid = table("class", ">images", f">{found.engines[0].name} %", f">{name} %", ">points")
+    for c in shown:
+        shares = (f"{c.first_percent:.1f}", f"{c.second_percent:.1f}", f"{c.points:+.1f}")
+        add_row(grid, (_class_name(found.contract, c.target), c.images, *shares))
+    which = f"the worst {len(shown)} of {len(changed)} classes" if len(shown) < len(changed) else "classes"
+    if shown:
+        yield f"{which} whose top-1 differs in {name}", grid
+
+
+def _remarks(found: Evaluation) -> Iterator[str]:
+    if found.unreadable:
+        yield f"{len(found.unreadable)} images left out: {found.unreadable[0]}"
+    if found.copies:
+        are = "image is a copy of another" if found.copies == 1 else "images are copies of others"
+        yield f"{found.copies} {are} (same content) and count like any: the intervals are too narrow"
+    for result in found.engines:
+        if result.accuracy.not_finite:
+            yield f"{result.name}: {result.accuracy.not_finite} answers are not finite and count as wrong"
+        if result.calibration_images:
+            yield f"{result.name}: {result.calibration_images} of these images calibrated it, so it looks too good"
+        elif result.calibration_images is None and result.precision.startswith(("int8", "fp8")):
+            yield f"{result.name}: it is not recorded whether these images calibrated it"
+        if result.temperature_images:
+            yield (
+                f"{result.name}: its temperature was fitted on {result.temperature_images} of these images, so NLL and "
+                "ECE look too good"
+            )
+        elif result.temperature_images is None and result.temperature != 1:
+            yield f"{result.name}: it is not recorded whether its temperature was fitted on these images"
+
+
+def _class_name(contract: ModelContract, k: int) -> str:
+    label = contract.labels[k]
+    return label if contract.labels.count(label) == 1 else f"{label} ({contract.class_ids[k]})"
+
+
+def _share(percent: float, interval: Interval) -> str:
+    return f"{percent:.2f} ({interval.low:.2f}..{interval.high:.2f})"
+
+
+def _before_and_after(accuracy: Accuracy, field: str, digits: int) -> str:
+    """At temperature 1 and, where the contract has another temperature, at that one."""
+
+    def text(confidence: Confidence | None) -> str:
+        return "-" if confidence is None else f"{getattr(confidence, field):.{digits}f}"
+
+    same = accuracy.confidence == accuracy.uncalibrated
+    return text(accuracy.confidence) if same else f"{text(accuracy.uncalibrated)} → {text(accuracy.confidence)}"
+
+
+def _raw(found: Evaluation) -> dict[str, Any]:
+    """Everything, all classes of every pair included."""
+    names = found.contract
+    engines = []
+    for result in found.engines:
+        row: dict[str, Any] = dataclasses.asdict(result)
+        accuracy = row.pop("accuracy")
+        engines.append({"engine": row.pop("name")} | row | accuracy)
+    pairs = []
+    for result, delta in zip(found.engines[1:], found.deltas, strict=True):
+        classes = [
+            {"class_id": names.class_ids[c.target], "label": names.labels[c.target], "points": c.points}
+            | {key: value for key, value in dataclasses.asdict(c).items() if key != "target"}
+            for c in delta.classes
+        ]
+        raw = dataclasses.asdict(delta) | {"classes": classes}
+        pairs.append({"reference": found.engines[0].name, "engine": result.name} | raw)
+    return {
+        "data": str(found.data),
+        "folders_named_by": found.naming,
+        "images": found.images,
+        "copies": found.copies,
+        "unreadable": found.unreadable,
+        "engines": engines,
+        "pairs": pairs,
+    }

@@ -1,90 +1,173 @@
-"""Engines in MLPerf's scenarios."""
+"""``mlperf``: an engine in MLPerf's scenarios, under MLPerf's names."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from alexnet_deploy.cli.commands import show_mlperf
-from alexnet_deploy.cli.engines import needs
-from alexnet_deploy.cli.options import (
-    STORE,
-    Json,
-    Labels,
-    Mean,
-    Runtime,
-    Std,
-    Store,
-    Threads,
-    choice,
-    import_options_of,
-)
-from alexnet_deploy.cli.terminal import err, out
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.store import resolve_engine
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.engines import needs, note_passed_over
+from alexnet_deploy.cli.quantities import Milliseconds, Seconds
+from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.terminal import note, note_written, out, reporting
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.profiling.mlperf.settings import SCENARIOS, SUBMISSION_S, MlperfSettings
+
+if TYPE_CHECKING:  # these load LoadGen; here they are only shapes to print
+    from alexnet_deploy.profiling.mlperf.results import MlperfReport, ScenarioResult
 
 LOGS = Path("mlperf")
+Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline", "all"]
+_DEFAULTS = MlperfSettings()
+_LATENCY_BOUND_MS, _DURATION_S = Milliseconds(_DEFAULTS.latency_bound_ms), Seconds(_DEFAULTS.min_duration_s)
 
 
 def mlperf(
-    engine: Annotated[str | None, typer.Argument(help="Bundle or ONNX file [default: newest bundle].")] = None,
-    scenario: Annotated[str, typer.Option(help="SingleStream, MultiStream, Server, Offline or all.")] = "all",
+    engine: opt.NewestEngine = None,
+    scenario: Annotated[Scenario, typer.Option(help="Scenario to run.")] = "all",
     data: Annotated[
-        Path | None, typer.Option(help="Folder of images [default: random pixels]; with --accuracy one folder a class.")
+        Path | None,
+        typer.Option(help="Folder of images; for --accuracy one subfolder per class.  [default: random pixels]"),
     ] = None,
     accuracy: Annotated[
         bool, typer.Option("--accuracy", help="LoadGen's accuracy mode: each image once, instead of performance.")
     ] = False,
-    runtime: Runtime = "auto",
-    threads: Threads = None,
-    concurrency: Annotated[int, typer.Option(help="Requests that run at the same time.")] = 1,
+    runtime: opt.Runtime = "auto",
+    threads: opt.Threads = None,
+    concurrency: opt.Concurrency = _DEFAULTS.concurrency,
     max_batch: Annotated[
-        int | None, typer.Option(help="Images a request at most, of those that wait [default: the fastest up to 32].")
+        int | None, typer.Option(help="Maximum batch size per request.  [default: the fastest up to 32]")
     ] = None,
     latency_bound_ms: Annotated[
-        float, typer.Option(help="Server: what the 99th percentile must meet; MLPerf's ResNet-50 has 15.")
-    ] = 15.0,
-    duration_s: Annotated[float, typer.Option(help="Seconds a run at least; a submission to MLPerf needs 600.")] = 10.0,
-    seed: Annotated[int, typer.Option(help="Of LoadGen's choices, and of random pixels.")] = 0,
+        float,
+        opt.time_option(
+            "--latency-bound", "Server: bound of the 99th percentile.  [ResNet-50's: 15ms]", parser=Milliseconds.parse
+        ),
+    ] = _LATENCY_BOUND_MS,
+    min_duration_s: Annotated[
+        float, opt.time_option("--duration", "Minimum time per run; a submission needs 600s.")
+    ] = _DURATION_S,
+    seed: Annotated[int, typer.Option(help="Seed of LoadGen's choices and of random pixels.")] = _DEFAULTS.seed,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for LoadGen's logs, one a scenario [default: mlperf/<engine>].")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for LoadGen's logs.  [default: mlperf/ENGINE]"),
     ] = None,
-    mean: Mean = None,
-    std: Std = None,
-    labels: Labels = None,
-    engines: Store = STORE,
-    json_: Json = False,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    labels: opt.Labels = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
 ) -> None:
-    """Measure an engine in MLPerf's scenarios, through MLPerf's LoadGen, on this machine."""
+    """Measure an engine in MLPerf's scenarios (LoadGen)."""
     with needs("mlperf"):
-        from alexnet_deploy.profiling.mlperf.run import Options, run_scenarios
-        from alexnet_deploy.profiling.mlperf.worker import SCENARIOS
-    from alexnet_deploy.bundle.store import resolve_engine
-    from alexnet_deploy.profiling.mlperf.results import refuse_invalid
+        from alexnet_deploy.profiling.mlperf.run import run_scenarios
+    from alexnet_deploy.profiling.mlperf.results import require_valid
 
-    options = Options(
+    settings = MlperfSettings(
         data=data,
         accuracy=accuracy,
         runtime=runtime,
         threads=threads,
-        streams=concurrency,
+        concurrency=concurrency,
         max_batch=max_batch,
         latency_bound_ms=latency_bound_ms,
-        min_duration_s=duration_s,
+        min_duration_s=min_duration_s,
         seed=seed,
     )
-    chosen = choice("--scenario", scenario, (*SCENARIOS, "all"))
-    scenarios = [known for known in SCENARIOS if chosen in (known, "all")]
-    with resolve_engine(engine, engines, import_options_of(mean, std, labels)) as found:
-        report = run_scenarios(
-            found,
-            scenarios,
-            options,
-            output or LOGS / found.name,
-            on_progress=lambda said: err.print(said, style="dim", soft_wrap=True),
-        )
+    scenarios = [known for known in SCENARIOS if scenario in (known, "all")]
+    with resolve_engine(engine, store, ImportOptions(mean, std, labels)) as found, reporting() as bar:
+
+        def on_progress(text: str, done: int, total: int) -> None:
+            note(text, style="dim")
+            bar("scenarios", done, total)
+
+        logs = output or LOGS / found.name
+        report = run_scenarios(found, scenarios, settings, logs, on_progress=on_progress)
+    note_passed_over(report.passed_over, unused_gpu=report.unused_gpu)
     if json_:
-        show_mlperf.as_json(found, options, report)
+        print_json(_raw(found, settings, report))
     else:
-        show_mlperf.tables(out, found, options, report)
-    refuse_invalid(report)
+        _print_table(found, settings, report)
+    note_written(logs)
+    require_valid(report)
+
+
+def _print_table(engine: Engine, settings: MlperfSettings, report: MlperfReport) -> None:
+    """One row per scenario, then remarks."""
+    what = "random images" if settings.data is None else f"images of {settings.data}"
+    print_line(
+        f"{engine.name} ({engine.precision}) with {report.description}, LoadGen {report.loadgen}; "
+        f"{report.images} {what}, {report.memory_bytes / 2**20:.0f} MiB in memory"
+    )
+    grid = table("scenario", ">max batch", "metric", ">value", "result")
+    for result in report.results:
+        add_row(grid, (result.scenario, result.max_batch, *_cells(result)))
+    out.print(grid)
+    for remark in _remarks(settings, report):
+        print_line(remark, style="yellow")
+
+
+def _cells(result: ScenarioResult) -> tuple[str, str, str]:
+    if result.accuracy is not None:
+        return "top-1 %", f"{result.accuracy.top1_percent:.2f}", f"{result.accuracy.images} images"
+    assert result.summary is not None  # a result has the one or the other
+    value = f"{result.summary.value:,.{0 if '(ns)' in result.summary.metric else 2}f}"
+    return result.summary.metric, value, "VALID" if result.summary.valid else "INVALID"
+
+
+def _remarks(settings: MlperfSettings, report: MlperfReport) -> Iterator[str]:
+    for result in report.results:
+        summary = result.summary
+        for reason in result.reasons:
+            yield f"{result.scenario}: {reason}"
+        if result.search and summary is not None and summary.valid:
+            yield (
+                f"{result.scenario}: {summary.parameters['target_qps']:g} queries/s is the highest rate found VALID in "
+                f"{len(result.search)} runs, for a 99th percentile within {settings.latency_bound_ms:g} ms"
+            )
+        for cause in result.disturbed:
+            yield f"{result.scenario}: not to be trusted: {cause}"
+        if summary is not None and (summary.warnings or summary.errors):
+            yield f"{result.scenario}: LoadGen counts {summary.warnings} warnings and {summary.errors} errors"
+        if result.unreadable:
+            what = "left out" if result.accuracy else "run as black pixels"
+            yield f"{result.scenario}: {len(result.unreadable)} images {what}: {result.unreadable[0]}"
+        if result.accuracy and result.accuracy.not_finite:
+            yield f"{result.scenario}: {result.accuracy.not_finite} answers are not finite and count as wrong"
+    if (short := _too_short(settings)) is not None:
+        yield short
+
+
+def _too_short(settings: MlperfSettings) -> str | None:
+    if settings.accuracy or settings.min_duration_s >= SUBMISSION_S:
+        return None
+    return f"not a valid MLPerf submission length: {settings.min_duration_s:g} s, the rules ask for {SUBMISSION_S:g} s"
+
+
+def _raw(engine: Engine, settings: MlperfSettings, report: MlperfReport) -> dict[str, Any]:
+    """Everything, with LoadGen's own names where it has some."""
+    return {
+        "engine": engine.name,
+        "precision": engine.precision,
+        "runner": report.description,
+        "passed_over": [str(each) for each in report.passed_over],
+        "loadgen": report.loadgen,
+        "options": dataclasses.asdict(settings) | {"data": None if settings.data is None else str(settings.data)},
+        "submission_length": _too_short(settings) is None,
+        "images": report.images,
+        "memory_bytes": report.memory_bytes,
+        "results": [_raw_result(result) for result in report.results],
+    }
+
+
+def _raw_result(result: ScenarioResult) -> dict[str, Any]:
+    raw = dataclasses.asdict(result) | {"logs": str(result.logs), "reasons": result.reasons}
+    if result.accuracy is not None:
+        raw["accuracy"]["top1_percent"] = result.accuracy.top1_percent
+    return raw

@@ -1,87 +1,234 @@
-"""Latency of engines."""
+"""``profile`` and ``profile-stages``: how long an engine takes, and where the time of ``infer`` goes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from alexnet_deploy.bundle.store import resolve_engine, some_bundle_names
-from alexnet_deploy.cli.commands import show_profile
-from alexnet_deploy.cli.options import (
-    STORE,
-    Json,
-    Labels,
-    Mean,
-    Runtime,
-    Std,
-    Store,
-    Threads,
-    import_options_of,
-    whole_numbers,
-)
-from alexnet_deploy.cli.terminal import err, out
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.engines import note_passed_over, running
+from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.quantities import Numbers, Seconds
+from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import DeployError
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS
+from alexnet_deploy.files import check_file
+from alexnet_deploy.inference.predict import BATCH
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.profiling.settings import ProfileSettings
+
+if TYPE_CHECKING:
+    from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
+    from alexnet_deploy.profiling.latency import Latency
+    from alexnet_deploy.profiling.stages import StageReport
+
+_DEFAULTS = ProfileSettings()
+_BATCH_SIZES = Numbers(_DEFAULTS.batch_sizes)
+_DURATION_S, _WARM_UP_S = Seconds(_DEFAULTS.duration_s), Seconds(_DEFAULTS.warm_up_s)
+_STYLE = {"ok": None, "unstable": "yellow", "invalid": "red"}
+_TIMES = ("min", "mean", "median", "p90", "p95", "p99", "p99.9", "max", "stdev")
+_NARROW_TIMES = ("median", "p90", "p99", "max")
+_ALL_COLUMNS = 112
+"""Characters that a row of all times takes beside a name of usual length."""
 
 
 def profile(
-    engine: Annotated[list[str] | None, typer.Argument(help="Bundles or ONNX files; else all of the store.")] = None,
-    batch: Annotated[str, typer.Option(metavar="N,N,…", help="Images a call; several are measured in turn.")] = "1",
-    concurrency: Annotated[int, typer.Option(help="Threads that call at the same time.")] = 1,
-    runtime: Runtime = "auto",
-    threads: Threads = None,
-    duration: Annotated[float, typer.Option(help="Seconds to measure at least.")] = 3.0,
-    warmup: Annotated[float, typer.Option(help="Milliseconds of warm-up before.")] = 200.0,
-    iterations: Annotated[int, typer.Option(help="Calls to measure at least.")] = 10,
+    engines: opt.Engines = None,
+    batch_sizes: opt.BatchSizes = _BATCH_SIZES,
+    concurrency: opt.Concurrency = _DEFAULTS.concurrency,
+    runtime: opt.Runtime = "auto",
+    threads: opt.Threads = None,
+    duration_s: opt.Duration = _DURATION_S,
+    warm_up_s: Annotated[float, opt.time_option("--warmup", "Time to warm up before.")] = _WARM_UP_S,
+    iterations: Annotated[int, typer.Option(help="Minimum number of calls to measure.")] = _DEFAULTS.iterations,
     export_times: Annotated[Path | None, typer.Option(help="JSON file to write: the time of every call.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if a row is unstable or invalid.")] = False,
-    mean: Mean = None,
-    std: Std = None,
-    labels: Labels = None,
-    engines: Store = STORE,
-    json_: Json = False,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    labels: opt.Labels = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
 ) -> None:
-    """Measure the latency of engines by trtexec's rules, each in a process of its own, until it is steady."""
-    from alexnet_deploy.profiling import engine as engine_profile
-    from alexnet_deploy.profiling.isolated import profile_engine
+    """Measure latency and throughput by trtexec's rules.
 
-    settings = engine_profile.Settings(
-        whole_numbers("--batch", batch), concurrency, runtime, threads, duration, warmup / 1000, iterations
-    )
-    foreign = import_options_of(mean, std, labels)
-    names = engine or some_bundle_names(engines)
+    Each engine runs in a process of its own, until its times are steady.
+    """
+    from alexnet_deploy.profiling.engine import check_batch_sizes, profile_engine, write_times
+
+    settings = ProfileSettings(tuple(batch_sizes), concurrency, runtime, threads, duration_s, warm_up_s, iterations)
+    import_options = ImportOptions(mean, std, labels)
+    names = engines or some_bundle_names(store)
     has_onnx = any(name.endswith(".onnx") for name in names)
     with ExitStack() as stack:
         found = [
             stack.enter_context(
-                resolve_engine(name, engines, foreign if name.endswith(".onnx") or not has_onnx else NO_IMPORT_OPTIONS)
+                resolve_engine(
+                    name, store, import_options if name.endswith(".onnx") or not has_onnx else NO_IMPORT_OPTIONS
+                )
             )
             for name in names
         ]
         for each in found:
-            engine_profile.refuse_batches(each, settings.batches)
-        write = None if export_times is None else stack.enter_context(engine_profile.export_times(export_times))
-        measured: list[engine_profile.EngineProfile] = []
+            check_batch_sizes(each, settings.batch_sizes)
+        if export_times is not None:
+            check_file(export_times, "export_times")
+        report = stack.enter_context(reporting())
+        measured: list[EngineProfile] = []
         failed: list[DeployError] = []
-        for each in found:
-            err.print(f"measuring {each.name} ({each.precision})", style="dim", soft_wrap=True)
+        for i, each in enumerate(found):
+            note(f"measuring {each.name} ({each.precision})", style="dim")
+            report("engines", i, len(found))
             try:
                 measured.append(profile_engine(each, settings))
-                for reason in measured[-1].passed_over:
-                    err.print(f"passed over {reason}", style="dim", soft_wrap=True)
+                note_passed_over(measured[-1].passed_over, unused_gpu=measured[-1].unused_gpu)
             except DeployError as exc:
                 failed.append(exc)
         if not measured:
             raise failed[0]
-        if write is not None:
-            write(measured)
-    show_profile.profiles(out, measured, as_json=json_)
+        if export_times is not None:
+            write_times(export_times, measured)
+    if json_:
+        print_json([each.to_dict() for each in measured])
+    else:
+        _print_profiles(measured)
+    if export_times is not None:
+        note_written(export_times)
     for failure in failed[1:]:
-        err.print(f"error: {failure}", style="red", soft_wrap=True)
+        note(f"error: {in_flags(failure)}", style="red")
     if failed:
         raise failed[0]
-    if strict and any(row.mark != "ok" for each_ in measured for row in each_.rows):
+    if strict and any(row.mark != "ok" for each in measured for row in each.rows):
         raise typer.Exit(1)
+
+
+def _print_profiles(found: Sequence[EngineProfile]) -> None:
+    """One row per engine and batch size, then how each engine was run, and what is wrong.
+
+    A narrow terminal gets fewer columns; a pipe and JSON get all.
+    """
+    out.print(_times_table(found, _TIMES if out.width >= _ALL_COLUMNS else _NARROW_TIMES))
+    out.print()
+    for profile in found:
+        print_line(_conditions(profile))
+    for profile in found:
+        for row in profile.rows:
+            for remark in _remarks(row):
+                print_line(f"{row.mark}: {profile.name} batch {row.latency.batch}: {remark}", style=_STYLE[row.mark])
+    if any(_time(row.latency, name) is None for profile in found for row in profile.rows for name in _TIMES):
+        from alexnet_deploy.profiling.latency import samples_for
+
+        least = ", ".join(f"p{percent} {samples_for(percent)}" for percent in (90, 95, 99, 99.9))
+        print_line(f"-: fewer calls than that percentile takes ({least}); raise --duration", style="dim")
+
+
+def _times_table(found: Sequence[EngineProfile], times: Sequence[str]) -> Table:
+    grid = table("ms per call", ">batch", *(f">{name}" for name in times), ">calls", ">images/s", "")
+    for profile in found:
+        for row in profile.rows:
+            latency = row.latency
+            numbers = [_ms(_time(latency, name)) for name in times]
+            counts = (latency.iterations, f"{latency.images_per_s:.0f}")
+            add_row(grid, (profile.name, latency.batch, *numbers, *counts, row.mark), style=_STYLE[row.mark])
+    return grid
+
+
+def _remarks(row: BatchResult) -> tuple[str, ...]:
+    if row.mark != "unstable":
+        return row.machine.invalid
+    spread = row.latency.window_spread_percent
+    return (
+        f"the medians of its last windows lie {spread:.1f} % apart; let the machine come to rest, or raise --duration",
+    )
+
+
+def _time(latency: Latency, name: str) -> float | None:
+    value: float | None = getattr(latency, f"{name.replace('.', '_')}_ms")
+    return value
+
+
+def _ms(value: float | None) -> str:
+    """Three digits or more: engines differ by a factor of a thousand."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def _conditions(profile: EngineProfile) -> str:
+    settings = profile.settings
+    threads = "" if settings.threads is None else f", {settings.threads} threads"
+    calls = "" if settings.concurrency == 1 else f", {settings.concurrency} calls at a time"
+    memory = "" if profile.peak_rss_bytes is None else f", peak memory {profile.peak_rss_bytes / 2**20:.0f} MiB"
+    return (
+        f"{profile.name} ({profile.precision}): {profile.runner}{threads}{calls}; loaded in {profile.load_s:.2f} s, "
+        f"first call {_ms(profile.first_call_ms)} ms{memory}"
+    )
+
+
+def profile_stages(
+    engine: opt.NewestEngine = None,
+    *,
+    data: Annotated[
+        list[str], typer.Option("--data", help="Image file, folder (with all below it) or glob pattern.  [repeatable]")
+    ],
+    runtime: opt.Runtime = "auto",
+    batch: opt.Batch = BATCH,
+    workers: opt.Workers = None,
+    threads: opt.Threads = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    labels: opt.Labels = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
+) -> None:
+    """Measure where the time from file to answer goes.
+
+    All stages are timed within one run, beside decoding alone and the engine alone. Exit code 3: finished, but some
+    images cannot be used.
+    """
+    from alexnet_deploy.images.find import find_images
+    from alexnet_deploy.profiling.stages import profile_stages as measured
+
+    files = list(find_images(data))
+    with (
+        running(engine, store, runtime, threads, ImportOptions(mean, std, labels)) as opened,
+        reporting() as report,
+    ):
+        result = measured(opened, files, batch=batch, workers=workers, on_progress=report)
+        if json_:
+            print_json({"engine": opened.name, "precision": opened.precision} | asdict(result))
+        else:
+            _print_stages(f"{opened.name} ({opened.precision})", result)
+    if result.failed:
+        note(f"{result.failed} of {result.images} images cannot be used; infer gives the reasons", style="yellow")
+        raise typer.Exit(3)
+
+
+def _print_stages(engine: str, found: StageReport) -> None:
+    """One row per stage, then the rates of the whole and of its halves."""
+    passes = f" {found.passes} times" if found.passes > 1 else ""
+    print_line(
+        f"{found.images} images{passes} through {engine}, {found.runner}: "
+        f"{found.total_s:.2f} s in {found.threads} threads, {found.images_per_s:.0f} images/s"
+    )
+    grid = table("stage", ">thread s", ">share %", ">ms/image", ">images/s alone")
+    for stage in found.stages:
+        alone = "" if stage.name == "waiting" else f"{stage.images_per_s:.0f}"
+        shares = (f"{stage.thread_s:.2f}", f"{stage.share_percent:.1f}", f"{stage.ms_per_image:.3f}")
+        add_row(grid, (stage.name, *shares, alone))
+    add_row(grid, ("unaccounted", "", f"{found.unaccounted_percent:.1f}", "", ""), style="dim")
+    out.print(grid)
+    print_line("thread s includes waiting for a core where threads outnumber cores", style="dim")
+    print_line(
+        f"without timing {found.clockless_images_per_s:.0f} images/s; decoding alone "
+        f"{found.decode_images_per_s:.0f}, engine alone {found.engine_images_per_s:.0f}: both on the same cores "
+        f"{found.additive_limit_images_per_s:.0f} at best, reached {found.of_limit:.2f} of that"
+    )
+    for cause in found.invalid:
+        print_line(f"invalid: {cause}", style="yellow")

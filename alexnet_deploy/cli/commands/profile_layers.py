@@ -1,50 +1,134 @@
-"""Where the time of one call goes, layer by layer, beside what the machine could do."""
+"""``profile-layers``: where the time of one call goes, layer by layer, and what the machine could do."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alexnet_deploy.bundle.store import float_twin, resolve_engine
-from alexnet_deploy.cli.commands import show_profile_layers
-from alexnet_deploy.cli.engines import needs
-from alexnet_deploy.cli.options import STORE, Json, Store, Threads
-from alexnet_deploy.cli.terminal import err, out
+from alexnet_deploy.bundle.store import resolve_engine
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.engines import needs, note_passed_over
+from alexnet_deploy.cli.tables import add_row, number, print_json, print_line, table
+from alexnet_deploy.cli.terminal import note, out, reporting
+from alexnet_deploy.precision.float_source import find_float_source
+from alexnet_deploy.profiling.settings import LayerRuntime
 
 if TYPE_CHECKING:
-    from alexnet_deploy.profiling.layers.times import LayerProfile
+    from alexnet_deploy.profiling.layers.profile import LayerProfile
+    from alexnet_deploy.profiling.layers.rows import LayerRow
+    from alexnet_deploy.profiling.layers.verdicts import Verdict
 
 
 def profile_layers(
-    engine: Annotated[
-        str | None, typer.Argument(help="Bundle (name or path) or ONNX file; else the newest bundle of the store.")
-    ] = None,
-    beside: Annotated[
+    engine: opt.NewestEngine = None,
+    baseline: Annotated[
         str | None,
-        typer.Option(help="Tells why a layer is not faster than there [default: the float model, if in the store]."),
+        typer.Option(help="Engine to compare each layer with.  [default: the float model, if it is in the store]"),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images in a call.")] = 1,
-    runtime: Annotated[str, typer.Option(help="auto, tensorrt, openvino or onnxruntime.")] = "auto",
-    threads: Threads = None,
-    engines: Store = STORE,
-    json_: Json = False,
+    batch: opt.Batch = 1,
+    runtime: Annotated[
+        LayerRuntime, typer.Option(help="Runtime; auto takes the first that can run the engine here.")
+    ] = "auto",
+    threads: opt.Threads = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
 ) -> None:
-    """Time each layer, and measure how far it is from what this machine's arithmetic and memory allow."""
+    """Measure each layer against the machine's limits.
+
+    The limits are those of its arithmetic and memory (a roofline). A layer that is not faster than in the baseline
+    gets an explanation.
+    """
     with needs("cpu"):
-        from alexnet_deploy.profiling.layers.times import profile_layers as profiled
+        from alexnet_deploy.profiling.layers.profile import profile_layers as profiled
         from alexnet_deploy.profiling.layers.verdicts import verdicts
 
         profiles: list[LayerProfile] = []
         with ExitStack() as stack:
-            found = [stack.enter_context(resolve_engine(engine, engines))]
-            other = beside or float_twin(found[0], engines)
+            found = [stack.enter_context(resolve_engine(engine, store))]
+            other = baseline or find_float_source(found[0], store)
             if other is not None:
-                found.append(stack.enter_context(resolve_engine(other, engines)))
-            for each in found:
-                err.print(f"timing the layers of {each.name} ({each.precision})", soft_wrap=True)
+                found.append(stack.enter_context(resolve_engine(other, store)))
+            report = stack.enter_context(reporting())
+            for i, each in enumerate(found):
+                note(f"timing the layers of {each.name} ({each.precision})")
+                report("engines", i, len(found))
                 # The second runs where the first did, whatever else could run it.
                 profiles.append(profiled(each, profiles[0].runtime if profiles else runtime, batch, threads))
+                note_passed_over(profiles[-1].passed_over, unused_gpu=profiles[-1].unused_gpu)
     compared = verdicts(*profiles) if len(profiles) == 2 else ()
-    show_profile_layers.layers(out, profiles, compared, as_json=json_)
+    if json_:
+        print_json(
+            {
+                "profiles": [asdict(profile) for profile in profiles],
+                "compared": [asdict(verdict) for verdict in compared],
+            }
+        )
+        return
+    for profile in profiles:
+        _print_profile(profile)
+    if compared:
+        _print_comparison(profiles[0].engine, profiles[1].engine, compared)
+
+
+def _print_profile(profile: LayerProfile) -> None:
+    threads = "threads of its own choice" if profile.threads is None else f"{profile.threads} threads"
+    print_line(
+        f"{profile.engine} ({profile.precision}), {profile.runner}, {threads}, batch {profile.batch}, median of "
+        f"{profile.calls} calls"
+    )
+    grid = table(
+        *("layer", "within", "op", "ran in", "kernel", ">us", ">share %", ">MFLOP", ">MiB", ">FLOP/B", ">GFLOP/s"),
+        *(">GB/s", ">limit us", ">% of limit", "bound by"),
+        gap=1,
+    )
+    for row in profile.rows:
+        add_row(grid, _cells(row), style="dim" if row.overhead else None)
+    for name, us in (("sum", profile.sum_us), ("unexplained", profile.remainder_us), ("whole call", profile.whole_us)):
+        add_row(grid, (name, "", "", "", "", f"{us:.0f}", f"{100 * us / profile.whole_us:.1f}"), style="bold")
+    out.print(grid)
+    print_line(f"a call without counters: {profile.uncounted_us:.0f} us")
+    if profile.roofline is not None:
+        roofline, memory = profile.roofline, profile.roofline.bandwidth
+        peaks = "".join(f"{p.precision} {p.gflop_per_s:.0f} GFLOP/s ({p.kernel}), " for p in roofline.peaks)
+        cache = f"{memory.cache_bytes / 2**20:.0f} MiB" + ("" if memory.cache_told else ", assumed")
+        print_line(
+            f"roofline, {roofline.runtime}, {roofline.threads} threads: {peaks}memory {memory.memory_gb_per_s:.1f} "
+            f"GB/s, cache ({cache}) {memory.cache_gb_per_s:.0f} GB/s"
+        )
+    for remark in (*profile.notes, *(f"invalid: {cause}" for cause in profile.invalid)):
+        print_line(remark, style="yellow")
+    out.print()
+
+
+def _cells(row: LayerRow) -> tuple[str, ...]:
+    return (
+        "(conversion)" if row.overhead else row.layer,  # its own name, in JSON, is a line long
+        f"for {row.next_layer}" if row.overhead and row.next_layer else ", ".join(row.fused),
+        row.op,
+        row.precision,
+        row.kernel if row.kernel != row.op else "",
+        f"{row.median_us:.1f}",
+        f"{row.share_percent:.1f}",
+        number(row.flops / 1e6 if row.flops else None, 1),
+        number(None if row.moved_bytes is None else row.moved_bytes / 2**20, 2),
+        number(row.flops_per_byte, 1),
+        number(row.gflop_per_s, 1),
+        number(row.gb_per_s, 1),
+        number(row.limit_us, 1),
+        number(row.of_limit_percent, 0),
+        row.bound or "",
+    )
+
+
+def _print_comparison(engine: str, baseline: str, compared: Sequence[Verdict]) -> None:
+    print_line(f"{engine} compared with {baseline}; times with the conversions that feed a layer")
+    grid = table("layer", "ran in", "there", ">us", ">there us", ">speed-up", "why not faster")
+    for row in compared:
+        times = (f"{row.us:.1f}", f"{row.beside_us:.1f}", f"{row.speedup:.2f}x")
+        cells = (row.layer, row.precision, row.beside_precision, *times, row.why or "")
+        add_row(grid, cells, style="yellow" if row.why else None)
+    out.print(grid)

@@ -1,84 +1,174 @@
-"""Everything about the engines of a store on one page."""
+"""``report`` and ``recommend``: one page on the engines of a store, and the best of them within bounds."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
-from alexnet_deploy.cli.options import STORE, Runtime, Store, Threads, choice, whole_numbers
-from alexnet_deploy.cli.terminal import err, progress_bars, steps_into
+from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.quantities import Bytes, Milliseconds, Numbers, Seconds
+from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files import check_file
+from alexnet_deploy.report.settings import OPTIONAL_PARTS, Bounds, ReportRequest, Statistic
+
+if TYPE_CHECKING:  # it loads SciPy; here it is only a shape to print
+    from alexnet_deploy.report.recommend import Recommendation
+
+Part = StrEnum("Part", ["latency", "stages", "layers", "environment"])  # Typer takes no list of a Literal
+_REQUEST, _BOUNDS = ReportRequest(Path()), Bounds()
+_BATCH_SIZES, _DURATION_S = Numbers(_REQUEST.batch_sizes), Seconds(_REQUEST.duration_s)
 
 
 def report(
-    data: Annotated[
-        Path | None, typer.Option(help="Folder with one folder of images a class, to measure accuracy on.")
-    ] = None,
+    engines: opt.Bundles = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of images, one subfolder per class.")] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Images to time the stages on [default: those of --data].")
+        Path | None, typer.Option(help="Folder of images to time the stages on.  [default: those of --data]")
     ] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="Bundle; may be repeated; else all of the store.")] = None,
-    runtime: Runtime = "auto",
-    batch: Annotated[str, typer.Option(metavar="N,N,…", help="Batch sizes to time.")] = "1,8,32",
-    threads: Threads = None,
-    duration: Annotated[float, typer.Option(help="Seconds to time each batch size at least.")] = 3.0,
-    without: Annotated[
-        str | None, typer.Option(metavar="PART,…", help="Leave out: latency, stages, layers, environment.")
-    ] = None,
-    allow_calibration_images: Annotated[
-        bool,
-        typer.Option("--allow-calibration-images", help="Go on where images calibrated an engine or its temperature."),
-    ] = False,
-    from_: Annotated[
-        Path | None, typer.Option("--from", help="Draw the page of a report.json again, without measuring.")
-    ] = None,
+    runtime: opt.Runtime = "auto",
+    batch_sizes: opt.BatchSizes = _BATCH_SIZES,
+    threads: opt.Threads = None,
+    duration_s: opt.Duration = _DURATION_S,
+    without: Annotated[list[Part] | None, typer.Option(help="Part to leave out.  [repeatable]")] = None,
+    allow_calibration_images: opt.AllowCalibrationImages = False,
+    from_: Annotated[Path | None, typer.Option("--from", help="report.json to draw again, without measuring.")] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="HTML page to write; the data go beside it, as .json.")
+        Path, typer.Option("--output", "-o", help="HTML page to write, with the data beside it as .json.")
     ] = Path("report.html"),
-    engines: Store = STORE,
+    store: opt.Store = opt.STORE,
 ) -> None:
-    """Measure accuracy, latency, stages and layers of engines, and write it all as one page that needs no network."""
-    if output.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--output {output}: is an HTML page; give it a name that ends in .html")
+    """Measure a whole store, and write one HTML page.
+
+    Accuracy, latency, stages and layers; the page needs no network.
+    """
     if (data is None) == (from_ is None):
-        raise UsageError("report measures --data FOLDER, or draws --from report.json; give one of them")
+        raise UsageError("report measures `data`, or draws `from` a report.json; give one of them")
     with needs("measure"):
         from alexnet_deploy.report.file import read_report, write_report
         from alexnet_deploy.report.page import write_page
-    check_file(output, "--output")
+    check_file(output, "output", formats=(".html", ".htm"))
     if data is None:
         assert from_ is not None
         write_page(read_report(from_), output)
-        err.print(f"wrote {output}", soft_wrap=True)
+        note_written(output)
         return
-    from alexnet_deploy.report.measure import OPTIONAL, Wanted, measure_report
+    from alexnet_deploy.report.measure import measure_report
 
     json_file = output.with_suffix(".json")
-    check_file(json_file, "--output")
-    wanted = Wanted(
+    check_file(json_file, "output")
+    request = ReportRequest(
         data=data,
         photos=photos,
-        engines=None if engine is None else tuple(engine),
-        store=engines,
+        engines=None if not engines else tuple(engines),
+        store=store,
         runtime=runtime,
         threads=threads,
-        batches=whole_numbers("--batch", batch),
-        duration_s=duration,
-        without=frozenset(choice("--without", part, OPTIONAL) for part in (without or "").split(",") if part),
+        batch_sizes=tuple(batch_sizes),
+        duration_s=duration_s,
+        without=frozenset(part for part in OPTIONAL_PARTS if part in (without or ())),
         allow_calibration_images=allow_calibration_images,
         command=("alexnet-deploy", *sys.argv[1:]),
     )
-    with progress_bars() as progress:
-        found = measure_report(wanted, on_progress=steps_into(progress))
+    with reporting() as on_progress:
+        found = measure_report(request, on_progress=on_progress)
     write_report(found, json_file)
     write_page(found, output)
     for gap in found.gaps:
-        err.print(
-            f"gap: {gap.part}{f' of {gap.engine}' if gap.engine else ''}: {gap.reason}", style="yellow", soft_wrap=True
-        )
-    err.print(f"wrote {output} and {json_file}", soft_wrap=True)
+        note(f"gap: {gap.part}{f' of {gap.engine}' if gap.engine else ''}: {in_flags(gap.reason)}", style="yellow")
+    note_written(output, json_file)
+
+
+def recommend(
+    source: Annotated[Path, typer.Argument(metavar="REPORT", help="What report measured.")] = Path("report.json"),
+    max_latency: Annotated[
+        float | None,
+        opt.time_option("--max-latency", "Maximum time per call, such as 5ms or 800us.", parser=Milliseconds.parse),
+    ] = None,
+    max_drop: opt.MaxDrop = None,
+    max_size: Annotated[
+        float | None,
+        typer.Option(parser=Bytes.parse, metavar="SIZE", help="Maximum size of the model's file, such as 10MiB."),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Number of images per call that --max-latency bounds.")] = _BOUNDS.batch,
+    percentile: Annotated[Statistic, typer.Option(help="The latency that counts.")] = _BOUNDS.statistic,
+    confident: opt.Confident = False,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
+) -> None:
+    """Name the best engine of a store within bounds.
+
+    Of those that meet the bounds, the fastest, then the smallest.
+    """
+    with needs("measure"):
+        from alexnet_deploy.report.file import read_report
+        from alexnet_deploy.report.recommend import elsewhere
+        from alexnet_deploy.report.recommend import recommend as best_of
+    bounds = Bounds(
+        max_ms=max_latency,
+        max_drop=max_drop,
+        max_bytes=max_size,
+        batch=batch,
+        statistic=percentile,
+        confident=confident,
+    )
+    found = read_report(source)
+    best = best_of(found, store, bounds, source)
+    other_machine = elsewhere(found, source)
+    warnings = [*best.warnings, *([other_machine] if other_machine else [])]
+    for warning in warnings:
+        note(f"warning: {warning}", style="yellow")
+    if json_:
+        print_json(_raw(best, bounds, source, warnings))
+    else:
+        _print_recommendation(best)
+
+
+def _print_recommendation(best: Recommendation) -> None:
+    """The engine on a line of its own, why, and why not the others."""
+    engine, run, delta = best.engine, best.row.latency, best.engine.delta
+    drop = "the most precise one" if delta is None else (
+        f"{delta.points:+.2f} points, {delta.points_interval.low:+.2f}..{delta.points_interval.high:+.2f}"
+    )  # fmt: skip
+    p99 = "" if run.p99_ms is None else f", p99 {run.p99_ms:.3g}"
+    print_line(engine.name, style="bold")
+    print_line(best.reason)
+    print_line(
+        f"{engine.result.accuracy.top1_percent:.2f} % top-1 ({drop}); median {run.median_ms:.3g} ms{p99} at batch "
+        f"{run.batch}; {engine.result.model_bytes / 2**20:.1f} MiB; {engine.result.runner}"
+    )
+    if best.passed_over:
+        grid = table("passed over", "why")
+        for other in best.passed_over:
+            add_row(grid, (other.name, other.reason))
+        out.print()
+        out.print(grid)
+
+
+def _raw(best: Recommendation, bounds: Bounds, source: Path, warnings: list[str]) -> dict[str, Any]:
+    engine, delta = best.engine, best.engine.delta
+    return {
+        "engine": engine.name,
+        "reason": best.reason,
+        "report": str(source),
+        "bounds": dataclasses.asdict(bounds),
+        "precision": engine.result.precision,
+        "runner": engine.result.runner,
+        "file": engine.file,
+        "file_bytes": engine.result.model_bytes,
+        "file_sha256": engine.file_sha256,
+        "top1_percent": engine.result.accuracy.top1_percent,
+        "points": 0.0 if delta is None else delta.points,
+        "points_interval": None if delta is None else dataclasses.asdict(delta.points_interval),
+        "latency": best.row.to_dict() | {"invalid": best.row.machine.invalid},
+        "passed_over": [dataclasses.asdict(other) for other in best.passed_over],
+        "warnings": warnings,
+    }

@@ -1,7 +1,7 @@
 """What the layers of an ONNX graph cost on paper: multiplications, and elements that go in and out.
 
-Only Conv, ConvTranspose, Gemm and MatMul are counted as arithmetic, two operations a multiply-accumulate; additions of
-a bias, comparisons of a pooling and the like are free beside the memory they move.
+Only Conv, ConvTranspose, Gemm and MatMul are counted as arithmetic, two operations per multiply-accumulate; additions
+of a bias, comparisons of a pooling and the like cost nothing compared with the memory they move.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHAPE_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Elements that a group of nodes reads from outside of it, has as constants, and leaves for others."""
+    """Elements that a group of nodes reads from outside, has as constants, and writes for others."""
 
     inputs: int
     weights: int
@@ -36,15 +36,15 @@ class Costs:
     """The graph of one ONNX file at one batch size."""
 
     def __init__(self, onnx_path: Path, batch: int) -> None:
-        """InputError where the file cannot be read, or its shapes cannot be told."""
+        """InputError where the file cannot be read, or its shapes cannot be inferred."""
         graph = _with_shapes(load_onnx(onnx_path), batch)
         self._input = graph_inputs(onnx.ModelProto(graph=graph))[0].name
         self._outputs = {value.name for value in graph.output}
         values = (*graph.value_info, *graph.input, *graph.output)
         self._shapes = {v.name: _dims(v) for v in values} | {w.name: tuple(w.dims) for w in graph.initializer}
-        untold = [n.name for n in graph.node if not all(math.prod(self._shapes.get(name, (0,))) for name in n.output)]
-        if untold:
-            raise InputError(f"{onnx_path}: the shape that {untold[0]} gives is not told by the graph; export it again")
+        unknown = [n.name for n in graph.node if not all(math.prod(self._shapes.get(name, (0,))) for name in n.output)]
+        if unknown:
+            raise InputError(f"{onnx_path}: the output shape of {unknown[0]} cannot be inferred; export it again")
         self._constant = {tensor.name for tensor in graph.initializer}
         self.nodes: dict[str, onnx.NodeProto] = {}
         """By name (a nameless node by its output), in graph order."""
@@ -60,7 +60,7 @@ class Costs:
                 self._constant.update(node.output)
 
     def find(self, source: str) -> str | None:
-        """The node that a runtime means by ``source``: a node's or tensor's name, with or without an addition."""
+        """The node that a runtime means by ``source``: the name of a node or tensor, with or without a suffix."""
         for cut in range(len(source), 0, -1):
             if cut == len(source) or source[cut] in "/_":
                 known = source[:cut] if source[:cut] in self.nodes else self._makers.get(source[:cut])
@@ -69,7 +69,7 @@ class Costs:
         return None
 
     def before(self, name: str) -> str | None:
-        """The node that makes the first input of node ``name`` which is no constant; None at the graph's input."""
+        """The node that makes the first non-constant input of node ``name``; None at the graph's input."""
         varying = (tensor for tensor in self.nodes[name].input if tensor not in self._constant)
         return next((self._makers[tensor] for tensor in varying if tensor in self._makers), None)
 
@@ -82,11 +82,11 @@ class Costs:
         return layer_of(self.nodes[name])
 
     def multiplies(self, name: str) -> bool:
-        """Whether node ``name`` is one of those whose arithmetic counts."""
+        """Whether the arithmetic of node ``name`` counts."""
         return self.nodes[name].op_type in COMPUTE_OPS
 
     def converts(self, name: str) -> bool:
-        """Whether a node only changes the type of numbers between layers; pixels become floats in a layer."""
+        """Whether a node only changes types between layers; that of the pixels is part of a layer."""
         node = self.nodes[name]
         return node.op_type in CONVERSIONS and self._input not in node.input
 
@@ -113,7 +113,7 @@ class Costs:
         x, w = (self._shapes[name] for name in node.input[:2])
         if node.op_type == "ConvTranspose":
             return int(2 * math.prod(x) * math.prod(w[1:]))
-        if node.op_type == "Conv":  # its weights are [M, C / groups, ...], so groups are in it
+        if node.op_type == "Conv":  # its weights are [M, C / groups, ...], which includes the groups
             inner = math.prod(w[1:])
         else:
             transposed = any(a.name == "transA" and a.i for a in node.attribute)
@@ -125,14 +125,14 @@ class Costs:
 
 
 def multiplies(op: str) -> bool:
-    """Whether a runtime's own operator (``Convolution``, ``FusedGemm``, ``QLinearConv``) is one of arithmetic."""
+    """Whether a runtime's own operator (``Convolution``, ``FusedGemm``, ``QLinearConv``) is arithmetic."""
     return re.search(r"Conv(?!ert)|Gemm|MatMul|FullyConnected", op) is not None
 
 
 def _with_shapes(model: onnx.ModelProto, batch: int) -> onnx.GraphProto:
     for tensor in model.graph.initializer:
         if tensor.ByteSize() > _SHAPE_BYTES:
-            # Shape inference needs dimensions alone, and would copy the values twice.
+            # Shape inference needs only the dimensions, and would copy the values twice.
             for stored in ("raw_data", "float_data", "int32_data"):
                 tensor.ClearField(stored)
     del model.graph.value_info[:]

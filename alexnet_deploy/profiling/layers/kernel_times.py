@@ -1,4 +1,4 @@
-"""What the counters of a runtime tell of one engine: a kernel at a time, in the order in which they run.
+"""What the counters of a runtime report about one engine: a kernel at a time, in the order in which they run.
 
 A kernel is what a runtime executes at once: an ONNX node, several that it fused, or a conversion of its own.
 """
@@ -25,16 +25,16 @@ class Kernel:
     op: str
     """The runtime's own operator, such as ``Convolution``, ``QLinearConv``, ``Reorder``."""
     implementation: str
-    """The code that ran, as far as the runtime tells, such as ``brgconv_avx512_f32``; else the operator."""
+    """The code that ran, if the runtime reports it, such as ``brgconv_avx512_f32``; else the operator."""
     sources: tuple[str, ...]
     """Names of ONNX nodes or tensors, with what the runtime has added to them; empty for a kernel of its own."""
     precision: str
-    """What it computes in: of an integer convolution ``int8``, whether its input is signed or not."""
+    """What it computes in; ``int8`` for an integer convolution, whether its input is signed or not."""
     input_type: str
     weight_type: str
     output_type: str
     us: tuple[float, ...]
-    """Of each sample: one call, or the mean of some where the runtime tells nothing but means."""
+    """Of each sample: one call, or the mean of several where the runtime reports only means."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Times by kernel from the profile that ONNX Runtime writes."""
+"""Times by kernel, from the profile that ONNX Runtime writes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from alexnet_deploy.errors import InputError, UnavailableError
+from alexnet_deploy.errors import InputError, UnavailableError, one_line
 from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
-from alexnet_deploy.runtime.onnxruntime_runner import reason, session_options
+from alexnet_deploy.runtime.onnxruntime_runner import session_options
 
 _TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8e4m3fn": "fp8"}
 _SUFFIX = "_kernel_time"
 _INTEGER = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
-"""How the operators begin that compute in integers."""
+"""Prefixes of the operators that compute in integers."""
 _WIDENED = "InsertedPrecisionFreeCast_"
-"""Before the name of a float16 tensor that is computed in float32, where the CPU has no kernel for float16."""
+"""Prefix of a float16 tensor that is computed in float32, where the CPU has no kernel for float16."""
 
 Event = dict[str, Any]
 
@@ -28,9 +28,9 @@ Event = dict[str, Any]
 def kernel_times(
     onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int | None, calls: int, precision: str = "fp32"
 ) -> KernelTimes:
-    """Run ``calls`` calls with the profile on, with the options of ``runners.ort``.
+    """Run ``calls`` calls with the profile on, with the options of ``OnnxRuntimeRunner``.
 
-    Raises InputError where ONNX Runtime refuses the model, UnavailableError where its profile is not to be had.
+    Raises InputError where ONNX Runtime refuses the model, UnavailableError where its profile cannot be read.
     """
     with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
         options = session_options(precision, threads=threads)
@@ -40,7 +40,7 @@ def kernel_times(
             session = ort.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
             call_us = timed_calls(lambda: session.run(None, dict(feeds)), calls)
         except Exception as exc:  # its exceptions share no public base
-            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({reason(exc)}); try --runtime openvino") from exc
+            raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         profile = Path(session.end_profiling())
         try:
             events: list[Event] = json.loads(profile.read_bytes())
@@ -50,13 +50,13 @@ def kernel_times(
             ) from exc
     runs = list(_runs(events))[-calls:]
     if len(runs) < calls or not runs[0]:
-        raise UnavailableError(f"ONNX Runtime {ort.__version__} tells no times by node; use --runtime openvino")
+        raise UnavailableError(f"ONNX Runtime {ort.__version__} reports no times by node; use `runtime` openvino")
     kernels = tuple(_kernel(event, tuple(float(run[key]["dur"]) for run in runs)) for key, event in runs[0].items())
     return KernelTimes(f"ONNX Runtime {ort.__version__} on CPU", kernels, call_us)
 
 
 def _runs(events: list[Event]) -> Iterator[dict[str, Event]]:
-    """The kernels of each call by name, in order; a call's own event ends it."""
+    """The kernels of each call by name, in order; the event of the call itself comes last."""
     run: dict[str, Event] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_SUFFIX):
@@ -67,11 +67,11 @@ def _runs(events: list[Event]) -> Iterator[dict[str, Event]]:
 
 
 def _kernel(event: Event, us: tuple[float, ...]) -> Kernel:
-    told = event["args"]
+    args = event["args"]
     name = event["name"].removesuffix(_SUFFIX)
-    op = told["op_name"]
-    input_type = _first_type(told["input_type_shape"])
-    # Weights that were packed beforehand are no longer among the inputs; the operator tells their type.
+    op = args["op_name"]
+    input_type = _first_type(args["input_type_shape"])
+    # Weights that were packed beforehand are no longer among the inputs; their type follows from the operator.
     precision = "int8" if op.startswith(_INTEGER) else input_type
     return Kernel(
         name=name,
@@ -81,11 +81,11 @@ def _kernel(event: Event, us: tuple[float, ...]) -> Kernel:
         precision=precision,
         input_type=input_type,
         weight_type=precision,
-        output_type=_first_type(told["output_type_shape"]),
+        output_type=_first_type(args["output_type_shape"]),
         us=us,
     )
 
 
-def _first_type(told: list[dict[str, Any]]) -> str:
-    name = next(iter(told[0])) if told else "unknown"
+def _first_type(shapes: list[dict[str, Any]]) -> str:
+    name = next(iter(shapes[0])) if shapes else "unknown"
     return _TYPES.get(name, name)

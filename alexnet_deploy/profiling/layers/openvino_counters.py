@@ -1,4 +1,4 @@
-"""Times by kernel from OpenVINO's performance counters, and what its executed graph says of each kernel."""
+"""Times by kernel, from OpenVINO's performance counters and the graph that it executes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SAMPLE_CALLS = 10
 _WARM_UP_CALLS = 5
 
 Counters = list[float]
-"""Microseconds a kernel, whether it runs or not, in the order of ``profiling_info``: names differ from one compilation
-to the next, the order does not."""
+"""Microseconds per kernel, whether it runs or not, in the order of ``profiling_info``: names differ between two
+compilations, the order does not."""
 
 
 def kernel_times(onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int | None, calls: int) -> KernelTimes:
-    """Run at least ``calls`` calls with the counters on, on the model as ``runners.ov`` runs it.
+    """Run at least ``calls`` calls with the counters on, on the model as ``OpenVinoRunner`` runs it.
 
-    The counters hold the mean over all calls since the model was compiled, in whole microseconds (2026.4): what a
-    slow call adds never leaves them. So the model is compiled anew for every ten calls, and the mean of these is one
-    sample, to 1 us. Raises InputError where OpenVINO refuses the model.
+    The counters hold the mean over all calls since the model was compiled, in whole microseconds (2026.4): a slow call
+    stays in them. So the model is compiled again for every ten calls, and the mean of these is one sample, to 1 us.
+    Raises InputError where OpenVINO refuses the model.
     """
     samples: list[Counters] = []
     call_us: list[float] = []
@@ -38,13 +38,13 @@ def kernel_times(onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads:
         for _ in range(math.ceil(calls / _SAMPLE_CALLS)):
             compiled = compiled_model(onnx_path, threads=threads, counters=True)
             request = compiled.create_infer_request()
-            means, spent_us = _sample(request, feeds)
+            means, spent_us = take_sample(request, feeds)
             samples.append(means)
             call_us.append(spent_us)
     except RuntimeError as exc:
-        raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try --runtime onnxruntime") from exc
+        raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try `runtime` onnxruntime") from exc
     graph = {op.get_friendly_name(): op for op in compiled.get_runtime_model().get_ordered_ops()}
-    # Whatever took less than a microsecond counts as not run in an info's status; what is fused is not in the graph.
+    # The status of an info is "not run" below a microsecond, so it is not used; what is fused is not in the graph.
     kernels = (
         _kernel(graph[info.node_name], us)
         for info, us in zip(request.profiling_info, zip(*samples, strict=True), strict=True)
@@ -53,7 +53,7 @@ def kernel_times(onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads:
     return KernelTimes(DESCRIPTION, tuple(kernels), tuple(call_us))
 
 
-def _sample(request: Any, feeds: Mapping[str, NDArray[Any]]) -> tuple[Counters, float]:
+def take_sample(request: Any, feeds: Mapping[str, NDArray[Any]]) -> tuple[Counters, float]:
     """Microseconds of each kernel and of a call, means over ``_SAMPLE_CALLS`` calls after a warm-up."""
 
     def infer() -> None:
@@ -75,20 +75,20 @@ def _counters(request: Any) -> Counters:
 
 
 def _kernel(op: Any, us: tuple[float, ...]) -> Kernel:
-    told = {key: str(getattr(value, "value", value)) for key, value in op.get_rt_info().items()}
+    info = {key: str(getattr(value, "value", value)) for key, value in op.get_rt_info().items()}
     types = [_type(port.get_element_type().get_type_name()) for port in op.inputs()]
-    precision = _type(told["runtimePrecision"])
-    if told["layerType"] in _MULTIPLIES and precision == "uint8":
+    precision = _type(info["runtimePrecision"])
+    if info["layerType"] in _MULTIPLIES and precision == "uint8":
         precision = "int8"
     return Kernel(
         name=op.get_friendly_name(),
-        op=told["layerType"],
-        implementation=told["primitiveType"],
-        sources=tuple(filter(None, told["originalLayersNames"].split(","))),
+        op=info["layerType"],
+        implementation=info["primitiveType"],
+        sources=tuple(filter(None, info["originalLayersNames"].split(","))),
         precision=precision,
         input_type=types[0] if types else precision,
         weight_type=types[1] if len(types) > 1 else precision,
-        output_type=_type(told["outputPrecisions"].split(",")[0]),
+        output_type=_type(info["outputPrecisions"].split(",")[0]),
         us=us,
     )
 

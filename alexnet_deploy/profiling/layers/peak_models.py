@@ -1,4 +1,4 @@
-"""Two small ONNX models that a machine computes as fast as it can: what a roofline's peak is measured with."""
+"""Two small ONNX models that a machine computes as fast as it can: the peak of a roofline is measured with them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class PeakModel:
         return {"x": _random(self.input_shape)}
 
     def save(self, path: Path, precision: str) -> bool:
-        """Write the model at ``precision``; False where it has no form at that."""
+        """Write the model at ``precision``; False where there is no such form."""
         weight = _random(self.weight_shape) / 8
         nodes: list[onnx.NodeProto] = []
         constants: list[TensorProto] = []
@@ -64,7 +64,7 @@ class PeakModel:
             q = node("QuantizeLinear", "x", scale, zero, output="x/q")
             x = node("DequantizeLinear", q, scale, zero, output="x/dq")
             result = node(self.op, x, w, output="made", **dict(self.attributes))
-            # Runtimes look for a quantised output, too, before they take an integer kernel.
+            # Runtimes take an integer kernel only if the output is quantised as well.
             out_scale = constant("out_scale", np.array(4.0, np.float32))
             q = node("QuantizeLinear", result, out_scale, zero, output="made/q")
             node("DequantizeLinear", q, out_scale, zero, output="y")
@@ -91,4 +91,4 @@ PEAK_MODELS = (
     PeakModel("Gemm", (1024, 1024), (1024, 1024), (1024, 1024), (("transB", 1),)),
     PeakModel("Conv", (4, 256, 28, 28), (256, 256, 3, 3), (4, 256, 28, 28), (("pads", [1, 1, 1, 1]),)),
 )
-"""Hundreds of operations a byte, each some milliseconds long. A Gemm's weights are ``[N, K]``, as a Conv's."""
+"""Hundreds of operations per byte, each some milliseconds long. Weights of the Gemm are ``[N, K]``, as of a Conv."""

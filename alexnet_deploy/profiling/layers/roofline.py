@@ -1,8 +1,8 @@
-"""The roofline of this machine, measured: how fast it multiplies at each precision, and how fast memory answers.
+"""The measured roofline of this machine: how fast it multiplies at each precision, and how fast its memory is.
 
 Williams, Waterman, Patterson, "Roofline" (doi:10.1145/1498765.1498785): no layer is faster than its arithmetic at the
-machine's peak, or its bytes at the machine's bandwidth. The peak is that of the runtime which is judged: the best call
-of two kernels with hundreds of operations a byte, a matrix product and a convolution, in an ONNX model of the
+machine's peak, nor than its bytes at the machine's bandwidth. The peak is that of the runtime in question: the best
+call of two kernels with hundreds of operations per byte, a matrix product and a convolution, in an ONNX model of the
 precision. The bandwidth is the best of reading an array much larger than the last-level cache, and of copying one.
 """
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +22,13 @@ from numpy.typing import NDArray
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.profiling.layers.costs import multiplies
+from alexnet_deploy.profiling.layers.counters import count_on_cpu
 from alexnet_deploy.profiling.layers.kernel_times import Kernel
 from alexnet_deploy.profiling.layers.peak_models import PEAK_MODELS, PeakModel
 
 PEAK_CALLS = 30
 STREAM_BYTES = 512 << 20
-"""Sixteen times a cache of 32 MiB: what of it stays in the cache counts for little."""
+"""Sixteen times a cache of 32 MiB: the part that stays in the cache counts for little."""
 STREAM_ROUNDS = 20
 DEFAULT_CACHE_BYTES = 32 << 20
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -36,7 +36,7 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """The most arithmetic that a runtime was seen to do at one precision; ``kernel`` is the code that did it."""
+    """The highest rate of arithmetic measured at one precision; ``kernel`` is the code that reached it."""
 
     precision: str
     gflop_per_s: float
@@ -45,13 +45,13 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """GB/s, both ways counted: from memory, and from an array that the last-level cache holds."""
+    """Reads and writes counted: from memory, and from an array that the last-level cache holds."""
 
     memory_gb_per_s: float
     cache_gb_per_s: float
     cache_bytes: int
     cache_told: bool
-    """Whether the machine told the size of its cache; else 32 MiB is assumed."""
+    """Whether the system reports the size of its cache; else 32 MiB is assumed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ class Roofline:
         return next((peak for peak in self.peaks if peak.precision == precision), None)
 
     def limit_us(self, flops: int, moved_bytes: int, precision: str) -> tuple[float, float] | None:
-        """The least that the arithmetic takes, and the least that the bytes take from memory.
+        """The least time for the arithmetic, and the least for the bytes from memory.
 
-        None where there is arithmetic and no peak to judge it by.
+        None where there is arithmetic but no peak for it.
         """
         peak = self.peak(precision)
         if flops and peak is None:
@@ -78,16 +78,12 @@ class Roofline:
         compute_us = flops / peak.gflop_per_s / 1e3 if flops and peak else 0.0
         return compute_us, moved_bytes / self.bandwidth.memory_gb_per_s / 1e3
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON, names with units."""
-        return asdict(self)
-
 
 def measure_roofline(runtime: str, precisions: Collection[str], threads: int | None = None) -> Roofline:
     """Measure ``runtime`` ("openvino" or "onnxruntime") at each of ``precisions``, and memory; some 2 s each.
 
-    Each part is measured once a process, so that engines are judged by the same roof. A precision that the runtime
-    computes in another one has no peak.
+    Each part is measured once per process, so all engines have the same roof. A precision that the runtime computes in
+    another one has no peak.
     """
     peaks = (measured_peak(runtime, precision, threads) for precision in sorted(precisions))
     known = tuple(peak for peak in peaks if peak is not None)
@@ -107,7 +103,7 @@ def _peak_of(model: PeakModel, runtime: str, precision: str, threads: int | None
         if not model.save(path, precision):
             return None
         try:
-            times = _count(runtime)(path, model.feeds(), threads=threads, calls=PEAK_CALLS)
+            times = count_on_cpu(runtime, path, model.feeds(), threads=threads, calls=PEAK_CALLS)
         except InputError:  # it has no kernel for that at all
             return None
     ran = [kernel for kernel in times.kernels if multiplies(kernel.op) and kernel.precision == precision]
@@ -117,32 +113,22 @@ def _peak_of(model: PeakModel, runtime: str, precision: str, threads: int | None
     return Peak(precision, model.flops / max(min(best.us), 1.0) / 1e3, best.implementation)
 
 
-def _count(runtime: str) -> Callable[..., Any]:
-    if runtime == "openvino":
-        from alexnet_deploy.profiling.layers import openvino_counters
-
-        return openvino_counters.kernel_times
-    from alexnet_deploy.profiling.layers import onnxruntime_counters
-
-    return onnxruntime_counters.kernel_times
-
-
 @functools.cache
 def measured_bandwidth(threads: int) -> Bandwidth:
-    """Streams of as many threads, each through an array of its own."""
-    told = cache_bytes()
-    size = told or DEFAULT_CACHE_BYTES
+    """Streams of that many threads, each through an array of its own."""
+    reported = cache_bytes()
+    size = reported or DEFAULT_CACHE_BYTES
     with ThreadPoolExecutor(threads) as pool:
         memory = _stream(pool, threads, max(STREAM_BYTES, 8 * size), passes=1)
         # A quarter of the cache, since other cores share it; many passes, since one is over before the threads meet.
         small = size // 4
         cache = _stream(pool, threads, small, passes=max(1, STREAM_BYTES // small // 2))
-    return Bandwidth(memory, max(cache, memory), size, told is not None)
+    return Bandwidth(memory, max(cache, memory), size, reported is not None)
 
 
 def _stream(pool: ThreadPoolExecutor, threads: int, nbytes: int, *, passes: int) -> float:
     """GB/s of the best round over ``nbytes`` in all: reading, or copying one half to the other (both count)."""
-    # Written once, for memory that nobody has written is one page of zeros.
+    # Written once: memory that was never written is one page of zeros.
     arrays = [np.ones(nbytes // threads // 4, np.float32) for _ in range(threads)]
     total = passes * sum(array.nbytes for array in arrays)
     best = 0.0
@@ -166,9 +152,9 @@ def _copy(array: NDArray[np.float32], passes: int) -> None:
 
 
 def cache_bytes() -> int | None:
-    """Size of the largest cache that the first core sees; None where the system does not tell."""
+    """Size of the largest cache of the first core; None where the system does not report it."""
     try:
-        told = [(index / "size").read_text().strip() for index in _CACHES.glob("index*")]
-        return max(int(text.removesuffix("K")) for text in told) << 10
+        sizes = [(index / "size").read_text().strip() for index in _CACHES.glob("index*")]
+        return max(int(text.removesuffix("K")) for text in sizes) << 10
     except (OSError, ValueError):
         return None

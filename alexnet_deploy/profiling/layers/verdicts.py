@@ -1,22 +1,25 @@
-"""Why a layer is not faster in one engine than in another: from what was measured of both, a line a layer."""
+"""Why a layer is not faster in one engine than in another: a line per layer, from the profiles of both."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.profiling.layers.times import LayerProfile, LayerRow
+from alexnet_deploy.profiling.layers.profile import LayerProfile
+from alexnet_deploy.profiling.layers.rows import LayerRow
 
 FASTER = 0.95
 """Below this part of the other's time a layer counts as faster; two runs differ by some percent."""
 SMALL_US = 20.0
-"""Layers as short as this last about as long as starting the threads of a kernel."""
+"""Layers as short as this take about as long as starting the threads of a kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One layer in both engines. Times include the conversions that feed it; ``why`` is None where it is faster."""
+    """One layer in both engines. Times include the conversions that feed it; ``why`` is None if it is faster.
+
+    ``beside`` in a name: of the engine that it is compared with.
+    """
 
     layer: str
     precision: str
@@ -28,25 +31,21 @@ class Verdict:
     speedup: float
     why: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON, names with units."""
-        return asdict(self)
 
-
-def verdicts(profile: LayerProfile, beside: LayerProfile) -> tuple[Verdict, ...]:
-    """Each layer that both profiles have, in order; UsageError where they are of other runtimes, batches or threads."""
-    if (profile.runtime, profile.batch, profile.threads) != (beside.runtime, beside.batch, beside.threads):
+def verdicts(profile: LayerProfile, baseline: LayerProfile) -> tuple[Verdict, ...]:
+    """Each layer that both profiles have, in order; UsageError if their runtimes, batches or threads differ."""
+    if (profile.runtime, profile.batch, profile.threads) != (baseline.runtime, baseline.batch, baseline.threads):
         raise UsageError(
-            f"--beside {beside.engine}: measured with {beside.runtime} at batch {beside.batch}, {profile.engine} with "
-            f"{profile.runtime} at {profile.batch}; name one --runtime that runs both"
+            f"`baseline` {baseline.engine}: measured with {baseline.runtime} at batch {baseline.batch}, "
+            f"{profile.engine} with {profile.runtime} at {profile.batch}; name one `runtime` that runs both"
         )
-    others = {row.layer: row for row in beside.rows if not row.overhead}
+    others = {row.layer: row for row in baseline.rows if not row.overhead}
     found = []
     for row in profile.rows:
         other = others.get(row.layer)
         if row.overhead or other is None:
             continue
-        conversions_us, other_conversions_us = _conversions_us(profile, row), _conversions_us(beside, other)
+        conversions_us, other_conversions_us = _conversions_us(profile, row), _conversions_us(baseline, other)
         us, beside_us = row.median_us + conversions_us, other.median_us + other_conversions_us
         found.append(
             Verdict(

@@ -1,4 +1,4 @@
-"""What LoadGen writes: its summary, read strictly, and the answers in its accuracy log."""
+"""Reading what LoadGen writes: its summary, strictly, and the answers in its accuracy log."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import ArtifactError
+from alexnet_deploy.inference.probabilities import predicted_classes
 
 # Legend: N image, K class
 
@@ -21,7 +22,7 @@ _T = TypeVar("_T")
 SUMMARY, DETAIL, ACCURACY = "mlperf_log_summary.txt", "mlperf_log_detail.txt", "mlperf_log_accuracy.json"
 LOGS = (SUMMARY, DETAIL, ACCURACY)
 
-_ANSWER = np.dtype(np.int32)  # MLPerf's own accuracy-imagenet.py reads it, too, with --dtype int32
+_ANSWER = np.dtype(np.int32)  # MLPerf's own accuracy-imagenet.py reads it as well, with --dtype int32
 _CHECK = re.compile(r"  (\w[\w ]* satisfied) ?: (Yes|NO|Skipped)")
 _NUMBER = re.compile(r"(\S.*?)\s*: (-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
 _COUNT = re.compile(r"(No|\d+) (warning|error)s? encountered(?: during test\.|\. See detailed log\.)", re.IGNORECASE)
@@ -42,7 +43,7 @@ class Summary:
     mode: str
     valid: bool
     metric: str
-    """Name of the scenario's headline, such as ``Samples per second``."""
+    """Name of the main number of the scenario, such as ``Samples per second``."""
     value: float
     checks: Mapping[str, bool | None]
     """``Min duration satisfied`` and so on; None: skipped."""
@@ -54,7 +55,7 @@ class Summary:
     warnings: int
     errors: int
     unknown: tuple[str, ...]
-    """Lines that this reader does not know."""
+    """Lines that could not be read."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -67,11 +68,11 @@ class Summary:
 
 
 def read_summary(folder: Path) -> Summary:
-    """Read the summary of a performance run; ArtifactError where what must be there is not, or not once."""
+    """Read the summary of a performance run; ArtifactError where a required entry is missing, or there twice."""
     path = folder / SUMMARY
     headers: dict[str, str] = {}
     checks: dict[str, bool | None] = {}
-    said: dict[str, list[str]] = {"Recommendations": [], "Early Stopping Result": []}
+    paragraphs: dict[str, list[str]] = {"Recommendations": [], "Early Stopping Result": []}
     stats: dict[str, float] = {}
     parameters: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -82,12 +83,12 @@ def read_summary(folder: Path) -> Summary:
             continue
         if line in ("MLPerf Results Summary", "Additional Stats", "Test Parameters Used"):
             section, paragraph = line, ""
-        elif line.rstrip(":") in said:
+        elif line.rstrip(":") in paragraphs:
             paragraph = line.rstrip(":")
         elif paragraph and line.startswith(" * "):
-            said[paragraph].append(line[3:])
-        elif paragraph and line.startswith(" ") and said[paragraph]:
-            said[paragraph][-1] += " " + line.strip()
+            paragraphs[paragraph].append(line[3:])
+        elif paragraph and line.startswith(" ") and paragraphs[paragraph]:
+            paragraphs[paragraph][-1] += " " + line.strip()
         elif match := _COUNT.fullmatch(line):
             counts[match[2].lower()] = 0 if match[1] == "No" else int(match[1])
         elif section == "MLPerf Results Summary" and (match := _CHECK.fullmatch(line)):
@@ -117,8 +118,8 @@ def read_summary(folder: Path) -> Summary:
         metric=metric,
         value=stats.pop(metric),
         checks=checks,
-        recommendations=tuple(said["Recommendations"]),
-        early_stopping=tuple(said["Early Stopping Result"]),
+        recommendations=tuple(paragraphs["Recommendations"]),
+        early_stopping=tuple(paragraphs["Early Stopping Result"]),
         stats=stats,
         parameters=parameters,
         warnings=warnings,
@@ -127,9 +128,9 @@ def read_summary(folder: Path) -> Summary:
     )
 
 
-def encoded(logits_NK: NDArray[np.float32]) -> NDArray[np.int32]:
-    """The answers that LoadGen logs: the class number of each image; -1, which is no class, where not all is finite."""
-    return np.where(np.isfinite(logits_NK).all(axis=1), logits_NK.argmax(axis=1), -1).astype(_ANSWER)
+def encode_answers(logits_NK: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The answers that LoadGen logs: the class number of each image, or -1 where the logits are not finite."""
+    return predicted_classes(logits_NK).astype(_ANSWER)
 
 
 def read_answers(folder: Path, images: int) -> NDArray[np.int32]:

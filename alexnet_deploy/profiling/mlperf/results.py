@@ -7,10 +7,11 @@ from pathlib import Path
 
 from alexnet_deploy.errors import ProofError
 from alexnet_deploy.profiling.mlperf.log import Summary
+from alexnet_deploy.runtime.select import PassedOver
 
 
 @dataclass(frozen=True, slots=True)
-class Accuracy:
+class ScenarioAccuracy:
     """From the accuracy log: share of images whose class is the first answer."""
 
     images: int
@@ -25,7 +26,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class RateTrial:
     """One run of Server's search."""
 
     rate: float
@@ -34,7 +35,7 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class ScenarioResult:
     """One scenario: ``summary`` of a performance run, or ``accuracy``."""
 
     scenario: str
@@ -42,12 +43,12 @@ class Result:
     """Images that were computed at once, at most."""
     logs: Path
     unreadable: tuple[str, ...]
-    """The one line that says why, an image; in a performance run they run as black pixels."""
+    """The reason on one line, per image; in a performance run they run as black pixels."""
     summary: Summary | None = None
-    accuracy: Accuracy | None = None
-    search: tuple[Try, ...] = ()
+    accuracy: ScenarioAccuracy | None = None
+    search: tuple[RateTrial, ...] = ()
     disturbed: tuple[str, ...] = ()
-    """What else took part in its runs, as ``machine_watch`` saw it; the verdict is LoadGen's, which does not know."""
+    """What else took part in its runs, by ``machine.watch``; the verdict is LoadGen's, which does not know."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -60,21 +61,23 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class MlperfReport:
     """Everything that was measured of one engine."""
 
     description: str
-    passed_over: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...]
+    unused_gpu: bool
+    """Of ``open_runner``, as ``passed_over`` is."""
     loadgen: str
     """Its version."""
     images: int
     """Different ones that were used; without data they are random pixels."""
     memory_bytes: int
     """Of the images that are in memory at once."""
-    results: tuple[Result, ...]
+    results: tuple[ScenarioResult, ...]
 
 
-def refuse_invalid(report: Report) -> None:
+def require_valid(report: MlperfReport) -> None:
     """ProofError where a result does not count."""
     for result in report.results:
         if result.reasons:

@@ -1,4 +1,4 @@
-"""The highest rate that a system can bear, by bisection."""
+"""The highest rate that a system sustains, by bisection."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 
 PRECISION = 0.025
-"""The search ends when the rate that passes and the one that fails are this close; a run is hardly more repeatable."""
+"""The search ends when the rate that passes and the one that fails are this close; a run hardly repeats better."""
 MAX_RATES = 14
-"""Rates that a search tries: six to come near, eight for bisection, which needs five or six."""
+"""Rates that a search tries: six to come near, and eight for bisection, which needs five or six."""
 
 
-def highest_passing(passes: Callable[[float], bool], *, start: float, floor: float) -> float | None:
+def find_highest_rate(passes: Callable[[float], bool], *, start: float, floor: float) -> float | None:
     """The highest rate found to pass, within ``PRECISION`` of one that fails; None where none down to ``floor`` does.
 
     From ``start`` up by half or down by half until one passes and one fails, then bisection between them; ``MAX_RATES``

@@ -1,4 +1,4 @@
-"""The two sides that LoadGen asks for: a library of samples, and a system under test."""
+"""The two sides of LoadGen's interface: a query sample library, and a system under test."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.profiling.mlperf.log import encoded
+from alexnet_deploy.profiling.mlperf.log import encode_answers
 from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N batch, H height, W width, C channel (RGB)
@@ -26,20 +26,20 @@ PERFORMANCE_SAMPLES = 1024
 """Images in memory at once: ``performance_sample_count`` of MLPerf's ResNet-50, which sees the same 224 x 224."""
 MAX_SAMPLE_BYTES = 256 << 20
 """Of them in memory: 1024 images of 224 x 224 are 147 MiB; of a model with larger ones there are fewer."""
-SAMPLES_A_QUERY = 8
+SAMPLES_PER_QUERY = 8
 """Of MultiStream, by MLPerf's rules."""
 
 
-class Samples:
-    """LoadGen's query sample library: images by number, decoded when LoadGen asks for them to be loaded."""
+class SampleLibrary:
+    """LoadGen's query sample library: images by number, decoded when LoadGen loads them."""
 
     def __init__(self, files: Sequence[Path], pre: Preprocessing, seed: int) -> None:
         self.image_bytes = pre.height * pre.width * 3
-        fit = min(PERFORMANCE_SAMPLES, max(SAMPLES_A_QUERY, MAX_SAMPLE_BYTES // self.image_bytes))
+        fit = min(PERFORMANCE_SAMPLES, max(SAMPLES_PER_QUERY, MAX_SAMPLE_BYTES // self.image_bytes))
         self.total = len(files) or fit
         self.at_once = min(fit, self.total)
         self.unreadable: dict[int, str] = {}
-        """The one line that says why, by number of the image; it runs as black pixels and gets no answer."""
+        """The reason on one line, by number of the image; it runs as black pixels and gets no answer."""
         self._files = files
         self._pre = pre
         self._seed = seed
@@ -47,7 +47,7 @@ class Samples:
         self._pixels_NHWC = np.zeros((0, pre.height, pre.width, 3), np.uint8)
 
     def load(self, indices: Sequence[int]) -> None:
-        """Replace what is in memory; MultiStream names some images twice, to have each query in one piece.
+        """Replace what is in memory; MultiStream names some images twice, to have each query contiguous.
 
         Raises InputError where none of them can be read.
         """
@@ -71,7 +71,7 @@ class Samples:
         return None
 
     def pixels(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Pixels ``[N, H, W, 3]`` of loaded images, without a copy where they lie in a row."""
+        """Pixels ``[N, H, W, 3]`` of loaded images, without a copy where they are contiguous."""
         rows = [self._row_of[index] for index in indices]
         first, count = rows[0], len(rows)
         in_a_row = rows == list(range(first, first + count))
@@ -85,11 +85,11 @@ class _Sample(Protocol):
     index: int
 
 
-class Streams:
-    """LoadGen's system under test: a queue, and a thread a runner that takes what waits as one batch."""
+class SystemUnderTest:
+    """LoadGen's system under test: a queue, and a thread per runner that takes what waits as one batch."""
 
     def __init__(
-        self, runners: Sequence[Runner], samples: Samples, on_failure: Callable[[BaseException], None]
+        self, runners: Sequence[Runner], samples: SampleLibrary, on_failure: Callable[[BaseException], None]
     ) -> None:
         self._runners = runners
         self._samples = samples
@@ -102,9 +102,9 @@ class Streams:
             threading.Thread(target=self._work, args=(runner,), daemon=True).start()
 
     def prepare(self, max_batch: int) -> None:
-        """Before a run: take at most ``max_batch`` images at once, and let every runner see each size that this gives.
+        """Before a run: set the most images per call, and let every runner see each batch size that can occur.
 
-        A runtime prepares for a size when it first meets it (OpenVINO: 10 to 40 ms), which is no latency of a query.
+        A runtime prepares for a size when it first sees it (OpenVINO: 10 to 40 ms), which is not latency of a query.
         """
         pre = self._runners[0].contract.preprocessing
         pixels_NHWC = np.zeros((max_batch, pre.height, pre.width, 3), np.uint8)
@@ -121,7 +121,7 @@ class Streams:
             self._arrived.notify_all()
 
     def _take(self) -> list[tuple[int, int]]:
-        """The share of this stream, among those that are idle, of what waits."""
+        """The share of this thread, among those that are idle, of what waits."""
         with self._arrived:
             self._idle += 1
             while not self._waiting:
@@ -135,7 +135,7 @@ class Streams:
         try:
             while True:
                 ids, indices = zip(*self._take(), strict=True)
-                answers = encoded(runner(self._samples.pixels(indices)))
+                answers = encode_answers(runner(self._samples.pixels(indices)))
                 # LoadGen reads this memory until QuerySamplesComplete returns.
                 address, size = answers.ctypes.data, answers.itemsize
                 no_answer = self._samples.unreadable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,28 +11,11 @@ from alexnet_deploy.profiling.layers import roofline
 from alexnet_deploy.profiling.layers.costs import Costs
 from alexnet_deploy.profiling.layers.peak_models import PEAK_MODELS, PeakModel
 from alexnet_deploy.profiling.layers.roofline import Bandwidth, Peak, Roofline, cache_bytes, measure_roofline
+from tests.profiling.layers.conftest import SMALL
 
-SMALL = (
-    PeakModel("Gemm", (32, 64), (48, 64), (32, 48), (("transB", 1),)),
-    PeakModel("Conv", (1, 16, 8, 8), (16, 16, 3, 3), (1, 16, 8, 8), (("pads", [1, 1, 1, 1]),)),
-)
 BY_HAND = Roofline(
     "openvino", 2, (Peak("fp32", 500.0, "a"), Peak("int8", 2000.0, "b")), Bandwidth(50.0, 200.0, 32 << 20, True)
 )
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Peaks of small kernels and streams of a MiB, measured anew."""
-    for measured in (roofline.measured_peak, roofline.measured_bandwidth):
-        measured.cache_clear()
-    monkeypatch.setattr(roofline, "PEAK_MODELS", SMALL)
-    monkeypatch.setattr(roofline, "PEAK_CALLS", 10)
-    monkeypatch.setattr(roofline, "STREAM_BYTES", 1 << 20)
-    monkeypatch.setattr(roofline, "cache_bytes", lambda: 1 << 18)
-    yield
-    for measured in (roofline.measured_peak, roofline.measured_bandwidth):
-        measured.cache_clear()
 
 
 def test_the_limits_by_hand() -> None:
@@ -80,7 +62,7 @@ def test_a_real_runtime_is_measured_at_what_it_computes(small: None, runtime: st
     assert min(found.bandwidth.cache_gb_per_s, found.bandwidth.memory_gb_per_s) > 0
     again = measure_roofline(runtime, {"fp32"}, threads=1)
     assert again.peaks[0] == found.peaks[0]  # engines are judged by one roof
-    assert found.to_dict()["bandwidth"]["cache_bytes"] == 1 << 18
+    assert found.bandwidth.cache_bytes == 1 << 18
 
 
 def test_a_precision_without_a_kernel_has_no_peak(small: None) -> None:

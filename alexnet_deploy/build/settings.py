@@ -1,0 +1,23 @@
+"""What ``build_engine`` can be told besides the precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.precision.settings import CalibrationSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildSettings(CalibrationSettings):
+    """Settings of ``build_engine``; those of calibration and ``exclude`` are for int8 and fp8 only."""
+
+    calibration_cache: Path | None = None
+    """Folder that keeps calibration values between runs; None: measure them."""
+    batch: BatchProfile | None = None
+    """Batch sizes of the plans; None: 1..32 tuned for 8, or the one batch size that a static model takes."""
+    targets: tuple[str, ...] = ()
+    """GPUs to build plans for: values of ``plans.TARGETS``; empty: the GPU of this machine, else one portable plan."""
+    allow_fallback: tuple[str, ...] = ()
+    """Nodes, by name or regular expression, that may miss their precision."""

@@ -1,0 +1,165 @@
+"""``engines``, ``inspect``, ``summary``, ``doctor``: what there is, and what this machine can do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, list_bundles, load_manifest, verify
+from alexnet_deploy.bundle.store import find_bundle
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.tables import add_row, print_json, print_line, size, table
+from alexnet_deploy.cli.terminal import out
+from alexnet_deploy.errors import ArtifactError
+
+_STATE_STYLE = {"ok": "green", "absent": "dim", "broken": "red"}
+
+
+def engines(store: opt.Store = opt.STORE, json_: opt.Json = False) -> None:
+    """List the engine bundles of a store."""
+    found = list_bundles(store)
+    if json_:
+        print_json([_store_row(directory, manifest) for directory, manifest in found])
+        return
+    if not found:
+        print_line(f"{store}/ holds no engine; build one: alexnet-deploy build-engine --fp16")
+        return
+    grid = table("engine", "precision", "plans", ">size", ">batch", "created")
+    for directory, manifest in found:
+        row = _store_row(directory, manifest)
+        if isinstance(manifest, ArtifactError):
+            add_row(grid, (directory.name, "damaged", "", "", "", row["error"]), style="red")
+        else:
+            batch = f"{manifest.batch.min}..{manifest.batch.max}"
+            plans = ", ".join(row["targets"]) or "none"
+            add_row(grid, (directory.name, manifest.precision, plans, size(row["bytes"]), batch, manifest.created))
+    out.print(grid)
+
+
+def _store_row(directory: Path, found: Manifest | ArtifactError) -> dict[str, Any]:
+    if isinstance(found, ArtifactError):
+        return {"engine": directory.name, "error": str(found)}
+    return {
+        "engine": directory.name,
+        "precision": found.precision,
+        "targets": [plan.target for plan in found.plans],
+        "bytes": sum(record.bytes for record in load_manifest(directory)[1].values()),
+        "created": found.created,
+        "error": None,
+    }
+
+
+def inspect(engine: opt.Bundle, store: opt.Store = opt.STORE, json_: opt.Json = False) -> None:
+    """Show one bundle: contract, files, precisions.
+
+    Verifies every checksum.
+    """
+    directory = find_bundle(engine, store)
+    manifest = verify(directory)
+    print_bundle(directory, manifest, as_json=json_, layers=True)
+    if not json_:
+        _print_temperature(directory, manifest)
+
+
+def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: bool = False) -> None:
+    """One bundle: its files and plans, and the achieved precision in short or layer by layer."""
+    files = load_manifest(directory)[1]
+    if as_json:
+        raw = dataclasses.asdict(manifest) | {"contract": json.loads(manifest.contract.to_json())}
+        sizes = {name: dataclasses.asdict(record) for name, record in files.items()}
+        print_json({"bundle": str(directory), "files": sizes} | raw)
+        return
+    profile = manifest.batch
+    print_line(
+        f"{directory}/  {manifest.precision}, batch {profile.min}..{profile.max} (tuned for {profile.opt}), "
+        f"{manifest.contract.architecture} with {len(manifest.contract.labels)} classes, {manifest.created}"
+    )
+    what = {plan.file: f"{plan.builder} {plan.version} plan for {plan.target}" for plan in manifest.plans} | {
+        "model.onnx": "typed ONNX, runs anywhere",
+        "calibration.json": "record of the calibration",
+        "confidence.json": "record of the temperature's fit",
+    }
+    grid = table("file", ">size", "what")
+    for name, record in files.items():
+        add_row(grid, (name, size(record.bytes), what.get(name, "")))
+    out.print(grid)
+    for file, achieved in manifest.achieved.items():
+        print_line(f"precision of {file}: {_in_short(achieved)}")
+        if layers:
+            grid = table("node", "op", "asked", "got", "engine layer")
+            for layer in achieved:
+                cells = (layer.node, layer.op, layer.asked, layer.got, layer.engine_layer)
+                add_row(grid, cells, style=None if layer.asked == layer.got else "red")
+            out.print(grid)
+    for remark in manifest.notes:
+        print_line(remark, style="yellow")
+
+
+def _in_short(achieved: Sequence[LayerPrecision]) -> str:
+    counts = Counter((layer.asked, layer.got) for layer in achieved)
+    parts = [f"{n} {got}" if asked == got else f"{n} {got} (asked {asked})" for (asked, got), n in counts.items()]
+    return f"{len(achieved)} layers: " + ", ".join(parts)
+
+
+def _print_temperature(directory: Path, manifest: Manifest) -> None:
+    """Where the temperature comes from; ArtifactError where record and contract disagree."""
+    from alexnet_deploy.evaluation.temperature_record import read_confidence
+
+    temperature, record = manifest.contract.temperature, read_confidence(directory, manifest.contract)
+    if record is not None:
+        print_line(
+            f"temperature {temperature:.4f}, fitted on {record.images} images ({record.created}): "
+            f"ECE {record.before.ece_percent:.2f} -> {record.after.ece_percent:.2f} %"
+        )
+    elif temperature != 1.0:
+        print_line(f"temperature {temperature:.4f}, from the model the bundle was built from; not fitted to the bundle")
+    else:
+        print_line("temperature 1, probabilities are not calibrated: alexnet-deploy calibrate-confidence")
+
+
+def summary(
+    architecture: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCHITECTURE", help="alexnet, alexnet-2012, alexnet-review, alexnet-review-code, or a checkpoint."
+        ),
+    ] = "alexnet",
+    num_classes: Annotated[int, typer.Option(help="Number of classes of a named architecture.")] = 1000,
+) -> None:
+    """Print the output shape and parameters of each layer."""
+    with needs("export"):
+        from alexnet_deploy.model.architecture import FAMILY, get_architecture
+        from alexnet_deploy.model.summary import layer_table
+    if architecture not in FAMILY and Path(architecture).suffix == ".safetensors":
+        from alexnet_deploy.model.checkpoint import load_checkpoint
+
+        print(layer_table(load_checkpoint(Path(architecture)).arch))
+    else:
+        print(layer_table(get_architecture(architecture, num_classes=num_classes)))
+
+
+def doctor(json_: opt.Json = False) -> None:
+    """Check Python, CPU, GPU and every runtime, with fixes.
+
+    Exit code 1 if something must be fixed before an engine can run.
+    """
+    from alexnet_deploy.doctor import can_run, examine
+
+    checks = examine()
+    fit = can_run(checks)
+    if json_:
+        print_json({"can_run": fit, "checks": [dataclasses.asdict(check) for check in checks]})
+    else:
+        grid = table("what", "state", "found", "fix")
+        for check in checks:
+            add_row(grid, (check.name, check.state, check.found, check.fix), style=_STATE_STYLE[check.state])
+        out.print(grid)
+    if not fit:
+        raise typer.Exit(1)

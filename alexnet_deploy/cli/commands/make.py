@@ -1,0 +1,153 @@
+"""``export`` and ``build-engine``: from a checkpoint to an engine bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from alexnet_deploy.build.settings import BuildSettings
+from alexnet_deploy.bundle.manifest import load_manifest
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.commands.look import print_bundle
+from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.tables import print_json, print_line, size
+from alexnet_deploy.cli.terminal import reporting
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
+
+_DEFAULTS = BuildSettings()
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")] = opt.DEFAULT_ONNX,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="checkpoint.safetensors, a published .pth (path or URL), or imagenet1k.  [default: the shipped one]"
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None, typer.Option("--arch", help="Architecture of a .pth file (see summary --help).")
+    ] = None,
+    parity_images: Annotated[
+        Path | None, typer.Option(help="Folder of images to prove parity on.  [default: the sample photos]")
+    ] = None,
+    json_: opt.Json = False,
+) -> None:
+    """Export a checkpoint to ONNX; parity is proved.
+
+    The graph takes uint8 pixels and returns logits, which must be those of PyTorch.
+    """
+    with needs("export"):
+        from alexnet_deploy.model.export import export_with_parity
+
+    with reporting() as report:
+        exported = export_with_parity(
+            weights, output, architecture=architecture, parity_images=parity_images, on_progress=report
+        )
+    contract, parity = exported.contract, exported.parity
+    count = output.stat().st_size
+    if json_:
+        print_json({"onnx": str(output), "bytes": count, "parity": dataclasses.asdict(parity)})
+        return
+    pre = contract.preprocessing
+    print_line(f"{output}  {size(count)}  {contract.architecture}, {len(contract.labels)} classes")
+    print_line(f"  in   {contract.input_name} uint8 [N,{pre.height},{pre.width},3] RGB ({pre.resize})")
+    print_line(f"  out  {contract.output_name} float32 [N,{len(contract.labels)}]")
+    print_line(
+        f"parity with torch on {parity.images} images in {parity.runtime}: max abs difference "
+        f"{parity.max_abs_difference:.2e} of {parity.largest_logit:.1f}, "
+        f"top-1 agreement {parity.top1_agreement_percent:.0f} %"
+    )
+
+
+def build_engine(
+    onnx: Annotated[
+        Path, typer.Argument(metavar="ONNX", help="Classifier as ONNX: ours or another tool's.")
+    ] = opt.DEFAULT_ONNX,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Bundle to write.  [default: STORE/MODEL-PRECISION]")
+    ] = None,
+    fp16: opt.Fp16 = False,
+    int8: opt.Int8 = False,
+    fp8: opt.Fp8 = False,
+    calibration_data: Annotated[
+        Path | None, typer.Option(help="Folder of images like those of production, for int8 and fp8.")
+    ] = None,
+    calibration_images: opt.CalibrationImages = _DEFAULTS.calibration_images,
+    calibration_method: opt.CalibrationMethod = None,
+    calibration_cache: Annotated[
+        bool,
+        typer.Option(
+            "--calibration-cache/--no-calibration-cache",
+            help="Reuse the calibration of the same images, weights and versions.",
+        ),
+    ] = True,
+    seed: opt.Seed = _DEFAULTS.seed,
+    exclude: opt.Exclude = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(metavar="POINTS", help="Maximum drop of top-1: the worst layers become float16 until it holds."),
+    ] = None,
+    validation_data: Annotated[
+        Path | None, typer.Option(help="Folder for --max-drop, one subfolder per class; with other images.")
+    ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="sm75, sm80, sm86, sm89, sm120, sm121, portable, all or current.  [repeatable]"),
+    ] = None,
+    min_batch: Annotated[int | None, typer.Option(help="Smallest batch of the plan.  [default: 1]")] = None,
+    opt_batch: Annotated[int | None, typer.Option(help="Batch the plan is tuned for.  [default: 8]")] = None,
+    max_batch: Annotated[int | None, typer.Option(help="Largest batch of the plan.  [default: 32]")] = None,
+    allow_fallback: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGEX", help="Nodes that may miss their precision.  [repeatable]"),
+    ] = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    labels: opt.Labels = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
+) -> None:
+    """Build an engine bundle; its precision is proved.
+
+    A bundle holds the typed ONNX and TensorRT plans. A layer that did not get its precision fails the build.
+    """
+    if (max_drop is None) != (validation_data is None):
+        raise UsageError("`max_drop` is a bound on the images of `validation_data`: give both, or neither")
+    # The layers that --max-drop keeps are float16.
+    precision = opt.precision_of(fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8)
+    from alexnet_deploy.build.engine import build_engine, default_output
+    from alexnet_deploy.precision.calibration_cache import default_folder
+
+    settings = BuildSettings(
+        calibration_images=calibration_images,
+        calibration_method=calibration_method,
+        calibration_cache=default_folder() if calibration_cache else None,
+        seed=seed,
+        exclude=exclude,
+        batch=opt.batch_profile(min_batch, opt_batch, max_batch),
+        targets=tuple(targets or ()),
+        allow_fallback=tuple(allow_fallback or ()),
+        import_options=ImportOptions(mean, std, labels),
+    )
+    build: Callable[..., Path] = build_engine
+    if max_drop is not None and validation_data is not None:
+        with needs("cpu"):
+            from alexnet_deploy.sensitivity.search import build_within_drop
+        build = partial(build_within_drop, max_drop=max_drop, validation_data=validation_data)
+    with reporting() as report:
+        bundle = build(
+            onnx,
+            output or default_output(onnx, precision, store),
+            precision=precision,
+            calibration_data=calibration_data,
+            settings=settings,
+            on_progress=report,
+        )
+    print_bundle(bundle, load_manifest(bundle)[0], as_json=json_)

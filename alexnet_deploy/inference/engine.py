@@ -1,0 +1,135 @@
+"""``open_engine``: an engine as an object to call, on whichever runtime this machine has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.store import STORE, resolve_engine
+from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.images.find import find_images
+from alexnet_deploy.inference.predict import BATCH, Prediction, predict
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.runtime.runner import Runner, Steps
+from alexnet_deploy.runtime.select import Runtime, SelectedRunner, open_runner
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+
+def open_engine(
+    engine: str | Path | None = None,
+    *,
+    runtime: Runtime = "auto",
+    threads: int | None = None,
+    store: str | Path = STORE,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
+) -> OpenEngine:
+    """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
+
+    ``runtime="auto"`` takes the first runtime that can run it here: a GPU before the CPU. ``threads`` is the number of
+    threads of the runtime (None: its own choice). ``import_options`` describe an ONNX of another tool.
+
+    Raises InputError or ArtifactError for an engine that is not there or damaged, UsageError for a parameter out of
+    range, UnavailableError where this machine cannot run it.
+    """
+    with ExitStack() as resources:
+        name = None if engine is None else str(engine)
+        found = resources.enter_context(resolve_engine(name, Path(store), import_options))
+        selected = open_runner(found, runtime, threads=threads)
+        resources.callback(selected.runner.close)
+        return OpenEngine(found, selected, resources.pop_all())
+
+
+class OpenEngine:
+    """An engine that is loaded and ready to run, until ``close`` or the end of its ``with`` block.
+
+    It is a ``Runner`` for batches of any size, and as such not for two threads at once.
+    """
+
+    batch: BatchProfile | None = None
+
+    def __init__(self, engine: Engine, selected: SelectedRunner, resources: ExitStack) -> None:
+        """For ``open_engine``; ``resources`` are closed with it."""
+        self.name = engine.name
+        self.precision = engine.precision
+        self.contract = engine.contract
+        self.runtime = selected.runner.runtime
+        self.device = selected.runner.device
+        self.description = selected.runner.description
+        self.passed_over = selected.passed_over
+        """The runtimes that ``"auto"`` tried before, each with the reason against it."""
+        self.unused_gpu = selected.unused_gpu
+        """It runs on the CPU although this machine has an NVIDIA GPU."""
+        self._runner: Runner | None = selected.runner
+        self._resources = resources
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``, N >= 1; the caller owns the result.
+
+        Raises UsageError for pixels of another type or shape, and what the runtime raises.
+        """
+        pre = self.contract.preprocessing
+        shape = pixels_NHWC.shape
+        if pixels_NHWC.dtype != np.uint8 or shape[1:] != (pre.height, pre.width, 3) or not len(pixels_NHWC):
+            raise UsageError(
+                f"`pixels_NHWC` {pixels_NHWC.dtype} {list(shape)}: {self.name} takes uint8 [N, {pre.height}, "
+                f"{pre.width}, 3]; the contract of the engine has the preprocessing"
+            )
+        return self._open()(pixels_NHWC)
+
+    def predict(
+        self,
+        sources: str | Path | Iterable[str | Path],
+        top_k: int = 5,
+        batch: int = BATCH,
+        *,
+        workers: int | None = None,
+    ) -> Iterator[Prediction]:
+        """One Prediction per image, in order and streaming: memory does not grow with their number.
+
+        ``sources`` are image files, folders (recursive) and glob patterns, or one of these; an iterator must yield
+        image files, and is read as the predictions are. ``batch`` is the number of images computed at once, ``workers``
+        the number of decoding threads (None: one per core). A file that cannot be used becomes a Prediction with an
+        ``error``.
+
+        Raises at the call InputError for a source that is missing or has no image, UsageError for a number out of
+        range.
+        """
+        self._open()
+        if isinstance(sources, Iterator):
+            files: Iterable[Path] = map(Path, sources)
+        else:
+            files = find_images([sources] if isinstance(sources, str | Path) else sources)
+        return predict(self, files, top_k=top_k, batch=batch, workers=workers)
+
+    def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
+        """See ``Runner.steps``."""
+        return self._open().steps(pixels_NHWC)
+
+    def fork(self) -> Runner:
+        """See ``Runner.fork``."""
+        return self._open().fork()
+
+    def close(self) -> None:
+        """Give back memory and threads; calling it twice is fine."""
+        self._runner = None
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _open(self) -> Runner:
+        if self._runner is None:
+            raise ValueError(f"the engine {self.name} is closed; open it again with open_engine")
+        return self._runner

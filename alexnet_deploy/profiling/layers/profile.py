@@ -1,0 +1,149 @@
+"""Where the time of one call goes: a row per layer under its PyTorch name, and what the machine could do.
+
+A runtime fuses nodes into kernels, adds conversions of its own, and leaves some nodes out. The time of a kernel goes to
+the module of the node that multiplies in it, else of its first node; a node without a kernel of its own counts as fused
+into the one that makes its input. What only changes types or the order of numbers in memory is no layer: it is a row
+of its own, marked as overhead.
+"""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import closing
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.bundle.manifest import Engine, load_manifest
+from alexnet_deploy.errors import DeployError, UnavailableError, require_positive
+from alexnet_deploy.machine.gpu import has_nvidia_gpu
+from alexnet_deploy.machine.watch import watch_for
+from alexnet_deploy.profiling.engine import check_batch_sizes
+from alexnet_deploy.profiling.latency import random_pixels
+from alexnet_deploy.profiling.layers.costs import Costs
+from alexnet_deploy.profiling.layers.counters import count_on_cpu
+from alexnet_deploy.profiling.layers.grouping import group_kernels
+from alexnet_deploy.profiling.layers.kernel_times import CALLS, KernelTimes, timed_calls
+from alexnet_deploy.profiling.layers.roofline import Roofline, measure_roofline
+from alexnet_deploy.profiling.layers.rows import LayerRow, notes_on, row_of, with_limits
+from alexnet_deploy.profiling.settings import LayerRuntime
+from alexnet_deploy.runtime.select import PassedOver, open_runner
+
+
+@dataclass(frozen=True, slots=True)
+class LayerProfile:
+    """Time by layer of one engine. Medians over ``calls`` calls with counters on; ``whole_us`` is that of one call.
+
+    OpenVINO reports only means of ten calls; there they are medians of such means.
+    """
+
+    engine: str
+    precision: str
+    runtime: str
+    runner: str
+    batch: int
+    threads: int | None
+    calls: int
+    whole_us: float
+    sum_us: float
+    """Of the rows."""
+    remainder_us: float
+    """What no row explains: the cost of a call itself, copies, waits between kernels, and disturbances."""
+    uncounted_us: float
+    """A call without counters, of the same engine right after."""
+    rows: tuple[LayerRow, ...]
+    roofline: Roofline | None
+    notes: tuple[str, ...] = ()
+    invalid: tuple[str, ...] = ()
+    """Why the times do not count, by ``machine.watch``."""
+    passed_over: tuple[PassedOver, ...] = ()
+    unused_gpu: bool = False
+    """As of ``open_runner``."""
+
+
+def profile_layers(
+    engine: Engine,
+    runtime: LayerRuntime | str = "auto",
+    batch: int = 1,
+    threads: int | None = None,
+    *,
+    calls: int = CALLS,
+) -> LayerProfile:
+    """Time each layer of ``engine`` on random pixels, and compare it with the machine's roofline.
+
+    The roofline is measured on CPUs only. Raises UsageError for a parameter out of range, UnavailableError for a
+    runtime that does not report layers, InputError where the ONNX cannot be read or the runtime refuses it.
+    """
+    require_positive(batch=batch, threads=threads)
+    check_batch_sizes(engine, [batch], "batch")
+    runtime, passed_over = _choose(engine, runtime)
+    costs = Costs(engine.onnx_path, batch)
+    with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
+        pixels_NHWC = random_pixels(runner, batch)
+        watch = watch_for(runner.device)
+    before = watch.read()
+    times = _kernel_times(engine, runtime, pixels_NHWC, threads, calls)
+    with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
+        uncounted_us = statistics.median(timed_calls(lambda: runner(pixels_NHWC), calls))
+    whole_us = statistics.median(times.call_us)
+    rows = tuple(row_of(group, whole_us) for group in group_kernels(times, costs))
+    roofline = None
+    if runtime != "tensorrt":
+        roofline = measure_roofline(runtime, {row.precision for row in rows if row.flops}, threads)
+        rows = tuple(with_limits(row, roofline) for row in rows)
+    sum_us = sum(row.median_us for row in rows)
+    return LayerProfile(
+        engine=engine.name,
+        precision=engine.precision,
+        runtime=runtime,
+        runner=times.description,
+        batch=batch,
+        threads=threads,
+        calls=calls,
+        whole_us=whole_us,
+        sum_us=sum_us,
+        remainder_us=whole_us - sum_us,
+        uncounted_us=uncounted_us,
+        rows=rows,
+        roofline=roofline,
+        notes=tuple(notes_on(rows, roofline)),
+        invalid=watch.judge([before, watch.read()]).invalid,
+        passed_over=passed_over,
+        unused_gpu=bool(passed_over) and runtime != "tensorrt" and has_nvidia_gpu(),
+    )
+
+
+def _choose(engine: Engine, runtime: str) -> tuple[str, tuple[PassedOver, ...]]:
+    """The runtime to count with, and why ``auto`` passed others over; each candidate is opened once to know."""
+    if runtime == "onnxruntime-cuda":
+        raise UnavailableError(
+            "`runtime` onnxruntime-cuda: its counters time the launch of a kernel, not the kernel; use tensorrt"
+        )
+    if runtime != "auto":
+        return runtime, ()
+    passed_over: list[PassedOver] = []
+    for name in get_args(LayerRuntime)[1:]:
+        try:
+            open_runner(engine, name).runner.close()
+        except DeployError as exc:
+            if name != "tensorrt" or engine.plans:
+                passed_over.append(PassedOver(name, str(exc)))
+        else:
+            return name, tuple(passed_over)
+    raise UnavailableError(f"{engine.name}: nothing here can time its layers ({'; '.join(map(str, passed_over))})")
+
+
+def _kernel_times(
+    engine: Engine, runtime: str, pixels_NHWC: NDArray[np.uint8], threads: int | None, calls: int
+) -> KernelTimes:
+    if runtime == "tensorrt":
+        from alexnet_deploy.profiling.layers import tensorrt_counters
+        from alexnet_deploy.runtime.tensorrt_plans import open_plan, usable_plan
+
+        plan, _ = usable_plan(engine)
+        achieved = load_manifest(engine.onnx_path.parent)[0].achieved.get(plan.file, ())
+        return tensorrt_counters.kernel_times(open_plan(engine), pixels_NHWC, achieved, calls=calls)
+    feeds = {engine.contract.input_name: pixels_NHWC}
+    return count_on_cpu(runtime, engine.onnx_path, feeds, threads=threads, calls=calls, precision=engine.precision)

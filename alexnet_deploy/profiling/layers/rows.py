@@ -1,0 +1,124 @@
+"""One row per layer: its time, its work, and the limits that the roofline sets."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from alexnet_deploy.profiling.layers.costs import multiplies
+from alexnet_deploy.profiling.layers.grouping import LayerKernels
+from alexnet_deploy.profiling.layers.kernel_times import ELEMENT_BYTES
+from alexnet_deploy.profiling.layers.roofline import Roofline
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRow:
+    """One layer, or one conversion (``overhead``). Bytes are those of one call, at the element sizes that were used.
+
+    None: there is no arithmetic, or no peak at that precision. ``limit_us`` is the roofline's: the longer of
+    ``compute_limit_us`` and ``memory_limit_us``; ``bound`` names that one.
+    """
+
+    layer: str
+    overhead: bool
+    op: str
+    """ONNX operators; for overhead the runtime's own."""
+    fused: tuple[str, ...]
+    """Other layers that are computed within, at no time of their own."""
+    next_layer: str | None
+    """Of overhead: the layer that reads its output."""
+    precision: str
+    kernel: str
+    """The code that ran, as the runtime calls it."""
+    median_us: float
+    share_percent: float
+    """Of the whole call."""
+    flops: int
+    moved_bytes: int | None
+    flops_per_byte: float | None = None
+    gflop_per_s: float | None = None
+    gb_per_s: float | None = None
+    compute_limit_us: float | None = None
+    memory_limit_us: float | None = None
+    limit_us: float | None = None
+    of_limit_percent: float | None = None
+    """100: at the roof. Above: its bytes came from the cache, which is faster than the memory of the roof."""
+    bound: Literal["compute", "bandwidth"] | None = None
+
+
+def row_of(group: LayerKernels, whole_us: float) -> LayerRow:
+    """The row of ``group``, without limits; ``whole_us`` is the time of the whole call."""
+    median_us = statistics.median(group.us)
+    moved = group.moved_bytes(ELEMENT_BYTES)
+    per_us = 1 / median_us if median_us else 0.0
+    return LayerRow(
+        layer=group.layer,
+        overhead=group.overhead,
+        op=group.op,
+        fused=group.fused,
+        next_layer=group.next_layer,
+        precision=group.main.precision,
+        kernel=group.main.implementation,
+        median_us=median_us,
+        share_percent=100 * median_us / whole_us,
+        flops=group.flops,
+        moved_bytes=moved,
+        flops_per_byte=group.flops / moved if moved and group.flops else None,
+        gflop_per_s=group.flops * per_us / 1e3 if group.flops and median_us else None,
+        gb_per_s=moved * per_us / 1e3 if moved is not None and median_us else None,
+    )
+
+
+def with_limits(row: LayerRow, roofline: Roofline) -> LayerRow:
+    """``row`` with the limits of ``roofline``; unchanged where it sets none."""
+    limits = None if row.moved_bytes is None else roofline.limit_us(row.flops, row.moved_bytes, row.precision)
+    if limits is None:
+        return row
+    limit_us = max(limits)
+    return replace(
+        row,
+        compute_limit_us=limits[0] if row.flops else None,
+        memory_limit_us=limits[1],
+        limit_us=limit_us,
+        of_limit_percent=100 * limit_us / row.median_us if row.median_us else None,
+        bound="compute" if limits[0] > limits[1] else "bandwidth",
+    )
+
+
+def notes_on(rows: Sequence[LayerRow], roofline: Roofline | None) -> list[str]:
+    """A line for everything in the table that would puzzle its reader."""
+    untraced = [row.layer for row in rows if row.overhead and multiplies(row.op)]
+    notes = [f"not traced to a layer, and shown as conversions: {', '.join(untraced)}"] if untraced else []
+    if roofline is None:
+        return [*notes, "no roofline: it is measured on CPUs only"]
+    notes += [
+        f"no roof for {precision}: {roofline.runtime} computes nothing else in it here"
+        for precision in sorted({row.precision for row in rows if row.flops and roofline.peak(row.precision) is None})
+    ]
+    memory = roofline.bandwidth
+    above = [row for row in rows if (row.of_limit_percent or 0) > 100]
+    cached = [row for row in above if row.bound == "bandwidth"]
+    if cached:
+        total = sum(row.moved_bytes or 0 for row in rows)
+        fastest = max(row.gb_per_s or 0 for row in cached)
+        fits = "fits into" if total <= memory.cache_bytes else "is more than"
+        notes.append(
+            f"above the roof of memory, so served from the cache: {_names(cached)}, at up to {fastest:.0f} GB/s where "
+            f"memory gives {memory.memory_gb_per_s:.0f} and the cache {memory.cache_gb_per_s:.0f}; all that a call "
+            f"moves, {total / 2**20:.1f} MiB, {fits} the cache of {memory.cache_bytes / 2**20:.0f} MiB"
+        )
+    faster = [row for row in above if row.bound == "compute"]
+    if faster:
+        notes.append(
+            f"faster than the kernels that measured the peak: {_names(faster)}; a few percent are chance, more means "
+            "that the machine was busier then: run it again at rest"
+        )
+    return notes
+
+
+def _names(rows: Sequence[LayerRow]) -> str:
+    names = [row.layer for row in rows if not row.overhead]
+    conversions = len(rows) - len(names)
+    return ", ".join(names + ([f"{conversions} conversion{'s'[: conversions > 1]}"] if conversions else []))

@@ -1,0 +1,57 @@
+"""What ``measure_report`` and ``recommend`` take; the command line reads its defaults here without loading SciPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from alexnet_deploy.bundle.store import STORE
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.evaluation.max_drop import check_max_drop
+from alexnet_deploy.profiling.settings import DURATION_S
+
+OptionalPart = Literal["latency", "stages", "layers", "environment"]
+OPTIONAL_PARTS: tuple[OptionalPart, ...] = get_args(OptionalPart)
+"""What ``without`` can leave out."""
+Statistic = Literal["median", "p90", "p95", "p99"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRequest:
+    """What to measure, and on what."""
+
+    data: Path
+    """One folder of images per class."""
+    photos: Path | None = None
+    """Images that the stages are timed on; None: those of ``data``."""
+    engines: tuple[str, ...] | None = None
+    """Bundles; None: all of the store. In any order: the most precise one is what the others are compared with."""
+    store: Path = STORE
+    runtime: str = "auto"
+    threads: int | None = None
+    batch_sizes: tuple[int, ...] = (1, 8, 32)
+    duration_s: float = DURATION_S
+    without: frozenset[OptionalPart] = frozenset()
+    allow_calibration_images: bool = False
+    command: tuple[str, ...] = ()
+    """The command that asks for this, word by word; the report shows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The bounds that a bundle must meet; None: no bound. ``confident``: all of the drop's 95 % interval must."""
+
+    max_ms: float | None = None
+    max_drop: float | None = None
+    """Points of top-1 below the first engine of the report, the most precise one."""
+    max_bytes: float | None = None
+    batch: int = 1
+    statistic: Statistic = "median"
+    confident: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None:
+            check_max_drop(self.max_drop)
+        if self.confident and self.max_drop is None:
+            raise UsageError("`confident` has no use without `max_drop`; add it")

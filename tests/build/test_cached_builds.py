@@ -1,0 +1,188 @@
+"""Builds with a calibration cache: what they reuse, and what makes them measure again.
+
+Through ``build_engine``, so that the parts of the key are those that feed the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from PIL import Image
+
+from alexnet_deploy.build import typed_onnx
+from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL
+from alexnet_deploy.contract import Precision
+from alexnet_deploy.images.choose import CalibrationSet, choose_images
+from alexnet_deploy.onnx_graph.adopt import adopt
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.precision import calibration_cache, float_model
+from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision.types import METHODS, Method
+from tests.helpers.bundles import build_bundle
+from tests.helpers.foreign_models import MEAN, SIDE, STD, foreign_classifier, random_pixels
+
+Build = Callable[..., tuple[bytes, str]]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> CalibrationSet:
+    for i, pixels_HWC in enumerate(random_pixels(6, 20)):
+        (tmp_path / "images" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels_HWC).save(tmp_path / "images" / "ab"[i % 2] / f"{i}.png")
+    return choose_images(tmp_path / "images", count=4)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images of each pass that decodes any."""
+    counted: list[int] = []
+    genuine = CalibrationSet.batches
+
+    def batches(self: CalibrationSet, *args: Any, **kwargs: Any) -> Iterator[NDArray[np.uint8]]:
+        counted.append(len(self.files))
+        yield from genuine(self, *args, **kwargs)
+
+    monkeypatch.setattr(CalibrationSet, "batches", batches)
+    return counted
+
+
+@pytest.fixture
+def build(tmp_path: Path, images: CalibrationSet, monkeypatch: pytest.MonkeyPatch) -> Build:
+    source = foreign_classifier(tmp_path / "net.onnx")
+    # No plan: what calibrates is the same with and without.
+    monkeypatch.setattr("alexnet_deploy.build.engine.installed", dict)
+
+    def run(
+        method: Method = "mse",
+        chosen: CalibrationSet = images,
+        source: Path = source,
+        folder: Path | None = tmp_path / "cache",
+        precision: Precision = "int8",
+        exclude: str | None = None,
+    ) -> tuple[bytes, str]:
+        """The typed ONNX and the manifest's notes."""
+        manifest = build_bundle(
+            source,
+            tmp_path / "out",
+            precision,
+            chosen,
+            calibration_method=method,
+            calibration_cache=folder,
+            exclude=exclude,
+            import_options=ImportOptions(MEAN, STD),
+            targets=(),
+        )
+        return (tmp_path / "out" / MODEL).read_bytes(), " ".join(manifest.notes)
+
+    return run
+
+
+def test_the_second_run_reads_no_image_and_says_so(build: Build, passes: list[int], tmp_path: Path) -> None:
+    first, notes = build()
+    assert passes == [4, 4]
+    assert "cache" not in notes
+    record = read_record(tmp_path / "out" / CALIBRATION)
+    second, notes = build()
+    assert passes == [4, 4]
+    assert "the values of the 4 images come from the cache" in notes
+    assert second == first
+    assert read_record(tmp_path / "out" / CALIBRATION) == record
+
+
+def test_without_a_folder_nothing_is_kept(build: Build, passes: list[int], tmp_path: Path) -> None:
+    for _ in range(2):
+        build(folder=None)
+    assert len(passes) == 4
+    assert not (tmp_path / "cache").exists()
+
+
+def test_one_run_serves_every_method_type_and_exclusion(build: Build, passes: list[int]) -> None:
+    build("entropy")
+    done = len(passes)
+    variants: list[dict[str, Any]] = [{"exclude": "Conv_0"}, {"precision": "int8+fp16"}]
+    for options in (*variants, *({"method": method} for method in METHODS)):
+        cached, _ = build(**options)
+        assert len(passes) == done
+        measured, _ = build(**options, folder=None)
+        assert cached == measured
+        del passes[done:]
+    # The 99.99th percentile of so few numbers is their maximum.
+    assert len({build(method)[0] for method in ("max", "entropy", "mse")}) == 3, "a method still decides"
+
+
+def test_max_looks_once_and_so_serves_no_other_method(build: Build, passes: list[int]) -> None:
+    for method, expected in (("max", 1), ("max", 1), ("entropy", 3)):
+        build(method)
+        assert len(passes) == expected
+
+
+@pytest.mark.parametrize(
+    "part", ["weight", "pixel rule", "image", "order", "number", "own version", "onnxruntime", "bins"]
+)
+def test_whatever_changes_is_measured_anew(
+    part: str,
+    build: Build,
+    passes: list[int],
+    images: CalibrationSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build()
+    changed: dict[str, Any] = {}
+    if part == "weight":
+        model = onnx.load(tmp_path / "net.onnx")
+        tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+        array = numpy_helper.to_array(tensor).copy()
+        array.flat[0] = np.nextafter(array.flat[0], np.float32(9))
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        changed["source"] = tmp_path / "changed.onnx"
+        onnx.save(model, changed["source"])
+    elif part == "pixel rule":
+
+        def with_another_rule(*args: Any) -> Any:
+            contract = adopt(*args)
+            pre = dataclasses.replace(contract.preprocessing, resize_to=SIDE)
+            return dataclasses.replace(contract, preprocessing=pre)
+
+        monkeypatch.setattr(float_model, "adopt", with_another_rule)
+    elif part == "image":
+        Image.new("RGB", (9, 9), "red").save(images.files[2])
+        changed["chosen"] = dataclasses.replace(
+            images, sha256=(*images.sha256[:2], hashlib.sha256(b"").hexdigest(), images.sha256[3])
+        )
+    elif part == "order":
+        changed["chosen"] = dataclasses.replace(images, files=images.files[::-1], sha256=images.sha256[::-1])
+    elif part == "number":
+        changed["chosen"] = dataclasses.replace(images, files=images.files[:3], sha256=images.sha256[:3])
+    elif part == "own version":
+        monkeypatch.setattr(typed_onnx, "__version__", "99")
+    elif part == "onnxruntime":
+        version = metadata.version
+        monkeypatch.setattr(metadata, "version", lambda name: version(name) + name[4:])
+    else:
+        monkeypatch.setattr(calibration_cache, "BINS", 1024)
+    before = len(passes)
+    _, notes = build(**changed)
+    assert len(passes) == before + 2
+    assert "cache" not in notes
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_damaged_entry_is_measured_anew_and_written_again(build: Build, passes: list[int], tmp_path: Path) -> None:
+    first, _ = build()
+    (entry,) = (tmp_path / "cache").iterdir()
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[: len(whole) // 2])
+    assert build()[0] == first
+    assert len(passes) == 4
+    assert entry.read_bytes() == whole

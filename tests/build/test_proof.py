@@ -1,0 +1,155 @@
+"""The precision of every layer, read from the builder's report of real builds and from canned reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from alexnet_deploy.build import plans
+from alexnet_deploy.build.proof import (
+    ComputeNode,
+    EngineLayer,
+    achieved_precisions,
+    describe_fallback,
+    fallbacks,
+    layers_from_inspector,
+    layers_from_log,
+)
+from alexnet_deploy.bundle.manifest import LayerPrecision
+from alexnet_deploy.errors import ProofError, UsageError
+from tests.helpers.onnx_models import PRECISIONS, Graph, tiny_classifier
+from tests.helpers.plans import TENSORRT_11, asked_and_got, built, files_in
+
+pytestmark = pytest.mark.usefixtures("machine")
+
+TENSORRT_10 = {
+    "Name": "conv1 + relu1",
+    "LayerType": "CaskConvolution",
+    "Inputs": [
+        {
+            "Name": "x",
+            "Dimensions": [8, 3, 8, 8],
+            "Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format",
+        }
+    ],
+    "Outputs": [{"Name": "y", "Dimensions": [8, 16, 8, 8], "Format/Datatype": "Row major linear FP32"}],
+    "ParameterType": "Convolution",
+    "Weights": {"Type": "Int8", "Count": 432},
+    "Bias": {"Type": "Float", "Count": 16},
+    "Metadata": "[ONNX Layer: conv1]\x1f[ONNX Layer: relu1 | block (function)]",
+}
+"""A layer in the form of TensorRT 10's inspector."""
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_layer_gets_what_the_onnx_asks(precision: str, tmp_path: Path) -> None:
+    (made,) = built(tiny_classifier(tmp_path / "m.onnx", precision), "sm89").plans
+    asked = precision.partition("+")[0]
+    assert asked_and_got(made.achieved) == [("Conv", asked, asked)] * 3 + [("Gemm", asked, asked)] * 2
+    assert not fallbacks(made.achieved)
+    assert len({layer.engine_layer for layer in made.achieved}) == 5
+
+
+def test_fp8_has_no_kernel_for_the_first_convolution_of_alexnet(tmp_path: Path) -> None:
+    g = Graph()
+    x = g.node("Conv", g.quantised("pixels", "fp8"), g.quantised(g.weight(64, 3, 11, 11), "fp8"), strides=[4, 4])
+    x = g.node("Conv", g.quantised(x, "fp8"), g.quantised(g.weight(32, 64, 3, 3), "fp8"))
+    path = g.save(g.node("Flatten", x), tmp_path / "m.onnx", ["N", 3, 48, 48])
+    (made,) = built(path, "sm89").plans
+    assert asked_and_got(made.achieved) == [("Conv", "fp8", "fp32"), ("Conv", "fp8", "fp8")]
+    (layer,) = fallbacks(made.achieved)
+    assert describe_fallback(layer) == (
+        f"{layer.node} (Conv) asked for fp8, got fp32: "
+        "TensorRT has no fp8 kernel for this Conv and converts its operands to fp32 first"
+    )
+
+
+def test_turing_computes_int8_convolutions_in_fp16(tmp_path: Path) -> None:
+    (made,) = built(tiny_classifier(tmp_path / "m.onnx", "int8+fp16"), "sm75").plans
+    assert asked_and_got(made.achieved) == [("Conv", "int8", "fp16")] * 3 + [("Gemm", "int8", "int8")] * 2
+
+
+def test_a_residual_in_float_does_not_hide_an_int8_product(tmp_path: Path) -> None:
+    g = Graph()
+    shortcut = g.quantised(g.node("Relu", "pixels"))
+    x = g.node("Conv", g.quantised(g.node("Relu", shortcut)), g.quantised(g.weight(32, 32, 1, 1)), g.weight(32))
+    path = g.save(g.node("Flatten", g.node("Relu", g.node("Add", x, shortcut))), tmp_path / "m.onnx", ["N", 32, 8, 8])
+    (made,) = built(path, "sm89").plans
+    assert asked_and_got(made.achieved) == [("Conv", "int8", "int8")]
+
+
+def test_forms_of_quantisation_that_are_not_int8_products(tmp_path: Path) -> None:
+    g = Graph()
+    x = g.node("MatMul", "pixels", g.quantised(g.weight(64, 64)), name="weights-only")
+    x = g.node("MatMul", g.quantised(x), g.weight(64, 64), name="activations-only")
+    x = g.node("MatMul", g.quantised(x), g.node("Transpose", g.quantised(g.weight(48, 64)), perm=[1, 0]), name="both")
+    x = g.node(
+        "Reshape", x, g.constant(onnx.numpy_helper.to_array(onnx.helper.make_tensor("s", 7, [4], [-1, 3, 4, 4])))
+    )
+    x = g.node("ConvTranspose", g.quantised(x), g.quantised(g.weight(3, 16, 2, 2)), strides=[2, 2], name="")
+    (made,) = built(g.save(g.node("Flatten", x), tmp_path / "m.onnx", ["N", 64]), "sm89").plans
+    assert [(layer.node, layer.asked, layer.got) for layer in made.achieved] == [
+        ("weights-only", "fp32", "fp32"),
+        ("activations-only", "fp32", "fp32"),
+        ("both", "int8", "int8"),
+        ("node_of_convtranspose_17_out", "int8", "fp32"),
+    ]
+
+
+def test_operands_that_are_both_computed(tmp_path: Path) -> None:
+    g = Graph()
+    turned = g.node("Transpose", "pixels", perm=[0, 2, 1])
+    x = g.node("MatMul", g.quantised("pixels"), g.quantised(turned))
+    x = g.node("MatMul", g.node("Softmax", x), "pixels")
+    (made,) = built(g.save(g.node("Flatten", x), tmp_path / "m.onnx", ["N", 16, 64]), "sm89").plans
+    assert asked_and_got(made.achieved) == [("MatMul", "int8", "int8"), ("MatMul", "fp32", "fp32")]
+
+
+def test_a_weight_that_reaches_the_product_as_float_counts_as_float() -> None:
+    converted = EngineLayer("fc", "gemm", frozenset({"fc"}), ("fp8", "fp32"), (("fp8", 1),))
+    achieved = achieved_precisions([ComputeNode("fc", "Gemm", "fp8", 640)], [converted])
+    assert asked_and_got(achieved) == [("Gemm", "fp8", "fp32")]
+
+
+def test_a_node_that_the_report_does_not_name() -> None:
+    (layer,) = achieved_precisions([ComputeNode("conv", "Conv", "int8", 27)], [])
+    assert layer == LayerPrecision("conv", "Conv", "int8", "unknown", "")
+    assert "the builder's report does not name it" in describe_fallback(layer)
+
+
+def test_no_report_is_no_proof(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(plans, "layers_from_log", lambda report: layers_from_log("Layers:\nof another form"))
+    with pytest.raises(ProofError, match="does not report its layers"):
+        built(tiny_classifier(tmp_path / "m.onnx"), "sm89")
+    assert files_in(tmp_path / "plans") == set()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "left"),
+    [([], 2), (["/c.0/Conv"], 1), (["/c.0/.*"], 1), (["c.0"], 2), ([".*"], 0), (["/c.0/Conv", "fc(1)"], 0)],
+)
+def test_a_fallback_is_allowed_by_name_or_pattern(allowed: list[str], left: int) -> None:
+    layers = [
+        LayerPrecision("/c.0/Conv", "Conv", "int8", "fp16", "a"),
+        LayerPrecision("fc(1)", "Gemm", "int8", "fp16", "b"),
+        LayerPrecision("fine", "Gemm", "int8", "int8", "c"),
+    ]
+    assert len(fallbacks(layers, allowed)) == left
+
+
+def test_a_bad_pattern() -> None:
+    with pytest.raises(UsageError, match=r"`allow_fallback` conv\[: is not a regular expression"):
+        fallbacks([], ["conv["])
+
+
+def test_the_inspectors_json() -> None:
+    layers = layers_from_inspector(json.dumps({"Layers": [TENSORRT_10, TENSORRT_11, "a name alone"]}))
+    assert layers == [
+        EngineLayer("conv1 + relu1", "CaskConvolution", frozenset({"conv1", "relu1"}), ("int8",), (("int8", 432),)),
+        EngineLayer("__myl_FcAdd_myl0_3", "kgen", frozenset({"fc"}), ("fp16",), (("fp16", 10), ("fp16", 640))),
+    ]
+    asked = [ComputeNode("conv1", "Conv", "int8", 432), ComputeNode("fc", "Gemm", "fp16", 640)]
+    assert asked_and_got(achieved_precisions(asked, layers)) == [("Conv", "int8", "int8"), ("Gemm", "fp16", "fp16")]

@@ -1,0 +1,110 @@
+"""One language in all commands: what ``--help`` lists, how options are called, what the shell completes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import pytest
+import typer.main
+
+from alexnet_deploy.cli import GROUPS, app
+from alexnet_deploy.cli.flags import flag_of
+from tests.helpers.command import Command
+from tests.helpers.repository import ROOT
+
+COMMANDS = [command for commands in GROUPS.values() for command in commands]
+
+
+def test_the_groups_stand_in_the_order_of_the_pipeline_with_whole_sentences(command: Command) -> None:
+    listed = command("--help").out
+    headings = re.findall(r"^(\w+):$", listed, re.M)
+    assert headings == ["Options", "Make", "Run", "Prove", "Measure", "Look"]
+    names = re.findall(r"^  ([a-z][a-z-]+)  ", listed, re.M)
+    assert names[:3] == ["export", "build-engine", "infer"]
+    assert len(names) == len(app.registered_commands) == 19
+    sentences = re.findall(r"^  [a-z][a-z-]+ +(.*)$", listed, re.M)
+    assert all(sentence.endswith(".") for sentence in sentences), "each fits on its line"
+
+
+def test_version_and_a_missing_argument(command: Command) -> None:
+    assert command("--version").out.startswith("alexnet-deploy 0.")
+    assert command("infer").code == 2
+
+
+def options_of(command: Any) -> dict[str, Any]:
+    """The type of each option by its flag, of each argument by its name in capitals."""
+    hints = typing.get_type_hints(command)
+    del hints["return"]
+    types = {}
+    for name, hint in hints.items():
+        known = (
+            [arg for arg in typing.get_args(hint) if arg is not NoneType] if NoneType in typing.get_args(hint) else []
+        )
+        types[flag_of(command, name.removesuffix("_"))] = known[0] if known else hint
+    return types
+
+
+def test_a_flag_means_the_same_in_every_command() -> None:
+    types: dict[str, set[Any]] = {}
+    for command in COMMANDS:
+        for flag, kind in options_of(command).items():
+            types.setdefault(flag, set()).add(kind)
+    differ = {flag for flag, kinds in types.items() if len(kinds) > 1}
+    # Some take several engines or sources where others take one, and some more or fewer runtimes.
+    assert differ <= {"--data", "--engine", "ENGINE", "BUNDLE", "--runtime", "--images"}
+    assert {"--engines", "--kind", "--beside", "--latency-bound-ms", "--duration-s"}.isdisjoint(types)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_every_option_has_a_help_text_that_is_a_sentence(command: Any) -> None:
+    for name, hint in typing.get_type_hints(command, include_extras=True).items():
+        for info in getattr(hint, "__metadata__", ()):
+            assert info.help.partition("  [")[0].endswith("."), name
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("profile-", {"profile-layers", "profile-stages"}),
+        ("infer photos --runtime open", {"openvino"}),
+        ("infer photos --engine alexnet-i", {"alexnet-int8"}),
+        ("profile alexnet-fp16 alexnet-", {"alexnet-fp16", "alexnet-int8"}),
+        ("inspect --store empty a", set()),
+        ("build-engine --calibration-method m", {"max", "mse"}),
+    ],
+)
+def test_the_shell_completes(here: Path, words: str, offered: set[str]) -> None:
+    line = ["alexnet-deploy", *words.split()]
+    environment = os.environ | {
+        "_ALEXNET_DEPLOY_COMPLETE": "complete_bash",
+        "COMP_WORDS": " ".join(line),
+        "COMP_CWORD": str(len(line) - 1),
+    }
+    program = "import sys; sys.argv[0] = 'alexnet-deploy'; from alexnet_deploy.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == offered
+
+
+def test_commands_in_the_pages_have_flags_that_exist() -> None:
+    known = {
+        name: {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}
+        for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+    }
+    wrong = []
+    for page in [ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")]:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for name, words in re.findall(r"(?<![\w./-])(?:alexnet-deploy |`)([a-z][a-z-]+)\b([^`\n]*)", text):
+            if name in known:
+                wrong += [
+                    f"{page.name}: {name} {flag}"
+                    for flag in re.findall(r"--[a-z][\w-]*", words)
+                    if flag not in known[name]
+                ]
+    assert wrong == []

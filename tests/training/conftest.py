@@ -1,0 +1,49 @@
+"""What the tests of training share: its command line in this process, and a run that takes a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.command import Command, RunResult
+from tests.helpers.tiny_runs import run_of
+from training.__main__ import main
+from training.loop.run import Run
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Command:
+    """``cli("train", ...)`` runs ``python -m training`` in this process."""
+
+    def call(*arguments: object) -> RunResult:
+        capsys.readouterr()
+        code = main([*map(str, arguments)])
+        return RunResult(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the plot of an epoch, which takes longer than a tiny epoch; ``test_writer`` looks at it."""
+    monkeypatch.setattr("training.loop.writer.plot_curves", lambda rows, out: out)
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """The runs that the command would have trained."""
+    runs: list[Run] = []
+
+    def record(run: Run, **_: object) -> Path:
+        runs.append(run)
+        return run.output
+
+    monkeypatch.setattr("training.train.fit", record)
+    return runs
+
+
+@pytest.fixture
+def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
+    """Two epochs of three steps."""
+    return run_of(photo_folder, tmp_path / "run", epochs=2, batch=6)

@@ -1,0 +1,97 @@
+"""One step: precision, compiling, and the weights it begins with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from tests.helpers.repository import ROOT
+from tests.helpers.tiny_runs import rows_of, run_of
+from training.loop.run import Run
+from training.loop.step import Trainer, check_precision
+from training.recipes import get_recipe
+
+pytestmark = pytest.mark.usefixtures("no_curves")
+
+
+@pytest.fixture
+def two_steps(photo_folder: Path, tmp_path: Path) -> Run:
+    return run_of(photo_folder, tmp_path / "run", epochs=1, batch=9, dropout=0.0)
+
+
+def test_fp32_and_bf16_agree_within_bf16s_rounding(two_steps: Run, tmp_path: Path) -> None:
+    fp32, bf16 = (
+        rows_of(dataclasses.replace(two_steps, precision=precision, output=tmp_path / precision))[0].train_loss
+        for precision in ("fp32", "bf16")
+    )
+    # 8 bits of mantissa through eight layers; and yet another sum than float32's.
+    assert bf16 == pytest.approx(fp32, rel=0.03)
+    assert bf16 != fp32
+
+
+def test_a_cpu_trains_in_no_float16() -> None:
+    with pytest.raises(UsageError, match="`precision` fp16: a CPU has no gradient scaling"):
+        check_precision("fp16", torch.device("cpu"))
+    check_precision("fp16", torch.device("cuda"))
+
+
+def test_compiling_that_fails_is_one_line(photo_folder: Path, tmp_path: Path) -> None:
+    """Without a C++ compiler; in a process of its own, since torch's compiler warns when it is imported."""
+    flags = ["--epochs", "1", "--batch", "18", "--workers", "0", "--dense-rank", "4", "--skip-preflight", "--compile"]
+    small = ["--set", "augment=none", "--set", "sides=[[0, 64]]", "--set", "standardise=false"]
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "training",
+            "train",
+            str(photo_folder),
+            "--output",
+            str(tmp_path / "run"),
+            *flags,
+            *small,
+        ],
+        cwd=ROOT,
+        env=os.environ | {"CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 1, ran.stderr
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("error: --compile: torch cannot compile the network here (")
+    assert "leave --compile out" in line
+
+
+def test_training_begins_with_the_given_weights(two_steps: Run, tmp_path: Path) -> None:
+    rows_of(two_steps)
+    first = load_checkpoint(two_steps.output / "checkpoint.safetensors")
+    still = dataclasses.replace(two_steps.recipe, lr=1e-8, standardise=False, ema_decay=None, clip_norm=1e-6)
+    rows_of(dataclasses.replace(two_steps, recipe=still, start=first, output=tmp_path / "second"))
+    second = load_checkpoint(tmp_path / "second" / "checkpoint.safetensors")
+    for name, value in first.weights.items():
+        torch.testing.assert_close(second.weights[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_recipe_that_standardises_would_change_given_weights(two_steps: Run, tiny_checkpoint: Checkpoint) -> None:
+    with pytest.raises(UsageError, match=r"`start`: the recipe modern standardises .* `overrides` standardise=false"):
+        dataclasses.replace(two_steps, start=tiny_checkpoint)
+
+
+def test_the_first_logits_are_those_of_the_start(two_steps: Run, tiny_checkpoint: Checkpoint) -> None:
+    tuned = dataclasses.replace(
+        two_steps, arch=tiny_checkpoint.arch, recipe=get_recipe("finetune"), start=tiny_checkpoint
+    )
+    x_NCHW = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        logits_NK = Trainer(tuned, torch.device("cpu"), rank=0).final.eval()(x_NCHW)
+        # channels-last sums in another order
+        torch.testing.assert_close(logits_NK, tiny_checkpoint.build()(x_NCHW), rtol=1e-4, atol=1e-4)

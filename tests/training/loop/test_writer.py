@@ -1,0 +1,88 @@
+"""The files of a run beside its state."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import alexnet_deploy
+from alexnet_deploy.model.checkpoint import load_checkpoint
+from tests.helpers.photos import CLASSES
+from tests.helpers.tiny_runs import rows_of
+from training.loop import writer
+from training.loop.run import Run
+from training.loop.state import STATE_FILE
+from training.loop.writer import CHECKPOINT
+
+
+def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
+    arch = dataclasses.replace(tiny_run.arch, dropout=0.0)
+    run = dataclasses.replace(tiny_run, arch=arch, recipe=dataclasses.replace(tiny_run.recipe, lr=5e-3))
+    steps: list[tuple[str, int, int]] = []
+    rows = rows_of(run, on_progress=lambda *step: steps.append(step))
+    assert steps == [("training", step, 6) for step in range(1, 7)]
+    assert rows[1].train_loss < 0.8 * rows[0].train_loss
+    assert [row.epoch for row in rows] == [1, 2]
+    assert [json.loads(line) for line in (run.output / "metrics.jsonl").read_text().splitlines()] == [
+        dataclasses.asdict(row) for row in rows
+    ]
+    checkpoint = load_checkpoint(run.output / CHECKPOINT)
+    assert checkpoint.arch == run.arch
+    assert checkpoint.contract.class_ids == tuple(CLASSES)
+    assert checkpoint.contract.labels == ("red", "green", "blue")
+    assert checkpoint.recipe["recipe"] == json.loads(json.dumps(run.recipe.to_dict()))
+    assert checkpoint.recipe["result"] == dataclasses.asdict(rows[1])
+    left = sorted(path.name for path in run.output.iterdir() if not path.name.startswith("events.out.tfevents."))
+    assert left == [CHECKPOINT, "curves.png", "metrics.jsonl", STATE_FILE]
+
+
+def test_curves_tensorboard_and_one_line_per_epoch(tiny_run: Run) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows = rows_of(tiny_run)
+    with Image.open(tiny_run.output / "curves.png") as curves:
+        assert curves.width > 600
+        colours = curves.convert("RGB").getcolors(1 << 20)
+    assert colours is not None
+    assert len(colours) > 20  # lines in colour, not an empty page
+    found = events.EventAccumulator(str(tiny_run.output))
+    found.Reload()
+    scalars = found.Scalars("train_loss")
+    assert [scalar.step for scalar in scalars] == [1, 2]  # each once
+    assert [scalar.value for scalar in scalars] == pytest.approx([row.train_loss for row in rows], rel=1e-6)
+    recipe = load_checkpoint(tiny_run.output / CHECKPOINT).recipe
+    assert (recipe["source_sha256"], recipe["torch"]) == (writer.source_digest(), torch.__version__)
+    # A kill between the state and its record lost a line: the next start writes it from the state.
+    metrics = tiny_run.output / "metrics.jsonl"
+    metrics.write_text("")
+    assert rows_of(dataclasses.replace(tiny_run, resume=True)) == []
+    assert [json.loads(line) for line in metrics.read_text().splitlines()] == [dataclasses.asdict(row) for row in rows]
+
+
+def test_the_digest_changes_with_any_source_that_decides_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = {"training/recipes.py", "training/loop/writer.py", "training/data/augment.py"}
+    decoding = {
+        "alexnet_deploy/images/decode.py",
+        "alexnet_deploy/model/architecture.py",
+        "alexnet_deploy/model/lrn.py",
+    }
+    for name in (*package, *decoding, "alexnet_deploy/__init__.py", "alexnet_deploy/files.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(writer, "__file__", str(tmp_path / "training" / "loop" / "writer.py"))
+    monkeypatch.setattr(alexnet_deploy, "__file__", str(tmp_path / "alexnet_deploy" / "__init__.py"))
+    seen = {writer.source_digest()}
+    for name in sorted(package | decoding):
+        (tmp_path / name).write_text("after")
+        seen.add(writer.source_digest())
+    assert len(seen) == 7
+    (tmp_path / "alexnet_deploy" / "files.py").write_text("after")
+    assert writer.source_digest() in seen
+    (tmp_path / "training" / "data" / "augment.py").rename(tmp_path / "training" / "loop" / "augment.py")
+    assert writer.source_digest() not in seen  # the place of a module is part of it

@@ -1,0 +1,106 @@
+"""``python -m training compress``: a trained checkpoint with its hidden dense layers at a lower rank."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from alexnet_deploy.cli.options import Duration, Json
+from alexnet_deploy.cli.quantities import Numbers, Seconds
+from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.terminal import note, note_written, out, reporting
+from alexnet_deploy.errors import UsageError
+from training.compress.compress import CompressSettings, compress, measure_ranks
+from training.compress.low_rank import count_weights
+from training.compress.rank_table import RankRow
+from training.options import MAX_SEED, Batch, LearningRate, Val, ValLabels, Workers
+from training.show import show_epoch
+
+_DURATION_S = Seconds(3)
+
+
+def compress_command(
+    checkpoint: Annotated[Path, typer.Argument(help="A trained checkpoint.safetensors of full rank.")],
+    data: Annotated[Path, typer.Argument(help="The data it was trained on: train/ and val/, or training images.")],
+    rank: Annotated[int | None, typer.Option(help="Rank of the two hidden dense layers.")] = None,
+    energy: Annotated[
+        float | None, typer.Option(help="Instead of --rank: the share of each layer's energy to keep, such as 0.9.")
+    ] = None,
+    table: Annotated[
+        Numbers | None,
+        typer.Option(parser=Numbers.parse, metavar="N,N,...", help="Instead of both: ranks to measure and compare."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The .safetensors to write.")] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="Training images whose outputs are kept best; 0: the weights, a plain SVD.")
+    ] = 512,
+    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0: none.")] = 0,
+    batch: Batch = None,
+    lr: LearningRate = None,
+    val: Val = None,
+    val_labels: ValLabels = None,
+    workers: Workers = 2,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides which images, their order and crops.")] = 0,
+    duration_s: Duration = _DURATION_S,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the fine-tuning of --output.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Factorise the two hidden dense layers, which hold nine tenths of all weights, and fine-tune the result."""
+    if sum(choice is not None for choice in (rank, energy, table)) != 1:
+        raise UsageError("takes one of --rank, --energy and --table; --table shows what a rank costs")
+    if table is not None and (output is not None or epochs):
+        raise UsageError("--table: measures and writes nothing; leave --output and --epochs out")
+    settings = CompressSettings(
+        rank=rank,
+        energy=energy,
+        images=images,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        val=val,
+        val_labels=val_labels,
+        workers=workers,
+        seed=seed,
+        resume=resume,
+    )
+    if table is not None:
+        with reporting() as on_progress:
+            rows = measure_ranks(checkpoint, data, table, settings, duration_s=duration_s, on_progress=on_progress)
+        if as_json:
+            print_json([dataclasses.asdict(row) for row in rows])
+        else:
+            print_line(f"Without fine-tuning; latency in {rows[0].runtime}:")
+            out.print(rank_table(rows))
+        return
+    if output is None:
+        raise UsageError("--output: is missing; name the .safetensors file to write, such as small.safetensors")
+    with reporting() as on_progress:
+        compressed = compress(checkpoint, data, output, settings, on_epoch=show_epoch, on_progress=on_progress)
+    arch, summary = compressed.arch, compressed.recipe["compressed"]
+    kept = ", ".join(f"{100 * share:.2f} % in {name}" for name, share in summary["energy_kept"].items())
+    full = count_weights(dataclasses.replace(arch, dense_rank=None))
+    note(f"rank {arch.dense_rank}, {count_weights(arch):,} of {full:,} weights; energy kept: {kept}")
+    note_written(output)
+
+
+def rank_table(rows: Sequence[RankRow]) -> Table:
+    """The rows for people; the first is the full model, with whose weights the others are compared."""
+    full = rows[0]
+    grid = table(">rank", ">parameters", ">of full", ">MiB float16", ">energy kept", ">top-1", ">batch 1")
+    for row in rows:
+        cells = (
+            "full" if row.rank is None else row.rank,
+            f"{row.parameters:,}",
+            f"{100 * row.parameters / full.parameters:.1f} %",
+            f"{row.float16_mib:.2f}",
+            "" if row.energy_kept is None else f"{100 * row.energy_kept:.2f} %",
+            f"{row.top1_percent:.2f} %",
+            f"{row.batch1_ms:.2f} ms",
+        )
+        add_row(grid, cells)
+    return grid

@@ -1,0 +1,193 @@
+"""From a trained checkpoint to one with its hidden dense layers at a lower rank, and what each rank would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from alexnet_deploy.progress import Progress, no_progress
+from training.compress.finetune import fine_tune
+from training.compress.low_rank import (
+    Spectrum,
+    check_energy,
+    check_full_rank,
+    check_rank,
+    compress_to_rank,
+    decompose_hidden_layers,
+    rank_for,
+)
+from training.compress.rank_table import RankRow, measure_checkpoint
+from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images
+from training.data.loader import check_batch, eval_batches
+from training.loop.run import EpochMetrics, Run
+from training.output import check_output
+from training.recipes import get_recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressSettings:
+    """How a checkpoint is compressed: to a ``rank``, or to the rank that keeps a share of each layer's ``energy``."""
+
+    rank: int | None = None
+    energy: float | None = None
+    images: int = 512
+    """Training images whose outputs are kept best; 0: the weights, a plain SVD."""
+    epochs: int = 0
+    """Of fine-tuning; 0: none."""
+    batch: int | None = None
+    lr: float | None = None
+    val: Path | None = None
+    val_labels: Path | None = None
+    workers: int = 2
+    seed: int = 0
+    resume: bool = False
+    """Go on with a fine-tuning of the same output."""
+
+    def __post_init__(self) -> None:
+        if self.images == 1:
+            raise UsageError("`images` 1: one image has no variance; take some hundred, or 0 for the weights alone")
+        if self.energy is not None:
+            check_energy(self.energy)
+        if self.resume and not self.epochs:
+            raise UsageError("`resume`: goes on with a fine-tuning; give the `epochs` that it had")
+
+
+def compress(
+    checkpoint: Path,
+    data: Path,
+    output: Path,
+    settings: CompressSettings,
+    *,
+    on_epoch: Callable[[EpochMetrics, int], None] = lambda row, epochs: None,
+    on_progress: Progress = no_progress,
+) -> Checkpoint:
+    """Write a compressed, and where asked fine-tuned, copy of ``checkpoint`` to ``output``; return it.
+
+    ``data`` is what the checkpoint was trained on: ``train/`` and ``val/``, or training images. Fine-tuning keeps its
+    run beside ``output``, as ``NAME.run``; ``on_epoch`` gets each epoch's metrics and the number of epochs.
+    Raises UsageError for a rank that makes nothing smaller, InputError for unfit data or checkpoints, and what ``fit``
+    raises.
+    """
+    if (settings.rank is None) == (settings.energy is None):
+        raise UsageError("takes one of `rank` and `energy`")
+    parent = _load_full(checkpoint)
+    if settings.rank is not None:
+        check_rank(settings.rank, parent.arch, asked=f"`rank` {settings.rank}")
+    train = _list_train(data, parent, checkpoint)
+    check_output(output, checkpoint)
+    sample = _sample(train, settings)
+    record: dict[str, Any] = {
+        "asked": {"energy": settings.energy} if settings.rank is None else {"rank": settings.rank},
+        "images": len(sample.files),
+        "seed": settings.seed,
+        "parent_sha256": sha256_of(checkpoint),
+    }
+
+    def decompose() -> Checkpoint:
+        spectra = _decompose(parent, sample, settings.workers, on_progress)
+        rank = rank_for(spectra, settings.energy or 0.0) if settings.rank is None else settings.rank
+        check_rank(rank, parent.arch, asked=f"`energy` {settings.energy}")
+        return compress_to_rank(parent, spectra, rank, **record)
+
+    if settings.epochs:
+        run = _fine_tuning(parent, data, train, output, settings)
+        compressed = fine_tune(
+            run, decompose, record, on_epoch=lambda row: on_epoch(row, settings.epochs), on_progress=on_progress
+        )
+    else:
+        compressed = decompose()
+    save_checkpoint(compressed, output)
+    return compressed
+
+
+def measure_ranks(
+    checkpoint: Path,
+    data: Path,
+    ranks: Sequence[int],
+    settings: CompressSettings,
+    *,
+    duration_s: float = 3.0,
+    on_progress: Progress = no_progress,
+) -> list[RankRow]:
+    """The full model and the checkpoint at each of ``ranks``, without fine-tuning; each latency takes ``duration_s``.
+
+    Of the settings only the images, the validation folder, workers and seed count.
+    """
+    parent = _load_full(checkpoint)
+    for rank in ranks:
+        check_rank(rank, parent.arch, asked=f"`table` {','.join(map(str, ranks))}")
+    train = _list_train(data, parent, checkpoint)
+    _, val = _list_val(data, train, settings)
+    spectra = _decompose(parent, _sample(train, settings), settings.workers, on_progress)
+    rows: list[RankRow] = []
+    for candidate in (parent, *(compress_to_rank(parent, spectra, rank) for rank in ranks)):
+        on_progress("measuring", len(rows), len(ranks) + 1)
+        rows.append(measure_checkpoint(candidate, val, workers=settings.workers, duration_s=duration_s))
+    return rows
+
+
+def _load_full(checkpoint: Path) -> Checkpoint:
+    parent = load_checkpoint(checkpoint)
+    check_full_rank(parent, checkpoint)
+    return parent
+
+
+def _list_train(data: Path, parent: Checkpoint, source: Path) -> ImageList:
+    """The training images of ``data``, which must have exactly the classes of the checkpoint."""
+    folder, _ = find_splits(data)
+    train = list_class_folders(folder)
+    known = parent.contract.class_ids
+    if train.class_ids != known:
+        odd = sorted(set(train.class_ids) ^ set(known))
+        raise InputError(
+            f"{folder}: its {len(train.class_ids)} classes are not the {len(known)} of {source} "
+            f"({odd[0] if odd else 'another order'!r}); give the data that it was trained on"
+        )
+    return train
+
+
+def _list_val(data: Path, train: ImageList, settings: CompressSettings) -> tuple[Path, ImageList]:
+    folder = settings.val or find_splits(data)[1]
+    if folder is None:
+        raise InputError(f"{data}: has no val/; give `val` with images that the checkpoint was not trained on")
+    return folder, list_val_images(folder, train.class_ids, settings.val_labels)
+
+
+def _sample(train: ImageList, settings: CompressSettings) -> ImageList:
+    chosen = np.zeros(len(train.files), bool)
+    chosen[np.random.default_rng(settings.seed).permutation(len(chosen))[: settings.images]] = True
+    return train.where(chosen)
+
+
+def _decompose(parent: Checkpoint, sample: ImageList, workers: int, on_progress: Progress) -> dict[str, Spectrum]:
+    pre = parent.contract.preprocessing
+    batches = eval_batches(sample, pre, batch=64, workers=workers) if sample.files else None
+    return decompose_hidden_layers(parent, batches, on_progress=on_progress)
+
+
+def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path, settings: CompressSettings) -> Run:
+    val_folder, val = _list_val(data, train, settings)
+    pre = parent.contract.preprocessing
+    recipe = get_recipe("finetune", epochs=settings.epochs, batch=settings.batch, lr=settings.lr, pixel_std=pre.std)
+    if not settings.resume:
+        check_batch(recipe.batch, len(train.files))  # the loop checks it too, but after the decomposition
+    return Run(
+        arch=parent.arch,
+        recipe=recipe,
+        train=train,
+        val=val,
+        data_digest=train.digest(find_splits(data)[0]) + val.digest(val_folder),
+        labels=parent.contract.labels,
+        preprocessing=pre,
+        output=output.with_suffix(".run"),
+        seed=settings.seed,
+        workers=settings.workers,
+        resume=settings.resume,
+    )

@@ -1,0 +1,170 @@
+"""Which images there are and which class each has: one folder per class, or ImageNet's own layout."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images.find import find_images
+
+_LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
+"""Kaggle's edition, Caffe's, and the list that TensorFlow's scripts made common; looked for beside a flat folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageList:
+    """Files with their class numbers. ``class_ids`` are the folder names in sorted order."""
+
+    class_ids: tuple[str, ...]
+    files: tuple[Path, ...]
+    targets: tuple[int, ...]
+
+    def digest(self, root: Path) -> str:
+        """SHA-256 over class names and relative paths: equal where two runs saw the same list."""
+        lines = [*self.class_ids, *(str(file.relative_to(root)) for file in self.files)]
+        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+    def where(self, mask: NDArray[np.bool_]) -> ImageList:
+        """The files for which ``mask`` is true, with the same classes."""
+        chosen = np.flatnonzero(mask)
+        return ImageList(self.class_ids, tuple(self.files[i] for i in chosen), tuple(self.targets[i] for i in chosen))
+
+
+def list_class_folders(root: Path, *, class_ids: tuple[str, ...] | None = None) -> ImageList:
+    """All images below ``root/<class>/``.
+
+    With ``class_ids`` (a validation split) the classes must be among them; some may be missing. Raises InputError
+    where there is nothing to use: no folder, no classes, a class without images, a name that cannot be printed.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give one that holds one folder of images per class")
+    found = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if odd := [name for name in found if not name.isprintable()]:
+        raise InputError(f"{root}: class folder {odd[0]!r} has a name that cannot be printed; rename it")
+    if class_ids is None:
+        if len(found) < 2:
+            raise InputError(f"{root}: class folders: {len(found)}, a classifier needs 2; make one folder per class")
+        class_ids = tuple(found)
+    elif unknown := sorted(set(found) - set(class_ids)):
+        raise InputError(f"{root}: class {unknown[0]!r} is not in the training data; rename or remove the folder")
+    elif not found:
+        raise InputError(f"{root}: holds no class folder; give one that holds one folder of images per class")
+    files, targets = [], []
+    for name in found:
+        images = list(find_images([root / name]))
+        files += images
+        targets += [class_ids.index(name)] * len(images)
+    return ImageList(class_ids, tuple(files), tuple(targets))
+
+
+def train_val_split(images: ImageList, val_share: float, seed: int) -> tuple[ImageList, ImageList]:
+    """A seeded split into training and validation, with ``val_share`` of each class (at least one image) held out."""
+    if not 0 < val_share < 1:
+        raise UsageError(f"`val_share` {val_share}: takes a share between 0 and 1, such as 0.1")
+    targets = np.array(images.targets)
+    held_out = np.zeros(len(targets), bool)
+    rng = np.random.default_rng(seed)
+    for index, name in enumerate(images.class_ids):
+        members = np.flatnonzero(targets == index)
+        if len(members) < 2:
+            raise InputError(f"class {name!r} has one image and a split needs 2; add images, or give `val`")
+        count = min(max(1, round(val_share * len(members))), len(members) - 1)
+        held_out[rng.permutation(members)[:count]] = True
+    return images.where(~held_out), images.where(held_out)
+
+
+def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | None = None) -> ImageList:
+    """ImageNet's validation images as they are published: all in one folder, their classes in a file.
+
+    ``labels`` (else one of the usual names beside the folder or above it) has one line per image: Kaggle's CSV
+    ``ImageId,PredictionString``, ``file class`` with a class id or a number among the sorted ids, or a class id alone,
+    in the order of the sorted file names. Raises InputError where a line names an unknown class or a file has none.
+    """
+    path = labels or _find_labels(folder)
+    files = sorted(find_images([folder]))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"{path}: is not a readable list of labels ({exc}); give another with `val_labels`") from exc
+    rows = _label_rows(text, path)
+    if rows and len(rows[0]) == 1:
+        if len(rows) != len(files):
+            raise InputError(f"{path}: has {len(rows)} lines for {len(files)} images in {folder}; write one per image")
+        class_of = {file.stem: row[0] for file, row in zip(files, rows, strict=True)}
+    else:
+        class_of = {Path(row[0]).stem: row[1] for row in rows}
+    numbers = {class_id: number for number, class_id in enumerate(class_ids)}
+    targets = [_class_number(class_of.get(file.stem), numbers, file, path) for file in files]
+    return ImageList(class_ids, tuple(files), tuple(targets))
+
+
+def list_val_images(folder: Path, class_ids: tuple[str, ...], labels: Path | None = None) -> ImageList:
+    """Images to measure on, in class folders (all among ``class_ids``) or in ImageNet's flat layout.
+
+    ``labels``, as ``list_flat_folder`` takes it, means the flat layout. Raises InputError as the two list functions
+    do, and for a whole data set instead of one of its splits.
+    """
+    train, val = find_splits(folder)
+    if train != folder and train.name not in class_ids:
+        raise InputError(f"{folder}: holds a whole data set; give one of its splits, such as {val or train}")
+    if labels is not None or is_flat(folder):
+        return list_flat_folder(folder, class_ids, labels)
+    return list_class_folders(folder, class_ids=class_ids)
+
+
+def is_flat(folder: Path) -> bool:
+    """Whether a validation folder holds images and no class folders."""
+    children = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    return bool(children) and not any(path.is_dir() for path in children)
+
+
+def find_splits(data: Path) -> tuple[Path, Path | None]:
+    """The training folder of ``data``, and its validation folder if there is one.
+
+    ``data`` may be a folder of classes, hold ``train/`` and ``val/``, or be ImageNet as Kaggle packs it.
+    """
+    for root in (data, data / "Data" / "CLS-LOC", data / "ILSVRC" / "Data" / "CLS-LOC"):
+        if (root / "train").is_dir():
+            return root / "train", root / "val" if (root / "val").is_dir() else None
+    return data, None
+
+
+def _find_labels(folder: Path) -> Path:
+    places = (folder, *folder.resolve().parents[:4])
+    found = next((place / name for place in places for name in _LABEL_FILES if (place / name).is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{folder}: holds images without class folders, and no {_LABEL_FILES[0]} is near; "
+            "give the list of their classes with `val_labels`"
+        )
+    return found
+
+
+def _label_rows(text: str, source: Path) -> list[list[str]]:
+    """The file and its class of each line, or the class alone; InputError where one line differs from the first."""
+    numbered = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if numbered and numbered[0][1].startswith("ImageId,"):
+        lines = csv.reader(line for _, line in numbered[1:])
+        return [[row[0], row[1].split()[0]] for row in lines if len(row) == 2 and row[1].strip()]
+    rows = [line.split()[:2] for _, line in numbered]
+    for (number, line), row in zip(numbered, rows, strict=True):
+        if len(row) != len(rows[0]):
+            expected = "a class alone" if len(rows[0]) == 1 else "a file and its class"
+            raise InputError(f"{source}: line {number} ({line.strip()[:80]!r}) is not {expected} as the first; fix it")
+    return rows
+
+
+def _class_number(found: str | None, numbers: dict[str, int], file: Path, labels: Path) -> int:
+    if found is None:
+        raise InputError(f"{labels}: has no line for {file.name}; give the list of these images")
+    number = numbers.get(found, int(found) if found.isdecimal() else -1)
+    if not 0 <= number < len(numbers):
+        raise InputError(f"{labels}: {file.name} has class {found!r}, which is not in the training data")
+    return number

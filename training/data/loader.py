@@ -1,0 +1,198 @@
+"""Batches of labelled images, in an order that depends on the seed and the step alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images.decode import load_pixels, open_rgb, to_pixels
+from training.data.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
+from training.data.listing import ImageList
+from training.data.pixel_cache import PixelCache
+from training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from training.data.policies import Policy
+
+Item = tuple[int, int]
+"""(epoch, index): what a worker needs to draw the same crop in every run."""
+Sample = tuple[NDArray[np.uint8], int]
+"""Pixels ``[H, W, 3]`` (ten crops: ``[10, H, W, 3]``) and the class number."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""uint8 pixels ``[n, H, W, 3]`` (ten crops: ``[n, 10, H, W, 3]``) and int64 targets ``[n]``."""
+
+
+class TrainingCrops(Dataset[Sample]):
+    """Random crop, flip, policy and colour, drawn from (seed, epoch, index): the same for any workers and restarts.
+
+    ``colours`` are needed where ``recipe.pca_sigma`` is not 0. ``cache`` saves decoding and changes nothing else.
+    """
+
+    def __init__(
+        self,
+        images: ImageList,
+        pre: Preprocessing,
+        recipe: Recipe,
+        seed: int,
+        colours: Colours | None = None,
+        cache: PixelCache | None = None,
+    ) -> None:
+        if recipe.pca_sigma and colours is None:
+            raise ValueError(f"the recipe {recipe.name} adds colour noise; pass the result of measure_colours")
+        self.images, self.pre, self.recipe, self.seed, self.colours = images, pre, recipe, seed, colours
+        self.cache = cache
+        self._policy = _policy(recipe.augment) if recipe.augment != "none" else None
+
+    def __len__(self) -> int:
+        return len(self.images.files)
+
+    def __getitem__(self, item: Item) -> Sample:
+        epoch, index = item
+        rng = np.random.default_rng((self.seed, epoch, index))
+        pixels = self._crop(self._open(index), epoch, rng)
+        if self.recipe.flip and rng.random() < 0.5:
+            pixels = pixels[:, ::-1]
+        if self._policy is not None:
+            pixels = self._policy(pixels, int(rng.integers(2**63)))
+        if self.colours is not None:
+            pixels = add_colour_noise(pixels, self.colours, self.recipe.pca_sigma, rng)
+        return np.ascontiguousarray(pixels), self.images.targets[index]
+
+    def _open(self, index: int) -> Image.Image:
+        return self.cache.open(index) if self.cache else open_rgb(self.images.files[index])
+
+    def _crop(self, image: Image.Image, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+        height, width = (self.recipe.side_at(epoch, side) for side in (self.pre.height, self.pre.width))
+        if self.recipe.crop_scale is None:
+            crop_HWC = random_crop(to_pixels(image, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
+            if (height, width) == crop_HWC.shape[:2]:
+                return crop_HWC
+            return np.asarray(Image.fromarray(crop_HWC).resize((width, height), Image.Resampling.BILINEAR))
+        box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
+        # Pillow resizes the box with antialiasing and crops in one pass.
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+
+
+def _policy(name: Literal["trivial", "rand"]) -> Policy:
+    from training.data.policies import Policy  # kornia takes seconds to import
+
+    return Policy(name)
+
+
+class EvalImages(Dataset[Sample]):
+    """Images as inference sees them: through ``load_pixels``."""
+
+    def __init__(self, images: ImageList, pre: Preprocessing) -> None:
+        self.images, self.pre = images, pre
+
+    def __len__(self) -> int:
+        return len(self.images.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        return load_pixels(self.images.files[index], self.pre), self.images.targets[index]
+
+
+class EvalTenCrops(EvalImages):
+    """The paper's ten test views of each image."""
+
+    def __getitem__(self, index: int) -> Sample:
+        square_HWC = load_pixels(self.images.files[index], paper_square(self.pre))
+        return ten_crops(square_HWC, self.pre.height, self.pre.width), self.images.targets[index]
+
+
+def check_batch(batch: int, count: int, world: int = 1) -> None:
+    """UsageError where ``world`` processes cannot share global batches of ``batch`` out of ``count`` images."""
+    if world > count:
+        raise UsageError(f"{world} processes for {count} training images: start fewer (torchrun --nproc-per-node)")
+    if batch % world:
+        raise UsageError(f"`batch` {batch}: is not a multiple of {world} processes; choose one that is")
+    if count < batch:
+        raise UsageError(f"`batch` {batch}: exceeds the {count} training images; lower it")
+
+
+class ResumableBatchSampler(Sampler[list[Item]]):
+    """Endless index batches from ``first_step`` on, for one process of ``world``.
+
+    The permutation of an epoch comes from (seed, epoch); the last short batch is dropped. Each process takes
+    every ``world``-th item of the global batch, so a global batch holds the same images however many share it.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int, first_step: int, rank: int, world: int) -> None:
+        check_batch(batch, count, world)
+        self.count, self.batch, self.seed = count, batch, seed
+        self.first_step, self.rank, self.world = first_step, rank, world
+        self.steps_per_epoch = count // batch
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        epoch, step = divmod(self.first_step, self.steps_per_epoch)
+        while True:
+            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            for s in range(step, self.steps_per_epoch):
+                mine = order[s * self.batch : (s + 1) * self.batch][self.rank :: self.world]
+                yield [(epoch, int(i)) for i in mine]
+            epoch, step = epoch + 1, 0
+
+
+def training_batches(crops: TrainingCrops, sampler: ResumableBatchSampler, workers: int) -> Iterator[Batch]:
+    """This process's share of each global batch, without end. InputError where an image cannot be read."""
+    return _batches(crops, workers, batch_sampler=sampler, prefetch_factor=4 if workers else None)
+
+
+def eval_batches(
+    images: ImageList, pre: Preprocessing, *, batch: int, workers: int, ten_crop: bool = False
+) -> Iterator[Batch]:
+    """All images once, in the order of the list, as inference sees them or as ten crops.
+
+    Raises InputError where an image cannot be read.
+    """
+    return _batches((EvalTenCrops if ten_crop else EvalImages)(images, pre), workers, batch_size=batch)
+
+
+def _batches(dataset: Dataset[Sample], workers: int, **options: Any) -> Iterator[Batch]:
+    loader = DataLoader(
+        _ErrorsAsValues(dataset), num_workers=workers, collate_fn=_collate, worker_init_fn=_start_session, **options
+    )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class _ErrorsAsValues(Dataset[Sample | InputError]):
+    """Returns an InputError as a value: raised in a worker it would arrive as a page of traceback."""
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]  # both of ours are sized
+
+    def __getitem__(self, index: Any) -> Sample | InputError:
+        try:
+            return self.dataset[index]
+        except InputError as exc:
+            return exc
+
+
+def _start_session(worker: int) -> None:
+    # Ctrl-C, and a signal to the whole process group, must reach only the trainer: it finishes its step and saves.
+    os.setsid()
+
+
+def _collate(items: list[Sample | InputError]) -> Batch | InputError:
+    samples: list[Sample] = []
+    for item in items:
+        if isinstance(item, InputError):
+            return item
+        samples.append(item)
+    pixels, targets = zip(*samples, strict=True)
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(targets)

@@ -1,0 +1,158 @@
+"""Finds what is wrong with a labelled data set before the first step instead of after the last epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import InputError, printable
+from alexnet_deploy.files import atomic_file
+from alexnet_deploy.images.decode import open_rgb
+from alexnet_deploy.progress import Progress, no_progress
+from training.data.listing import ImageList
+
+_CHUNK = 64  # files per task: one task for each of a million files would need gigabytes
+
+ALLOW_UNREADABLE, ALLOW_LEAK, ALLOW_TWO_CLASSES = "allow_unreadable", "allow_leak", "allow_two_classes"
+"""Settings that let training go on in spite of a finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One kind of flaw with all its cases, one line each.
+
+    Where ``consequence`` is given, training would stop later or mislead; the setting ``allow`` goes on all the same.
+    """
+
+    kind: str
+    cases: tuple[str, ...]
+    consequence: str | None = None
+    allow: str | None = None
+
+    def is_refused(self, allowed: Collection[str]) -> bool:
+        """Whether training must not begin, given the settings that are on."""
+        return self.consequence is not None and self.allow not in allowed
+
+
+@dataclass(frozen=True, slots=True)
+class PreflightReport:
+    """``readable`` has one value per file, training files first: whether training can use it."""
+
+    findings: tuple[Finding, ...]
+    readable: NDArray[np.bool_]
+
+    def write(self, path: Path) -> None:
+        """Write every case as ``kind<tab>case``. Without findings, remove the file of an earlier preflight."""
+        if not self.findings:
+            path.unlink(missing_ok=True)
+            return
+        lines = [f"{finding.kind}\t{case}\n" for finding in self.findings for case in finding.cases]
+        with atomic_file(path) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+    def check(self, allowed: Collection[str]) -> None:
+        """Raise InputError for the first finding that is neither harmless nor among the ``allowed`` settings."""
+        for finding in self.findings:
+            if finding.is_refused(allowed):
+                more = f" (and {len(finding.cases) - 1} more)" if len(finding.cases) > 1 else ""
+                or_allow = f", or pass `{finding.allow}`" if finding.allow else ""
+                raise InputError(f"{finding.cases[0]}{more}; {finding.consequence}{or_allow}")
+
+
+def inspect_data(
+    train: ImageList, val: ImageList, *, threads: int, on_progress: Progress = no_progress
+) -> PreflightReport:
+    """Read every file of both splits.
+
+    Every file is decoded in full, as training will: the header does not show that the rest is cut off or damaged, and
+    decoding everything costs a small part of one epoch. Only files that share their size with another are hashed.
+    Threads are enough: Pillow decodes without the interpreter's lock.
+    """
+    files = (*train.files, *val.files)
+    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
+    flaws: list[str | None] = []
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for chunk_flaws in pool.map(_flaws, chunks):
+            flaws += chunk_flaws
+            on_progress("preflight", len(flaws), len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for all files
+    readable = np.array([flaw is None for flaw in flaws], bool)
+    findings = (
+        Finding(
+            "unreadable file",
+            tuple(flaw for flaw in flaws if flaw is not None),
+            "training would stop there: repair or remove it",
+            ALLOW_UNREADABLE,
+        ),
+        *_class_findings(train.where(readable[: len(train.files)]), val.where(readable[len(train.files) :])),
+        *_copy_findings(train, val, readable),
+    )
+    return PreflightReport(tuple(finding for finding in findings if finding.cases), readable)
+
+
+def _flaws(files: Sequence[Path]) -> list[str | None]:
+    """Why each file cannot be read, or None."""
+    flaws: list[str | None] = []
+    for file in files:
+        try:
+            open_rgb(file)
+            flaws.append(None)
+        except InputError as exc:
+            flaws.append(str(exc))
+    return flaws
+
+
+def _class_findings(train: ImageList, val: ImageList) -> Iterator[Finding]:
+    train_counts = np.bincount(train.targets, minlength=len(train.class_ids))
+    val_counts = np.bincount(val.targets, minlength=len(val.class_ids))
+
+    def classes(mask: NDArray[np.bool_]) -> tuple[str, ...]:
+        return tuple(f"class {train.class_ids[i]!r}" for i in np.flatnonzero(mask))
+
+    nothing = "no image of it can be read for training: add some, or remove its folder"
+    yield Finding("class without a training image", classes(train_counts == 0), nothing)
+    if not val.files:
+        no_val = "none of its images can be read: repair it, or give `val`"
+        yield Finding("validation", ("the validation split",), no_val)
+    yield Finding("class with one training image", classes(train_counts == 1))
+    yield Finding("class without a validation image", classes(val_counts == 0))
+
+
+def _copy_findings(train: ImageList, val: ImageList, readable: NDArray[np.bool_]) -> Iterator[Finding]:
+    files, targets = (*train.files, *val.files), (*train.targets, *val.targets)
+    leaks, conflicts, repeats = [], [], []
+    for first, *others in _copies(files, np.flatnonzero(readable).tolist()):
+        # Training files come first, so ``first`` is one wherever a copy was trained on.
+        leaked = [i for i in others if i >= len(train.files)] if first < len(train.files) else []
+        mislabelled = [i for i in others if targets[i] != targets[first]]
+        cases = {i: printable(f"{files[i]}: has the same bytes as {files[first]}") for i in others}
+        leaks += [cases[i] for i in leaked]
+        conflicts += [cases[i] for i in mislabelled]
+        repeats += [cases[i] for i in others if i not in (*leaked, *mislabelled)]
+    memory = "validation would measure memory: remove one of the two"
+    yield Finding("training image in the validation split", tuple(leaks), memory, ALLOW_LEAK)
+    wrong = "one of the two classes is wrong: remove it there"
+    yield Finding("image under two classes", tuple(conflicts), wrong, ALLOW_TWO_CLASSES)
+    yield Finding("image twice in a class", tuple(repeats))
+
+
+def _copies(files: Sequence[Path], indices: Iterable[int]) -> Iterator[list[int]]:
+    """Groups of two and more byte-identical files, by index, ascending."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for index in indices:
+        by_size[files[index].stat().st_size].append(index)
+    by_hash: dict[bytes, list[int]] = defaultdict(list)
+    for group in by_size.values():
+        for index in group if len(group) > 1 else ():
+            with files[index].open("rb") as stream:
+                by_hash[hashlib.file_digest(stream, "sha256").digest()].append(index)
+    yield from (group for group in by_hash.values() if len(group) > 1)

@@ -1,0 +1,212 @@
+"""The training loop: one code path for one process and for many (DistributedDataParallel)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from alexnet_deploy.errors import DeployError
+from alexnet_deploy.model.architecture import PixelClassifier
+from alexnet_deploy.progress import Progress, no_progress
+from training.data.augment import measure_colours
+from training.data.loader import Batch, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
+from training.data.pixel_cache import cache_pixels
+from training.loop.device import keep_freed_memory, pick_device
+from training.loop.divergence import WINDOW, DivergenceCheck
+from training.loop.run import EpochMetrics, Run, as_json
+from training.loop.state import STATE_FILE, RunState, check_run_folder, load_state, save_state
+from training.loop.step import Trainer, autocast
+from training.loop.writer import CHECKPOINT, RunWriter
+
+
+class Interrupted(DeployError):
+    """SIGINT or SIGTERM came; the state is saved and ``resume`` goes on from it."""
+
+    exit_code = 130
+
+
+def fit(
+    run: Run, *, on_epoch: Callable[[EpochMetrics], None] = lambda row: None, on_progress: Progress = no_progress
+) -> Path:
+    """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights where the recipe averages).
+
+    The checkpoint is written after every validation; ``state.safetensors`` after every epoch, every
+    ``run.save_every_s`` seconds and on SIGINT or SIGTERM (then Interrupted is raised, in all processes after the same
+    step). With ``run.resume`` training goes on from there to the weights that an undisturbed run of as many processes
+    reaches, bit by bit on a CPU. Raises ProofError where the run diverges, with the last good state on disk.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = pick_device(rank)
+    if device.type == "cpu":
+        keep_freed_memory()
+    trainer = Trainer(run, device, rank)
+    colours = measure_colours(run.train.files, run.seed) if run.recipe.pca_sigma else None
+    config = run.config() | {"colours": as_json(dataclasses.asdict(colours)) if colours else None}
+    state = _begin(run, config, trainer)
+    sampler = ResumableBatchSampler(len(run.train.files), run.recipe.batch, run.seed, state.step, rank, world)
+    cache = cache_pixels(run.train.files, run.output, threads=run.workers) if run.cache else None
+    crops = TrainingCrops(run.train, run.preprocessing, run.recipe, run.seed, colours, cache)
+    batches = training_batches(crops, sampler, run.workers)
+    check, last_step = DivergenceCheck(run, sampler.steps_per_epoch), run.recipe.epochs * sampler.steps_per_epoch
+    # Only the first process writes.
+    with _stop_signal() as stop, closing(RunWriter(run, config)) if rank == 0 else nullcontext() as writer:
+        loop = _Loop(run, trainer, state, sampler, check, stop, on_progress)
+        if state.rows and writer:
+            writer.write_epochs(state.rows)  # a kill may have come between the state and its record
+            if state.step == last_step and not (run.output / CHECKPOINT).is_file():
+                writer.write_checkpoint(trainer.final, state.rows[-1])
+        while state.step < last_step:
+            row = loop.share(loop.validate(loop.train_epoch(batches)))
+            state.rows.append(row)
+            check.check_epochs(state.rows)
+            if writer:
+                if row.val_top1_percent is not None:
+                    # Before the state: with the last state on disk, a resumed run has nothing left to do.
+                    writer.write_checkpoint(trainer.final, row)
+                loop.save()
+                writer.write_epochs(state.rows)
+                on_epoch(row)
+    return run.output / CHECKPOINT
+
+
+def _begin(run: Run, config: dict[str, object], trainer: Trainer) -> RunState:
+    if run.resume:
+        return load_state(run.output / STATE_FILE, config, trainer)
+    check_run_folder(run)
+    return RunState(0, config)
+
+
+class _Loop:
+    """The parts of one epoch."""
+
+    def __init__(
+        self,
+        run: Run,
+        trainer: Trainer,
+        state: RunState,
+        sampler: ResumableBatchSampler,
+        check: DivergenceCheck,
+        stop: _Stop,
+        on_progress: Progress,
+    ) -> None:
+        self.run, self.trainer, self.state, self.sampler = run, trainer, state, sampler
+        self.check, self.stop, self.on_progress = check, stop, on_progress
+        self._saved = time.monotonic()
+        self._recent: deque[Tensor] = deque(maxlen=WINDOW)
+
+    def train_epoch(self, batches: Iterator[Batch]) -> EpochMetrics:
+        """Train to the end of the epoch that ``state`` is in."""
+        run, state, per_epoch = self.run, self.state, self.sampler.steps_per_epoch
+        epoch = state.step // per_epoch
+        started, first, waited, losses, lr = time.perf_counter(), state.step, 0.0, [], 0.0
+        self.trainer.classifier.train()
+        while state.step < (epoch + 1) * per_epoch:
+            self._save_when_due()
+            lr = run.recipe.lr_at(state.step / per_epoch, state.val_errors)
+            asked = time.perf_counter()
+            pixels_NHWC, targets_N = next(batches)
+            waited += time.perf_counter() - asked
+            losses.append(self.trainer.step(state.step, lr, pixels_NHWC, targets_N))
+            self._recent.append(losses[-1])
+            state.step += 1
+            if state.step % WINDOW == 0:
+                self._check_recent()
+            self.on_progress("training", state.step, run.recipe.epochs * per_epoch)
+        mean = torch.stack(losses).mean()
+        if self.sampler.world > 1:
+            dist.all_reduce(mean)  # each process has seen only its own images
+        mean_loss = mean.item() / self.sampler.world  # waits for the GPU, so the time stops after it
+        seconds = time.perf_counter() - started
+        self.check.check_finite(epoch + 1, mean_loss)  # here all processes know it at once
+        images = (state.step - first) * run.recipe.batch
+        return EpochMetrics(epoch + 1, lr, mean_loss, None, None, images / seconds, 100 * waited / seconds)
+
+    def validate(self, row: EpochMetrics) -> EpochMetrics:
+        """``row`` with the validation results, in the first process and in epochs with a validation."""
+        if self.sampler.rank > 0 or (row.epoch % self.run.val_every and row.epoch != self.run.recipe.epochs):
+            return row
+        val_loss, top1_percent = validate(self.trainer.final, self.run, self.trainer.device)
+        self.check.check_finite(row.epoch, val_loss)
+        return dataclasses.replace(row, val_loss=val_loss, val_top1_percent=top1_percent)
+
+    def share(self, row: EpochMetrics) -> EpochMetrics:
+        """``row`` with the accuracy of the first process: the schedules of the others depend on it."""
+        if self.sampler.world == 1:
+            return row
+        found = math.nan if row.val_top1_percent is None else row.val_top1_percent
+        shared = torch.tensor(found, dtype=torch.float64, device=self.trainer.device)
+        dist.broadcast(shared, 0)  # the others wait here until it is measured
+        return dataclasses.replace(row, val_top1_percent=None if shared.isnan() else shared.item())
+
+    def save(self) -> None:
+        """Write the state, in the first process. ProofError where the run has diverged."""
+        if self.sampler.rank == 0:
+            self._check_recent()
+            save_state(self.run.output / STATE_FILE, self.state, self.trainer)
+        self._saved = time.monotonic()
+
+    def _check_recent(self) -> None:
+        """Check the last losses. Not in every step: reading them makes the host wait for a GPU."""
+        if self._recent:
+            self.check.check_losses(self.state.step, torch.stack(list(self._recent)).tolist())
+
+    def _save_when_due(self) -> None:
+        if self._asked_to_stop():
+            self.save()
+            if self.sampler.world > 1:
+                dist.all_reduce(torch.zeros(1))  # nobody leaves before it is saved: torchrun ends the others then
+            raise Interrupted(f"{self.run.output}: stopped at step {self.state.step}, saved; go on with `resume`")
+        if time.monotonic() - self._saved > self.run.save_every_s:
+            self.save()
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was: all leave after the same step, or one would wait for gradients of another."""
+        if self.sampler.world == 1:
+            return self.stop.asked
+        asked = torch.tensor(int(self.stop.asked))  # on the CPU: no wait for a GPU
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked)
+
+
+@torch.inference_mode()
+def validate(model: nn.Module, run: Run, device: torch.device) -> tuple[float, float]:
+    """Mean cross-entropy and top-1 in percent on ``run.val``, preprocessed as inference does."""
+    classifier = PixelClassifier(model, run.preprocessing.mean, run.preprocessing.std).to(device).eval()
+    loss = correct = 0.0
+    for pixels_NHWC, targets_N in eval_batches(run.val, run.preprocessing, batch=64, workers=run.workers):
+        with autocast(run.precision, device):
+            logits_NK: Tensor = classifier(pixels_NHWC.to(device)).float().cpu()
+        loss += nn.functional.cross_entropy(logits_NK, targets_N, reduction="sum").item()
+        correct += (logits_NK.argmax(1) == targets_N).sum().item()
+    count = len(run.val.files)
+    return loss / count, 100 * correct / count
+
+
+class _Stop:
+    """Remembers that SIGINT or SIGTERM came, so that the loop can finish its step and save."""
+
+    asked = False
+
+    def note(self, number: int, frame: object) -> None:
+        self.asked = True
+
+
+@contextmanager
+def _stop_signal() -> Iterator[_Stop]:
+    stop = _Stop()
+    previous = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

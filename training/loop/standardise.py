@@ -1,0 +1,47 @@
+"""Weight standardisation: convolutions that train as if normalised and are saved as plain ones.
+
+Brock et al. (arXiv:2101.08692, section 4.1) after Qiao et al. (arXiv:1903.10520): each output channel's weights are
+shifted and scaled to mean 0 and a standard deviation that is learned. It needs no batch statistics, costs a thousandth
+of a step, and its result is an ordinary weight, so the network stays AlexNet as published.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+# Legend: O output channel, I input channels of its group, h and w kernel
+
+
+class _Standardised(nn.Module):
+    def __init__(self, weight_OIhw: Tensor) -> None:
+        super().__init__()
+        # Kaiming's standard deviation before a ReLU, so training starts as it would without.
+        deviation = math.sqrt(2 / weight_OIhw[0].numel())
+        self.gain_O111 = nn.Parameter(weight_OIhw.new_full((len(weight_OIhw), 1, 1, 1), deviation))
+
+    def forward(self, weight_OIhw: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(weight_OIhw, (1, 2, 3), unbiased=False, keepdim=True)
+        standardised: Tensor = (weight_OIhw - mean) * torch.rsqrt(variance + 1e-8) * self.gain_O111
+        return standardised
+
+
+def standardise_convolutions(model: nn.Module) -> None:
+    """Standardise the weights of every convolution from now on, in place."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            parametrize.register_parametrization(layer, "weight", _Standardised(layer.weight.detach()))
+
+
+@torch.no_grad()
+def plain_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict, on the CPU, of the ordinary network with the same function; ``model`` is unchanged."""
+    # Not by torch's remove_parametrizations on a copy: that takes ``weight`` from the class, which copies share.
+    plain = {name: value for name, value in model.state_dict().items() if ".parametrizations." not in name}
+    for name, layer in model.named_modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            plain[f"{name}.weight"] = layer.weight
+    return {name: value.detach().cpu() for name, value in plain.items()}
