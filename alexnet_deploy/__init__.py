@@ -38,8 +38,8 @@ if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` 
     from alexnet_deploy.evaluation.evaluate import evaluate as evaluate
     from alexnet_deploy.inference.engine import OpenEngine as OpenEngine
     from alexnet_deploy.inference.engine import open_engine as open_engine
-    from alexnet_deploy.inference.predict import Answer as Answer
-    from alexnet_deploy.inference.predict import Prediction as Prediction
+    from alexnet_deploy.inference.prediction import Answer as Answer
+    from alexnet_deploy.inference.prediction import Prediction as Prediction
     from alexnet_deploy.model.export import export as export
     from alexnet_deploy.onnx_graph.import_options import ImportOptions as ImportOptions
     from alexnet_deploy.profiling.engine import EngineProfile as EngineProfile
@@ -57,7 +57,7 @@ _NAMES = {
     "evaluation.compare": "Comparison compare",
     "evaluation.evaluate": "Evaluation evaluate",
     "inference.engine": "OpenEngine open_engine",
-    "inference.predict": "Answer Prediction",
+    "inference.prediction": "Answer Prediction",
     "model.export": "export",
     "onnx_graph.import_options": "ImportOptions",
     "profiling.engine": "EngineProfile profile",

@@ -1,9 +1,9 @@
-"""What does each idea of the paper, and each ingredient of the modern recipe, change? One training run a row.
+"""What does each idea of the paper, and each ingredient of the modern recipe, change? One training run per row.
 
     python benchmarks/ablations.py imagenette --output runs/ablations [--only NAME ...] [--epochs 15]
 
-Every run is resumable: start the script again after a stop, and finished rows are not repeated. It writes
-ablations.md and ablations.json (the metrics of every run) into the output folder.
+Start the script again after a stop: it resumes the run and skips finished rows. It writes ablations.md and
+ablations.json (the metrics of every run) into the output folder.
 """
 
 from __future__ import annotations
@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any
 
 STOPPED = 130
-"""Exit code of a run that a signal ended: whoever sent it wants no further row."""
+"""Exit code of a run that a signal ended: its sender wants no further row."""
 ROOT = Path(__file__).resolve().parent.parent
 
 RANK = ("--dense-rank", "148", "--val-every", "3")
-"""The size of network that ships: a third of the time, and what is compared sits before the dense layers or beside
-them."""
+"""The size of the shipped network takes a third of the time; the comparisons do not concern the dense layers."""
 PAPER = (*RANK, "--recipe", "torchvision", "--lr", "0.01", "--set", "clip_norm=1.0", "--set", "crop_scale=null")
 PAPER = (*PAPER, "--set", "sides=[[0.0, 128], [0.8, 224]]")
 """Base of the paper's rows: its optimizer, batch and crops of 224 x 224 out of 256 x 256, scaled to 128 x 128 until
-the last fifth, with Kaiming's weights: the paper's own do not leave chance at ten classes within 15 epochs
+the last fifth, with Kaiming's weights: with the paper's own, ten classes do not leave chance within 15 epochs
 (docs/training.md)."""
 MODERN = (*RANK, "--recipe", "modern", "--set", "sides=[[0.0, 96], [0.5, 132], [0.8, 168]]")
 """Base of the modern rows: the recipe at three quarters of its picture sides, which halves the time."""
@@ -37,7 +36,7 @@ LEVEL = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run. ``group`` is compared among itself; the first row of a group is its base."""
+    """One run. Rows of a ``group`` are compared with its first row, the base."""
 
     group: str
     name: str
@@ -85,13 +84,13 @@ def main() -> None:
 
 
 def train(row: Row, data: Path, output: Path, epochs: int, flags: Sequence[str]) -> int:
-    """Run one row, or what is left of it; the exit code."""
+    """Run one row, or the rest of it; the exit code."""
     folder = folder_of(row, output)
     if is_finished(metrics_of(row, output), epochs):
         return 0
     resume = ["--resume"] if (folder / "state.safetensors").is_file() else []
     print(f"{row.group}: {row.name}", flush=True)
-    command = [sys.executable, "-m", "training", str(data.resolve()), "--output", str(folder.resolve())]
+    command = [sys.executable, "-m", "training", "train", str(data.resolve()), "--output", str(folder.resolve())]
     command += ["--epochs", str(epochs), "--resize", "stretch", "--skip-preflight", *row.flags, *flags, *resume]
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     if code:
@@ -104,7 +103,7 @@ def folder_of(row: Row, output: Path) -> Path:
 
 
 def metrics_of(row: Row, output: Path) -> list[dict[str, Any]]:
-    """A line an epoch of what is done of a run."""
+    """The metrics of the epochs done so far."""
     path = folder_of(row, output) / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
@@ -114,7 +113,7 @@ def is_finished(metrics: Sequence[dict[str, Any]], epochs: int) -> bool:
 
 
 def report(output: Path, epochs: int) -> None:
-    """Write both files from all runs that are finished so far."""
+    """Write both files from all finished runs."""
     found: list[dict[str, Any]] = []
     lines = [f"| run ({epochs} epochs) | top-1 % | to its base | train loss | epochs to {LEVEL} | images/s |"]
     lines.append("|---|---|---|---|---|---|")

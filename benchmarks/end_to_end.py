@@ -25,7 +25,8 @@ from alexnet_deploy.bundle.manifest import open_bundle
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.inference.predict import BATCH, predict
+from alexnet_deploy.inference.predict import predict
+from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import open_runner

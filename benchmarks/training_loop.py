@@ -3,8 +3,8 @@
     python benchmarks/training_loop.py imagenette [--rounds 3] [--steps 20]
 
 Alternates, in one process: our Trainer fed by our loader from real files, and a hand-written loop on one synthetic
-batch in memory with the same network, precision, layout and optimizer
-(torch's default implementation of it). Prints each round's ratio and their median.
+batch in memory with the same network, precision, layout and optimizer (in torch's default implementation). Prints each
+round's ratio and their median.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from torch import nn
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture, initialise
+from training.data.augment import measure_colours
 from training.data.listing import find_splits, list_class_folders
 from training.data.loader import ResumableBatchSampler, TrainingCrops, training_batches
 from training.data.pixel_cache import cache_pixels
 from training.loop.run import Run
 from training.loop.step import Trainer
-from training.recipes import recipe
+from training.recipes import RECIPES, get_recipe
 
 WARM_UP = 3
 Step = Callable[[int], float]
@@ -38,24 +39,25 @@ Step = Callable[[int], float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train/ and val/, or class folders")
-    parser.add_argument("--recipe", default="torchvision", help="a recipe; at 224 pixels throughout")
+    parser.add_argument("--recipe", choices=RECIPES, default="torchvision", help="a recipe; at 224 pixels throughout")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--cache", action="store_true", help="decode every picture once, as training --cache does")
+    parser.add_argument("--cache", action="store_true", help="decode every picture once")
     asked = parser.parse_args()
-    listing = list_class_folders(find_splits(asked.data)[0])
-    chosen = dataclasses.replace(recipe(asked.recipe), sides=())
+    images = list_class_folders(find_splits(asked.data)[0])
+    recipe = dataclasses.replace(get_recipe(asked.recipe), sides=())
     pre = Preprocessing(resize="stretch", resize_to=None)
-    arch = get_architecture("alexnet", num_classes=len(listing.class_ids))
-    run = Run(arch, chosen, listing, listing, "", listing.class_ids, pre, Path("."), workers=asked.workers)
+    arch = get_architecture("alexnet", num_classes=len(images.class_ids))
+    run = Run(arch, recipe, images, images, "", images.class_ids, pre, Path("."), workers=asked.workers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(run, device, 0)
     trainer.classifier.train()
-    sampler = ResumableBatchSampler(len(listing.files), chosen.batch, 0, 0, 0, 1)
+    sampler = ResumableBatchSampler(len(images.files), recipe.batch, 0, 0, 0, 1)
     with tempfile.TemporaryDirectory() as folder:
-        cache = cache_pixels(listing.files, Path(folder), threads=asked.workers) if asked.cache else None
-    batches = training_batches(TrainingCrops(listing, pre, chosen, 0, cache=cache), sampler, asked.workers)
+        cache = cache_pixels(images.files, Path(folder), threads=asked.workers) if asked.cache else None
+    colours = measure_colours(images.files, 0) if recipe.pca_sigma else None
+    batches = training_batches(TrainingCrops(images, pre, recipe, 0, colours, cache), sampler, asked.workers)
 
     def ours(step: int) -> float:
         pixels_NHWC, targets_N = next(batches)
@@ -64,12 +66,12 @@ def main() -> None:
     bare = bare_loop(run, device)
     rounds = []
     for number in range(asked.rounds):
-        rates = [rate(step, asked.steps, chosen.batch) for step in (ours, bare)]
+        rates = [rate(step, asked.steps, recipe.batch) for step in (ours, bare)]
         rounds.append({"ours_images_per_s": rates[0], "bare_images_per_s": rates[1], "ratio": rates[0] / rates[1]})
         print(f"round {number + 1}: ours {rates[0]:.0f}, bare {rates[1]:.0f} images/s, {rates[0] / rates[1]:.3f}")
     ratios = [round_["ratio"] for round_ in rounds]
     print(f"ours / bare: {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
-    print(json.dumps({"recipe": chosen.name, "batch": chosen.batch, "rounds": rounds}))
+    print(json.dumps({"recipe": recipe.name, "batch": recipe.batch, "rounds": rounds}))
 
 
 def bare_loop(run: Run, device: torch.device) -> Step:
@@ -95,7 +97,7 @@ def bare_loop(run: Run, device: torch.device) -> Step:
 
 
 def rate(step: Step, steps: int, batch: int) -> float:
-    """Images a second, after a warm-up that also fills the loader's queue."""
+    """Images per second, after a warm-up that also fills the loader's queue."""
     for number in range(WARM_UP):
         step(number)
     started = time.perf_counter()

@@ -1,9 +1,10 @@
-"""What do threads that sleep while they wait, and memory that is kept, change in training on a CPU?
+"""What do sleeping threads and kept memory change in training on a CPU?
 
     python -m benchmarks.training_settings imagenette/val [--rounds 3]
 
-In turn, each in a process of its own: our loader and Trainer as torch and glibc come, and as ``python -m training``
-sets them (training/__init__.py, training/device.py). Prints images/s and the ratio within a round.
+In turn, each in a process of its own: our loader and Trainer with the defaults of torch and glibc, and with what
+``python -m training`` sets (training/__init__.py, training/loop/device.py). Prints images/s and the ratio within a
+round.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("photos", type=Path, help="folder with one folder of images a class")
+    parser.add_argument("photos", type=Path, help="folder with one folder of images per class")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
     parser.add_argument("--as-they-come", action="store_true", help=argparse.SUPPRESS)
@@ -66,29 +67,29 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     from training.loop.device import keep_freed_memory, pick_device
     from training.loop.run import Run
     from training.loop.step import Trainer
-    from training.recipes import recipe
+    from training.recipes import get_recipe
 
     if not as_they_come:
         keep_freed_memory()
     name, rank, recipe_name, side, steps = CASES[case]
-    listing = list_class_folders(photos)
-    chosen = dataclasses.replace(recipe(recipe_name, lr=1e-6), sides=((0.0, side),))
+    images = list_class_folders(photos)
+    recipe = dataclasses.replace(get_recipe(recipe_name, lr=1e-6), sides=((0.0, side),))
     pre = Preprocessing(resize="stretch", resize_to=None)
-    arch = get_architecture(name, num_classes=len(listing.class_ids), dense_rank=rank)
-    run = Run(arch, chosen, listing, listing, "", listing.class_ids, pre, Path("."))
+    arch = get_architecture(name, num_classes=len(images.class_ids), dense_rank=rank)
+    run = Run(arch, recipe, images, images, "", images.class_ids, pre, Path("."))
     trainer = Trainer(run, pick_device(), 0)
     trainer.classifier.train()
-    colours = measure_colours(listing.files, run.seed) if chosen.pca_sigma else None
+    colours = measure_colours(images.files, run.seed) if recipe.pca_sigma else None
     with tempfile.TemporaryDirectory() as folder:
-        cache = cache_pixels(listing.files, Path(folder), threads=run.workers)
-    sampler = ResumableBatchSampler(len(listing.files), chosen.batch, run.seed, 0, 0, 1)
-    batches = training_batches(TrainingCrops(listing, pre, chosen, run.seed, colours, cache), sampler, run.workers)
-    for number in range(WARM_UP):  # fills the loader's queue, too
+        cache = cache_pixels(images.files, Path(folder), threads=run.workers)
+    sampler = ResumableBatchSampler(len(images.files), recipe.batch, run.seed, 0, 0, 1)
+    batches = training_batches(TrainingCrops(images, pre, recipe, run.seed, colours, cache), sampler, run.workers)
+    for number in range(WARM_UP):  # also fills the loader's queue
         trainer.step(number, 1e-6, *next(batches))
     started = time.perf_counter()
     for number in range(steps):
         trainer.step(number, 1e-6, *next(batches))
-    rate = steps * chosen.batch / (time.perf_counter() - started)
+    rate = steps * recipe.batch / (time.perf_counter() - started)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"images_per_s": round(rate, 1), "peak_mib": round(peak_mib)}), flush=True)
 

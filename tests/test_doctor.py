@@ -21,8 +21,8 @@ from alexnet_deploy.runtime.cuda_python import CudaVersions, cuda_versions
 from tests.helpers.fake_device import FakeDevice
 
 
-def row(name: str) -> Check:
-    return next(check for check in examine() if check.name == name)
+def rows() -> dict[str, Check]:
+    return {check.name: check for check in examine()}
 
 
 def without(*gone: str) -> Any:
@@ -31,7 +31,7 @@ def without(*gone: str) -> Any:
 
 
 def test_what_the_suite_runs_with_is_found() -> None:
-    checks = {check.name: check for check in examine()}
+    checks = rows()
     assert checks["Python"].state == checks["CPU"].state == "ok"
     assert checks["ONNX Runtime"].state == "ok"
     assert "CPU" in checks["ONNX Runtime"].found
@@ -44,31 +44,27 @@ def test_what_the_suite_runs_with_is_found() -> None:
 
 def test_both_onnxruntimes_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version_of", lambda name: "1.0")
-    check = row("ONNX Runtime")
+    check = rows()["ONNX Runtime"]
     assert check.state == "broken"
     assert "overwrite each other's files" in check.found
     assert check.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu")
 
 
 def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "version_of", without("onnxruntime", "openvino", "scipy"))
-    checks = {check.name: check for check in examine()}
+    gone = ("onnxruntime", "openvino", "scipy", "mlcommons-loadgen", "nvidia-ml-py", "pycuda", "cuda-bindings")
+    monkeypatch.setattr(doctor, "version_of", without(*gone))
+    checks = rows()
     assert checks["ONNX Runtime"].fix == "pip install 'alexnet-deploy[cpu]' (or [gpu])"
     assert checks["OpenVINO"].fix == "pip install 'alexnet-deploy[cpu]'"
     assert checks["extra measure"] == Check(
         "extra measure", "absent", "without scipy", "pip install 'alexnet-deploy[measure]'"
     )
-    assert not can_run(checks.values())
-
-
-def test_each_extra_and_each_library_beside_the_gpu_has_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "version_of", without("mlcommons-loadgen", "nvidia-ml-py", "pycuda", "cuda-bindings"))
-    checks = {check.name: check for check in examine()}
     assert checks["extra mlperf"].found == "without mlcommons-loadgen"
     assert checks["nvidia-ml-py"].found == "not installed: no GPU is watched while an engine is measured on it"
     for name in ("extra mlperf", "nvidia-ml-py", "PyCUDA", "CUDA bindings"):
         assert checks[name].state == "absent"
         assert checks[name].fix.startswith("pip install ")
+    assert not can_run(checks.values())
 
 
 class TestCuda:
@@ -85,7 +81,7 @@ class TestCuda:
 
     @pytest.mark.usefixtures("no_driver")
     def test_a_card_without_the_drivers_library(self) -> None:
-        check = row("CUDA")
+        check = rows()["CUDA"]
         assert check.state == "broken"
         assert check.found.startswith("no driver, cuda-python: cudaGetDeviceCount: cudaErrorInsufficientDriver (")
         assert check.fix.startswith("install the driver's libcuda.so.1; in a container, add compute")
@@ -104,7 +100,7 @@ class TestCuda:
         self, monkeypatch: pytest.MonkeyPatch, driver: int, runtime: int, fix: str
     ) -> None:
         monkeypatch.setattr(cuda_python, "cuda_versions", lambda: CudaVersions(driver, runtime))
-        check = row("CUDA")
+        check = rows()["CUDA"]
         assert check.state == "broken"
         assert check.found.startswith(f"driver for CUDA {driver // 1000}.{driver % 1000 // 10}, cuda-python: cuda")
         assert check.fix == fix
@@ -113,14 +109,14 @@ class TestCuda:
         device = FakeDevice()
         monkeypatch.setattr("alexnet_deploy.runtime.cuda.open_device", lambda: device)
         monkeypatch.setattr(cuda_python, "cuda_versions", lambda: CudaVersions(13000, 13050))
-        checks = {check.name: check for check in examine()}
+        checks = rows()
         assert checks["CUDA"] == Check("CUDA", "ok", "fake GPU sm89, driver for CUDA 13.0")
         assert checks["CUDA bindings"].found.endswith(": CUDA 13.5")
         assert device.calls == ["close"]
 
     def test_without_a_library_that_opens_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "version_of", without("cuda-bindings", "pycuda"))
-        check = row("CUDA")
+        check = rows()["CUDA"]
         assert check.state == "absent"
         assert check.fix == "pip install 'alexnet-deploy[gpu]' (or [rtx])"
 
@@ -128,33 +124,28 @@ class TestCuda:
         monkeypatch.setitem(sys.modules, "pycuda", None)
         real = doctor.version_of
         monkeypatch.setattr(doctor, "version_of", lambda name: "2026.1" if name == "pycuda" else real(name))
-        check = row("PyCUDA")
+        check = rows()["PyCUDA"]
         assert check.state == "broken"
         assert check.found.startswith("2026.1, does not load (")
         monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)
-        checks = {check.name: check for check in examine()}
+        checks = rows()
         assert checks["PyCUDA"].state == checks["CUDA"].state == "absent"
         assert checks["PyCUDA"].found == "2026.1, which only loads beside a driver"
 
     @pytest.mark.usefixtures("no_driver")
     @pytest.mark.filterwarnings("ignore:Specified provider")
     def test_cuda_inside_onnx_runtime_is_what_a_session_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert "ONNX Runtime CUDA" not in {check.name for check in examine()}
+        assert "ONNX Runtime CUDA" not in rows()
         monkeypatch.setattr(onnxruntime_runner, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-        checks = {check.name: check for check in examine()}
+        checks = rows()
         assert checks["ONNX Runtime"].found.endswith(": CPU")
         check = checks["ONNX Runtime CUDA"]
         assert check.state == "broken"
         assert "does not start (it falls back to the CPU; " in check.found
         assert "onnxruntime-gpu[cuda,cudnn]" in check.fix
-
-    def test_no_session_is_made_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        started: list[bool] = []
-        monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)
-        monkeypatch.setattr(onnxruntime_runner, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-        monkeypatch.setattr(onnxruntime_runner, "start_cuda", lambda: started.append(True))
-        assert row("ONNX Runtime CUDA").state == "absent"
-        assert not started
+        monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)  # no session is made where there is no GPU
+        monkeypatch.setattr(onnxruntime_runner, "start_cuda", lambda: pytest.fail("a session was made"))
+        assert rows()["ONNX Runtime CUDA"].state == "absent"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +171,7 @@ def test_a_library_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch)
         raise ImportError("libtbb.so.12:\ncannot open shared object file")
 
     monkeypatch.setattr("alexnet_deploy.runtime.openvino_runner.devices", fail)
-    check = row("OpenVINO")
+    check = rows()["OpenVINO"]
     assert check.state == "broken"
     assert check.found.endswith("does not load (libtbb.so.12: cannot open shared object file)")
     assert check.fix == "pip install --force-reinstall openvino"

@@ -1,21 +1,46 @@
-"""A kill, a full disk or a refusal leaves the old artifact whole, and nothing stays behind for good."""
+"""A kill, an error or a full disk leaves the old artifact whole, and nothing stays behind for good."""
 
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.files import atomic_directory, atomic_file, cache_folder, check_file
+from tests.helpers.limits import files_of_at_most
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
+
+
+@pytest.fixture(params=[atomic_file, atomic_directory], ids=["file", "directory"])
+def writer(request: pytest.FixtureRequest) -> Writer:
+    made: Writer = request.param
+    return made
+
+
+def put(path: Path, text: str, writer: Writer) -> None:
+    with writer(path) as temporary:
+        inside(temporary, writer).write_text(text)
+
+
+def inside(temporary: Path, writer: Writer) -> Path:
+    """The file to write: ``temporary`` itself, or one in that directory."""
+    return temporary if writer is atomic_file else temporary / "model.onnx"
+
+
+def content(path: Path) -> str:
+    return (path if path.is_file() else path / "model.onnx").read_text()
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
 
 WRITING = """
 import sys
@@ -71,33 +96,18 @@ def kill(process: subprocess.Popen[str]) -> None:
     assert process.returncode == -9
 
 
-def is_writing(process: subprocess.Popen[str]) -> bool:
+def start_writing(writer: Writer, path: Path) -> subprocess.Popen[str]:
+    process = start(WRITING, writer.__name__, path)
     assert process.stdout is not None
-    return process.stdout.readline() == "writing\n"
+    assert process.stdout.readline() == "writing\n"
+    return process
 
 
-def put(path: Path, text: str, writer: Writer) -> None:
-    with writer(path) as temporary:
-        (temporary if writer is atomic_file else temporary / "model.onnx").write_text(text)
-
-
-def content(path: Path) -> str:
-    return (path if path.is_file() else path / "model.onnx").read_text()
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-both = pytest.mark.parametrize("writer", [atomic_file, atomic_directory])
-
-
-@both
 def test_it_appears_whole_with_its_parents_and_replaces_the_old(tmp_path: Path, writer: Writer) -> None:
     path = tmp_path / "new" / "folders" / "artifact"
     put(path, "old", writer)
     with writer(path) as temporary:
-        (temporary if writer is atomic_file else temporary / "model.onnx").write_text("new")
+        inside(temporary, writer).write_text("new")
         assert content(path) == "old"
     assert content(path) == "new"
     assert names(path.parent) == {"artifact"}
@@ -110,23 +120,20 @@ def test_a_replaced_directory_keeps_nothing_of_the_old(tmp_path: Path) -> None:
     assert names(tmp_path / "bundle") == {"other"}
 
 
-@both
 @pytest.mark.parametrize("error", [InputError("x"), KeyboardInterrupt(), ZeroDivisionError()])
 def test_an_error_leaves_the_old_and_no_leftover(tmp_path: Path, writer: Writer, error: BaseException) -> None:
     put(tmp_path / "artifact", "old", writer)
     with pytest.raises(type(error)), writer(tmp_path / "artifact") as temporary:
-        (temporary if writer is atomic_file else temporary / "model.onnx").write_text("new")
+        inside(temporary, writer).write_text("new")
         raise error
     assert content(tmp_path / "artifact") == "old"
     assert names(tmp_path) == {"artifact"}
 
 
-@both
 def test_kill_9_leaves_the_old_and_the_next_writer_sweeps_up(tmp_path: Path, writer: Writer) -> None:
     path = tmp_path / "model [1]*"  # characters that a careless sweep would take for a pattern
     put(path, "old", writer)
-    process = start(WRITING, writer.__name__, path)
-    assert is_writing(process)
+    process = start_writing(writer, path)
     kill(process)
     assert content(path) == "old"
     assert len(names(tmp_path)) == 2
@@ -135,11 +142,9 @@ def test_kill_9_leaves_the_old_and_the_next_writer_sweeps_up(tmp_path: Path, wri
     assert names(tmp_path) == {path.name}
 
 
-@both
 def test_a_live_writer_keeps_its_folder_and_may_finish(tmp_path: Path, writer: Writer) -> None:
     path = tmp_path / "artifact"
-    process = start(WRITING, writer.__name__, path)
-    assert is_writing(process)
+    process = start_writing(writer, path)
     put(path, "ours", writer)
     assert len(names(tmp_path)) == 2
     process.communicate("")
@@ -148,7 +153,6 @@ def test_a_live_writer_keeps_its_folder_and_may_finish(tmp_path: Path, writer: W
     assert names(tmp_path) == {"artifact"}
 
 
-@both
 def test_the_leftover_of_an_earlier_process_with_our_number_is_in_nobodys_way(tmp_path: Path, writer: Writer) -> None:
     """In a container each run may well be process 1."""
     stale = tmp_path / f".artifact.tmp-{os.getpid()}"
@@ -179,7 +183,6 @@ def test_kill_9_at_any_moment_leaves_one_whole_version(tmp_path: Path, versions:
     assert len(file.read_text()) == 10_000
 
 
-@both
 def test_whoever_has_it_open_reads_the_old_to_the_end(tmp_path: Path, writer: Writer) -> None:
     path = tmp_path / "artifact"
     put(path, "old" * 100_000, writer)
@@ -248,27 +251,16 @@ def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
     assert names(tmp_path / "disk") == {"bundle"}
 
 
-@both
 def test_a_full_disk_is_one_line_and_leaves_the_old(tmp_path: Path, writer: Writer) -> None:
     path = tmp_path / "artifact"
     put(path, "old", writer)
     with pytest.raises(UnavailableError) as caught, writer(path) as temporary:
-        part = temporary if writer is atomic_file else temporary / "model.onnx"
+        part = inside(temporary, writer)
         part.symlink_to("/dev/full")  # the kernel's own full disk
         part.write_text("new")
     assert str(caught.value) == f"{path}: no room left on the disk; free some, or choose another place"
     assert content(path) == "old"
     assert names(tmp_path) == {"artifact"}
-
-
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_file_too_large_for_its_file_system_is_one_line(tmp_path: Path) -> None:
@@ -281,7 +273,6 @@ def test_a_file_too_large_for_its_file_system_is_one_line(tmp_path: Path) -> Non
     assert names(tmp_path) == set()
 
 
-@both
 @pytest.mark.parametrize("place", ["/sys/artifact", "a file/artifact", "long " * 51])
 def test_a_place_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Writer, place: str
@@ -294,18 +285,23 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_only_a_plain_file_is_replaced_by_a_file(tmp_path: Path) -> None:
-    for path in (tmp_path, Path(os.devnull)):
-        with pytest.raises(UnavailableError, match="is not a plain file"), atomic_file(path):
-            pytest.fail("refused only after the work")
-    assert not Path(os.devnull).is_file()
-
-
-def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
-    (tmp_path / "bundle").write_text("mine")
-    with pytest.raises(UnavailableError, match="in the way"), atomic_directory(tmp_path / "bundle"):
+@pytest.mark.parametrize(
+    ("place", "writer", "message"),
+    [
+        (".", atomic_file, "is not a plain file"),
+        (os.devnull, atomic_file, "is not a plain file"),
+        ("bundle", atomic_directory, "in the way"),
+    ],
+)
+def test_a_thing_of_another_kind_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, writer: Writer, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bundle").write_text("mine")
+    with pytest.raises(UnavailableError, match=message), writer(Path(place)):
         pytest.fail("refused only after the work")
-    assert (tmp_path / "bundle").read_text() == "mine"
+    assert not Path(os.devnull).is_file()
+    assert Path("bundle").read_text() == "mine"
 
 
 def test_a_file_inside_a_bundle_that_cannot_be_written_is_told_as_the_bundle(tmp_path: Path) -> None:
@@ -321,14 +317,15 @@ def test_a_file_inside_a_bundle_that_cannot_be_written_is_told_as_the_bundle(tmp
 
 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("ALEXNET_DEPLOY_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "alexnet-deploy"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "alexnet-deploy"
-    monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path / "mine"))
-    assert cache_folder() == tmp_path / "mine"
+    for name in ("ALEXNET_DEPLOY_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value, below in (
+        ("HOME", "home", "home/.cache/alexnet-deploy"),
+        ("XDG_CACHE_HOME", "xdg", "xdg/alexnet-deploy"),
+        ("ALEXNET_DEPLOY_CACHE", "mine", "mine"),
+    ):
+        monkeypatch.setenv(name, str(tmp_path / value))
+        assert cache_folder() == tmp_path / below
 
 
 @pytest.mark.parametrize(

@@ -30,11 +30,11 @@ from training.train_command import train_command
 class _Commands(TyperGroup):
     """Lists the commands where the one that was typed is unknown: none is guessed."""
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands:
             names = ", ".join(self.commands)
-            ctx.fail(f"No such command '{cmd_name}'; name one of {names}: {ctx.command_path} train {cmd_name} ...")
-        return super().get_command(ctx, cmd_name)
+            ctx.fail(f"No such command '{args[0]}'; name one of {names}: {ctx.command_path} train {args[0]} ...")
+        return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(

@@ -34,6 +34,12 @@ PROCESS_TIMEOUT = timedelta(days=1)
 short for ImageNet's 1.28 million. Where one dies torchrun ends the others, so none waits in vain."""
 
 
+Activation = Literal["relu", "tanh"]
+Lrn = Literal["none", "before-pool", "after-pool"]
+Pool = Literal["overlapping", "plain"]
+Resize = Literal["shorter-side", "stretch"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSettings:
     """How to train; the names are those of the command's options. None: the recipe's or the architecture's own."""
@@ -42,16 +48,16 @@ class TrainSettings:
     dense_rank: int | None = None
     """Rank of the two hidden dense layers; None: full."""
     dropout: float = 0.5
-    activation: Literal["relu", "tanh"] | None = None
-    lrn: Literal["none", "before-pool", "after-pool"] | None = None
-    pool: Literal["overlapping", "plain"] | None = None
+    activation: Activation | None = None
+    lrn: Lrn | None = None
+    pool: Pool | None = None
     groups: Sequence[int] | None = None
     """Groups of each of the five convolutions."""
     recipe: RecipeName = "modern"
     epochs: int | None = None
     batch: int | None = None
     lr: float | None = None
-    overrides: Sequence[str] = ()
+    overrides: Sequence[str] | None = None
     """``FIELD=VALUE`` of any other field of the recipe."""
     val: Path | None = None
     """Validation folder; None: ``val/`` of the data, else a seeded split."""
@@ -59,7 +65,7 @@ class TrainSettings:
     val_share: float | None = None
     class_names: Path | None = None
     """JSON file ``{"folder name": "name for people"}``."""
-    resize: Literal["shorter-side", "stretch"] = "shorter-side"
+    resize: Resize = "shorter-side"
     allow_unreadable: bool = False
     allow_leak: bool = False
     allow_two_classes: bool = False
@@ -137,7 +143,7 @@ def plan_run(data: Path, output: Path, settings: TrainSettings) -> tuple[Run, tu
         raise UsageError(f"`{settings.allowed()[0]}`: has no effect with `skip_preflight`; leave one of the two out")
     train_images, val_images, roots = _list_images(data, settings)
     recipe = get_recipe(settings.recipe, epochs=settings.epochs, batch=settings.batch, lr=settings.lr)
-    recipe = apply_overrides(recipe, settings.overrides)
+    recipe = apply_overrides(recipe, settings.overrides or ())
     arch = _architecture(settings, len(train_images.class_ids))
     stretch = settings.resize == "stretch"
     run = Run(

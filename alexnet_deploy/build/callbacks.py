@@ -9,38 +9,32 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from alexnet_deploy.progress import Progress
 
-@dataclass(slots=True)
-class Interrupt:
-    """Whether Ctrl-C was pressed."""
-
-    pressed: bool = False
+PROGRESS_STEPS = 1000
+"""Parts into which the work of one build is divided for ``on_progress``."""
 
 
 @contextlib.contextmanager
-def defer_interrupt() -> Iterator[Interrupt]:
-    """Note Ctrl-C during the block and raise KeyboardInterrupt at its end.
+def defer_interrupt() -> Iterator[threading.Event]:
+    """Note Ctrl-C during the block in the event, and raise KeyboardInterrupt at its end.
 
     Raised at once, it would come at the first bytecode of a callback, before any ``try`` of ours.
     """
-    interrupt = Interrupt()
+    interrupt = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt  # only the main thread handles signals
         return
-
-    def note(*_: object) -> None:
-        interrupt.pressed = True
-
-    previous = signal.signal(signal.SIGINT, note)
+    previous = signal.signal(signal.SIGINT, lambda *_: interrupt.set())
     try:
         yield interrupt
     finally:
         signal.signal(signal.SIGINT, previous)
-        if interrupt.pressed:
+        if interrupt.is_set():
             raise KeyboardInterrupt
 
 
@@ -52,11 +46,12 @@ class _Phase:
 
 
 class BuildMonitor:
-    """Follows one build through its nested phases. TensorRT may call from several threads."""
+    """Follows the build for one target through its nested phases. TensorRT may call from several threads."""
 
-    def __init__(self, report: Callable[[float], None], interrupt: Interrupt) -> None:
-        self._report = report
-        self.interrupt = interrupt
+    def __init__(self, target: str, on_progress: Progress, interrupt: threading.Event) -> None:
+        self._stage = f"TensorRT {target}"
+        self._on_progress = on_progress
+        self._interrupt = interrupt
         self._phases: dict[str, _Phase] = {}
         self._lock = threading.Lock()
         self._best = 0.0
@@ -71,7 +66,7 @@ class BuildMonitor:
             self._phases.pop(phase, None)
 
     def step(self, phase: str, index: int) -> bool:
-        """Report the share of the build that is done (0..1, never falling); False asks TensorRT to stop."""
+        """Report how much of the build is done, which never falls; False asks TensorRT to stop."""
         with self._lock:
             if phase in self._phases:
                 self._phases[phase].done = index + 1
@@ -80,7 +75,7 @@ class BuildMonitor:
                 self._report(self._best)
             except BaseException as exc:  # whatever it is, it must wait until TensorRT has returned
                 self.failure = self.failure or exc
-        return self.failure is None and not self.interrupt.pressed
+        return self.failure is None and not self._interrupt.is_set()
 
     def complete(self) -> None:
         """Report the end of a successful build: TensorRT's own last step is below 1."""
@@ -88,10 +83,13 @@ class BuildMonitor:
 
     def raise_failure(self) -> None:
         """Raise what a callback kept; call it when TensorRT has returned."""
-        if self.interrupt.pressed:
+        if self._interrupt.is_set():
             raise KeyboardInterrupt
         if self.failure is not None:
             raise self.failure
+
+    def _report(self, share: float) -> None:
+        self._on_progress(self._stage, round(share * PROGRESS_STEPS), PROGRESS_STEPS)
 
     def _share(self, phase: str) -> float:
         share = 0.0
@@ -109,14 +107,9 @@ def progress_monitor(api: Any, monitor: BuildMonitor) -> Any:
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            monitor.start(phase_name, parent_phase, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return monitor.step(phase_name, step)
-
-        def phase_finish(self, phase_name: str) -> None:
-            monitor.finish(phase_name)
+        phase_start = staticmethod(monitor.start)
+        step_complete = staticmethod(monitor.step)
+        phase_finish = staticmethod(monitor.finish)
 
     return Monitor()
 

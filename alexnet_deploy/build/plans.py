@@ -8,20 +8,14 @@ only there, in the version that built it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alexnet_deploy.build import proof
 from alexnet_deploy.build.callbacks import BuildMonitor, defer_interrupt, progress_monitor, stream_writer
-from alexnet_deploy.build.proof import (
-    EngineLayer,
-    achieved_precisions,
-    compute_nodes,
-    layers_from_inspector,
-    layers_from_log,
-)
 from alexnet_deploy.bundle.manifest import LayerPrecision, Plan
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
@@ -42,9 +36,6 @@ TARGETS = (*RTX_TARGETS, PORTABLE, "all", "current")
 
 FP8_SINCE = 89
 """The first compute capability with FP8 tensor cores (Ada)."""
-
-PROGRESS_STEPS = 1000
-"""Parts into which the work of one build is divided for ``on_progress``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +86,7 @@ def build_plans(
             try:
                 with ExitStack() as attempt:
                     temporary = attempt.enter_context(atomic_file(out_dir / f"{target}.plan"))
-                    monitor = BuildMonitor(_percentage(on_progress, target), interrupt)
+                    monitor = BuildMonitor(target, on_progress, interrupt)
                     plans.append(plan_builder.build(target, temporary, monitor))
                     finished.push(attempt.pop_all())
             except InputError as exc:
@@ -146,11 +137,6 @@ def choose_builder(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ..
     return libraries[RTX], tuple(chosen)
 
 
-def _percentage(on_progress: Progress, target: str) -> Callable[[float], None]:
-    """A callback for the share of the work done (0..1)."""
-    return lambda share: on_progress(f"TensorRT {target}", round(share * PROGRESS_STEPS), PROGRESS_STEPS)
-
-
 class _PlanBuilder:
     """One TensorRT with one ONNX, which it builds for one target after the other."""
 
@@ -159,7 +145,7 @@ class _PlanBuilder:
         self._path = onnx_path
         self._source = source
         self._batch = batch
-        self._nodes = compute_nodes(load_onnx(onnx_path))
+        self._nodes = proof.compute_nodes(load_onnx(onnx_path))
         self._fp8 = any(node.precision == "fp8" for node in self._nodes)
 
     def parse(self) -> None:
@@ -209,7 +195,7 @@ class _PlanBuilder:
             version=self._library.version,
             target=f"{since}+" if target == PORTABLE else target,
         )
-        return BuiltPlan(plan, achieved_precisions(self._nodes, self._layers(plan_path)))
+        return BuiltPlan(plan, proof.achieved_precisions(self._nodes, self._layers(plan_path)))
 
     def _set_batch(self, config: Any) -> None:
         builder, batch = self._builder, self._batch
@@ -231,10 +217,10 @@ class _PlanBuilder:
         if config.add_optimization_profile(profile) < 0:
             raise InputError(f"{self._source}: batches {batch.min}..{batch.max}: {_advice(self._library)}")
 
-    def _layers(self, plan_path: Path) -> list[EngineLayer]:
+    def _layers(self, plan_path: Path) -> list[proof.EngineLayer]:
         api, messages = self._library.api, self._library.messages
         if self._library.name == RTX:
-            layers = layers_from_log(messages.layers)
+            layers = proof.layers_from_log(messages.layers)
         else:
             runtime = api.Runtime(self._library.logger)
             engine = runtime.deserialize_cuda_engine(plan_path.read_bytes())
@@ -243,7 +229,7 @@ class _PlanBuilder:
                     f"{plan_path.name}: {self._library} cannot load what it built: {_advice(self._library)}"
                 )
             inspector = engine.create_engine_inspector()
-            layers = layers_from_inspector(inspector.get_engine_information(api.LayerInformationFormat.JSON))
+            layers = proof.layers_from_inspector(inspector.get_engine_information(api.LayerInformationFormat.JSON))
         if not layers:
             raise ProofError(
                 f"{self._source}: {self._library} does not report its layers, so their precision is not proved; "

@@ -56,8 +56,13 @@ def some_bundle_names(store: Path) -> list[str]:
     """``bundle_names``, at least one; InputError if the store is empty."""
     names = bundle_names(store)
     if not names:
-        raise InputError(f"{store}/ holds no engine; {_BUILD}")
+        raise InputError(no_engine_in(store))
     return names
+
+
+def no_engine_in(store: Path) -> str:
+    """The message for an empty store, with the next step."""
+    return f"{store}/ holds no engine; {_BUILD}"
 
 
 @contextmanager

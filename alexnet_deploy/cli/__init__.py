@@ -1,4 +1,7 @@
-"""The command line: parse, call the stages, print. Heavy libraries load inside the command that needs them."""
+"""The command line: ``main`` runs it, ``app`` is its Typer application, ``GROUPS`` lists the commands.
+
+``training`` uses its parts for a second command line: ``quantities``, ``tables``, ``terminal``, ``standard_output``.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ app = typer.Typer(
     help="From a trained AlexNet to an engine one can trust: export, build-engine, infer.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich's own help costs a tenth of a second
+    rich_markup_mode=None,  # rich's help takes 0.04 s longer
 )
 for group, commands in GROUPS.items():
     for command in commands:

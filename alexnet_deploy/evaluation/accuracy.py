@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.evaluation.answers import Answers
-from alexnet_deploy.evaluation.reliability import calibration_error
-from alexnet_deploy.evaluation.statistics import Interval, count_pairs, mcnemar_p, wilson_percent
-from alexnet_deploy.inference.probabilities import finite_rows, log_softmax, predicted_classes
+from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, ReliabilityBin
+from alexnet_deploy.evaluation.statistics import PairedCounts, wilson_percent
+from alexnet_deploy.inference.probabilities import finite_rows, log_softmax, predicted_classes, softmax
 
-# Legend: N image, K class
+# Legend: N image, K class, B bin
 
+BINS = 15
+"""As in Guo et al. 2017 (arXiv:1706.04599), so that numbers and diagrams compare with published ones."""
 _ROWS = 4096  # at once in float64: all of ImageNet's validation images would need gigabytes
-
-
-@dataclass(frozen=True, slots=True)
-class Confidence:
-    """How well softmax(logits / ``temperature``) predicts how often the answer is right.
-
-    ``nll_nats`` is the mean negative log likelihood of the true class. ``ece_percent`` is the expected calibration
-    error over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
-    """
-
-    temperature: float
-    nll_nats: float
-    ece_percent: float
-
-
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """Share of images whose class is the first, or among the first five answers; equal logits rank by class number."""
-
-    images: int
-    top1_percent: float
-    top1_interval: Interval
-    top5_percent: float
-    top5_interval: Interval
-    not_finite: int
-    """Images with a NaN or infinite logit: they count as wrong."""
-    confidence: Confidence | None
-    """At the contract's temperature; None if a logit is not finite."""
-    uncalibrated: Confidence | None
-    """At temperature 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassDelta:
-    """Top-1 of one class in both engines."""
-
-    target: int
-    images: int
-    first_percent: float
-    second_percent: float
-
-    @property
-    def points(self) -> float:
-        """Second minus first: negative where the second engine is right less often."""
-        return self.second_percent - self.first_percent
-
-
-@dataclass(frozen=True, slots=True)
-class AccuracyDelta:
-    """How the answers of a second engine differ from those of a first one on the same images."""
-
-    images: int
-    agreement_percent: float
-    """Share of images with the same first answer, right or wrong."""
-    lost: int
-    """Images that are right in the first engine, wrong in the second."""
-    won: int
-    """Images that are wrong in the first engine, right in the second."""
-    points: float
-    """Top-1 of the second minus top-1 of the first."""
-    points_interval: Interval
-    mcnemar_p: float
-    classes: tuple[ClassDelta, ...]
-    """The classes that have images, the one that lost most points first."""
 
 
 def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
@@ -106,7 +42,7 @@ def accuracy_delta(answers: Answers, first: int, second: int) -> AccuracyDelta:
     target_N = answers.target_N
     answer_a_N, answer_b_N = predicted_classes(answers.logits_NK[first]), predicted_classes(answers.logits_NK[second])
     right_a_N, right_b_N = answer_a_N == target_N, answer_b_N == target_N
-    counts = count_pairs(right_a_N, right_b_N)
+    counts = PairedCounts.of(right_a_N, right_b_N)
     images_K = np.bincount(target_N)
     right_a_K, right_b_K = np.bincount(target_N, right_a_N), np.bincount(target_N, right_b_N)
     classes = [
@@ -121,7 +57,7 @@ def accuracy_delta(answers: Answers, first: int, second: int) -> AccuracyDelta:
         won=counts.won,
         points=counts.points,
         points_interval=counts.points_interval,
-        mcnemar_p=mcnemar_p(counts.lost, counts.won),
+        mcnemar_p=counts.mcnemar_p,
         classes=tuple(sorted(classes, key=lambda c: (c.points, -c.images, c.target))),
     )
 
@@ -138,6 +74,43 @@ def confidence(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temp
     return Confidence(temperature, -float(log_true_N.mean()), 100 * ece)
 
 
+def reliability(
+    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float
+) -> tuple[ReliabilityBin, ...]:
+    """Return how often first answers are right, by their probability at ``temperature``; all logits must be finite."""
+    return reliability_bins(softmax(logits_NK, temperature).max(axis=1), logits_NK.argmax(axis=1) == target_N)
+
+
+def reliability_bins(
+    confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_], bins: int = BINS
+) -> tuple[ReliabilityBin, ...]:
+    """Sort answers into ``bins`` bins of equal width.
+
+    ``confidence_N`` is the probability (0..1) of each first answer, ``right_N`` whether it is the true class.
+    """
+    edges = np.arange(bins + 1) / bins
+    bin_N = _bin_of(confidence_N, bins)
+    images_B = np.bincount(bin_N, minlength=bins)
+    right_B = np.bincount(bin_N, right_N, minlength=bins)
+    confidence_B = np.bincount(bin_N, confidence_N, minlength=bins)
+    return tuple(
+        ReliabilityBin(
+            low=float(edges[i]),
+            high=float(edges[i + 1]),
+            images=int(n),
+            accuracy_percent=100 * float(right_B[i] / n) if n else None,
+            confidence_percent=100 * float(confidence_B[i] / n) if n else None,
+        )
+        for i, n in enumerate(images_B)
+    )
+
+
+def calibration_error(confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_], bins: int = BINS) -> float:
+    """Return the expected calibration error, 0..1: the mean of |accuracy - confidence| over the bins, by images."""
+    gap_B = np.bincount(_bin_of(confidence_N, bins), right_N - confidence_N, minlength=bins)
+    return float(np.abs(gap_B).sum()) / len(confidence_N)
+
+
 def _rank_of_target(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64]) -> NDArray[np.int64]:
     """Count the classes that rank before the true one; all of them if a logit is not finite."""
     target_logit_N1 = np.take_along_axis(logits_NK, target_N[:, None], axis=1)
@@ -146,3 +119,7 @@ def _rank_of_target(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64])
     )
     rank_N: NDArray[np.int64] = np.where(finite_rows(logits_NK), before_NK.sum(axis=1), max(5, logits_NK.shape[1]))
     return rank_N
+
+
+def _bin_of(confidence_N: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
+    return np.digitize(confidence_N, np.arange(1, bins) / bins, right=True)

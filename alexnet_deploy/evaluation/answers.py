@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.images.labelled import LabelledImages
+from alexnet_deploy.images.labelled import LabelledImages, list_labelled
 from alexnet_deploy.inference.predict import read_batches
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner
@@ -78,6 +78,21 @@ def find_or_choose(data: Path, images: int | None) -> tuple[Path, ...]:
     if images is None:
         return tuple(find_images([data]))
     return choose_images(data, count=images, calibrates=False, parameters=("data", "images")).files
+
+
+def targets_if_labelled(
+    data: Path, files: Sequence[Path], contract: ModelContract
+) -> tuple[list[int] | None, str | None]:
+    """Return the class numbers of ``files``, which lie below ``data``, or None and one line that says why not."""
+    try:
+        labelled = list_labelled(data, contract)
+    except InputError as exc:
+        return None, str(exc)
+    target_of = dict(zip(labelled.files, labelled.targets, strict=True))
+    outside = next((file for file in files if file not in target_of), None)
+    if outside is not None:
+        return None, f"{outside}: lies in no class folder; give a folder that holds one folder of images per class"
+    return [target_of[file] for file in files], None
 
 
 def pixel_rule_that_differs(a: Preprocessing, b: Preprocessing) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.answers import Answers, collect_answers, find_or_choose
@@ -112,7 +113,7 @@ def compare(
     b: str | Path,
     data: str | Path,
     *,
-    store: str | Path = "engines",
+    store: str | Path = STORE,
     runtime: str = "auto",
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
@@ -244,7 +245,7 @@ def _same_graph(a: Path | None, b: Path | None) -> bool:
 
 def _compare_layers(a: OpenedEngine, b: OpenedEngine, files: tuple[Path, ...]) -> tuple[LayerDifference, ...]:
     if a.onnx_path is None or b.onnx_path is None:
-        raise UsageError("`layers` compares ONNX graphs, and a checkpoint is none; export it first")
+        raise UsageError("`layers` compares ONNX graphs, and a checkpoint has none; export it first")
     try:
         from alexnet_deploy.evaluation.compare_layers import compare_layers
     except ModuleNotFoundError as exc:

@@ -45,7 +45,7 @@ class LayerDifference:
     mean_abs: float
 
 
-class Errors:
+class ErrorSums:
     """Running sums over pairs of tensors: memory does not grow with the number of images."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ def compare_layers(onnx_a: Path, onnx_b: Path, pixels: Iterable[NDArray[np.uint8
         raise InputError(f"{onnx_a} and {onnx_b} have no layer in common; compare two builds of one model")
     a = TensorSession(model_a, [node.output[0] for node, _ in pairs], source=str(onnx_a))
     b = TensorSession(model_b, [name for _, name in pairs], source=str(onnx_b))
-    errors = [Errors() for _ in pairs]
+    errors = [ErrorSums() for _ in pairs]
     for pixels_NHWC in pixels:
         values_a, values_b = a(pixels_NHWC), b(pixels_NHWC)
         for (node, name_b), error in zip(pairs, errors, strict=True):

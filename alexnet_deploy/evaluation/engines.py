@@ -57,14 +57,6 @@ class SharedImages:
     """Files that the temperature was fitted on."""
 
 
-def check_runtimes(runtimes: Sequence[str]) -> None:
-    """Raise UsageError for a runtime that ``open_engines`` does not know."""
-    known = ("auto", ALL_RUNTIMES, *RUNTIMES)
-    unknown = next((runtime for runtime in runtimes if runtime not in known), None)
-    if unknown is not None:
-        raise UsageError(f"`runtime` {unknown}: unknown; choose {', '.join(known)}")
-
-
 @contextmanager
 def open_engines(
     names: Sequence[str | Path] | None,
@@ -84,8 +76,9 @@ def open_engines(
     Raises what ``resolve_engine`` and ``open_runner`` raise, and UsageError for an engine named twice or engines whose
     classes differ.
     """
-    check_runtimes(runtimes)
     known = ("auto", ALL_RUNTIMES, *RUNTIMES)
+    for unknown in [runtime for runtime in runtimes if runtime not in known]:
+        raise UsageError(f"`runtime` {unknown}: unknown; choose {', '.join(known)}")
     given = _names_in(store) if names is None else [fspath(name) for name in names]
     twice = next((name for name in given if given.count(name) > 1), None)
     if twice is not None:

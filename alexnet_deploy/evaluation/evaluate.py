@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ProofError, UsageError
-from alexnet_deploy.evaluation.accuracy import Accuracy, AccuracyDelta, accuracy, accuracy_delta
+from alexnet_deploy.evaluation.accuracy import accuracy, accuracy_delta
 from alexnet_deploy.evaluation.answers import Answers, collect_answers
 from alexnet_deploy.evaluation.engines import (
     OpenedEngine,
@@ -18,6 +19,7 @@ from alexnet_deploy.evaluation.engines import (
     unique_names,
 )
 from alexnet_deploy.evaluation.max_drop import holds_max_drop
+from alexnet_deploy.evaluation.results import AccuracyDelta, EngineResult
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
 from alexnet_deploy.images.shared import count_copies
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
@@ -26,28 +28,6 @@ from alexnet_deploy.progress import Progress, no_progress
 
 LATENCY_S = 0.5
 """Seconds for which each engine is timed: some hundred calls, steady enough to stand beside its accuracy."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineResult:
-    """What was measured of one engine."""
-
-    name: str
-    """Unique among the results."""
-    precision: str
-    runner: str
-    """Runtime, version, device."""
-    model_bytes: int
-    """Size of the file that the runtime loads."""
-    temperature: float
-    """As in its contract."""
-    accuracy: Accuracy
-    latency_ms: float | None
-    """Median of calls with one image; None if it was not measured."""
-    calibration_images: int | None
-    """How many of the images calibrated it; None without a record."""
-    temperature_images: int | None
-    """How many of the images its temperature was fitted on; None without a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +59,7 @@ def evaluate(
     engines: Sequence[str | Path] | None,
     data: str | Path,
     *,
-    store: str | Path = "engines",
+    store: str | Path = STORE,
     runtimes: Sequence[str] = ("auto",),
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,

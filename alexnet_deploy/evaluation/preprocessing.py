@@ -12,17 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from alexnet_deploy.contract import ModelContract, Preprocessing, torchvision_resize_to
+from alexnet_deploy.contract import Preprocessing, torchvision_resize_to
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.evaluation.answers import find_or_choose
-from alexnet_deploy.evaluation.statistics import Interval, count_pairs
+from alexnet_deploy.evaluation.answers import find_or_choose, targets_if_labelled
+from alexnet_deploy.evaluation.results import Interval
+from alexnet_deploy.evaluation.statistics import PairedCounts
 from alexnet_deploy.images.decode import crop_box, open_rgb, to_pixels
-from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.inference.probabilities import finite_rows, predicted_classes
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.progress import Progress, no_progress
@@ -32,6 +33,8 @@ from alexnet_deploy.runtime.runner import Runner
 
 BATCH = 16
 """Images in memory at the same time, in every variant."""
+Pixels = Callable[[Path, Image.Image, Preprocessing], NDArray[np.uint8]]
+"""Takes a file, and the file as ``open_rgb`` decodes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +44,7 @@ class Variant:
     name: str
     differs: str
     """How it differs from the reference, for people."""
-    pixels: Callable[[Path, Image.Image, Preprocessing], NDArray[np.uint8]]
-    """Takes the file, and the file as ``open_rgb`` decodes it."""
+    pixels: Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,34 +132,32 @@ def run_variants(
     if not all(finite_rows(found_NK).all() for found_NK in (reference_NK, *logits_NK)):
         raise InputError("the engine's output on some images is not finite; try one of higher precision")
     target_N = None if targets is None else np.array(targets, np.int64)[kept]
-    results = [
-        _result(variant, int(touched), float(error) / len(kept), reference_NK, changed_NK, target_N)
-        for variant, touched, error, changed_NK in zip(variants, touched_V, pixel_error_V, logits_NK, strict=True)
-    ]
+    before_N = predicted_classes(reference_NK)
+    results = []
+    for v, (variant, changed_NK) in enumerate(zip(variants, logits_NK, strict=True)):
+        after_N = predicted_classes(changed_NK)
+        pairs = None if target_N is None else PairedCounts.of(before_N == target_N, after_N == target_N)
+        results.append(
+            VariantResult(
+                name=variant.name,
+                differs=variant.differs,
+                touched=int(touched_V[v]),
+                mean_abs_pixel=float(pixel_error_V[v]) / len(kept),
+                max_logit_change=float(np.abs(changed_NK - reference_NK).max()),
+                changed=int((before_N != after_N).sum()),
+                top1_points=None if pairs is None else pairs.points,
+                points_interval=None if pairs is None else pairs.points_interval,
+            )
+        )
     return PreprocessingParity(
         preprocessing=pre,
         images=len(kept),
         unreadable=tuple(unreadable),
         largest_logit=float(np.abs(reference_NK).max()),
-        top1_percent=None if target_N is None else 100 * float((predicted_classes(reference_NK) == target_N).mean()),
+        top1_percent=None if target_N is None else 100 * float((before_N == target_N).mean()),
         variants=tuple(results),
         unlabelled=unlabelled,
     )
-
-
-def targets_if_labelled(
-    data: Path, files: Sequence[Path], contract: ModelContract
-) -> tuple[list[int] | None, str | None]:
-    """Return the class numbers of ``files``, which lie below ``data``, or None and one line that says why not."""
-    try:
-        labelled = list_labelled(data, contract)
-    except InputError as exc:
-        return None, str(exc)
-    target_of = dict(zip(labelled.files, labelled.targets, strict=True))
-    outside = next((file for file in files if file not in target_of), None)
-    if outside is not None:
-        return None, f"{outside}: is not in a class folder"
-    return [target_of[file] for file in files], None
 
 
 def variants_of(pre: Preprocessing) -> tuple[Variant, ...]:
@@ -166,12 +166,16 @@ def variants_of(pre: Preprocessing) -> tuple[Variant, ...]:
     stretch = pre.resize == "stretch"
     return (
         Variant("reduced decode", "JPEG decoded at 1/2, 1/4 or 1/8, whichever still covers the input", _reduced),
-        Variant(other, f"{other} resampling instead of {pre.interpolation}, antialiased", _other_filter),
+        Variant(
+            other, f"{other} resampling instead of {pre.interpolation}, antialiased", _by_rule(interpolation=other)
+        ),
         Variant("no antialias", "bilinear of the four nearest pixels, however much it shrinks", _no_antialias),
         Variant(
             "shorter-side" if stretch else "stretch",
             "shorter side resized, centre cropped" if stretch else "whole image, aspect ratio ignored",
-            _other_rule,
+            _by_rule(resize="shorter-side", resize_to=torchvision_resize_to(pre.height, pre.width))
+            if stretch
+            else _by_rule(resize="stretch", resize_to=None),
         ),
     )
 
@@ -207,18 +211,9 @@ def _reduced(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.u
         raise InputError(f"{path}: cannot be decoded at a reduced size ({type(exc).__name__})") from exc
 
 
-def _other_filter(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
-    return to_pixels(
-        image,
-        dataclasses.replace(pre, interpolation="bicubic" if pre.interpolation == "bilinear" else "bilinear"),
-    )
-
-
-def _other_rule(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
-    if pre.resize == "shorter-side":
-        return to_pixels(image, dataclasses.replace(pre, resize="stretch", resize_to=None))
-    resize_to = torchvision_resize_to(pre.height, pre.width)
-    return to_pixels(image, dataclasses.replace(pre, resize="shorter-side", resize_to=resize_to))
+def _by_rule(**changes: Any) -> Pixels:
+    """Our own decoder and resizer, with ``changes`` to the preprocessing."""
+    return lambda _, image, pre: to_pixels(image, dataclasses.replace(pre, **changes))
 
 
 def _no_antialias(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
@@ -241,28 +236,3 @@ def _taps(
     centre = np.clip(centre, 0, size - 1)
     first = np.floor(centre).astype(np.int64)
     return first, np.minimum(first + 1, size - 1), (centre - first).astype(np.float32)
-
-
-def _result(
-    variant: Variant,
-    touched: int,
-    mean_abs_pixel: float,
-    reference_NK: NDArray[np.float32],
-    changed_NK: NDArray[np.float32],
-    target_N: NDArray[np.int64] | None,
-) -> VariantResult:
-    before_N, after_N = predicted_classes(reference_NK), predicted_classes(changed_NK)
-    points = interval = None
-    if target_N is not None:
-        counts = count_pairs(before_N == target_N, after_N == target_N)
-        points, interval = counts.points, counts.points_interval
-    return VariantResult(
-        name=variant.name,
-        differs=variant.differs,
-        touched=touched,
-        mean_abs_pixel=mean_abs_pixel,
-        max_logit_change=float(np.abs(changed_NK - reference_NK).max()),
-        changed=int((before_N != after_N).sum()),
-        top1_points=points,
-        points_interval=interval,
-    )

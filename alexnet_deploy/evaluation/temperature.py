@@ -30,15 +30,14 @@ from alexnet_deploy.bundle.manifest import (
     write_bundle,
 )
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.evaluation.accuracy import confidence
+from alexnet_deploy.evaluation.accuracy import confidence, reliability
 from alexnet_deploy.evaluation.answers import collect_answers
-from alexnet_deploy.evaluation.reliability import reliability_bins
 from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
-from alexnet_deploy.inference.probabilities import finite_rows, softmax
+from alexnet_deploy.inference.probabilities import finite_rows
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.calibration_record import read_record
 from alexnet_deploy.progress import Progress, no_progress
@@ -149,9 +148,7 @@ def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64],
 def quality(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float) -> Quality:
     """Measure softmax(logits / ``temperature``) against the true classes; all logits must be finite."""
     found = confidence(logits_NK, target_N, temperature)
-    first_N = softmax(logits_NK, temperature).max(axis=1)
-    bins = reliability_bins(first_N, logits_NK.argmax(axis=1) == target_N)
-    return Quality(found.nll_nats, found.ece_percent, bins)
+    return Quality(found.nll_nats, found.ece_percent, reliability(logits_NK, target_N, temperature))
 
 
 def _store(bundle: Path, measured: Manifest, record: ConfidenceRecord) -> None:

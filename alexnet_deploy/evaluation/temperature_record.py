@@ -14,7 +14,7 @@ from msgspec import Meta
 from alexnet_deploy.bundle.manifest import CONFIDENCE
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ArtifactError
-from alexnet_deploy.evaluation.reliability import NonNegative, ReliabilityBin
+from alexnet_deploy.evaluation.results import NonNegative, ReliabilityBin
 from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.json_format import JsonFormat
 

@@ -20,8 +20,6 @@ from alexnet_deploy.images.find import find_images
 
 # Legend: N batch, H height, W width, C channel (RGB)
 
-DEFAULT_IMAGES = 512
-"""TensorRT's guide finds about 500 images enough for ImageNet networks."""
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 """Names of the parts of a data set, first the one that may calibrate; a folder of another name may be a class."""
 
@@ -53,7 +51,7 @@ def images_digest(sha256: Iterable[str]) -> str:
 def choose_images(
     root: Path,
     *,
-    count: int = DEFAULT_IMAGES,
+    count: int,
     seed: int = 0,
     calibrates: bool = True,
     parameters: tuple[str, ...] = ("calibration_data", "calibration_images"),
@@ -73,7 +71,7 @@ def choose_images(
     folder, *counts = (f"`{parameter}`" for parameter in parameters)
     number = " and ".join(counts)
     if count < 1:
-        raise UsageError(f"{number} {count}: takes 1 or more; {DEFAULT_IMAGES} is a good number")
+        raise UsageError(f"{number} {count}: takes 1 or more; some 500 are a good number")
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; {folder} takes a folder of images like those of production")
     groups: dict[str, list[Path]] = {}

@@ -15,7 +15,8 @@ from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.inference.predict import BATCH, Prediction, predict
+from alexnet_deploy.inference.predict import predict
+from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.runtime.runner import Runner, Steps
 from alexnet_deploy.runtime.select import Runtime, SelectedRunner, open_runner

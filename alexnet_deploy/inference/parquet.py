@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alexnet_deploy.inference.predict import Prediction
+from alexnet_deploy.inference.prediction import Prediction
 
 SCHEMA = pa.schema(
     [

@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,42 +16,17 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, require_positive
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.inference.prediction import BATCH, Answer, Prediction
 from alexnet_deploy.inference.probabilities import finite_rows, softmax
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
-BATCH = 32
-"""Past this size a CPU gains nothing, and the first rows would only come later."""
-
 Load = Callable[[Path, Preprocessing, NDArray[np.uint8]], object]
 """Fills the last argument, uint8 ``[H, W, 3]``, from an image file; InputError where it cannot be read."""
 
 _BUFFERS = 3  # one with the runner, two being filled: a slow file in one does not starve the decoders
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One class of a prediction; ``index`` is its position in the logits."""
-
-    index: int
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The likeliest classes of one file, best first, or one line with the reason why there are none."""
-
-    file: str
-    top: tuple[Answer, ...]
-    error: str | None = None
-
-    def as_row(self) -> dict[str, Any]:
-        """JSON-ready: ``{"file": …, "top": [{"index": …, "label": …, "probability": …}, …], "error": …}``."""
-        top = [{"index": a.index, "label": a.label, "probability": a.probability} for a in self.top]
-        return {"file": self.file, "top": top, "error": self.error}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from alexnet_deploy.errors import UnavailableError, UsageError, printable
 from alexnet_deploy.files import atomic_file, check_file
-from alexnet_deploy.inference.predict import Prediction
+from alexnet_deploy.inference.prediction import Prediction
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
 Write = Callable[[Prediction], None]

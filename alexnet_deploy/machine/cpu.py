@@ -41,9 +41,13 @@ def describe_machine(root: Path = Path("/")) -> dict[str, str | int]:
 
 
 def _cpuinfo(root: Path, field: str) -> str:
+    found = re.search(rf"^(?:{field})\s*:\s*(.+)$", kernel_text(root / "proc/cpuinfo"), re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def kernel_text(path: Path) -> str:
+    """What the kernel writes into ``path``; empty where there is no such file."""
     try:
-        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux, or a sandbox that hides it
         return ""
-    found = re.search(rf"^(?:{field})\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else ""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_deploy.machine.cpu import usable_cpus
+from alexnet_deploy.machine.cpu import kernel_text, usable_cpus
 from alexnet_deploy.machine.gpu import Gpu, GpuState, open_gpu
 
 MAX_OTHERS_PERCENT = 5.0
@@ -90,10 +90,12 @@ class MachineWatch:
     def read(self) -> Reading:
         """Read all counters now; this takes some hundred microseconds on a small machine."""
         busy_s, stolen_s = self._cpu_seconds()
-        load = _text(self._root / "proc/loadavg").split()
+        load = kernel_text(self._root / "proc/loadavg").split()
         clocks_khz = _numbers(self._clocks)
         throttles = _numbers(self._throttles)
-        quota = [int(found[1]) for group in self._groups if (found := _THROTTLED.search(_text(group))) is not None]
+        quota = [
+            int(found[1]) for group in self._groups if (found := _THROTTLED.search(kernel_text(group))) is not None
+        ]
         return Reading(
             at_s=time.perf_counter(),
             own_s=self._own_s(),
@@ -113,7 +115,7 @@ class MachineWatch:
     def _cpu_seconds(self) -> tuple[float | None, float | None]:
         """Busy and stolen, of our cores: user, nice, system, irq and softirq; steal (man 5 proc_stat)."""
         mine = {f"cpu{cpu}" for cpu in self._cpus}
-        rows = [row for line in _text(self._root / "proc/stat").splitlines() if (row := line.split())[:1] != []]
+        rows = [row for line in kernel_text(self._root / "proc/stat").splitlines() if (row := line.split())[:1] != []]
         ticks = [list(map(int, row[1:9])) for row in rows if row[0] in mine]
         if not ticks:
             return None, None
@@ -186,7 +188,7 @@ def judge(readings: Sequence[Reading], *, cores: int) -> MachineConditions:
 def _control_groups(root: Path) -> list[Path]:
     """``cpu.stat`` of our control group and its parents, of version 2 or 1: a quota of any of them limits us."""
     found: set[Path] = set()
-    for line in _text(root / "proc/self/cgroup").splitlines():
+    for line in kernel_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -200,12 +202,5 @@ def _grown(first: float | None, last: float | None) -> float | None:
     return None if first is None or last is None else max(last - first, 0)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:  # not Linux, or a sandbox that hides it
-        return ""
-
-
 def _numbers(paths: Iterable[Path]) -> list[int]:
-    return [int(text) for path in paths if (text := _text(path).strip()).isdecimal()]
+    return [int(text) for path in paths if (text := kernel_text(path).strip()).isdecimal()]

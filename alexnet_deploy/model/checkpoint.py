@@ -181,6 +181,7 @@ def load_weights(
     published file's name (torch hub's convention) is verified for local files as well. Our own checkpoints know their
     architecture: another one is a UsageError.
     """
+    arch = get_architecture(architecture or "alexnet")
     source = IMAGENET1K_URL if weights == "imagenet1k" else str(weights or shipped_checkpoint())
     path = fetch(source, on_progress=on_progress) if "://" in source else Path(source)
     if path.suffix == ".safetensors":
@@ -191,7 +192,6 @@ def load_weights(
             raise UsageError(f"`architecture` {architecture}: {path} holds {checkpoint.arch.name}; leave it out")
         return checkpoint
     _check_prefix(path)
-    arch = get_architecture(architecture or "alexnet")
     return load_published(path, arch, imagenet1k_contract(arch.name))
 
 

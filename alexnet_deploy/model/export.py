@@ -57,15 +57,6 @@ class Parity:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ExportResult:
-    """The ONNX file that ``export`` wrote, and its proof."""
-
-    path: Path
-    contract: ModelContract
-    parity: Parity
-
-
 def export(
     weights: str | Path | None = None,
     output: str | Path = DEFAULT_ONNX,
@@ -82,9 +73,8 @@ def export(
     where a download fails or ``output`` cannot be written, and ProofError where the answers differ; ``output`` is then
     as it was.
     """
-    return export_with_parity(
-        weights, output, architecture=architecture, parity_images=parity_images, on_progress=on_progress
-    ).path
+    export_with_parity(weights, output, architecture=architecture, parity_images=parity_images, on_progress=on_progress)
+    return Path(output)
 
 
 def export_with_parity(
@@ -94,14 +84,14 @@ def export_with_parity(
     architecture: str | None = None,
     parity_images: str | Path | None = None,
     on_progress: Progress = no_progress,
-) -> ExportResult:
-    """Do the same as ``export``, and return the measured parity as well."""
+) -> tuple[ModelContract, Parity]:
+    """Do the same as ``export``, and return the model's contract and the measured parity."""
     checkpoint = load_weights(weights, architecture, on_progress=on_progress)
     pixels_NHWC = parity_pixels(parity_images, checkpoint.contract.preprocessing)
     on_progress("export", 0, 1)
     parity = export_onnx(checkpoint, Path(output), pixels_NHWC=pixels_NHWC)
     on_progress("export", 1, 1)
-    return ExportResult(Path(output), checkpoint.contract, parity)
+    return checkpoint.contract, parity
 
 
 def export_onnx(checkpoint: Checkpoint, output: Path, *, pixels_NHWC: NDArray[np.uint8]) -> Parity:

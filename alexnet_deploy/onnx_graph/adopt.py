@@ -15,20 +15,10 @@ from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_conve
 
 from alexnet_deploy.contract import ModelContract, Preprocessing, imagenet1k_classes, torchvision_resize_to
 from alexnet_deploy.errors import InputError, UsageError, one_line
+from alexnet_deploy.onnx_graph import onnx_file
 from alexnet_deploy.onnx_graph.edits import fold_constants, remove_unused, rename_tensors
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
-from alexnet_deploy.onnx_graph.onnx_file import (
-    IR_VERSION,
-    OPSET,
-    contract_in,
-    fixed_batch,
-    graph_inputs,
-    load_onnx,
-    name_nodes,
-    refuse_nan,
-    save_onnx,
-    set_contract,
-)
+from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -41,13 +31,13 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
     A model of another tool needs ``import_options.mean`` and ``std``: no file holds them, and a wrong guess costs
     accuracy silently. Raises InputError or UsageError; ``out`` is then as it was.
     """
-    model = load_onnx(onnx_path)
-    contract = contract_in(model, source=str(onnx_path))
-    refuse_nan(model, str(onnx_path))
+    model = onnx_file.load_onnx(onnx_path)
+    contract = onnx_file.contract_in(model, source=str(onnx_path))
+    onnx_file.refuse_nan(model, str(onnx_path))
     if contract is not None:
         if import_options.mean or import_options.std or import_options.labels:
             raise UsageError(f"{onnx_path}: carries its own contract; leave out `mean`, `std` and `labels`")
-        save_onnx(model, out)
+        onnx_file.save_onnx(model, out)
         return contract
     if import_options.mean is None or import_options.std is None:
         raise UsageError(
@@ -55,13 +45,13 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
             "models trained as torchvision's: `mean` 0.485,0.456,0.406 `std` 0.229,0.224,0.225"
         )
     model = _at_our_opset(inliner.inline_local_functions(model), onnx_path)
-    inputs = graph_inputs(model)
+    inputs = onnx_file.graph_inputs(model)
     del model.graph.input[:]  # files of old tools also list their weights here
     model.graph.input.extend(inputs)
     # Many exporters use these names for tensors of their own.
     rename_tensors(model.graph, {name: f"model/{name}" for name in ("pixels", "logits")})
     fold_constants(model)
-    name_nodes(model)
+    onnx_file.name_nodes(model)
     height, width, channels_last = _image_size(model, onnx_path)
     _end_in_logits(model, onnx_path)
     classes = _class_count(model, onnx_path)
@@ -78,10 +68,10 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
     except ValueError as exc:
         raise UsageError(f"{onnx_path}: {exc}; check `mean`, `std` and `labels`") from exc
     _start_from_pixels(model, contract, channels_last=channels_last)
-    set_contract(model, contract)
+    onnx_file.set_contract(model, contract)
     try:
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-        save_onnx(model, out)
+        onnx_file.save_onnx(model, out)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
         raise InputError(f"{onnx_path}: cannot be given pixel input ({one_line(exc, 160)}); export it again") from exc
     return contract
@@ -111,7 +101,7 @@ def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def _image_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, bool]:
     """Height, width and whether channels come last."""
-    inputs = graph_inputs(model)
+    inputs = onnx_file.graph_inputs(model)
     if len(inputs) != 1:
         raise InputError(f"{path}: has {len(inputs)} inputs, an image classifier has one; cut the graph to that")
     tensor = inputs[0].type.tensor_type
@@ -162,10 +152,10 @@ def _class_count(model: onnx.ModelProto, path: Path) -> int:
         raise InputError(
             f"{path}: its output has no fixed number of classes; export it with static class scores [N, K]"
         )
-    if fixed_batch(model) is None and dims[0].dim_value:
+    if onnx_file.fixed_batch(model) is None and dims[0].dim_value:
         # A Reshape inside freezes a batch that the input calls free: with the real size, runners can split batches.
-        graph_inputs(model)[0].type.tensor_type.shape.dim[0].dim_value = dims[0].dim_value
-    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [fixed_batch(model) or "N", classes])
+        onnx_file.graph_inputs(model)[0].type.tensor_type.shape.dim[0].dim_value = dims[0].dim_value
+    output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [onnx_file.fixed_batch(model) or "N", classes])
     model.graph.output[0].CopyFrom(output)
     return classes
 
@@ -204,8 +194,8 @@ def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
 def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, channels_last: bool) -> None:
     """Prepend cast, layout and normalisation, the same nodes that ``export`` gives a model of ours."""
     graph = model.graph
-    old = graph_inputs(model)[0]
-    batch = fixed_batch(model) or "N"
+    old = onnx_file.graph_inputs(model)[0]
+    batch = onnx_file.fixed_batch(model) or "N"
     pre = contract.preprocessing
     shape = (1, 1, 1, 3) if channels_last else (1, 3, 1, 1)
     mean = np.asarray(pre.mean, np.float32).reshape(shape) * np.float32(255)

@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.edits import tensors_read
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.types import QuantizedType
@@ -77,7 +77,8 @@ def insert_qdq(
 ) -> None:
     """Insert Q/DQ before ``nodes``, in place; a tensor that feeds several nodes is quantised once.
 
-    ``thresholds`` holds the largest magnitude of each input activation, by tensor name.
+    ``thresholds`` holds the largest magnitude of each input activation, by tensor name. The weights are finite:
+    ``convert.calibrate`` refuses others.
     """
     graph = model.graph
     weights = initializers(model)
@@ -93,7 +94,7 @@ def insert_qdq(
                 body += [_linear("QuantizeLinear", x, x, "q"), _linear("DequantizeLinear", x, f"{x}/q", "dq")]
             if w not in done:
                 axis = None if dtype == "fp8" else _output_axis(node)
-                values, scale = _quantized_weight(numpy_helper.to_array(weights[w]), axis, dtype, name=w)
+                values, scale = _quantized_weight(numpy_helper.to_array(weights[w]), axis, dtype)
                 added += [numpy_helper.from_array(values, f"{w}/q"), *_scale_and_zero(w, scale, dtype)]
                 body.append(_linear("DequantizeLinear", w, f"{w}/q", "dq", axis))
             done |= {x, w}
@@ -117,11 +118,9 @@ def _linear(op: str, tensor: str, source: str, suffix: str, axis: int | None = N
 
 
 def _quantized_weight(
-    weight: NDArray[np.float32], axis: int | None, dtype: QuantizedType, *, name: str
+    weight: NDArray[np.float32], axis: int | None, dtype: QuantizedType
 ) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
     """Round a weight to ``dtype`` with one scale per output channel (``axis``) or one for all (None)."""
-    if not np.isfinite(weight).all():
-        raise InputError(f"weight {name} holds NaN or infinity; export the model from a sound checkpoint")
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others if axis is not None else None, keepdims=axis is not None)
     # A channel of zeros has no range. With a tiny scale the int32 that ONNX Runtime makes of its bias (1.32,

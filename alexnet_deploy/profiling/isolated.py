@@ -1,8 +1,9 @@
 """A process of its own for each engine that is measured: a fresh heap, no other runtime's threads, no shared crash.
 
-``IsolatedProcess.call`` runs a function of a module there. Name and arguments go in on the standard input, the result
-comes back through a pipe of its own, both as lines of JSON: libraries may print to the standard output. msgspec
-converts arguments and results by the annotations of the function: dataclasses, tuples, numbers, text, and paths.
+``IsolatedProcess.call`` runs a function of a module there. Its name, arguments and result go as JSON over a connection
+of their own: libraries may print to the standard output, and a process that a hostile model has taken over must not
+choose what runs here, as it could by a pickle. ``multiprocessing`` would not do: its child runs the caller's script
+again, and does not end inside a library's call when its caller is killed.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
-from typing import IO, Any, NoReturn, Self, TypeVar, TypeVarTuple, get_type_hints
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, NoReturn, Self, TypeVar, TypeVarTuple, get_type_hints
 
 import msgspec
 
@@ -43,30 +44,21 @@ class IsolatedProcess:
         self._subject = subject
 
     def __enter__(self) -> Self:
-        ours, theirs = os.pipe()
-        self._results: IO[bytes] = open(ours, "rb")
-        try:
-            # What libraries print to the standard output goes to the standard error: the former is for the result.
+        self._connection, theirs = Pipe()
+        with theirs:
+            # What libraries print to the standard output goes to the standard error.
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(theirs), *sys.path],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-c", _CHILD, str(theirs.fileno()), *sys.path],
+                stdin=subprocess.DEVNULL,
                 stdout=2,
-                pass_fds=[theirs],
+                pass_fds=[theirs.fileno()],
             )
-        except BaseException:
-            self._results.close()
-            raise
-        finally:
-            os.close(theirs)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._process.kill()  # it holds nothing that outlives it
         self._process.wait()
-        self._results.close()
-        with contextlib.suppress(BrokenPipeError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+        self._connection.close()
 
     def call(self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
         """The result of ``function``, a function of a module, in the process.
@@ -74,20 +66,15 @@ class IsolatedProcess:
         Raises the DeployError that it raises there, UnavailableError with ``subject`` where the process was killed,
         crashed, or ended with the traceback of another exception, KeyboardInterrupt where Ctrl-C ended it.
         """
-        name = [function.__module__, function.__qualname__]
-        request = json.dumps(name + [msgspec.to_builtins(each, **_OUT) for each in arguments])
-        assert self._process.stdin is not None  # it is a pipe
-        with contextlib.suppress(BrokenPipeError):  # what it sent before it ended is still there to read
-            self._process.stdin.write(request.encode() + b"\n")
-            self._process.stdin.flush()
-        line = self._results.readline()
-        if not line:
+        with contextlib.suppress(OSError):  # what it sent before it ended is still there to read
+            self._connection.send_bytes(_encode(function.__module__, function.__qualname__, *arguments))
+        try:
+            error, message, raw = json.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
             self._raise_end(self._process.wait())
-        answer = json.loads(line)
-        if "error" in answer:
-            kind, message = answer["error"]
-            raise getattr(errors, kind)(message)
-        result: _Result = msgspec.convert(answer["result"], get_type_hints(function)["return"], **_IN)
+        if error:
+            raise getattr(errors, error)(message)
+        result: _Result = _decode(raw, get_type_hints(function).get("return", Any))
         return result
 
     def _raise_end(self, code: int) -> NoReturn:
@@ -102,26 +89,30 @@ class IsolatedProcess:
         raise UnavailableError(f"{self._subject}: the process that measured it {end}")
 
 
-_results: IO[bytes]
-"""Where this process, if ``serve`` runs it, sends what its caller waits for."""
+_caller: Connection[Any, Any]
+"""Of this process, if ``serve`` runs it."""
 
 
-def serve(results: int) -> NoReturn:
+def serve(connection: int) -> NoReturn:
     """What the process does: call what it is asked for, one function after the other.
 
     An exception other than DeployError ends it with its traceback.
     """
-    global _results
+    global _caller
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside a library's call as well, without a traceback
-    os.set_inheritable(results, False)
-    _results = open(results, "wb")  # noqa: SIM115 - as long as the process lives
+    os.set_inheritable(connection, False)
+    _caller = Connection(connection)
     requests: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read_requests, args=(requests,), daemon=True).start()
     while True:
         try:
-            _send("result", _call(requests.get()))
+            module, name, *raw = json.loads(requests.get())
+            function = getattr(importlib.import_module(module), name)
+            kinds = [*get_type_hints(function).values()] or [Any] * len(raw)  # the last is that of the result
+            given = [_decode(each, kind) for each, kind in zip(raw, kinds, strict=False)]
+            _caller.send_bytes(_encode("", "", function(*given)))
         except DeployError as exc:
-            _send("error", [type(exc).__name__, str(exc)])
+            _send_error(exc)
         except BaseException as exc:
             end_with(exc)
 
@@ -129,45 +120,30 @@ def serve(results: int) -> NoReturn:
 def end_with(exc: BaseException) -> NoReturn:
     """End the process that ``serve`` runs by ``exc``, from whichever thread: Python cannot stop those of a library."""
     if isinstance(exc, DeployError):
-        _send("error", [type(exc).__name__, str(exc)])
+        _send_error(exc)
     else:
         traceback.print_exception(exc)
     sys.stderr.flush()
     os._exit(1)
 
 
-def _call(request: bytes) -> Any:
-    module, name, *arguments = json.loads(request)
-    function = getattr(importlib.import_module(module), name)
-    hints = get_type_hints(function)
-    del hints["return"]
-    given = [msgspec.convert(raw, hint, **_IN) for raw, hint in zip(arguments, hints.values(), strict=True)]
-    return msgspec.to_builtins(function(*given), **_OUT)
+def _send_error(exc: DeployError) -> None:
+    _caller.send_bytes(_encode(type(exc).__name__, str(exc), None))
 
 
-def _send(kind: str, what: Any) -> None:
-    _results.write(json.dumps({kind: what}).encode() + b"\n")
-    _results.flush()
+def _encode(*values: Any) -> bytes:
+    """Dataclasses, tuples, numbers, text and paths as a list in JSON."""
+    return json.dumps([msgspec.to_builtins(each, enc_hook=str, str_keys=True) for each in values]).encode()
+
+
+def _decode(raw: Any, kind: Any) -> Any:
+    """What ``_encode`` took apart, checked against ``kind``."""
+    return msgspec.convert(raw, kind, dec_hook=lambda wanted, text: wanted(text), str_keys=True)
 
 
 def _read_requests(requests: queue.Queue[bytes]) -> None:
     """When they end, the process that sent them has ended: nobody waits for an answer, and the cores must be free."""
-    for line in sys.stdin.buffer:
-        requests.put(line)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            requests.put(_caller.recv_bytes())
     os._exit(1)
-
-
-def _path_out(value: object) -> object:
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError
-
-
-def _path_in(kind: type, value: object) -> object:
-    if issubclass(kind, Path):
-        return Path(str(value))
-    raise NotImplementedError
-
-
-_OUT: dict[str, Any] = {"enc_hook": _path_out, "str_keys": True}
-_IN: dict[str, Any] = {"dec_hook": _path_in, "str_keys": True}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
+import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, require_positive
 from alexnet_deploy.images.decode import open_rgb, resize
-from alexnet_deploy.inference.predict import BATCH, Prediction, predict, predictions_of, read_batches
+from alexnet_deploy.inference.predict import predict, predictions_of, read_batches
+from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.watch import watch_for
 from alexnet_deploy.profiling.latency import measure
-from alexnet_deploy.profiling.stage_timer import StageTimer
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner
 
@@ -92,6 +93,46 @@ class StageReport:
     """``clockless_images_per_s`` divided by that; above 1 where a GPU computes beside the decoding cores."""
     invalid: tuple[str, ...] = ()
     """Why the rates do not count, by ``machine.watch``."""
+
+
+class StageTimer:
+    """Adds up the stages of all threads, from the moment it is made.
+
+    A thread calls ``end`` when a stage has ended; the time since its last call belongs to that stage. So after
+    ``stop`` the stages add up to ``threads`` x ``total_s``.
+    """
+
+    def __init__(self) -> None:
+        self._started_ns = time.perf_counter_ns()
+        # Per thread, whose own keys each one writes: no lock.
+        self._last_ns: dict[int, int] = {}
+        self._stages_ns: dict[int, Counter[str]] = {}
+        self.total_s = 0.0
+
+    def end(self, stage: str) -> None:
+        """Give the time since this thread's last call, or since the start, to ``stage``."""
+        self._end(threading.get_ident(), stage, time.perf_counter_ns())
+
+    def stop(self, rest: str) -> None:
+        """End the measurement: what is left of each thread's time is ``rest``."""
+        now_ns = time.perf_counter_ns()
+        self.total_s = (now_ns - self._started_ns) / 1e9
+        for thread in self._stages_ns:
+            self._end(thread, rest, now_ns)
+
+    def _end(self, thread: int, stage: str, now_ns: int) -> None:
+        stages_ns = self._stages_ns.setdefault(thread, Counter())
+        stages_ns[stage] += max(now_ns - self._last_ns.get(thread, self._started_ns), 0)
+        self._last_ns[thread] = now_ns
+
+    @property
+    def threads(self) -> int:
+        """How many threads ended a stage."""
+        return len(self._stages_ns)
+
+    def seconds(self) -> dict[str, float]:
+        """Time by stage, over all threads."""
+        return {stage: ns / 1e9 for stage, ns in sum(self._stages_ns.values(), Counter()).items()}
 
 
 def profile_stages(

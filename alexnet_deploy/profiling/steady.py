@@ -8,6 +8,7 @@ not steady. (The rule of Triton's perf_analyzer, with medians instead of means: 
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
@@ -112,9 +113,6 @@ def _window(
 
 def _repeat(call: Callable[[], object], samples_ns: list[int], stop: threading.Event) -> None:
     try:
-        while not stop.is_set():
-            before = time.perf_counter_ns()
-            call()
-            samples_ns.append(time.perf_counter_ns() - before)
+        _window(call, samples_ns, stop, math.inf, 0)
     finally:
         stop.set()  # one that failed ends them all

@@ -7,31 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from matplotlib.ticker import MaxNLocator
 
 from alexnet_deploy.profiling.latency import Latency
-from alexnet_deploy.profiling.layers.profile import LayerProfile
+from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.report.data import EngineReport
 
 _NOMINAL_PX = (560, 290)
 """Size of a frame on a desktop screen, to find room for labels."""
-_LARGEST_RADIUS_PX = 15.0
 _LABEL_PX = 8.0
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.75, 0.75), (0.75, -0.75), (-0.75, 0.75), (-0.75, -0.75))
 """Where a number may stand beside its disc: the first place that has room."""
 _LOG_FROM = 3.0
 """Ratio of the largest value to the smallest; below it a linear axis is easier to read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A labelled place on an axis, in percent from its start."""
-
-    at: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +33,11 @@ class Axis:
     low: float
     high: float
     log: bool
-    ticks: tuple[Tick, ...] = ()
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Labelled places, in percent from the start."""
+        return [(self.at(value), f"{value:.6g}") for value in _ticks(self.low, self.high, self.log)]
 
     def at(self, value: float) -> float:
         """Return the place of ``value`` in percent from the start, within 0..100."""
@@ -59,7 +54,7 @@ class Mark:
     y: float
     radius_px: float
     label_px: tuple[float, float]
-    solid: bool
+    solid: bool = True
     bar: tuple[float, float] | None = None
     """Both ends of a whisker, from the top."""
 
@@ -114,15 +109,14 @@ def trade_off(engines: Sequence[EngineReport], batch: int) -> tuple[Chart | None
     intervals = [e.accuracy.top1_interval for _, e, _ in timed]
     x = axis("median latency per call, ms", [run.median_ms for _, _, run in timed], margin=0.12)
     y = axis("top-1, %", [end for i in intervals for end in (i.low, i.high)], log=False, within=(0, 100))
-    largest = max(e.model_bytes for _, e, _ in timed)
-    places = [(x.at(run.median_ms), 100 - y.at(e.accuracy.top1_percent)) for _, e, run in timed]
-    radii = [max(_LARGEST_RADIUS_PX * math.sqrt(e.model_bytes / largest), 4.0) for _, e, _ in timed]
-    labels = _label_places(places, radii)
+    discs = _discs(
+        [(i + 1, x.at(run.median_ms), 100 - y.at(e.accuracy.top1_percent), e.model_bytes) for i, e, run in timed],
+        largest_px=15.0,
+        smallest_px=4.0,
+    )
     marks = tuple(
-        Mark(i + 1, px, py, radius, label, by is None, (100 - y.at(interval.high), 100 - y.at(interval.low)))
-        for (i, _, _), (px, py), radius, label, by, interval in zip(
-            timed, places, radii, labels, beaten, intervals, strict=True
-        )
+        replace(disc, solid=by is None, bar=(100 - y.at(interval.high), 100 - y.at(interval.low)))
+        for disc, by, interval in zip(discs, beaten, intervals, strict=True)
     )
     front = Curve(0, _stairs([(run.median_ms, e.accuracy.top1_percent) for _, e, run in timed], x, y))
     by_index = {i: None if by is None else timed[by][0] for (i, _, _), by in zip(timed, beaten, strict=True)}
@@ -163,15 +157,8 @@ def roofline(profile: LayerProfile) -> Chart | None:
         )
         for i, (peak, ridge) in enumerate(zip(peaks, ridges, strict=True))
     )
-    longest = max(r[3] for r in rows)
-    places = [(x.at(r[1]), 100 - y.at(r[2])) for r in rows]
-    radii = [max(11 * math.sqrt(r[3] / longest), 3.0) for r in rows]
-    labels = _label_places(places, radii)
-    marks = tuple(
-        Mark(row[0], px, py, radius, label, True)
-        for row, (px, py), radius, label in zip(rows, places, radii, labels, strict=True)
-    )
-    return Chart(x, y, marks, roofs)
+    discs = [(i, x.at(intensity), 100 - y.at(speed), us) for i, intensity, speed, us in rows]
+    return Chart(x, y, _discs(discs, largest_px=11.0, smallest_px=3.0), roofs)
 
 
 def axis(
@@ -182,7 +169,7 @@ def axis(
     margin: float = 0.08,
     within: tuple[float, float] | None = None,
 ) -> Axis:
-    """Make an axis with ticks that holds ``values``, with ``margin`` (a share of its length) around them.
+    """Make an axis that holds ``values``, with ``margin`` (a share of its length) around them.
 
     ``log`` None: logarithmic if all values are above 0 and far apart. ``within`` bounds what the margin may add.
     """
@@ -197,8 +184,7 @@ def axis(
         low, high = low - reach, high + reach
     if within is not None:
         low, high = max(low, within[0]), min(high, within[1])
-    bare = Axis(label, low, high, log)
-    return Axis(label, low, high, log, tuple(Tick(bare.at(value), f"{value:.6g}") for value in _ticks(low, high, log)))
+    return Axis(label, low, high, log)
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:
@@ -238,10 +224,14 @@ def _polyline(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
     return " ".join(f"{x.at(a):.2f},{100 - y.at(b):.2f}" for a, b in points)
 
 
-def _label_places(places: Sequence[tuple[float, float]], radii: Sequence[float]) -> list[tuple[float, float]]:
-    """Return for each disc the side on which its number is farthest from everything else."""
+def _discs(
+    measured: Sequence[tuple[int, float, float, float]], *, largest_px: float, smallest_px: float
+) -> tuple[Mark, ...]:
+    """Make a disc of each (number, x, y, size), its area by size; numbers stand on the side with most room."""
+    largest = max(size for *_, size in measured)
+    radii = [max(largest_px * math.sqrt(size / largest), smallest_px) for *_, size in measured]
     width, height = _NOMINAL_PX
-    centres = [(x * width / 100, y * height / 100) for x, y in places]
+    centres = [(x * width / 100, y * height / 100) for _, x, y, _ in measured]
     taken: list[tuple[float, float]] = []
 
     def room(i: int, side: tuple[float, float]) -> float:
@@ -251,10 +241,10 @@ def _label_places(places: Sequence[tuple[float, float]], radii: Sequence[float])
         outside = not (4 <= x <= width - 4 and 4 <= y <= height - 4)
         return min([*gaps, 3 * _LABEL_PX]) - 50 * outside
 
-    chosen = []
-    for i, radius in enumerate(radii):
+    discs = []
+    for i, ((number, x, y, _), radius) in enumerate(zip(measured, radii, strict=True)):
         away = radius + _LABEL_PX
-        best = max(((away * dx, away * dy) for dx, dy in _SIDES), key=partial(room, i))
-        taken.append((centres[i][0] + best[0], centres[i][1] + best[1]))
-        chosen.append(best)
-    return chosen
+        label = max(((away * dx, away * dy) for dx, dy in _SIDES), key=partial(room, i))
+        taken.append((centres[i][0] + label[0], centres[i][1] + label[1]))
+        discs.append(Mark(number, x, y, radius, label))
+    return tuple(discs)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Generic, Literal, TypeVar
 
 from msgspec import Meta
 
 from alexnet_deploy.doctor import Check
-from alexnet_deploy.evaluation.accuracy import AccuracyDelta
-from alexnet_deploy.evaluation.evaluate import EngineResult
-from alexnet_deploy.evaluation.reliability import ReliabilityBin
+from alexnet_deploy.evaluation.results import AccuracyDelta, EngineResult, ReliabilityBin
 from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord
 from alexnet_deploy.precision.calibration_record import CalibrationRecord, Sha256
 from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
-from alexnet_deploy.profiling.layers.profile import LayerProfile
+from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.stages import StageReport
 
+Record = TypeVar("Record")
 Part = Literal["accuracy", "latency", "stages", "layers", "calibration", "environment"]
 
 
@@ -53,19 +52,11 @@ class DataSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """What calibrated a quantised bundle; ``record`` is without its list of images."""
+class FromImages(Generic[Record]):
+    """What was made from images; ``record`` is without its list of them."""
 
     images: ImageSet
-    record: CalibrationRecord
-
-
-@dataclass(frozen=True, slots=True)
-class TemperatureFit:
-    """The fit that the temperature of a bundle comes from; ``record`` is without its list of images."""
-
-    images: ImageSet
-    record: ConfidenceRecord
+    record: Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +78,10 @@ class EngineReport:
     """``Latency.thinned``: with quantiles in place of all samples."""
     stages: StageReport | None = None
     layers: LayerProfile | None = None
-    calibration: Calibration | None = None
-    fit: TemperatureFit | None = None
+    calibration: FromImages[CalibrationRecord] | None = None
+    """What calibrated a quantised bundle."""
+    fit: FromImages[ConfidenceRecord] | None = None
+    """What the temperature comes from."""
 
     @property
     def name(self) -> str:

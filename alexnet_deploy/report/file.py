@@ -14,7 +14,7 @@ from alexnet_deploy.json_format import JsonFormat
 from alexnet_deploy.profiling.latency import QUANTILES
 from alexnet_deploy.report.data import EngineReport, Report
 
-FORMAT = JsonFormat("report", 2, "measure again: alexnet-deploy report --data FOLDER")
+FORMAT = JsonFormat("report", 2, "measure again: alexnet-deploy report")
 
 _SMALLEST, _LARGEST = 1e-9, 1e18
 """Bounds of every number that the page divides by, in the units of the fields: beyond them its axes would overflow."""
@@ -40,7 +40,7 @@ def read_report(path: Path) -> Report:
     try:
         report = FORMAT.read(path, Report)
     except FileNotFoundError as exc:
-        raise InputError(f"{path}: there is no such report; measure one: alexnet-deploy report --data FOLDER") from exc
+        raise InputError(f"{path}: there is no such report; measure one: alexnet-deploy report") from exc
     with FORMAT.checking(str(path)):
         for contradiction in _contradictions(report):
             raise ValueError(contradiction)

@@ -19,33 +19,22 @@ from alexnet_deploy.bundle.store import find_bundle, some_bundle_names
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.doctor import Check, examine
 from alexnet_deploy.errors import DeployError, InputError, UsageError, one_line
-from alexnet_deploy.evaluation.answers import Answers, pixel_rule_that_differs
+from alexnet_deploy.evaluation.accuracy import reliability
+from alexnet_deploy.evaluation.answers import pixel_rule_that_differs
 from alexnet_deploy.evaluation.engines import OpenedEngine, open_engines
 from alexnet_deploy.evaluation.evaluate import evaluate_opened
-from alexnet_deploy.evaluation.reliability import ReliabilityBin, reliability_bins
 from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import list_labelled
-from alexnet_deploy.inference.probabilities import finite_rows, softmax
 from alexnet_deploy.machine.cpu import describe_machine
 from alexnet_deploy.precision.calibration_record import read_record
 from alexnet_deploy.profiling.engine import EngineProfile, check_batch_sizes, profile_engine
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.profiling.stages import profile_stages
 from alexnet_deploy.progress import Progress, no_progress
-from alexnet_deploy.report.data import (
-    Calibration,
-    DataSet,
-    EngineReport,
-    Gap,
-    ImageSet,
-    Machine,
-    Part,
-    Report,
-    TemperatureFit,
-)
+from alexnet_deploy.report.data import DataSet, EngineReport, FromImages, Gap, ImageSet, Machine, Part, Report
 from alexnet_deploy.report.settings import ReportRequest
 from alexnet_deploy.runtime.select import open_runner
 
@@ -67,19 +56,16 @@ class _Gaps:
             self.found.append(Gap(part, engine, str(exc)))
         except Exception as exc:  # a bug, and yet no reason to lose what was measured so far
             _log.debug("%s of %s failed", part, engine, exc_info=True)
-            cause = f"failed: {type(exc).__name__}: {one_line(exc)} (alexnet-deploy --verbose shows where)"
+            cause = f"failed: {type(exc).__name__}: {one_line(exc)} (logged at level DEBUG)"
             self.found.append(Gap(part, engine, cause))
 
 
 def measure_report(request: ReportRequest, *, on_progress: Progress = no_progress) -> Report:
     """Measure what ``request`` asks for.
 
-    Raises UsageError for numbers out of range, InputError for an empty store or a folder that does not fit the engines
-    or holds images that calibrated them, and what opening raises if no engine can be opened.
+    Raises InputError for an empty store or a folder that does not fit the engines or holds images that calibrated them,
+    and what opening raises if no engine can be opened.
     """
-    settings = ProfileSettings(
-        batch_sizes=request.batch_sizes, runtime=request.runtime, threads=request.threads, duration_s=request.duration_s
-    )
     photos = request.photos or request.data
     find_images([photos])
     bundles = _bundles(request)
@@ -98,7 +84,7 @@ def measure_report(request: ReportRequest, *, on_progress: Progress = no_progres
     everyone = range(len(found))
     add("calibration", everyone, _records)
     if "latency" not in request.without:
-        add("latency", everyone, lambda engine: {"profile": _profile(engine, settings, gaps)})
+        add("latency", everyone, lambda engine: {"profile": _profile(engine, request.profile, gaps)})
     if "stages" not in request.without:
         add("stages", _ends(found), lambda engine: _stages(request, engine, photos, on_progress))
     if "layers" not in request.without:
@@ -162,7 +148,9 @@ def _evaluate(
                 file_sha256=files[file].sha256,
                 tools=manifest.tools,
                 notes=manifest.notes,
-                reliability=_reliability(evaluation.answers, i, result.temperature),
+                reliability=()
+                if result.accuracy.not_finite
+                else reliability(evaluation.answers.logits_NK[i], evaluation.answers.target_N, result.temperature),
                 delta=evaluation.deltas[i - 1] if i else None,
             )
         )
@@ -184,7 +172,7 @@ def _open(request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, st
         folder = engine.onnx_path.parent
         try:
             (opened,) = stack.enter_context(
-                open_engines([folder], request.store, [request.runtime], threads=request.threads)
+                open_engines([folder], request.store, [request.profile.runtime], threads=request.profile.threads)
             )
         except UsageError:
             raise
@@ -204,25 +192,15 @@ def _open(request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, st
     return found
 
 
-def _reliability(answers: Answers, index: int, temperature: float) -> tuple[ReliabilityBin, ...]:
-    logits_NK = answers.logits_NK[index]
-    if not finite_rows(logits_NK).all():
-        return ()
-    confidence_N = softmax(logits_NK, temperature).max(axis=1)
-    return reliability_bins(confidence_N, logits_NK.argmax(axis=1) == answers.target_N)
-
-
 def _records(engine: Engine) -> dict[str, Any]:
     """Read what calibrated the bundle, and the fit of its temperature; without the images, which may be many."""
     folder = engine.onnx_path.parent
     found: dict[str, Any] = {}
     if (folder / CALIBRATION).exists():
         record = read_record(folder / CALIBRATION)
-        images = ImageSet(len(record.files), record.digest())
-        found["calibration"] = Calibration(images, replace(record, files=()))
+        found["calibration"] = FromImages(ImageSet(len(record.files), record.digest()), replace(record, files=()))
     if (fit := read_confidence(folder, engine.contract)) is not None:
-        images = ImageSet(fit.images, images_digest(fit.sha256))
-        found["fit"] = TemperatureFit(images, replace(fit, sha256=()))
+        found["fit"] = FromImages(ImageSet(fit.images, fit.digest()), replace(fit, sha256=()))
     return found
 
 
@@ -248,7 +226,7 @@ def _ends(found: Sequence[EngineReport]) -> list[int]:
 
 
 def _stages(request: ReportRequest, engine: Engine, photos: Path, on_progress: Progress) -> dict[str, Any]:
-    opened = open_runner(engine, request.runtime, threads=request.threads)
+    opened = open_runner(engine, request.profile.runtime, threads=request.profile.threads)
     with closing(opened.runner) as runner:
         files = list(find_images([photos]))
         stage = f"stages of {engine.name}"
@@ -259,7 +237,8 @@ def _stages(request: ReportRequest, engine: Engine, photos: Path, on_progress: P
 def _layers(request: ReportRequest, engine: Engine) -> dict[str, Any]:
     from alexnet_deploy.profiling.layers.profile import profile_layers
 
-    layers = profile_layers(engine, request.runtime, min(request.batch_sizes), request.threads)
+    settings = request.profile
+    layers = profile_layers(engine, settings.runtime, min(settings.batch_sizes), settings.threads)
     return {"layers": replace(layers, passed_over=())}
 
 

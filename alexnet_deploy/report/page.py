@@ -13,7 +13,7 @@ from typing import get_args
 from markupsafe import Markup
 
 from alexnet_deploy.profiling.latency import Latency
-from alexnet_deploy.profiling.layers.profile import LayerProfile
+from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.stages import STAGES, Stage, StageReport
 from alexnet_deploy.report import charts
 from alexnet_deploy.report.charts import Axis, Chart
@@ -47,10 +47,10 @@ class EngineRow:
 
 def write_page(report: Report, path: Path) -> None:
     """Draw ``report`` into ``path``, atomically; UnavailableError if it cannot be written."""
-    write_html(page_of(report), path)
+    write_html(render_page(report), path)
 
 
-def page_of(report: Report) -> str:
+def render_page(report: Report) -> str:
     """Return the page as text."""
     templates = environment(
         fixed=lambda value, digits: f"{round(value, digits) + 0.0:.{digits}f}",  # never -0.0

@@ -6,7 +6,7 @@ smallest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from alexnet_deploy.report.settings import Bounds, Statistic
 
 
 @dataclass(frozen=True, slots=True)
-class PassedOver:
+class NotChosen:
     """A bundle that is not the best one, and why."""
 
     name: str
@@ -36,19 +36,32 @@ class Recommendation:
     row: BatchResult
     """Its latency at the batch size of the bounds."""
     reason: str
-    passed_over: tuple[PassedOver, ...]
+    passed_over: tuple[NotChosen, ...]
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Miss:
-    """One bound that a bundle does not meet; ``excess`` is the distance, as a multiple of the bound."""
+class _Judged:
+    """A bundle that can be judged; ``misses`` are the bounds that it does not meet.
 
-    text: str
-    excess: float
+    Each is a text, and the distance as a multiple of the bound.
+    """
+
+    engine: EngineReport
+    row: BatchResult
+    ms: float
+    misses: list[tuple[str, float]]
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @property
+    def size(self) -> int:
+        return self.engine.result.model_bytes
 
 
-def check_fresh(report: Report, store: Path, source: Path) -> tuple[str, ...]:
+def unchanged_bundles(report: Report, store: Path, source: Path) -> tuple[str, ...]:
     """Return the names of the bundles in ``store`` that are unchanged since ``source`` was measured.
 
     Raises ArtifactError if one was built again since, or its files were edited.
@@ -63,7 +76,7 @@ def check_fresh(report: Report, store: Path, source: Path) -> tuple[str, ...]:
         if record is None or record.sha256 != engine.file_sha256:
             raise ArtifactError(
                 f"{source}: {engine.name} was built again since it was measured ({engine.file} has another SHA-256); "
-                "measure again: alexnet-deploy report --data FOLDER"
+                "measure again: alexnet-deploy report"
             )
         verify(directory, only={engine.file})
         there.append(engine.name)
@@ -79,56 +92,48 @@ def recommend(report: Report, store: Path, bounds: Bounds, source: Path) -> Reco
     if bounds.batch not in report.batches():
         measured = ", ".join(map(str, report.batches())) or "no latency at all"
         raise UsageError(f"`batch` {bounds.batch}: {source} measured {measured}; choose one of them, or measure again")
-    there = check_fresh(report, store, source)
+    there = unchanged_bundles(report, store, source)
     passed_over: dict[str, str] = {}
-    misses: dict[str, list[_Miss]] = {}
-    doubts: dict[str, list[str]] = {}
-    ms: dict[str, float] = {}
-    by_name = {engine.name: engine for engine in report.engines}
+    judged: list[_Judged] = []
     for engine in report.engines:
         row = engine.row_at(bounds.batch)
-        value = None if row is None else statistic_ms(row, bounds.statistic)
+        ms = None if row is None else statistic_ms(row, bounds.statistic)
         if engine.name not in there:
             passed_over[engine.name] = f"is no longer in {store}/"
-        elif row is None or value is None:
-            passed_over[engine.name] = (
-                f"was not timed at batch {bounds.batch}"
-                if row is None
-                else f"has too few samples for {bounds.statistic}"
-            )
+        elif row is None:
+            passed_over[engine.name] = f"was not timed at batch {bounds.batch}"
+        elif ms is None:
+            passed_over[engine.name] = f"has too few samples for {bounds.statistic}"
         else:
-            ms[engine.name] = value
-            misses[engine.name] = _misses(engine, value, bounds)
-            doubts[engine.name] = _doubts(row) if bounds.max_ms is not None and value > bounds.max_ms else []
-    fit = [name for name in ms if not misses[name]]
+            judged.append(_Judged(engine, row, ms, _misses(engine, ms, bounds)))
+    fit = [each for each in judged if not each.misses]
     if not fit:
-        raise ProofError(_nothing(misses, passed_over, source, doubts))
-    fastest = min(ms[name] for name in fit)
-    tied = [name for name in fit if ms[name] <= fastest * (1 + MAX_SPREAD)]
-    best = min(tied, key=lambda name: (by_name[name].result.model_bytes, ms[name], name))
-    for name, missed in misses.items():
-        if missed:
-            passed_over[name] = "; ".join(miss.text for miss in missed)
-        elif name in tied and name != best:
-            passed_over[name] = f"as fast ({ms[name]:.3g} ms) and no smaller ({mib(by_name[name].result.model_bytes)})"
-        elif name != best:
-            passed_over[name] = f"slower: {ms[name]:.3g} ms"
+        raise ProofError(_nothing(judged, passed_over, bounds, source))
+    fastest = min(each.ms for each in fit)
+    tied = [each for each in fit if each.ms <= fastest * (1 + MAX_SPREAD)]
+    best = min(tied, key=lambda each: (each.size, each.ms, each.name))
+    for each in judged:
+        if each.misses:
+            passed_over[each.name] = "; ".join(text for text, _ in each.misses)
+        elif each in tied and each is not best:
+            passed_over[each.name] = f"as fast ({each.ms:.3g} ms) and no smaller ({mib(each.size)})"
+        elif each is not best:
+            passed_over[each.name] = f"slower: {each.ms:.3g} ms"
+    measured_names = {engine.name for engine in report.engines}
     for directory, manifest in list_bundles(store):
-        if directory.name not in by_name:
+        if directory.name not in measured_names:
             unread = not isinstance(manifest, Manifest)
             passed_over[directory.name] = "cannot be read" if unread else f"is not in {source}; measure again"
-    row = by_name[best].row_at(bounds.batch)
-    assert row is not None  # it is among those that were timed
     return Recommendation(
-        engine=by_name[best],
-        row=row,
+        engine=best.engine,
+        row=best.row,
         reason=_reason(len(fit), len(tied), bounds),
-        passed_over=tuple(PassedOver(name, why) for name, why in passed_over.items()),
-        warnings=_warnings(by_name[best], row),
+        passed_over=tuple(NotChosen(name, why) for name, why in passed_over.items()),
+        warnings=_warnings(best),
     )
 
 
-def elsewhere(report: Report, source: Path) -> str | None:
+def machine_warning(report: Report, source: Path) -> str | None:
     """Return a warning if ``report`` was measured on another machine: its latencies may not hold here."""
     here, there = describe_machine(), report.machine
     if (here["cpu"], here["cores"]) == (there.cpu, there.cores):
@@ -151,19 +156,18 @@ def mib(count: float) -> str:
     return f"{count / 2**20:.3g} MiB"
 
 
-def _misses(engine: EngineReport, ms: float, bounds: Bounds) -> list[_Miss]:
+def _misses(engine: EngineReport, ms: float, bounds: Bounds) -> list[tuple[str, float]]:
     found, size = [], engine.result.model_bytes
     if bounds.max_ms is not None and ms > bounds.max_ms:
-        found.append(_Miss(f"too slow: {ms:.3g} ms, allowed are {bounds.max_ms:g}", ms / bounds.max_ms - 1))
+        found.append((f"too slow: {ms:.3g} ms, allowed are {bounds.max_ms:g}", ms / bounds.max_ms - 1))
     if bounds.max_drop is not None:
         drop, what = drop_points(engine, confident=bounds.confident)
         if not holds_max_drop(drop, bounds.max_drop):
             least = max(bounds.max_drop, 0.1)  # relative to a bound of 0, every drop would be infinite
             text = f"{what} {drop:.2f} points of top-1, allowed are {bounds.max_drop:g}"
-            found.append(_Miss(text, (drop - bounds.max_drop) / least))
+            found.append((text, (drop - bounds.max_drop) / least))
     if bounds.max_bytes is not None and size > bounds.max_bytes:
-        text = f"too large: {mib(size)}, allowed are {mib(bounds.max_bytes)}"
-        found.append(_Miss(text, size / bounds.max_bytes - 1))
+        found.append((f"too large: {mib(size)}, allowed are {mib(bounds.max_bytes)}", size / bounds.max_bytes - 1))
     return found
 
 
@@ -176,18 +180,16 @@ def drop_points(engine: EngineReport, *, confident: bool) -> tuple[float, str]:
     return -engine.delta.points, "loses"
 
 
-def _nothing(
-    misses: Mapping[str, list[_Miss]], passed_over: Mapping[str, str], source: Path, doubts: Mapping[str, list[str]]
-) -> str:
-    if not misses:
-        name, why = next(iter(passed_over.items()))
-        return f"{source}: no bundle can be judged ({name} {why}); measure again: alexnet-deploy report --data FOLDER"
-    closest = min(misses, key=lambda name: (len(misses[name]), max(miss.excess for miss in misses[name]), name))
+def _nothing(judged: Sequence[_Judged], passed_over: Mapping[str, str], bounds: Bounds, source: Path) -> str:
     others = [f"{name} {why}" for name, why in passed_over.items()]
+    if not judged:
+        return f"{source}: no bundle can be judged ({others[0]}); measure again: alexnet-deploy report"
+    closest = min(judged, key=lambda each: (len(each.misses), max(excess for _, excess in each.misses), each.name))
+    too_slow = bounds.max_ms is not None and closest.ms > bounds.max_ms
+    why = [*(text for text, _ in closest.misses), *(_doubts(closest.row) if too_slow else [])]
     return (
-        f"none of the {len(misses)} bundles that can be judged meets the bounds; the closest is {closest} "
-        f"({'; '.join([*(miss.text for miss in misses[closest]), *doubts[closest]])}): widen that bound, or build "
-        "another engine" + (f" ({'; '.join(others)})" if others else "")
+        f"none of the {len(judged)} bundles that can be judged meets the bounds; the closest is {closest.name} "
+        f"({'; '.join(why)}): widen that bound, or build another engine" + (f" ({'; '.join(others)})" if others else "")
     )
 
 
@@ -203,9 +205,9 @@ def _reason(fit: int, tied: int, bounds: Bounds) -> str:
     return f"the {what}, of {fit} that {'meets' if fit == 1 else 'meet'} the bounds ({within})"
 
 
-def _warnings(engine: EngineReport, row: BatchResult) -> tuple[str, ...]:
-    found = _doubts(row)
-    if count := engine.result.calibration_images:
+def _warnings(best: _Judged) -> tuple[str, ...]:
+    found = _doubts(best.row)
+    if count := best.engine.result.calibration_images:
         found.append(f"{count} of the report's images calibrated it: its accuracy looks better than it is")
     return tuple(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -9,12 +10,14 @@ from typing import Literal, get_args
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.evaluation.max_drop import check_max_drop
-from alexnet_deploy.profiling.settings import DURATION_S
+from alexnet_deploy.profiling.settings import ProfileSettings
 
 OptionalPart = Literal["latency", "stages", "layers", "environment"]
 OPTIONAL_PARTS: tuple[OptionalPart, ...] = get_args(OptionalPart)
 """What ``without`` can leave out."""
+PROFILE = ProfileSettings(batch_sizes=(1, 8, 32))
 Statistic = Literal["median", "p90", "p95", "p99"]
+GALLERY_IMAGES = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +31,8 @@ class ReportRequest:
     engines: tuple[str, ...] | None = None
     """Bundles; None: all of the store. In any order: the most precise one is what the others are compared with."""
     store: Path = STORE
-    runtime: str = "auto"
-    threads: int | None = None
-    batch_sizes: tuple[int, ...] = (1, 8, 32)
-    duration_s: float = DURATION_S
+    profile: ProfileSettings = PROFILE
+    """Its runtime and its threads hold for every part."""
     without: frozenset[OptionalPart] = frozenset()
     allow_calibration_images: bool = False
     command: tuple[str, ...] = ()
@@ -51,6 +52,10 @@ class Bounds:
     confident: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("max_ms", "max_bytes"):
+            bound = getattr(self, name)
+            if bound is not None and not 0 < bound < math.inf:  # false for NaN
+                raise UsageError(f"`{name}` {bound:g}: takes a bound above 0")
         if self.max_drop is not None:
             check_max_drop(self.max_drop)
         if self.confident and self.max_drop is None:

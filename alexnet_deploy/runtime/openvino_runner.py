@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.runtime.runner import Steps, compute_step
+
+# OpenVINO runs as well without this package, which sends usage data from a fork of the process. The fork can deadlock
+# beside our threads; it then outlives a process that is killed, and keeps its standard error open.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+import openvino as ov  # noqa: E402
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 

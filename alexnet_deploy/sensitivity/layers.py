@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import InputError, require_positive
+from alexnet_deploy.errors import require_positive
+from alexnet_deploy.evaluation.answers import targets_if_labelled
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
-from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.images.shared import refuse_shared_images, shared_images
 from alexnet_deploy.onnx_graph.onnx_file import layer_of
 from alexnet_deploy.precision.float_model import import_float_model
@@ -76,11 +75,7 @@ def diagnose(
     calibration, files = _choose(data, settings)
     with TemporaryDirectory() as scratch:
         model = import_float_model(onnx, Path(scratch) / "model.onnx", settings.import_options)
-        targets = unlabelled = None
-        try:
-            targets = _targets_of(files, data, model.contract)
-        except InputError as exc:
-            unlabelled = str(exc)
+        targets, unlabelled = targets_if_labelled(data, files, model.contract)
         on_progress("calibration", 0, 1)
         variants = calibrate_variants(model, settings.precision, calibration, settings, files, targets)
         on_progress("calibration", 1, 1)
@@ -148,13 +143,3 @@ def _smaller_counts(usable: int, images: int, calibration_images: int) -> str:
         return f"`images` {usable} and `calibration_data` of another folder"
     calibrating = max(1, usable * calibration_images // (images + calibration_images))
     return f"`images` {usable - calibrating} `calibration_images` {calibrating}"
-
-
-def _targets_of(files: Sequence[Path], data: Path, contract: ModelContract) -> list[int]:
-    """The class numbers of ``files``; InputError if ``data`` is not labelled, or one lies in no class folder."""
-    labelled = list_labelled(data, contract)
-    target_of = dict(zip(labelled.files, labelled.targets, strict=True))
-    outside = next((file for file in files if file not in target_of), None)
-    if outside is not None:
-        raise InputError(f"{outside}: lies in no class folder; give a folder that holds one folder of images per class")
-    return [target_of[file] for file in files]

@@ -133,6 +133,7 @@ def measure_stability(
         name_nodes(graph)
         layers = {node.input[0]: node.name for node in reversed(quantizable(graph, dtype, settings.exclude))}
         by_seed = [calibrated_scales(images, CALIBRATION_BATCH, f"{images.seed}.onnx") for images in sets]
+        scales_by_tensor = {name: [scales[name] for scales in by_seed] for name in by_seed[0]}
         by_batch = [calibrated_scales(sets[0], batch, "batch.onnx") for batch in batch_sizes]
         on_progress("calibration", runs, runs)
         found = Stability(
@@ -141,9 +142,12 @@ def measure_stability(
             images=len(sets[0].files),
             seeds=len(sets),
             first_seed=settings.seed,
-            scales=tuple(_spread(name, layers[name], [scales[name] for scales in by_seed]) for name in by_seed[0]),
+            scales=tuple(
+                ScaleSpread(name, layers[name], min(scales), median(scales), max(scales))
+                for name, scales in scales_by_tensor.items()
+            ),
             batch_sizes=batch_sizes,
-            batch_difference=_largest_difference(by_batch),
+            batch_difference=max(abs(each[name] / by_batch[0][name] - 1) for each in by_batch for name in each),
         )
         if validation is None:
             return found
@@ -180,15 +184,6 @@ def _batch_sizes(model: FloatModel, asked: Sequence[int] | None) -> tuple[int, .
     if not sizes or min(sizes) < 1:
         raise UsageError(f"`batch_sizes` {','.join(map(str, sizes))}: takes numbers of 1 or more, such as 1,16,32")
     return sizes
-
-
-def _spread(tensor: str, layer: str, scales: list[float]) -> ScaleSpread:
-    return ScaleSpread(tensor, layer, min(scales), median(scales), max(scales))
-
-
-def _largest_difference(scales: Sequence[dict[str, float]]) -> float:
-    first = scales[0]
-    return max(abs(each[name] / first[name] - 1) for each in scales for name in first)
 
 
 def _top1(

@@ -7,6 +7,7 @@ are measured once. Memory holds two models, one batch and the float logits.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from alexnet_deploy.evaluation.compare_layers import Errors
+from alexnet_deploy.evaluation.compare_layers import ErrorSums
 from alexnet_deploy.images.choose import CalibrationSet
 from alexnet_deploy.inference.predict import read_batches
 from alexnet_deploy.inference.probabilities import kl_nats, predicted_classes
@@ -73,25 +74,25 @@ class Variants:
         """Accuracy of the float model; None without labels."""
         return self._top1_percent(predicted_classes(self._logits_NK))
 
-    def noise(self) -> dict[str, Errors]:
+    def noise(self) -> dict[str, ErrorSums]:
         """The difference of each node's output from its float value if only that node is quantised.
 
         One pass serves all: the graph gets a quantised twin of each node, which reads the same float input.
         """
-        model = _copy(self._graph)
+        model = copy.deepcopy(self._graph)
         body: list[onnx.NodeProto] = []
         pairs: dict[str, tuple[str, str]] = {}
         for node in self._graph.graph.node:
             body.append(node)
             if node.name in self.nodes:
-                twin = onnx.NodeProto.FromString(node.SerializeToString())
+                twin = copy.deepcopy(node)
                 twin.name, twin.output[0] = f"{node.name}/twin", f"{node.output[0]}/twin"
                 pairs[node.name] = node.output[0], twin.output[0]
                 body.append(twin)
         del model.graph.node[:]
         model.graph.node.extend(body)
         self._quantise(model, {f"{name}/twin" for name in self.nodes})
-        errors = {name: Errors() for name in self.nodes}
+        errors = {name: ErrorSums() for name in self.nodes}
         for values in self._runs(model, [tensor for pair in pairs.values() for tensor in pair]):
             for name, (exact, rounded) in pairs.items():
                 errors[name].add(values[exact], values[rounded])
@@ -99,7 +100,7 @@ class Variants:
 
     def effect(self, quantised: Collection[str]) -> Effect:
         """The effect of quantising the named nodes and no others."""
-        model = _copy(self._graph)
+        model = copy.deepcopy(self._graph)
         self._quantise(model, quantised)
         kl_N: list[NDArray[np.float64]] = []
         answer_N: list[NDArray[np.int64]] = []
@@ -150,9 +151,3 @@ def calibrate_variants(
         return (read.pixels_NHWC for read in read_batches(files, model.contract.preprocessing, batch=BATCH))
 
     return Variants(graph, nodes, calibration.threshold_by_tensor, dtype, batches, targets)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

@@ -8,16 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from alexnet_deploy.build import plans
-from alexnet_deploy.build.proof import (
-    ComputeNode,
-    EngineLayer,
-    achieved_precisions,
-    describe_fallback,
-    fallbacks,
-    layers_from_inspector,
-    layers_from_log,
-)
+from alexnet_deploy.build import proof
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.errors import ProofError, UsageError
 from tests.helpers.onnx_models import PRECISIONS, Graph, tiny_classifier
@@ -49,7 +40,7 @@ def test_every_layer_gets_what_the_onnx_asks(precision: str, tmp_path: Path) -> 
     (made,) = built(tiny_classifier(tmp_path / "m.onnx", precision), "sm89").plans
     asked = precision.partition("+")[0]
     assert asked_and_got(made.achieved) == [("Conv", asked, asked)] * 3 + [("Gemm", asked, asked)] * 2
-    assert not fallbacks(made.achieved)
+    assert not proof.fallbacks(made.achieved)
     assert len({layer.engine_layer for layer in made.achieved}) == 5
 
 
@@ -60,8 +51,8 @@ def test_fp8_has_no_kernel_for_the_first_convolution_of_alexnet(tmp_path: Path) 
     path = g.save(g.node("Flatten", x), tmp_path / "m.onnx", ["N", 3, 48, 48])
     (made,) = built(path, "sm89").plans
     assert asked_and_got(made.achieved) == [("Conv", "fp8", "fp32"), ("Conv", "fp8", "fp8")]
-    (layer,) = fallbacks(made.achieved)
-    assert describe_fallback(layer) == (
+    (layer,) = proof.fallbacks(made.achieved)
+    assert proof.describe_fallback(layer) == (
         f"{layer.node} (Conv) asked for fp8, got fp32: "
         "TensorRT has no fp8 kernel for this Conv and converts its operands to fp32 first"
     )
@@ -109,19 +100,20 @@ def test_operands_that_are_both_computed(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_reaches_the_product_as_float_counts_as_float() -> None:
-    converted = EngineLayer("fc", "gemm", frozenset({"fc"}), ("fp8", "fp32"), (("fp8", 1),))
-    achieved = achieved_precisions([ComputeNode("fc", "Gemm", "fp8", 640)], [converted])
+    converted = proof.EngineLayer("fc", "gemm", frozenset({"fc"}), ("fp8", "fp32"), (("fp8", 1),))
+    achieved = proof.achieved_precisions([proof.ComputeNode("fc", "Gemm", "fp8", 640)], [converted])
     assert asked_and_got(achieved) == [("Gemm", "fp8", "fp32")]
 
 
 def test_a_node_that_the_report_does_not_name() -> None:
-    (layer,) = achieved_precisions([ComputeNode("conv", "Conv", "int8", 27)], [])
+    (layer,) = proof.achieved_precisions([proof.ComputeNode("conv", "Conv", "int8", 27)], [])
     assert layer == LayerPrecision("conv", "Conv", "int8", "unknown", "")
-    assert "the builder's report does not name it" in describe_fallback(layer)
+    assert "the builder's report does not name it" in proof.describe_fallback(layer)
 
 
 def test_no_report_is_no_proof(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(plans, "layers_from_log", lambda report: layers_from_log("Layers:\nof another form"))
+    genuine = proof.layers_from_log
+    monkeypatch.setattr(proof, "layers_from_log", lambda report: genuine("Layers:\nof another form"))
     with pytest.raises(ProofError, match="does not report its layers"):
         built(tiny_classifier(tmp_path / "m.onnx"), "sm89")
     assert files_in(tmp_path / "plans") == set()
@@ -137,19 +129,24 @@ def test_a_fallback_is_allowed_by_name_or_pattern(allowed: list[str], left: int)
         LayerPrecision("fc(1)", "Gemm", "int8", "fp16", "b"),
         LayerPrecision("fine", "Gemm", "int8", "int8", "c"),
     ]
-    assert len(fallbacks(layers, allowed)) == left
+    assert len(proof.fallbacks(layers, allowed)) == left
 
 
 def test_a_bad_pattern() -> None:
     with pytest.raises(UsageError, match=r"`allow_fallback` conv\[: is not a regular expression"):
-        fallbacks([], ["conv["])
+        proof.fallbacks([], ["conv["])
 
 
 def test_the_inspectors_json() -> None:
-    layers = layers_from_inspector(json.dumps({"Layers": [TENSORRT_10, TENSORRT_11, "a name alone"]}))
+    layers = proof.layers_from_inspector(json.dumps({"Layers": [TENSORRT_10, TENSORRT_11, "a name alone"]}))
     assert layers == [
-        EngineLayer("conv1 + relu1", "CaskConvolution", frozenset({"conv1", "relu1"}), ("int8",), (("int8", 432),)),
-        EngineLayer("__myl_FcAdd_myl0_3", "kgen", frozenset({"fc"}), ("fp16",), (("fp16", 10), ("fp16", 640))),
+        proof.EngineLayer(
+            "conv1 + relu1", "CaskConvolution", frozenset({"conv1", "relu1"}), ("int8",), (("int8", 432),)
+        ),
+        proof.EngineLayer("__myl_FcAdd_myl0_3", "kgen", frozenset({"fc"}), ("fp16",), (("fp16", 10), ("fp16", 640))),
     ]
-    asked = [ComputeNode("conv1", "Conv", "int8", 432), ComputeNode("fc", "Gemm", "fp16", 640)]
-    assert asked_and_got(achieved_precisions(asked, layers)) == [("Conv", "int8", "int8"), ("Gemm", "fp16", "fp16")]
+    asked = [proof.ComputeNode("conv1", "Conv", "int8", 432), proof.ComputeNode("fc", "Gemm", "fp16", 640)]
+    assert asked_and_got(proof.achieved_precisions(asked, layers)) == [
+        ("Conv", "int8", "int8"),
+        ("Gemm", "fp16", "fp16"),
+    ]

@@ -1,14 +1,12 @@
-"""A bundle is whole, verified and never mixed up; a manifest that is not one is an ArtifactError."""
+"""A bundle is whole, verified, never mixed up and found by its name; a manifest that is not one is an ArtifactError."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +28,11 @@ from alexnet_deploy.bundle.manifest import (
     verify,
     write_bundle,
 )
+from alexnet_deploy.bundle.store import bundle_names, find_bundle, resolve_engine
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
+from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 from alexnet_deploy.files import sha256_of
+from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from tests.helpers.json_values import json_values
 
 PLAN = Plan("sm89.plan", "tensorrt_rtx", "1.7.1.116", "sm89")
@@ -70,6 +70,10 @@ def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (bundle / MANIFEST).write_text(json.dumps(raw))
 
 
+def list_file(raw: dict[str, Any], name: str) -> None:
+    raw["files"][name] = {"sha256": "", "bytes": 0}
+
+
 def test_what_was_written_is_read(bundle: Path) -> None:
     manifest, files = load_manifest(bundle)
     assert manifest == BUNDLE == verify(bundle)
@@ -80,50 +84,43 @@ def test_what_was_written_is_read(bundle: Path) -> None:
     assert open_bundle(bundle).name == "alexnet-int8"
 
 
-def test_a_new_manifest_tells_when_it_was_made() -> None:
-    assert Manifest("fp32", BUNDLE.contract, BatchProfile(), {}).created.endswith("+00:00")
+def test_two_bundles_of_one_second_are_told_apart() -> None:
+    """The newest bundle is what a command means that names none, and two builds can fall into one second."""
+    created = Manifest("fp32", BUNDLE.contract, BatchProfile(), {}).created
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", created)
 
 
-class TestFiles:
-    def test_a_truncated_one_is_named_with_both_sizes(self, bundle: Path) -> None:
-        (bundle / MODEL).write_bytes(b"mode")
-        with pytest.raises(
-            ArtifactError, match=r"model.onnx: has 4 bytes, the manifest says 5; build the bundle again"
-        ):
-            verify(bundle)
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        (MODEL, lambda file: file.write_bytes(b"mode"), "has 4 bytes, the manifest says 5; build the bundle again"),
+        (PLAN.file, lambda file: file.write_bytes(b"plan of modes"), "was edited"),
+        (CALIBRATION, Path.unlink, "is missing from its bundle"),
+    ],
+    ids=["truncated", "edited", "missing"],
+)
+def test_a_damaged_file_is_named(bundle: Path, name: str, damage: Callable[[Path], object], message: str) -> None:
+    damage(bundle / name)
+    with pytest.raises(ArtifactError, match=f"{name}: {message}"):
+        open_bundle(bundle)
+    assert verify(bundle, only={MODEL, PLAN.file, CALIBRATION} - {name}) == BUNDLE
 
-    def test_an_edited_one_is_named(self, bundle: Path) -> None:
-        (bundle / PLAN.file).write_bytes(b"plan of modes")
-        with pytest.raises(ArtifactError, match=r"sm89.plan: was edited"):
-            open_bundle(bundle)
 
-    def test_a_missing_one_is_named(self, bundle: Path) -> None:
-        (bundle / CALIBRATION).unlink()
-        with pytest.raises(ArtifactError, match=r"calibration.json: is missing from its bundle"):
-            verify(bundle)
-
-    def test_one_that_cannot_be_read_is_named(self, bundle: Path) -> None:
-        size = (bundle / MODEL).stat().st_size
-        (bundle / MODEL).unlink()
-        (bundle / MODEL).mkdir()
-        edit(bundle, lambda raw: raw["files"][MODEL].update(bytes=(bundle / MODEL).stat().st_size))
-        assert size == 5
-        with pytest.raises(ArtifactError, match=r"model.onnx: cannot be read \(Is a directory\)"):
-            verify(bundle)
-
-    def test_only_the_asked_ones_are_checked(self, bundle: Path) -> None:
-        (bundle / PLAN.file).unlink()
-        assert verify(bundle, only={MODEL}) == BUNDLE
+def test_a_file_that_cannot_be_read_is_named(bundle: Path) -> None:
+    (bundle / MODEL).unlink()
+    (bundle / MODEL).mkdir()
+    edit(bundle, lambda raw: raw["files"][MODEL].update(bytes=(bundle / MODEL).stat().st_size))
+    with pytest.raises(ArtifactError, match=r"model.onnx: cannot be read \(Is a directory\)"):
+        verify(bundle)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda raw: raw["files"].update({"../../etc/passwd": {"sha256": "", "bytes": 0}}), "'../../etc/passwd'"),
-        (lambda raw: raw["files"].update({"/etc/passwd": {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
-        (lambda raw: raw["files"].update({"..": {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
-        (lambda raw: raw["files"].update({"a\nb": {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
-        (lambda raw: raw["files"].update({MANIFEST: {"sha256": "", "bytes": 0}}), "not allowed in a bundle"),
+        *(
+            (partial(list_file, name=name), f"file name {name!r} is not allowed in a bundle")
+            for name in ("../../etc/passwd", "/etc/passwd", "..", "a\nb", MANIFEST)
+        ),
         (lambda raw: raw["files"].pop(MODEL), "lists no ['model.onnx']"),
         (lambda raw: raw["files"].pop(PLAN.file), "lists no ['sm89.plan']"),
         (lambda raw: raw["files"][MODEL].pop("sha256"), "sha256"),
@@ -142,11 +139,7 @@ class TestFiles:
         (lambda raw: raw["achieved"][PLAN.file][0].update(got=None), "is not a valid bundle manifest"),
         (lambda raw: raw.update(surprise=1), "surprise"),
         (lambda raw: raw.pop("precision"), "precision"),
-        (
-            lambda raw: raw.update(schema=2),
-            "bundle manifest schema 2, this version reads 1; build the bundle again, or use",
-        ),
-        (lambda raw: raw.pop("schema"), "bundle manifest schema None"),
+        (lambda raw: raw.pop("schema"), "bundle manifest schema None, this version reads 1; build the bundle again"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(
@@ -192,27 +185,19 @@ def test_any_value_anywhere_is_taken_or_refused(tmp_path_factory: pytest.TempPat
 
 
 class TestPlace:
-    def test_a_directory_that_is_no_bundle_is_never_replaced(self, tmp_path: Path) -> None:
-        (tmp_path / "thesis.tex").write_text("mine")
-        with pytest.raises(InputError, match=r"holds thesis.tex, .*choose another `output`"):
+    @pytest.mark.parametrize("foreign", ["thesis.tex", MODEL])
+    def test_a_directory_that_is_no_bundle_is_never_replaced(self, foreign: str, tmp_path: Path) -> None:
+        (tmp_path / foreign).write_text("mine")
+        held = "no bundle.json" if foreign == MODEL else foreign
+        with pytest.raises(InputError, match=rf"holds {held}, .*choose another `output`"):
             write(tmp_path)
-        assert (tmp_path / "thesis.tex").read_text() == "mine"
+        assert (tmp_path / foreign).read_text() == "mine"
 
     def test_nor_is_a_bundle_with_a_file_of_the_users(self, bundle: Path) -> None:
         (bundle / "notes.txt").write_text("mine")
         with pytest.raises(InputError, match=r"holds notes.txt"):
             write(bundle)
         assert (bundle / "notes.txt").read_text() == "mine"
-
-    def test_nor_is_a_folder_of_models(self, tmp_path: Path) -> None:
-        (tmp_path / MODEL).write_text("mine")
-        with pytest.raises(InputError, match=r"holds no bundle.json"):
-            write(tmp_path)
-
-    def test_nor_is_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "file").write_text("mine")
-        with pytest.raises(UnavailableError, match="in the way"):
-            write(tmp_path / "file")
 
     def test_an_empty_directory_is_filled(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "empty").mkdir()
@@ -229,30 +214,6 @@ class TestPlace:
     def test_without_a_bundle_the_next_step_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"no engine bundle there .*list them: alexnet-deploy engines"):
             open_bundle(tmp_path / "nothing")
-
-
-WRITING = """
-import sys
-from pathlib import Path
-from alexnet_deploy.bundle.manifest import write_bundle
-with write_bundle(Path(sys.argv[1])) as temporary:
-    (temporary / "model.onnx").write_bytes(b"half")
-    print("writing", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_kill_9_leaves_the_old_bundle(bundle: Path) -> None:
-    command = [sys.executable, "-c", WRITING, str(bundle)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"writing\n"
-        process.kill()
-    assert process.returncode == -9
-    assert verify(bundle) == BUNDLE
-    assert [path for path, _ in list_bundles(bundle.parent)] == [bundle]
-    write(bundle)
-    assert os.listdir(bundle.parent) == [bundle.name]
 
 
 def test_a_bundle_replaced_while_it_is_verified_is_read_anew(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +248,31 @@ class TestList:
         assert list_bundles(tmp_path / "nothing") == []
 
 
-def test_two_bundles_of_one_second_are_told_apart() -> None:
-    """The newest bundle is what a command means that names none, and two builds can fall into one second."""
-    created = Manifest("fp32", ModelContract("alexnet", ("a", "b"), ("a", "b")), BatchProfile(), {}).created
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", created)
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    for name, month in (("old", 1), ("new", 3), ("middle", 2)):
+        write(tmp_path / name, replace(BUNDLE, created=f"2026-0{month}-01T00:00:00+00:00"))
+    return tmp_path
+
+
+def test_no_name_means_the_newest(store: Path) -> None:
+    assert bundle_names(store) == ["new", "middle", "old"]
+    with resolve_engine(None, store) as engine:
+        assert engine.name == "new"
+
+
+def test_a_name_in_the_store_or_a_path(store: Path) -> None:
+    assert find_bundle("old", store) == store / "old"
+    assert find_bundle(str(store / "old"), Path("elsewhere")) == store / "old"
+
+
+def test_unknown_name_and_empty_store_say_what_to_do(store: Path) -> None:
+    with pytest.raises(InputError, match=r"nope: no such engine in .*; there is new, middle, old"):
+        find_bundle("nope", store)
+    with pytest.raises(InputError, match="holds no engine; build one"):
+        resolve_engine(None, store / "nothing").__enter__()
+
+
+def test_a_bundle_needs_no_description(store: Path) -> None:
+    with pytest.raises(UsageError, match="a bundle carries its own"):
+        resolve_engine("old", store, ImportOptions((0.5,) * 3)).__enter__()

@@ -14,10 +14,11 @@ from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpoint, photo_folder: Path) -> Path:
-    """A folder with a checkpoint, photos and a store that holds an ONNX, an FP16 and an INT8 bundle."""
+    """A folder with a checkpoint, photos, an empty folder and a store of an ONNX, an FP16 and an INT8 bundle."""
     folder = tmp_path_factory.mktemp("workplace")
     save_checkpoint(tiny_checkpoint, folder / "tiny.safetensors")
     shutil.copytree(photo_folder, folder / "photos")
+    (folder / "empty").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for arguments in (

@@ -14,23 +14,6 @@ from PIL import Image
 from alexnet_deploy.bundle.manifest import MANIFEST
 from tests.helpers.command import Command
 from tests.helpers.foreign_models import foreign_classifier
-from tests.helpers.repository import ROOT
-
-
-def test_three_commands_in_an_empty_folder(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nothing but defaults, the shipped checkpoint becomes an engine that knows a church."""
-    monkeypatch.chdir(tmp_path)
-    assert command("export").code == 0
-    assert command("build-engine", "--fp16").code == 0
-    assert (tmp_path / "engines/alexnet-fp16" / MANIFEST).is_file()
-    samples = ROOT / "samples"
-    answered = command("infer", samples, "--format", "jsonl")
-    assert answered.code == 0
-    rows = [json.loads(line) for line in answered.out.splitlines()]
-    assert len(rows) == len([f for f in samples.iterdir() if f.suffix != ".md"])
-    best = {Path(row["file"]).name: row["top"][0]["label"] for row in rows}
-    assert best["church_reims.jpg"] == "church"
-    assert "alexnet-fp16 (fp16) with OpenVINO" in answered.err
 
 
 def test_export_reports_parity_and_contract(command: Command, here: Path) -> None:
@@ -131,6 +114,18 @@ def test_runtimes_agree_and_a_bare_onnx_runs(command: Command, here: Path) -> No
         assert ran.code == 0
         answers.append([json.loads(line)["top"][0]["index"] for line in ran.out.splitlines()])
     assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_one_line_says_what_runs_and_a_gpu_that_does_not_brings_the_reasons(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool
+) -> None:
+    monkeypatch.setattr("alexnet_deploy.runtime.select.has_nvidia_gpu", lambda: gpu)
+    *reasons, running = command("infer", "photos/val", "--engine", "alexnet-fp16").err.splitlines()
+    assert running.startswith("running alexnet-fp16 (fp16) with OpenVINO")
+    assert [reason.partition(": ")[0] for reason in reasons] == (
+        ["passed over tensorrt", "passed over onnxruntime-cuda"] if gpu else []
+    )
 
 
 def test_a_bare_fp8_onnx_runs_as_in_its_bundle(command: Command, here: Path) -> None:

@@ -46,109 +46,88 @@ def _other_schema(here: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
 
 
-def _nothing(here: Path) -> None:
-    Path("empty").mkdir()
+FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6"
 
 
 @pytest.mark.parametrize(
-    ("prepare", "arguments", "code", "message"),
+    ("typed", "code", "message"),
     [
-        (_nothing, ["infer", "nowhere"], 1, "nowhere: no such file or folder"),
-        (_nothing, ["infer", "empty"], 1, "empty: holds no image"),
+        ("infer nowhere", 1, "nowhere: no such file or folder"),
+        ("infer empty", 1, "empty: holds no image"),
+        ("infer photos --engine nope", 1, "nope: no such engine in engines/; there is alexnet-int8"),
+        ("infer photos --store empty", 1, "build one: alexnet-deploy build-engine"),
+        ("infer photos --top-k 0", 2, "--top-k 0"),
+        ("infer photos --format xml", 2, "'xml' is not one of 'table', 'jsonl'"),
+        ("infer photos --format parquet", 2, "give an --output file"),
+        ("infer photos --runtime abacus", 2, "'abacus' is not one of 'auto', 'tensorrt'"),
+        ("infer photos --threads 0", 2, "--threads 0"),
+        ("infer photos --engines engines", 2, "No such option: --engines"),
+        ("infer photos --mean 0,0", 2, "'0,0' is not three numbers with commas (R,G,B)"),
+        ("infer photos --mean 0,0,0", 2, "a bundle carries its own contract"),
+        ("infer photos -o empty", 2, "is not a plain file"),
+        ("infer photos -o /proc/no/rows", 1, "/proc/no/rows: cannot be written"),
+        ("build-engine missing.onnx", 1, "missing.onnx: no such ONNX file"),
+        ("build-engine empty", 1, "empty: is a folder"),
+        ("build-engine --min-batch 9 --max-batch 3", 2, "--min-batch 9 exceeds --max-batch 3"),
+        ("build-engine --opt-batch 9 --max-batch 3", 2, "--opt-batch 9 exceeds --max-batch 3"),
+        ("build-engine --min-batch 0", 2, "--min-batch 0"),
+        ("build-engine --int8", 2, "int8 needs --calibration-data"),
+        ("build-engine --int8 --fp8", 2, "--int8 and --fp8 exclude each other"),
+        ("build-engine --stability", 2, "No such option: --stability"),
+        ("build-engine --fp16 --calibration-data photos", 2, "--calibration-data is for int8 and fp8"),
+        ("build-engine --int8 --calibration-data empty", 1, "empty: holds no image"),
         (
-            _nothing,
-            ["infer", "photos", "--engine", "nope"],
-            1,
-            "nope: no such engine in engines/; there is alexnet-int8",
-        ),
-        (_nothing, ["infer", "photos", "--store", "empty"], 1, "build one: alexnet-deploy build-engine"),
-        (_nothing, ["infer", "photos", "--top-k", 0], 2, "--top-k 0"),
-        (
-            _nothing,
-            ["infer", "photos", "--format", "xml"],
-            2,
-            "'--format': Value error, 'xml' is not one of 'table', 'jsonl'",
-        ),
-        (_nothing, ["infer", "photos", "--format", "parquet"], 2, "give an --output file"),
-        (_nothing, ["infer", "photos", "--runtime", "abacus"], 2, "'abacus' is not one of 'auto', 'tensorrt'"),
-        (_nothing, ["infer", "photos", "--threads", 0], 2, "--threads 0"),
-        (_nothing, ["infer", "photos", "--engines", "engines"], 2, "No such option: --engines"),
-        (_nothing, ["infer", "photos", "--mean", "0,0"], 2, "'0,0' is not three numbers with commas (R,G,B)"),
-        (_nothing, ["infer", "photos", "--mean", "0,0,0"], 2, "a bundle carries its own contract"),
-        (_nothing, ["infer", "photos", "-o", "empty"], 2, "is not a plain file"),
-        (_nothing, ["infer", "photos", "-o", "/proc/no/rows"], 1, "/proc/no/rows: cannot be written"),
-        (_nothing, ["build-engine", "missing.onnx"], 1, "missing.onnx: no such ONNX file"),
-        (_nothing, ["build-engine", "empty"], 1, "empty: is a folder"),
-        (_garbage_onnx, ["build-engine", "garbage.onnx"], 1, "garbage.onnx: is not a valid ONNX model"),
-        (_onnx_with_unknown_operator, ["build-engine", "unknown.onnx"], 1, "unknown.onnx"),
-        (_nothing, ["build-engine", "--min-batch", 9, "--max-batch", 3], 2, "--min-batch 9 exceeds --max-batch 3"),
-        (_nothing, ["build-engine", "--opt-batch", 9, "--max-batch", 3], 2, "--opt-batch 9 exceeds --max-batch 3"),
-        (_nothing, ["build-engine", "--min-batch", 0], 2, "--min-batch 0"),
-        (_nothing, ["build-engine", "--int8"], 2, "int8 needs --calibration-data"),
-        (_nothing, ["build-engine", "--int8", "--fp8"], 2, "--int8 and --fp8 exclude each other"),
-        (_nothing, ["build-engine", "--stability"], 2, "No such option: --stability"),
-        (
-            _nothing,
-            ["build-engine", "--fp16", "--calibration-data", "photos"],
-            2,
-            "--calibration-data is for int8 and fp8",
-        ),
-        (_nothing, ["build-engine", "--int8", "--calibration-data", "empty"], 1, "empty: holds no image"),
-        (
-            _nothing,
-            ["build-engine", "--int8", "--calibration-data", "photos", "--calibration-method", "guess"],
+            "build-engine --int8 --calibration-data photos --calibration-method guess",
             2,
             "'guess' is not one of 'max', 'percentile', 'entropy', 'mse'",
         ),
         (
-            _nothing,
-            [
-                *("build-engine", "--fp8", "--calibration-data", "photos/train", "--calibration-images", 6),
-                *("--calibration-method", "entropy"),
-            ],
+            f"{FP8} --calibration-method entropy",
             2,
             "--calibration-method entropy: does not fit fp8; choose one of max, percentile",
         ),
-        (_nothing, ["build-engine", "--target", "sm90"], 2, "--target sm90"),
-        (_nothing, ["build-engine", "--target", "gtx"], 2, "--target gtx: unknown"),
-        (_nothing, ["build-engine", "--target", "sm75"], 1, "engines/alexnet.onnx: no plan for sm75"),
-        (
-            _nothing,
-            [
-                "build-engine",
-                "--fp8",
-                "--target",
-                "sm80",
-                "--calibration-data",
-                "photos/train",
-                "--calibration-images",
-                6,
-                "--calibration-method",
-                "max",
-            ],
-            1,
-            "engines/alexnet.onnx: sm80 has no FP8; choose sm89 or later",
-        ),
-        (_nothing, ["build-engine", "-o", "photos"], 1, "photos: holds train, so it is not just an engine bundle"),
-        (_nothing, ["build-engine", "-o", "/proc/no/bundle"], 1, "cannot be written"),
-        (_truncate_model, ["infer", "photos", "--engine", "alexnet-fp16"], 1, "the manifest says"),
-        (_edit(MODEL), ["infer", "photos", "--engine", "alexnet-fp16"], 1, "SHA-256 differs"),
-        (_edit("portable.plan"), ["inspect", "alexnet-fp16"], 1, "portable.plan: was edited, its SHA-256 differs"),
-        (_other_schema, ["inspect", "alexnet-fp16"], 1, "schema 99, this version reads 1"),
-        (_nothing, ["evaluate", "photos"], 1, "folder 'train' is no class of this model"),
-        (_nothing, ["evaluate", "empty"], 1, "empty: holds no class folders"),
-        (_nothing, ["profile", "--batch-sizes", 0], 2, "--batch-sizes 0"),
-        (_nothing, ["profile", "--store", "empty"], 1, "empty/ holds no engine"),
-        (_nothing, ["export", "--weights", "none.safetensors"], 1, "none.safetensors: no such checkpoint"),
-        (_nothing, ["summary", "lenet"], 2, "ARCHITECTURE lenet: unknown"),
+        ("build-engine --target sm90", 2, "--target sm90"),
+        ("build-engine --target gtx", 2, "--target gtx: unknown"),
+        ("build-engine --target sm75", 1, "engines/alexnet.onnx: no plan for sm75"),
+        (f"{FP8} --target sm80", 1, "engines/alexnet.onnx: sm80 has no FP8; choose sm89 or later"),
+        ("build-engine -o photos", 1, "photos: holds train, so it is not just an engine bundle"),
+        ("build-engine -o /proc/no/bundle", 1, "cannot be written"),
+        ("evaluate photos", 1, "folder 'train' is no class of this model"),
+        ("evaluate empty", 1, "empty: holds no class folders"),
+        ("profile --batch-sizes 0", 2, "--batch-sizes 0"),
+        ("profile --store empty", 1, "empty/ holds no engine"),
+        ("export --weights none.safetensors", 1, "none.safetensors: no such checkpoint"),
+        ("summary lenet", 2, "ARCHITECTURE lenet: unknown"),
     ],
 )
 def test_bad_input_is_one_clear_line(
-    command: Command, here: Path, prepare: Callable[[Path], None], arguments: list[object], code: int, message: str
+    command: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, typed: str, code: int, message: str
 ) -> None:
-    prepare(here)
+    monkeypatch.chdir(workplace)  # nothing is left behind in it
+    refused(command, typed, code, message)
+
+
+@pytest.mark.parametrize(
+    ("damage", "typed", "code", "message"),
+    [
+        (_garbage_onnx, "build-engine garbage.onnx", 1, "garbage.onnx: is not a valid ONNX model"),
+        (_onnx_with_unknown_operator, "build-engine unknown.onnx", 1, "unknown.onnx"),
+        (_truncate_model, "infer photos --engine alexnet-fp16", 1, "the manifest says"),
+        (_edit(MODEL), "infer photos --engine alexnet-fp16", 1, "SHA-256 differs"),
+        (_edit("portable.plan"), "inspect alexnet-fp16", 1, "portable.plan: was edited, its SHA-256 differs"),
+        (_other_schema, "inspect alexnet-fp16", 1, "schema 99, this version reads 1"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_line(
+    command: Command, here: Path, damage: Callable[[Path], None], typed: str, code: int, message: str
+) -> None:
+    damage(here)
+    refused(command, typed, code, message)
+
+
+def refused(command: Command, typed: str, code: int, message: str) -> None:
     before = sorted(Path().rglob("*"))
-    ran = command(*arguments)
+    ran = command(*typed.split())
     assert ran.code == code, ran.err
     assert message in ran.error
     assert "Traceback" not in ran.err

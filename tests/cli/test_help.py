@@ -98,7 +98,8 @@ def test_commands_in_the_pages_have_flags_that_exist() -> None:
         for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
     }
     wrong = []
-    for page in [ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")]:
+    pages = {ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")}
+    for page in pages - {ROOT / "docs/training.md"}:  # another command line
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for name, words in re.findall(r"(?<![\w./-])(?:alexnet-deploy |`)([a-z][a-z-]+)\b([^`\n]*)", text):
             if name in known:

@@ -69,7 +69,7 @@ class TestCommands:
 def test_infer_writes_its_lines_until_the_disk_is_full(tmp_path: Path) -> None:
     program = """
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.inference.predict import Answer, Prediction
+from alexnet_deploy.inference.prediction import Answer, Prediction
 from alexnet_deploy.inference.writers import open_writer
 from alexnet_deploy.cli.standard_output import checked_standard_output
 try:

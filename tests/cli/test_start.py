@@ -51,6 +51,12 @@ def test_looking_around_loads_nothing_heavy(store: Path, arguments: tuple[str, .
     assert done.returncode == 0, done.stderr
 
 
+def test_the_command_line_comes_up_without_numpy_and_pillow() -> None:
+    """They double the time to the first line of ``--help``."""
+    code = "import sys, alexnet_deploy.cli; sys.exit(bool({'numpy', 'PIL'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_infer_needs_only_its_runtime(store: Path, photo_folder: Path, runtime: str) -> None:
     done = start("infer", photo_folder / "val", "--runtime", runtime, "--format", "jsonl", cwd=store)

@@ -1,28 +1,29 @@
-"""Opening engines beside one another: every kind, every runtime here, and whose images calibrated them."""
+"""Engines side by side: every kind, every runtime here, whose images calibrated them, and their answers."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from alexnet_deploy.bundle.manifest import MODEL
+from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError
-from alexnet_deploy.evaluation.engines import (
-    SharedImages,
-    find_shared_images,
-    open_engines,
-    refuse_shared,
-    unique_names,
-)
+from alexnet_deploy.evaluation.answers import collect_answers, targets_if_labelled
+from alexnet_deploy.evaluation.engines import SharedImages, find_shared_images, open_engines, unique_names
 from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.runtime.select import RUNTIMES
+from tests.helpers.photos import CLASSES
+from tests.helpers.runners import FakeRunner
 
 STORE = Path("engines")
 
@@ -49,12 +50,6 @@ def test_a_checkpoint_takes_pixels_as_every_engine_does(here: Path, tiny_checkpo
         logits_NK = engine.runner(pixels_NHWC)
     assert logits_NK.dtype == np.float32
     np.testing.assert_allclose(logits_NK, expected_NK.numpy(), atol=1e-4)  # float32 sums in another order
-
-
-def test_the_whole_store_starts_with_float32(here: Path) -> None:
-    with open_engines(None, STORE, ["openvino"]) as found:
-        assert [c.name for c in found] == ["exact", "ruined"]
-        assert unique_names(found) == ("exact", "ruined")
 
 
 def test_every_runtime_that_runs_here(here: Path) -> None:
@@ -86,23 +81,29 @@ def test_a_wrong_request_is_one_line(here: Path) -> None:
     model = load_onnx(Path("colours.onnx"))
     contract = contract_in(model, source="other")
     assert contract is not None
+    set_contract(model, dataclasses.replace(contract, class_ids=("x", "y", "z")))
+    save_onnx(model, other)
+    with open_engines(["exact", other], STORE, ["onnxruntime"]) as found:
+        assert len(found) == 2, "the same labels are the same classes"
     names = ("cat", "dog", "cow")
     set_contract(model, dataclasses.replace(contract, labels=names, class_ids=names))
     save_onnx(model, other)
-    for engines, message in (
-        (["exact", "exact"], "exact: is named twice"),
-        (["exact", "ruined@abacus"], "ruined@abacus: 'abacus' is not a runtime; write NAME@RUNTIME"),
-        (["exact", str(other)], rf"{other}: has 3 classes \(cat, ...\) that are not the 3 \(red, ...\) of exact"),
+    (here / "engines/ruined/calibration.json").write_text("{}")
+    for engines, runtimes, error, message in (
+        (["exact", "exact"], ["auto"], UsageError, "exact: is named twice"),
+        (["exact", "ruined@abacus"], ["auto"], UsageError, "ruined@abacus: 'abacus' is not a runtime; write NAME@"),
+        (["exact"], ["abacus"], UsageError, "`runtime` abacus: unknown; choose auto, all, "),
+        (
+            ["exact", other],
+            ["auto"],
+            UsageError,
+            rf"{other}: has 3 classes \(cat, ...\) that are not the 3 \(red, ...\)",
+        ),
+        (["none.safetensors"], ["auto"], InputError, r"none\.safetensors: no such checkpoint"),
+        (["ruined"], ["auto"], ArtifactError, "build the bundle again"),
     ):
-        with pytest.raises(UsageError, match=message), open_engines(engines, STORE):
+        with pytest.raises(error, match=message), open_engines(engines, STORE, runtimes):
             pass
-    with (
-        pytest.raises(InputError, match=r"none\.safetensors: no such checkpoint"),
-        open_engines(["none.safetensors"], STORE),
-    ):
-        pass
-    with pytest.raises(UsageError, match="`runtime` abacus: unknown"), open_engines(["exact"], STORE, ["abacus"]):
-        pass
 
 
 def test_images_that_calibrated_are_found_by_content(here: Path) -> None:
@@ -113,18 +114,84 @@ def test_images_that_calibrated_are_found_by_content(here: Path) -> None:
         copy = shutil.copy(six.calibration["ruined"][0], here / "photos/val/n02_green/renamed.jpg")
         (here / "photos/val/n02_green/dangling.jpg").symlink_to("nowhere.jpg")
         one = find_shared_images(found, list_labelled(here / "photos/val", contract))
-    refuse_shared(clean)
-    assert clean == SharedImages({}, {})
-    assert one == SharedImages({"ruined": (copy,)}, {})
-    with pytest.raises(InputError, match=r"renamed\.jpg: calibrated ruined; on these it looks better than it is"):
-        refuse_shared(one)
+    assert (clean, one) == (SharedImages({}, {}), SharedImages({"ruined": (copy,)}, {}))
     assert len(six.calibration["ruined"]) == 6
-    with pytest.raises(InputError, match="calibrated ruined, like 5 more of these images; on these"):
-        refuse_shared(six)
 
 
-def test_a_damaged_record_is_no_excuse(here: Path) -> None:
-    """The bundle's own checksum fails before anything is measured."""
-    (here / "engines/ruined/calibration.json").write_text("{}")
-    with pytest.raises(ArtifactError, match="build the bundle again"), open_engines(["ruined"], STORE):
-        pass
+IDS = ("n01", "n02", "n03", "n04")
+CONTRACT = ModelContract("birds", IDS, IDS, Preprocessing(4, 4, "stretch", None))
+
+
+class Reads(FakeRunner):
+    """Answers with the number in the first pixel."""
+
+    def __init__(self, contract: ModelContract = CONTRACT) -> None:
+        super().__init__(contract)
+        self.seen: list[NDArray[np.uint8]] = []
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.seen.append(pixels_NHWC.copy())
+        return np.eye(len(IDS), dtype=np.float32)[pixels_NHWC[:, 0, 0, 0]]
+
+
+def picture(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (value, 0, 0)).save(path)
+    return path
+
+
+def test_all_runners_see_the_same_pixels(tmp_path: Path) -> None:
+    for k in (0, 3):
+        for i in range(20):  # 40 in all: more than a batch
+            picture(tmp_path / IDS[k] / f"{i:02}.png", k)
+    broken = tmp_path / IDS[0] / "10.png"
+    broken.write_bytes(b"no image")
+    progress: list[tuple[str, int, int]] = []
+    runners = Reads(), Reads()
+    found = collect_answers(runners, list_labelled(tmp_path, CONTRACT), on_progress=lambda *at: progress.append(at))
+    assert (len(found.files), found.target_N.tolist()) == (39, [0] * 19 + [3] * 20)
+    assert [file.parent.name for file in found.files] == [IDS[0]] * 19 + [IDS[3]] * 20
+    assert [logits_NK.argmax(axis=1).tolist() for logits_NK in found.logits_NK] == [found.target_N.tolist()] * 2
+    (line,) = found.unreadable
+    assert line.startswith(f"{broken}: ")
+    assert progress == [("images", 32, 40), ("images", 40, 40)]
+    assert all(np.array_equal(a, b) for a, b in zip(runners[0].seen, runners[1].seen, strict=True))
+
+
+def test_nothing_readable_is_an_error(tmp_path: Path) -> None:
+    picture(tmp_path / "n01/1.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="none of its images is readable"):
+        collect_answers([Reads()], list_labelled(tmp_path, CONTRACT))
+
+
+def test_runners_of_other_pixels_are_refused(tmp_path: Path) -> None:
+    picture(tmp_path / "n01/1.png")
+    other = ModelContract("birds", IDS, IDS, Preprocessing(4, 4, "stretch", None, "bicubic"))
+    with pytest.raises(
+        UsageError, match=r"a and b preprocess differently \(interpolation: bilinear and bicubic\); measure"
+    ):
+        collect_answers([Reads(), Reads(other)], list_labelled(tmp_path, CONTRACT), names=("a", "b"))
+
+
+def test_a_failing_runner_leaves_no_thread(tmp_path: Path) -> None:
+    class Fails(Reads):
+        def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+            raise InputError("fails")
+
+    picture(tmp_path / "n01/1.png")
+    with pytest.raises(InputError, match="fails"):
+        collect_answers([Fails()], list_labelled(tmp_path, CONTRACT))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
+
+
+def test_labels_where_there_are_any(photo_folder: Path) -> None:
+    contract = ModelContract("any", ("r", "g", "b"), tuple(CLASSES))
+    files = sorted((photo_folder / "val").rglob("*.jpg"))
+    targets, unlabelled = targets_if_labelled(photo_folder / "val", files, contract)
+    assert (targets, unlabelled) == ([0, 0, 1, 1, 2, 2], None)
+    targets, unlabelled = targets_if_labelled(photo_folder / "val", [*files, photo_folder / "a.jpg"], contract)
+    assert targets is None
+    assert "lies in no class folder" in str(unlabelled)
+    targets, unlabelled = targets_if_labelled(files[0].parent, files[:2], contract)
+    assert targets is None
+    assert "holds no class folders" in str(unlabelled)

@@ -15,36 +15,26 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.evaluation.preprocessing import (
-    PreprocessingParity,
-    VariantResult,
-    run_variants,
-    targets_if_labelled,
-    variants_of,
-)
+from alexnet_deploy.evaluation.preprocessing import PreprocessingParity, VariantResult, run_variants, variants_of
 from alexnet_deploy.images.decode import load_pixels, open_rgb
 from tests.helpers.command import Command
+from tests.helpers.runners import FakeRunner
 
 STRETCH = Preprocessing(32, 32, "stretch", None)
 CROP = Preprocessing(32, 32, "shorter-side", 36)
 
 
-class Sums:
+class Sums(FakeRunner):
     """A runner whose logits are the mean red and the mean blue of the pixels."""
 
-    description = "sums"
-    batch: BatchProfile | None = None
-
     def __init__(self, pre: Preprocessing) -> None:
-        self.contract = ModelContract("sums", ("red", "blue"), ("red", "blue"), pre)
+        super().__init__(ModelContract("sums", ("red", "blue"), ("red", "blue"), pre))
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits_NK: NDArray[np.float32] = pixels_NHWC[..., ::2].mean(axis=(1, 2), dtype=np.float32)
         return logits_NK
-
-    def close(self) -> None: ...
 
 
 def measured(files: list[Path], pre: Preprocessing, targets: list[int] | None = None) -> dict[str, VariantResult]:
@@ -153,19 +143,6 @@ def test_unreadable_files_are_left_out_and_targets_stay_in_step(tmp_path: Path) 
     assert (found.images, found.top1_percent, len(found.unreadable)) == (2, 100, 1)
     with pytest.raises(InputError, match=r"none of the 1 images is readable \(.*broken\.jpg"):
         run_variants(Sums(STRETCH), [broken], None)
-
-
-def test_labels_where_there_are_any(tmp_path: Path, photo_folder: Path) -> None:
-    contract = ModelContract("any", ("r", "g", "b"), ("n01_red", "n02_green", "n03_blue"))
-    files = sorted((photo_folder / "val").rglob("*.jpg"))
-    targets, unlabelled = targets_if_labelled(photo_folder / "val", files, contract)
-    assert (targets, unlabelled) == ([0, 0, 1, 1, 2, 2], None)
-    targets, unlabelled = targets_if_labelled(photo_folder / "val", [*files, photo_folder / "a.jpg"], contract)
-    assert targets is None
-    assert "is not in a class folder" in str(unlabelled)
-    targets, unlabelled = targets_if_labelled(files[0].parent, files[:2], contract)
-    assert targets is None
-    assert "holds no class folders" in str(unlabelled)
 
 
 def test_the_command(here: Path, command: Command) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alexnet_deploy.evaluation.statistics import difference_points, mcnemar_p, wilson_percent
+from alexnet_deploy.evaluation.statistics import PairedCounts, wilson_percent
 
 COUNT = st.integers(0, 3000)
 
@@ -32,22 +32,23 @@ def test_wilson_as_published(right: int, images: int, low: float, high: float) -
 )
 def test_paired_difference_as_published(table: tuple[int, int, int, int], low: float, high: float) -> None:
     """Published as first minus second; here the second engine comes first."""
-    both, lost, won, neither = table
-    found = difference_points(both, lost, won, neither)
+    found = PairedCounts(*table).points_interval
     assert (-found.high, -found.low) == pytest.approx((low, high), abs=0.005)  # printed to two decimals
 
 
 def test_mcnemar_as_published() -> None:
     """1 and 7 discordant pairs (Bentur et al. 2009) give 0.0703 in Fagerland, Lydersen and Laake 2013."""
-    assert mcnemar_p(1, 7) == pytest.approx(0.0703, abs=5e-5)
-    assert mcnemar_p(0, 0) == 1.0
+    assert PairedCounts(0, 1, 7, 0).mcnemar_p == pytest.approx(0.0703, abs=5e-5)
+    assert PairedCounts(0, 0, 0, 0).mcnemar_p == 1.0
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_mcnemar_is_a_fair_coin(lost: int, won: int) -> None:
     flips, fewer = lost + won, min(lost, won)
     tail = sum(math.comb(flips, i) for i in range(fewer + 1)) / 2**flips
-    assert mcnemar_p(lost, won) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)  # SciPy sums in floating point
+    assert PairedCounts(0, lost, won, 0).mcnemar_p == pytest.approx(
+        min(1.0, 2 * tail), rel=1e-9
+    )  # SciPy sums in floating point
 
 
 @given(COUNT, COUNT, COUNT, COUNT)
@@ -56,13 +57,13 @@ def test_the_interval_holds_the_difference_and_mirrors(both: int, lost: int, won
     images = both + lost + won + neither
     if images == 0:
         return
-    found = difference_points(both, lost, won, neither)
+    found = PairedCounts(both, lost, won, neither).points_interval
     rounding = 1e-9  # of a sum of some squares of percentages
     assert -100 - rounding <= found.low <= 100 * (won - lost) / images + rounding
     assert 100 * (won - lost) / images - rounding <= found.high <= 100 + rounding
-    swapped = difference_points(both, won, lost, neither)
+    swapped = PairedCounts(both, won, lost, neither).points_interval
     assert (swapped.low, swapped.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
-    complement = difference_points(neither, won, lost, both)  # wrong instead of right turns the sign, too
+    complement = PairedCounts(neither, won, lost, both).points_interval  # wrong instead of right turns the sign as well
     assert (complement.low, complement.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
 
 
@@ -75,7 +76,7 @@ def test_the_interval_covers_the_truth(chances: tuple[float, float, float, float
         for lost in range(images + 1 - both):
             for won in range(images + 1 - both - lost):
                 table = (both, lost, won, images - both - lost - won)
-                found = difference_points(*table)
+                found = PairedCounts(*table).points_interval
                 if found.low <= truth <= found.high:
                     ways = math.factorial(images) // math.prod(map(math.factorial, table))
                     covered += ways * math.prod(p**n for p, n in zip(chances, table, strict=True))
@@ -85,6 +86,6 @@ def test_the_interval_covers_the_truth(chances: tuple[float, float, float, float
 @given(st.integers(0, 100), st.integers(0, 20), st.integers(0, 20), st.integers(1, 100))
 @settings(max_examples=40)
 def test_more_images_of_the_same_kind_tell_more(both: int, lost: int, won: int, neither: int) -> None:
-    few = difference_points(both, lost, won, neither)
-    many = difference_points(4 * both, 4 * lost, 4 * won, 4 * neither)
+    few = PairedCounts(both, lost, won, neither).points_interval
+    many = PairedCounts(4 * both, 4 * lost, 4 * won, 4 * neither).points_interval
     assert many.high - many.low < few.high - few.low

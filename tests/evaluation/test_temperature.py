@@ -1,17 +1,48 @@
-"""Temperatures: the fit against theory, and the logits that no temperature fits."""
+"""Temperatures: the fit against theory, its record, what changes in the bundle, what is refused, and the command."""
 
 from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.bundle.manifest import (
+    CALIBRATION,
+    CONFIDENCE,
+    MANIFEST,
+    MODEL,
+    load_manifest,
+    open_bundle,
+    save_manifest,
+    verify,
+)
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 from alexnet_deploy.evaluation.accuracy import confidence
-from alexnet_deploy.evaluation.temperature import fit_temperature, quality
+from alexnet_deploy.evaluation.answers import collect_answers
+from alexnet_deploy.evaluation.temperature import calibrate, fit_temperature, quality
+from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, read_confidence
+from alexnet_deploy.images.labelled import list_labelled
+from alexnet_deploy.inference.predict import predict
+from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
+from alexnet_deploy.runtime.select import open_runner
+from tests.helpers.command import Command
 from tests.helpers.logits import drawn_logits
+from tests.helpers.photos import CLASSES
+from tests.helpers.workplace import make_workplace
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
@@ -59,7 +90,245 @@ def test_what_tells_no_temperature(logits_NK: NDArray[np.float32], target_N: NDA
 
 
 def test_quality_is_what_evaluate_says() -> None:
-    found, said = quality(GOOD, RIGHT, 2.0), confidence(GOOD, RIGHT, 2.0)
-    assert (found.nll_nats, found.ece_percent) == (said.nll_nats, said.ece_percent)
+    found, measured = quality(GOOD, RIGHT, 2.0), confidence(GOOD, RIGHT, 2.0)
+    assert (found.nll_nats, found.ece_percent) == (measured.nll_nats, measured.ece_percent)
     by_bin = sum(r.images * (r.accuracy_percent or 0) for r in found.bins) / 200
     assert by_bin == pytest.approx(100 * (GOOD.argmax(axis=1) == RIGHT).mean())
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> ConfidenceRecord:
+    """One of temperature 2, as it lies in ``tmp_path``."""
+    hashes = tuple(f"{i:064x}" for i in range(200))
+    before, after = (quality(GOOD, RIGHT, temperature) for temperature in (1.0, 2.0))
+    found = ConfidenceRecord(2.0, 10, hashes, before, after, "fake", {})
+    (tmp_path / CONFIDENCE).write_text(found.to_json())
+    return found
+
+
+def at_temperature(temperature: float) -> ModelContract:
+    return ModelContract("any", ("a", "b"), ("a", "b"), temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda raw: raw | {"temperature": -1.0},
+        lambda raw: raw | {"temperature": "warm"},
+        lambda raw: raw | {"images": 199},
+        lambda raw: raw | {"sha256": raw["sha256"][::-1]},
+        lambda raw: raw | {"sha256": ["0" * 63] * 200},
+        lambda raw: raw | {"sha256": [1] * 200},
+        lambda raw: raw | {"sha256": None},
+        lambda raw: {key: value for key, value in raw.items() if key != "sha256"},
+        lambda raw: raw | {"schema": 99},
+        lambda raw: raw | {"more": 1},
+        lambda raw: raw | {"tools": ["numpy"]},
+        lambda raw: raw | {"before": raw["before"] | {"ece_percent": 10**400}},
+        lambda raw: raw | {"after": raw["after"] | {"bins": [{"low": 0}]}},
+        lambda raw: [raw],
+    ],
+)
+def test_a_damaged_record_is_one_line(record: ConfidenceRecord, tmp_path: Path, damage: Callable[[Any], Any]) -> None:
+    assert read_confidence(tmp_path, at_temperature(2.0)) == record
+    (tmp_path / CONFIDENCE).write_text(json.dumps(damage(json.loads(record.to_json()))))
+    with pytest.raises(ArtifactError, match="calibrate-confidence") as caught:
+        read_confidence(tmp_path, at_temperature(2.0))
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.usefixtures("record")
+def test_a_record_of_another_temperature_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="fitted temperature 2, the bundle's contract has 1"):
+        read_confidence(tmp_path, at_temperature(1.0))
+
+
+IMAGES = 40
+"""Per class; three classes."""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """With an outlier that tells int8 from float32 but does not ruin it, and ``data``: colours between classes."""
+    root = tmp_path_factory.mktemp("confidence")
+    # max: six images are too few values for a histogram
+    make_workplace(root, photo_folder, outlier=2.0, calibration_method="max")
+    rng = np.random.default_rng(0)
+    colours = np.array([*CLASSES.values()], np.float64)
+    for k, name in enumerate(CLASSES):
+        (root / "data" / name).mkdir(parents=True)
+        for i in range(IMAGES):
+            share = rng.uniform(0, 0.6)  # beyond a half, the other class is nearer
+            colour = (1 - share) * colours[k] + share * colours[(k + 1 + i % 2) % 3]
+            pixels = np.clip(rng.normal(colour, 5, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "data" / name / f"{i}.png")
+    return root
+
+
+DATA = Path("data")
+EXACT, RUINED = Path("engines/exact"), Path("engines/ruined")
+
+
+def fitted(bundle: Path, data: Path = DATA, **more: Any) -> ConfidenceRecord:
+    with closing(open_runner(open_bundle(bundle), "onnxruntime").runner) as runner:
+        return calibrate(bundle, runner, data, **more)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_refused(bundle: Path, error: type[DeployError], match: str, **more: Any) -> None:
+    before = content(bundle)
+    with pytest.raises(error, match=match):
+        fitted(bundle, **more)
+    assert content(bundle) == before
+
+
+def test_the_temperature_stands_everywhere_and_each_precision_has_its_own(here: Path) -> None:
+    temperatures = []
+    for bundle in (EXACT, RUINED):
+        before, built = content(bundle), load_manifest(bundle)[0]
+        record = fitted(bundle)
+        manifest = verify(bundle)
+        contract = dataclasses.replace(built.contract, temperature=record.temperature)
+        assert manifest == dataclasses.replace(built, contract=contract)
+        assert contract_in(load_onnx(bundle / MODEL), source="") == contract
+        assert read_confidence(bundle, contract) == record
+        after = content(bundle)
+        assert after.keys() == before.keys() | {CONFIDENCE}
+        assert {name for name in before if after[name] != before[name]} == {MODEL, MANIFEST}
+        assert (record.images, record.classes, record.runtime[:4]) == (3 * IMAGES, 3, "ONNX")
+        assert record.after.nll_nats < record.before.nll_nats
+        assert sum(row.images for row in record.after.bins) == 3 * IMAGES
+        temperatures.append(record.temperature)
+    assert 1 not in temperatures
+    assert temperatures[0] != pytest.approx(temperatures[1], rel=1e-4)
+
+
+def test_infer_reports_calibrated_probabilities(here: Path) -> None:
+    temperature = fitted(EXACT).temperature
+    file = DATA / "n02_green" / "0.png"
+    with closing(open_runner(open_bundle(EXACT), "onnxruntime").runner) as runner:
+        logits_K = collect_answers([runner], list_labelled(DATA, runner.contract)).logits_NK[0][IMAGES]
+        ((*top,),) = (row.top for row in predict(runner, [file], top_k=3))
+    powers_K = np.exp(logits_K.astype(np.float64) / temperature)
+    for answer in top:
+        assert answer.probability == pytest.approx(powers_K[answer.index] / powers_K.sum())
+
+
+def test_a_second_fit_replaces_the_first(here: Path) -> None:
+    first = fitted(EXACT)
+    kept = {name: here / f"kept-{name}" for name in content(EXACT)}
+    for name, link in kept.items():
+        os.link(EXACT / name, link)
+    then = content(EXACT)
+    second = fitted(EXACT)
+    assert second.temperature == pytest.approx(first.temperature, rel=1e-9)
+    # What the old bundle's files are linked to elsewhere must not change with the new one.
+    assert {name: link.read_bytes() for name, link in kept.items()} == then
+
+
+def copy_of(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source, target)
+
+
+def test_images_that_calibrated_int8_are_refused(here: Path) -> None:
+    used = json.loads((RUINED / CALIBRATION).read_text())["files"][0]["file"]
+    copy_of(here / "photos/train" / used, DATA / used.split("/")[0] / "innocent.jpg")
+    assert_refused(RUINED, InputError, r"innocent\.jpg: calibrated engines/ruined; .*give other images")
+    fitted(EXACT)  # no image calibrated that one
+
+
+def test_folders_that_share_an_image_are_refused(here: Path) -> None:
+    other = here / "other"
+    copy_of(here / "photos/val/n01_red/0.jpg", other / "a.jpg")
+    fitted(EXACT, training_data=other)
+    for i in range(2):
+        copy_of(DATA / f"n03_blue/{i}.png", other / f"deep/{i}.png")
+    shared = r"0\.png: also lies in `training_data` .*other, like 1 more of"
+    assert_refused(EXACT, InputError, shared, training_data=other)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [
+        (lambda: shutil.copytree(RUINED, EXACT, dirs_exist_ok=True), "was replaced while its images ran"),
+        (lambda: (EXACT / "sm89.plan").write_bytes(b"edited"), r"sm89\.plan: has 6 bytes"),
+    ],
+)
+def test_a_bundle_that_changes_meanwhile_is_left_alone(here: Path, act: Callable[[], object], words: str) -> None:
+    with pytest.raises(ArtifactError, match=words):
+        fitted(EXACT, on_progress=lambda *_: act())
+    assert not (EXACT / CONFIDENCE).exists()
+    assert load_manifest(EXACT)[0].contract.temperature == 1
+
+
+def test_a_bundle_with_a_file_of_the_user_is_left_alone(here: Path) -> None:
+    (EXACT / "notes.txt").write_text("mine")
+    assert_refused(EXACT, InputError, r"notes\.txt")
+
+
+def test_contracts_that_disagree_are_refused(here: Path) -> None:
+    manifest = load_manifest(EXACT)[0]
+    model = load_onnx(EXACT / MODEL)
+    set_contract(model, dataclasses.replace(manifest.contract, temperature=3.0))
+    save_onnx(model, EXACT / MODEL)
+    save_manifest(manifest, EXACT)
+    assert_refused(EXACT, ArtifactError, "carry different contracts")
+
+
+def test_the_command_and_inspect(here: Path, command: Command) -> None:
+    assert "temperature 1, probabilities are not calibrated" in command("inspect", "exact").out
+    arguments = ("--data", "data", "--runtime", "onnxruntime", "--plot", "r.png", "--json")
+    found = json.loads(command("calibrate-confidence", "exact", *arguments).out)
+    assert found["temperature"] == open_bundle(EXACT).contract.temperature
+    assert len(found["after"]["bins"]) == 15
+    assert (found["images"], len(found["images_digest"])) == (3 * IMAGES, 64)
+    with Image.open("r.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 500
+    out = command("inspect", "exact").out
+    assert f"temperature {found['temperature']:.4f}, fitted on {3 * IMAGES} images" in out
+    assert "record of the temperature" in out
+
+
+def test_images_of_the_fit_are_refused_by_evaluate(here: Path, command: Command) -> None:
+    fitted(EXACT)
+    run = partial(command, "evaluate", "--runtime", "onnxruntime", "--no-latency")
+    on_its_images = ("data", "--engine", "exact")
+    refused = run(*on_its_images)
+    assert (refused.code, refused.out) == (1, "")
+    assert "0.png: fitted the temperature of exact, like 119 more of these images; on these" in refused.err
+    (engine,) = json.loads(run(*on_its_images, "--allow-calibration-images", "--json").out)["engines"]
+    assert (engine["calibration_images"], engine["temperature_images"]) == (None, 3 * IMAGES)
+    shown = run(*on_its_images, "--allow-calibration-images").out
+    assert "exact: its temperature was fitted on 120 of these images" in " ".join(shown.split())
+    assert "temperature" not in run("photos/val", "--engine", "exact").out  # other images
+    # A bundle that was not fitted on them may be measured on them, and a model.onnx alone has no record.
+    assert run("data", "--engine", "ruined").code == 0
+    shutil.copy(EXACT / MODEL, "alone.onnx")
+    alone = run("data", "--engine", "alone.onnx").out
+    assert "not recorded whether its temperature was fitted" in " ".join(alone.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--data", "photos/val"), 1, "6 usable images are too few"),
+        (("--data", "data", "--evaluation-data", "data/n01_red"), 1, "also lies in --evaluation-data data/n01_red"),
+        (("--data", "data", "--plot", "r.bmp"), 2, "--plot r.bmp: ends in none of .png, .svg, .pdf"),
+        (("--data", "data", "--plot", "photos.png"), 2, "--plot photos.png: is not a plain file; name a file"),
+        (("--data", "data", "--plot", "/proc/r.png"), 1, "--plot /proc/r.png: cannot be written"),
+    ],
+)
+def test_the_command_refuses_in_one_line(
+    here: Path, command: Command, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    Path("photos.png").mkdir()
+    ran = command("calibrate-confidence", "exact", "--runtime", "onnxruntime", *arguments)
+    assert ran.code == code, ran.err
+    assert words in ran.err.splitlines()[-1]
+    assert not (EXACT / CONFIDENCE).exists()
+    assert open_bundle(EXACT).contract.temperature == 1.0

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over a pipe (Chrome DevTools Protocol): what a page really looks like and asks for."""
+"""A headless Chromium, driven over a pipe (Chrome DevTools Protocol): how a page is laid out, and what it requests."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 def find() -> str | None:
-    """The program that the environment variable CHROMIUM names, else one on the PATH."""
+    """The program in the environment variable CHROMIUM, or else one on the PATH."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @dataclass
 class Page:
-    """One tab. ``requests`` and ``complaints`` gather what it loads, and what it writes to its console."""
+    """One tab. ``requests`` gathers what it loads, ``complaints`` what it writes to its console."""
 
     browser: Browser
     session: str
@@ -61,15 +61,8 @@ class Page:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         return found["result"].get("value")
 
-    def picture(self, path: Path) -> None:
-        """The whole page, down to its end, as a PNG."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        taken = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)
-        path.write_bytes(base64.b64decode(taken["data"]))
-
     def pdf(self, path: Path) -> None:
-        """The page as it is printed, on the paper that its own style asks for."""
+        """Print the page, on the paper size of its own style."""
         self.call("Emulation.setEmulatedMedia", media="", features=[])
         printed = self.call("Page.printToPDF", preferCSSPageSize=True, printBackground=False)
         path.write_bytes(base64.b64decode(printed["data"]))
@@ -96,7 +89,7 @@ class Browser:
         return self._page
 
     def call(self, method: str, session: str | None = None, **params: Any) -> Any:
-        """One command, and its result; AssertionError where the browser refuses it."""
+        """Send one command and return its result; AssertionError if the browser refuses it."""
         self._calls += 1
         mine = self._calls
         message = {"id": mine, "method": method, "params": params} | ({"sessionId": session} if session else {})
@@ -106,7 +99,7 @@ class Browser:
         return answer["result"]
 
     def wait(self, wanted: Any) -> Any:
-        """The next message that is ``wanted``; what the page does meanwhile is noted."""
+        """Return the next message that is ``wanted``; events of the page are recorded meanwhile."""
         deadline = time.monotonic() + TIMEOUT_S
         while True:
             while b"\0" not in self._buffer:
@@ -133,7 +126,7 @@ class Browser:
 
 @contextlib.contextmanager
 def running(program: str, profile: Path) -> Iterator[Browser]:
-    """A browser with a profile of its own, that ends with the block."""
+    """Run a browser with its own profile until the block ends."""
     (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
     command = [sys.executable, "-c", _ON_3_AND_4, str(theirs_in), str(theirs_out), program, *FLAGS]
     process = subprocess.Popen(

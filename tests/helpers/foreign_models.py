@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +13,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from tests.helpers.graphs import graph_model
 from tests.helpers.onnx_models import Graph
 
 SIDE, CLASSES = 12, 5
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.22, 0.25)
 FOREIGN = ImportOptions(MEAN, STD)
 W = {"w": np.random.default_rng(0).normal(size=(CLASSES, 48)).astype(np.float32)}
-"""The weights of ``affine``."""
+"""The weights of ``AFFINE``."""
+AFFINE = "flat = Flatten (x); y = Gemm <transB = 1> (flat, w)"
+"""The smallest classifier of [N, 3, 4, 4]."""
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 """The networks of onnx's own test data, whose nodes fill each weight with a single number."""
 
@@ -123,24 +127,20 @@ def scores_by_hand(path: Path, pixels_NHWC: NDArray[np.uint8], *, channels_last:
 
 def graph_of(
     path: Path,
-    nodes: list[onnx.NodeProto],
-    weights: dict[str, NDArray[Any]],
+    body: str,
+    weights: dict[str, NDArray[Any]] = W,
     *,
-    inputs: dict[str, list[int | str]] | None = None,
-    outputs: dict[str, list[int | str]] | None = None,
+    signature: str = "(float[N,3,4,4] x) => (float[N,5] y)",
     opset: int = 21,
-    **options: Any,
+    domain: str = "",
+    functions: Sequence[onnx.FunctionProto] = (),
 ) -> Path:
-    """Write any graph of float inputs (default ``x`` [N, 3, 4, 4]) and float outputs (default ``y`` [N, 5])."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in (inputs or {"x": ["N", 3, 4, 4]}).items()],
-        [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in (outputs or {"y": ["N", 5]}).items()],
-        [numpy_helper.from_array(np.asarray(values), name) for name, values in weights.items()],
-    )
-    imports = [helper.make_opsetid("", opset), *options.pop("domains", [])]
-    onnx.save(helper.make_model(graph, opset_imports=imports, ir_version=10, **options), path)
+    """Write any graph in ONNX's text form; ``domain`` is one more than ONNX's own."""
+    model = graph_model(signature, body, opset=opset, **weights)
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    model.functions.extend(functions)
+    onnx.save(model, path)
     return path
 
 
@@ -160,11 +160,3 @@ def with_random_weights(source: Path, path: Path) -> Path:
     model.ir_version = 4  # the first that does not want weights among the inputs
     onnx.save(model, path)
     return path
-
-
-def affine(source: str = "x", target: str = "y") -> list[onnx.NodeProto]:
-    """The smallest classifier of [N, 3, 4, 4]."""
-    return [
-        helper.make_node("Flatten", [source], ["flat"]),
-        helper.make_node("Gemm", ["flat", "w"], [target], transB=1),
-    ]

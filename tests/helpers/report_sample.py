@@ -9,30 +9,17 @@ import numpy as np
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.doctor import Check
-from alexnet_deploy.evaluation.accuracy import Accuracy, AccuracyDelta, ClassDelta, Confidence
-from alexnet_deploy.evaluation.evaluate import EngineResult
-from alexnet_deploy.evaluation.reliability import reliability_bins
-from alexnet_deploy.evaluation.statistics import Interval
+from alexnet_deploy.evaluation.accuracy import reliability_bins
+from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, EngineResult, Interval
 from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
 from alexnet_deploy.machine.watch import MachineConditions
 from alexnet_deploy.precision.calibration_record import CalibrationRecord
 from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
 from alexnet_deploy.profiling.latency import Latency
-from alexnet_deploy.profiling.layers.profile import LayerProfile
-from alexnet_deploy.profiling.layers.roofline import Bandwidth, Peak, Roofline
-from alexnet_deploy.profiling.layers.rows import LayerRow
+from alexnet_deploy.profiling.layer_profile import Bandwidth, LayerProfile, LayerRow, Peak, Roofline
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.profiling.stages import Stage, StageReport
-from alexnet_deploy.report.data import (
-    Calibration,
-    DataSet,
-    EngineReport,
-    Gap,
-    ImageSet,
-    Machine,
-    Report,
-    TemperatureFit,
-)
+from alexnet_deploy.report.data import DataSet, EngineReport, FromImages, Gap, ImageSet, Machine, Report
 
 MIB = 2**20
 LABELS = ("cat", "dog", "<b>&cow")
@@ -102,7 +89,7 @@ def engine_report(
         ),
         layers=_layers(precision, 1000 * ms),
         calibration=_calibration() if precision.startswith("int8") else None,
-        fit=TemperatureFit(
+        fit=FromImages(
             ImageSet(500, "d" * 64),
             ConfidenceRecord(1.25, 3, (), Quality(0.9, 6.0, ()), Quality(0.7, 2.9, ()), RUNNER, {}, "2026-01-02"),
         ),
@@ -130,12 +117,12 @@ def _layers(precision: str, us: float) -> LayerProfile:
     )  # fmt: skip
 
 
-def _calibration() -> Calibration:
+def _calibration() -> FromImages[CalibrationRecord]:
     record = CalibrationRecord(
         "int8", "entropy", None, 0, Preprocessing(), "e" * 64, (), {"pixels": 2.64, "relu_1": 31.5},
         {"pixels": 2.64, "relu_1": 14.25}, {},
     )  # fmt: skip
-    return Calibration(ImageSet(512, "b" * 64), record)
+    return FromImages(ImageSet(512, "b" * 64), record)
 
 
 def sample_report(*engines: EngineReport) -> Report:

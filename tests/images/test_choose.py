@@ -1,13 +1,16 @@
-"""Which images calibrate is balanced, repeatable and on record, and they never fill the memory."""
+"""Which images calibrate is balanced, repeatable and on record; they never fill the memory; copies are found."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import os
 import shutil
 import tempfile
 import tracemalloc
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,10 +19,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.images import choose
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.shared import count_copies, image_hashes, refuse_shared_images, shared_images
 
 PRE = Preprocessing(8, 8, "stretch", None)
 _grey = itertools.count()
@@ -112,23 +116,26 @@ class TestChoice:
 
 
 class TestRefused:
-    def test_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"nowhere: no such folder; `calibration_data` takes a folder"):
-            choose_images(tmp_path / "nowhere")
-
-    def test_a_file_for_a_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"a.png: no such folder"):
-            choose_images(save(tmp_path / "a.png"))
-
-    def test_an_empty_folder(self, tmp_path: Path) -> None:
-        (tmp_path / "ant").mkdir()
-        with pytest.raises(InputError, match=r"holds no image"):
-            choose_images(tmp_path)
-
-    def test_only_damaged_images(self, tmp_path: Path) -> None:
-        (tmp_path / "a.jpg").write_text("not an image")
-        with pytest.raises(InputError, match=r"holds no readable image"):
-            choose_images(tmp_path)
+    @pytest.mark.parametrize(
+        ("name", "count", "error", "cause"),
+        [
+            ("nowhere", 1, InputError, "nowhere: no such folder; `calibration_data` takes a folder"),
+            ("a.png", 1, InputError, "a.png: no such folder"),
+            ("empty", 1, InputError, "holds no image"),
+            ("damaged", 1, InputError, "holds no readable image"),
+            (".", 0, UsageError, "`calibration_images` 0: takes 1 or more"),
+            (".", -1, UsageError, "`calibration_images` -1: takes 1 or more"),
+        ],
+    )
+    def test_no_images_or_none_asked_for(
+        self, name: str, count: int, error: type[DeployError], cause: str, tmp_path: Path
+    ) -> None:
+        save(tmp_path / "a.png")
+        for folder in ("empty/ant", "damaged"):
+            (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / "damaged/a.jpg").write_text("not an image")
+        with pytest.raises(error, match=cause):
+            choose_images(tmp_path / name, count=count)
 
     def test_fewer_than_asked(self, tmp_path: Path) -> None:
         folder_of(tmp_path, ant=3, bee=2)
@@ -154,23 +161,17 @@ class TestRefused:
     def test_one_level_too_high(self, tmp_path: Path) -> None:
         for split in ("train", "val"):
             folder_of(tmp_path / split, ant=2, bee=2)
-        with pytest.raises(InputError, match=rf"folder 'train' is not a class, .*: give {tmp_path / 'train'}$"):
-            choose_images(tmp_path, count=4)
-        assert len(choose_images(tmp_path, count=4, calibrates=False).files) == 4
-        shutil.rmtree(tmp_path / "train")
-        with pytest.raises(InputError, match=rf"folder 'val' is not a class, .*: give {tmp_path / 'val'}$"):
-            choose_images(tmp_path, count=4)
+        for split in ("train", "val"):
+            with pytest.raises(InputError, match=rf"folder '{split}' is not a class, .*: give {tmp_path / split}$"):
+                choose_images(tmp_path, count=4)
+            assert len(choose_images(tmp_path, count=4, calibrates=False).files) == 4
+            shutil.rmtree(tmp_path / split)
 
     def test_a_class_may_hold_folders_or_be_called_train(self, tmp_path: Path) -> None:
         folder_of(tmp_path, train=2)
         folder_of(tmp_path / "train", old=2)
         folder_of(tmp_path / "plane", old=2, new=2)
         assert classes(choose_images(tmp_path, count=8)) == {"train": 4, "plane": 4}
-
-    @pytest.mark.parametrize("count", [0, -1])
-    def test_fewer_than_one(self, count: int, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=rf"`calibration_images` {count}: takes 1 or more"):
-            choose_images(folder_of(tmp_path, ant=1), count=count)
 
 
 class TestDigest:
@@ -197,26 +198,17 @@ class TestBatches:
         together_NHWC = np.concatenate(batches)
         assert together_NHWC.dtype == np.uint8
         np.testing.assert_array_equal(together_NHWC, np.stack([load_pixels(file, PRE) for file in seven.files]))
-
-    def test_every_pass_is_the_same(self, seven: CalibrationSet) -> None:
-        first, second = (np.concatenate(list(seven.batches(PRE, 2))) for _ in range(2))
-        np.testing.assert_array_equal(first, second)
+        np.testing.assert_array_equal(together_NHWC, np.concatenate(list(seven.batches(PRE, batch))))  # a second pass
 
     def test_images_are_decoded_as_they_are_asked_for(
         self, seven: CalibrationSet, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        decoded: list[Path] = []
-
-        def counted(file: Path, pre: Preprocessing) -> np.ndarray:
-            decoded.append(file)
-            return load_pixels(file, pre)
-
-        monkeypatch.setattr(choose, "load_pixels", counted)
+        decode = Mock(wraps=load_pixels)
+        monkeypatch.setattr(choose, "load_pixels", decode)
         batches = seven.batches(PRE, 2)
-        assert decoded == []
-        for taken in (2, 4, 6, 7):
-            next(batches)
-            assert decoded == list(seven.files[:taken])
+        for taken in (0, 2, 4, 6, 7):
+            assert [call.args[0] for call in decode.call_args_list] == list(seven.files[:taken])
+            next(batches, None)
 
     def test_one_batch_is_in_memory(self, seven: CalibrationSet) -> None:
         pre = Preprocessing(256, 256, "stretch", None)
@@ -231,3 +223,36 @@ class TestBatches:
         # A batch as single images and as the stack of them, the batch before (which the caller still holds), and
         # one image that Pillow is handing over.
         assert peak_bytes < 9 * image_bytes
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("a", "b", "copy of a", "longer", "dangling")]
+    for path, content in zip(paths, (b"1", b"2", b"1", b"345"), strict=False):
+        path.write_bytes(content)
+    paths[4].symlink_to("nowhere")
+    return paths
+
+
+def test_hashes_are_of_the_content_and_leave_out_what_cannot_be_read(files: list[Path]) -> None:
+    found = image_hashes(files)
+    assert list(found) == files[:4]
+    assert found[files[0]] == found[files[2]] == hashlib.sha256(b"1").hexdigest()
+    assert list(image_hashes(files, sizes={3})) == [files[3]]
+
+
+def test_shared_images_are_found_and_refused(files: list[Path]) -> None:
+    shared = shared_images(image_hashes(files), [hashlib.sha256(b"1").hexdigest()])
+    assert shared == (files[0], files[2])
+    message = rf"^{files[0]}: calibrated it, like 1 more of these images; give others$"
+    with pytest.raises(InputError, match=message):
+        refuse_shared_images(shared, "calibrated it", "give others")
+    with pytest.raises(InputError, match=rf"^{files[0]}: calibrated it; give others$"):
+        refuse_shared_images(shared[:1], "calibrated it", "give others")
+    refuse_shared_images((), "calibrated it", "give others")
+
+
+def test_copies_are_counted(files: list[Path]) -> None:
+    os.link(files[3], files[0].with_name("link"))
+    assert count_copies(files[:4]) == 1
+    assert count_copies([*files[:4], files[0].with_name("link")]) == 2

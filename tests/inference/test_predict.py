@@ -21,7 +21,8 @@ from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.inference.predict import Prediction, predict, read_batches, top_answers
+from alexnet_deploy.inference.predict import predict, read_batches, top_answers
+from alexnet_deploy.inference.prediction import Prediction
 from tests.helpers.runners import FakeRunner
 
 SIDE = 8

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.inference import parquet
-from alexnet_deploy.inference.predict import Answer, Prediction
+from alexnet_deploy.inference.prediction import Answer, Prediction
 from alexnet_deploy.inference.writers import Format, open_writer
 
 GOOD = Prediction("photos/kirk.jpg", (Answer(4, "church", 0.93), Answer(0, "tench, Tinca tinca", 0.05)))
@@ -181,7 +181,7 @@ def test_an_output_that_is_no_plain_file_is_refused(output: str) -> None:
 @pytest.mark.parametrize("format_", ["jsonl", "csv", "table"])
 def test_a_reader_that_leaves_ends_the_block_quietly(format_: Format) -> None:
     program = f"""
-from alexnet_deploy.inference.predict import Answer, Prediction
+from alexnet_deploy.inference.prediction import Answer, Prediction
 from alexnet_deploy.inference.writers import open_writer
 with open_writer({format_!r}, None, top_k=1) as write:
     while True:

@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from alexnet_deploy.machine import cpu as machine_cpu
 from alexnet_deploy.machine import watch as machine_watch
 from alexnet_deploy.machine.cpu import describe_machine
 from alexnet_deploy.machine.gpu import GpuState
@@ -22,7 +23,8 @@ HZ = os.sysconf("SC_CLK_TCK")
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Four cores, of which we may use 1 and 2, in a control group of version 2 inside one with a quota."""
-    monkeypatch.setattr(machine_watch, "usable_cpus", lambda: (1, 2))
+    for module in (machine_cpu, machine_watch):
+        monkeypatch.setattr(module, "usable_cpus", lambda: (1, 2))
     files = {
         "proc/loadavg": "1.50 3.20 2.29 10/138 32275\n",
         "proc/cpuinfo": "processor\t: 0\nmodel name\t: Abacus 9000\nflags\t\t: vnni\n",

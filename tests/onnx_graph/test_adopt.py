@@ -1,7 +1,8 @@
-"""A foreign classifier answers pixels as it answers floats that were normalised by hand."""
+"""A foreign classifier answers pixels as it answers floats that were normalised by hand, or is refused."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,30 +10,17 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, parser
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, contract_in, fixed_batch, initializers, load_onnx
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers.foreign_models import (
-    CLASSES,
-    FOREIGN,
-    LIGHT,
-    MEAN,
-    SIDE,
-    STD,
-    Head,
-    W,
-    affine,
-    foreign_classifier,
-    graph_of,
-    random_pixels,
-    scores_by_hand,
-    with_random_weights,
-)
+from tests.helpers import foreign_models as foreign
+from tests.helpers.foreign_models import AFFINE, CLASSES, FOREIGN, MEAN, SIDE, STD, W, foreign_classifier, graph_of
 
 
 @pytest.fixture
@@ -66,9 +54,9 @@ def check_parity(
 ) -> NDArray[np.float32]:
     """Adopt ``source`` and compare its logits (``softmaxed``: its probabilities) with the scores by hand."""
     contract = adopt(source, out, FOREIGN)
-    pixels_NHWC = random_pixels(2, side)
+    pixels_NHWC = foreign.random_pixels(2, side)
     logits_NK = answers(out, contract, pixels_NHWC)
-    expected_NK = scores_by_hand(source, pixels_NHWC, channels_last=channels_last)
+    expected_NK = foreign.scores_by_hand(source, pixels_NHWC, channels_last=channels_last)
     assert_same(softmax(logits_NK) if softmaxed else logits_NK, expected_NK)
     return logits_NK
 
@@ -80,7 +68,9 @@ class TestParity:
 
     @pytest.mark.parametrize("opset", [9, 12, 13, 22])
     @pytest.mark.parametrize("head", ["gemm", "matmul", "convolution"])
-    def test_a_softmax_is_removed_whatever_the_head(self, opset: int, head: Head, tmp_path: Path, out: Path) -> None:
+    def test_a_softmax_is_removed_whatever_the_head(
+        self, opset: int, head: foreign.Head, tmp_path: Path, out: Path
+    ) -> None:
         """Before opset 13 a softmax flattens by itself: the converter puts nodes around it."""
         source = foreign_classifier(tmp_path / "net.onnx", opset=opset, head=head, softmax=True)
         logits_NK = check_parity(source, out, softmaxed=True)
@@ -89,24 +79,24 @@ class TestParity:
         assert np.abs(logits_NK).max() > 1, "logits, not probabilities"
 
     @pytest.mark.parametrize("head", ["matmul", "convolution"])
-    def test_other_heads(self, head: Head, tmp_path: Path, out: Path) -> None:
-        check_parity(foreign_classifier(tmp_path / "net.onnx", head=head), out)
+    @pytest.mark.parametrize("channels_last", [False, True])
+    def test_other_heads_and_channels_last(
+        self, head: foreign.Head, channels_last: bool, tmp_path: Path, out: Path
+    ) -> None:
+        source = foreign_classifier(tmp_path / "net.onnx", head=head, channels_last=channels_last)
+        check_parity(source, out, channels_last=channels_last)
 
     @pytest.mark.parametrize("count", [1, 3])
     def test_a_free_batch_over_a_reshape_to_one_image(self, count: int, tmp_path: Path, out: Path) -> None:
         """Exporters call a batch free that their own trace has fixed."""
-        nodes = affine()
-        nodes[0] = helper.make_node("Reshape", ["x", "one"], ["flat"])
-        source = graph_of(tmp_path / "net.onnx", nodes, W | {"one": np.array([1, 48])})
+        body = AFFINE.replace("Flatten (x)", "Reshape (x, one)")
+        source = graph_of(tmp_path / "net.onnx", body, W | {"one": np.array([1, 48])})
         contract = adopt(source, out, FOREIGN)
         assert fixed_batch(load_onnx(out)) == 1
-        pixels_NHWC = random_pixels(count, 4)
-        expected_NK = np.concatenate([scores_by_hand(source, image_NHWC[None]) for image_NHWC in pixels_NHWC])
+        pixels_NHWC = foreign.random_pixels(count, 4)
+        expected_NK = np.concatenate([foreign.scores_by_hand(source, image_NHWC[None]) for image_NHWC in pixels_NHWC])
         # One dense layer of 48 float32 products, summed in another order.
         np.testing.assert_allclose(answers(out, contract, pixels_NHWC), expected_NK, rtol=1e-4)
-
-    def test_channels_last(self, tmp_path: Path, out: Path) -> None:
-        check_parity(foreign_classifier(tmp_path / "net.onnx", channels_last=True), out, channels_last=True)
 
     @pytest.mark.parametrize("opset", [9, 21])
     def test_a_static_batch_stays_one(self, opset: int, tmp_path: Path, out: Path) -> None:
@@ -118,11 +108,11 @@ class TestParity:
 
     @pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
     def test_published_networks(self, name: str, tmp_path: Path, out: Path) -> None:
-        source = with_random_weights(LIGHT / f"light_{name}.onnx", tmp_path / "net.onnx")
+        source = foreign.with_random_weights(foreign.LIGHT / f"light_{name}.onnx", tmp_path / "net.onnx")
         contract = adopt(source, out, ImportOptions(MEAN, STD, Path("imagenet1k")))
         assert contract.labels[0] == "tench"
-        pixels_NHWC = random_pixels(1, 224)
-        expected_NK = scores_by_hand(source, pixels_NHWC)
+        pixels_NHWC = foreign.random_pixels(1, 224)
+        expected_NK = foreign.scores_by_hand(source, pixels_NHWC)
         assert expected_NK.max() > 0.01, "not all classes alike"
         # Some 50 layers of float32 sums, taken in another order.
         np.testing.assert_allclose(softmax(answers(out, contract, pixels_NHWC)), expected_NK, rtol=1e-3)
@@ -143,29 +133,23 @@ class TestForm:
         assert contract.architecture == "net"
         assert contract.preprocessing == Preprocessing(SIDE, SIDE, resize_to=SIDE * 256 // 224, mean=MEAN, std=STD)
         assert contract.labels == contract.class_ids == tuple("01234")
-
-    def test_every_node_has_a_name_of_its_own(self, tmp_path: Path, out: Path) -> None:
-        adopt(foreign_classifier(tmp_path / "net.onnx"), out, FOREIGN)
-        names = [node.name for node in load_onnx(out).graph.node]
+        names = [node.name for node in model.graph.node]
         assert all(names)
         assert len(set(names)) == len(names)
 
-    @pytest.mark.parametrize("opset", [9, 21])
-    def test_constant_nodes_become_weights(self, opset: int, tmp_path: Path, out: Path) -> None:
-        source = foreign_classifier(tmp_path / "net.onnx", opset=opset, constants=True)
+    @pytest.mark.parametrize("opset", [9, 21, "squeezenet"])
+    def test_constants_and_what_nodes_compute_become_weights(self, opset: int | str, tmp_path: Path, out: Path) -> None:
+        if isinstance(opset, int):
+            source = foreign_classifier(tmp_path / "net.onnx", opset=opset, constants=True)
+        else:
+            source = foreign.LIGHT / f"light_{opset}.onnx"
+        makers = {"Constant", "ConstantOfShape"}
+        assert makers & set(operators(source))
         adopt(source, out, FOREIGN)
         model = load_onnx(out)
-        assert "Constant" not in operators(out)
+        assert not makers & set(operators(out))
         weights = initializers(model)
         assert all(node.input[1] in weights for node in model.graph.node if node.op_type in ("Conv", "Gemm"))
-
-    def test_weights_that_nodes_compute_become_weights(self, out: Path) -> None:
-        source = LIGHT / "light_squeezenet.onnx"
-        assert "ConstantOfShape" in operators(source)
-        adopt(source, out, FOREIGN)
-        model = load_onnx(out)
-        assert "ConstantOfShape" not in operators(out)
-        assert all(node.input[1] in initializers(model) for node in model.graph.node if node.op_type == "Conv")
 
     def test_weights_that_old_tools_list_as_inputs_are_none(self, tmp_path: Path, out: Path) -> None:
         source = foreign_classifier(tmp_path / "net.onnx", opset=9)
@@ -176,66 +160,213 @@ class TestForm:
     @pytest.mark.parametrize("softmax_after", [False, True])
     def test_its_own_tensors_may_be_called_as_ours(self, softmax_after: bool, tmp_path: Path, out: Path) -> None:
         """Many exporters call the output ``logits``."""
-        nodes = affine("pixels", "logits")
-        name = "logits"
+        body, output = "flat = Flatten (pixels); logits = Gemm <transB = 1> (flat, w)", "logits"
         if softmax_after:
-            nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
-            name = "probabilities"
-        source = graph_of(tmp_path / "net.onnx", nodes, W, inputs={"pixels": ["N", 3, 4, 4]}, outputs={name: ["N", 5]})
+            body, output = f"{body}; probabilities = Softmax <axis = 1> (logits)", "probabilities"
+        signature = f"(float[N,3,4,4] pixels) => (float[N,5] {output})"
+        source = graph_of(tmp_path / "net.onnx", body, signature=signature)
         check_parity(source, out, side=4, softmaxed=softmax_after)
 
     @pytest.mark.parametrize("opset", [17, 21])
     def test_functions_of_the_model_are_written_out(self, opset: int, tmp_path: Path, out: Path) -> None:
-        twice = helper.make_function(
-            "my", "Twice", ["a"], ["b"], [helper.make_node("Add", ["a", "a"], ["b"])], [helper.make_opsetid("", opset)]
+        twice = parser.parse_function(
+            f'<domain: "my", opset_import: ["" : {opset}]> Twice (a) => (b) {{ b = Add (a, a) }}'
         )
-        source = graph_of(
-            tmp_path / "net.onnx",
-            [helper.make_node("Twice", ["x"], ["x2"], domain="my"), *affine("x2")],
-            W,
-            opset=opset,
-            domains=[helper.make_opsetid("my", 1)],
-            functions=[twice],
-        )
+        body = "x2 = my.Twice (x); flat = Flatten (x2); y = Gemm <transB = 1> (flat, w)"
+        source = graph_of(tmp_path / "net.onnx", body, opset=opset, domain="my", functions=[twice])
         check_parity(source, out, side=4)
         assert "Twice" not in operators(out)
 
     def test_a_branch_on_a_constant_is_left_to_the_runtime(self, tmp_path: Path, out: Path) -> None:
         """Its branches read what nothing else reads, and a tensor called as our output will be."""
-        branches = [
-            helper.make_graph(
-                [helper.make_node(op, ["logits", "half"], ["b"])],
-                op,
-                [],
-                [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)],
-            )
-            for op in ("Add", "Sub")
-        ]
-        nodes = [
-            helper.make_node("Abs", ["x"], ["logits"]),
-            helper.make_node("If", ["yes"], ["x2"], then_branch=branches[0], else_branch=branches[1]),
-            *affine("x2"),
-        ]
+        branches = ", ".join(
+            f"{branch} = g () => (float[] b) {{ b = {op} (logits, half) }}"
+            for branch, op in (("then_branch", "Add"), ("else_branch", "Sub"))
+        )
+        body = f"logits = Abs (x); x2 = If (yes) <{branches}>; {AFFINE.replace('(x)', '(x2)')}"
         weights = W | {"yes": np.array(True), "half": np.array(0.5, np.float32)}
-        check_parity(graph_of(tmp_path / "net.onnx", nodes, weights), out, side=4)
+        check_parity(graph_of(tmp_path / "net.onnx", body, weights), out, side=4)
 
-    def test_random_numbers_stay_random(self, tmp_path: Path, out: Path) -> None:
-        noise = helper.make_node("RandomNormal", [], ["noise"], shape=[1, 48], seed=1.0)
-        add = helper.make_node("Add", ["flat", "noise"], ["noisy"])
-        flatten, gemm = affine()
-        gemm.input[0] = "noisy"
-        adopt(graph_of(tmp_path / "net.onnx", [flatten, noise, add, gemm], W), out, FOREIGN)
-        assert "RandomNormal" in operators(out)
+    @pytest.mark.parametrize(
+        ("body", "operator"),
+        [
+            (
+                "noise = RandomNormal <shape = [1, 48], seed = 1.0> (); flat = Flatten (x); "
+                "noisy = Add (flat, noise); y = Gemm <transB = 1> (noisy, w)",
+                "RandomNormal",
+            ),
+            (
+                "attention = Softmax <axis = 1> (x); flat = Flatten (attention); y = Gemm <transB = 1> (flat, w)",
+                "Softmax",
+            ),
+        ],
+    )
+    def test_random_numbers_and_a_softmax_inside_stay(
+        self, body: str, operator: str, tmp_path: Path, out: Path
+    ) -> None:
+        adopt(graph_of(tmp_path / "net.onnx", body), out, FOREIGN)
+        assert operator in operators(out)
 
     def test_a_quantised_weight_stays_quantised(self, tmp_path: Path, out: Path) -> None:
-        dequantize = helper.make_node("DequantizeLinear", ["q", "scale"], ["w"])
         q = np.random.default_rng(0).integers(-127, 128, (5, 48)).astype(np.int8)
-        source = graph_of(tmp_path / "net.onnx", [dequantize, *affine()], {"q": q, "scale": np.array(0.01, np.float32)})
-        adopt(source, out, FOREIGN)
+        weights = {"q": q, "scale": np.array(0.01, np.float32)}
+        adopt(graph_of(tmp_path / "net.onnx", f"w = DequantizeLinear (q, scale); {AFFINE}", weights), out, FOREIGN)
         assert "DequantizeLinear" in operators(out)
         assert initializers(load_onnx(out))["q"].data_type == TensorProto.INT8
 
-    def test_a_softmax_inside_stays(self, tmp_path: Path, out: Path) -> None:
-        nodes = [helper.make_node("Softmax", ["x"], ["attention"], axis=1), *affine("attention")]
-        adopt(graph_of(tmp_path / "net.onnx", nodes, W), out, FOREIGN)
-        assert "Softmax" in operators(out)
+
+class TestOurs:
+    @pytest.fixture
+    def ours(self, tmp_path: Path) -> Path:
+        path = tmp_path / "ours.onnx"
+        adopt(foreign_classifier(tmp_path / "net.onnx"), path, FOREIGN)
+        return path
+
+    def test_it_passes_through_unchanged(self, ours: Path, out: Path) -> None:
+        contract = adopt(ours, out)
+        assert onnx.load(out) == onnx.load(ours)
+        assert contract == contract_in(load_onnx(ours), source="x")
+
+    @pytest.mark.parametrize("option", [{"mean": MEAN}, {"std": STD}, {"labels": Path("imagenet1k")}], ids=str)
+    def test_options_that_contradict_its_contract(self, option: dict[str, Any], ours: Path, out: Path) -> None:
+        message = r"ours.onnx: carries its own contract; leave out `mean`, `std` and `labels`"
+        with pytest.raises(UsageError, match=message):
+            adopt(ours, out, ImportOptions(**option))
+        assert not out.exists()
+
+    def test_a_graph_that_does_not_match_its_contract(self, ours: Path, out: Path) -> None:
+        model = onnx.load(ours)
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES + 1
+        onnx.save(model, ours)
+        with pytest.raises(ArtifactError, match=r"ours.onnx: its graph does not match its contract"):
+            adopt(ours, out)
+
+
+class TestLabels:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        return foreign_classifier(tmp_path / "net.onnx")
+
+    @pytest.mark.parametrize(
+        ("content", "labels", "class_ids"),
+        [
+            ("cat\ndog\nant\nbee\nfly\n", "cat dog ant bee fly", "cat dog ant bee fly"),
+            ("\ufeffcat\r\ndog\r\nant\r\nbee\r\nfly", "cat dog ant bee fly", "cat dog ant bee fly"),
+            (json.dumps(["cat", "dog", "ant", "bee", "fly"]), "cat dog ant bee fly", "cat dog ant bee fly"),
+            ("crane\ncrane\nant\nbee\nfly\n", "crane crane ant bee fly", "0 1 2 3 4"),
+        ],
+        ids=["text", "text of Windows", "json", "repeated, as ImageNet's two cranes"],
+    )
+    def test_from_a_file(
+        self, content: str, labels: str, class_ids: str, source: Path, out: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "labels").write_bytes(content.encode())
+        contract = adopt(source, out, ImportOptions(MEAN, STD, tmp_path / "labels"))
+        assert (contract.labels, contract.class_ids) == (tuple(labels.split()), tuple(class_ids.split()))
+
+    @pytest.mark.parametrize(
+        ("content", "cause"),
+        [
+            (b"cat\ndog\n", "holds 2 labels, the model has 5 outputs"),
+            (b"", "holds 0 labels, the model has 5 outputs"),
+            (b"[1, 2, 3, 4, 5]", "not text"),
+            (b'["cat", ', "cannot be read as labels"),
+            (b"[" * 100_000, "cannot be read as labels"),
+            (b"\xff\xfe\n" * 5, "cannot be read as labels"),
+            (None, "cannot be read as labels"),
+        ],
+        ids=["too few", "empty", "numbers", "cut off", "deep", "not UTF-8", "no such file"],
+    )
+    def test_files_that_do_not_fit(
+        self, content: bytes | None, cause: str, source: Path, out: Path, tmp_path: Path
+    ) -> None:
+        labels = tmp_path / "labels"
+        if content is not None:
+            labels.write_bytes(content)
+        with pytest.raises(InputError, match=rf"labels: .*{cause}"):
+            adopt(source, out, ImportOptions(MEAN, STD, labels))
+        assert not out.exists()
+
+    def test_imagenet_has_a_thousand(self, source: Path, out: Path) -> None:
+        with pytest.raises(InputError, match=r"imagenet1k: holds 1000 labels, the model has 5 outputs"):
+            adopt(source, out, ImportOptions(MEAN, STD, Path("imagenet1k")))
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("mean", "std", "message"),
+        [
+            (None, None, "net.onnx: does not hold how .* `mean` 0.485,0.456,0.406 `std` 0.229"),
+            (MEAN, None, "net.onnx: does not hold how"),
+            (None, STD, "net.onnx: does not hold how"),
+            ((0.5,), STD, "`mean`"),
+            (MEAN, (0.2, 0.2, 0.0), "`mean`"),
+            (MEAN, (0.2, -1.0, 0.2), "`mean`"),
+            ((np.nan, 0.5, 0.5), STD, "`mean`"),
+        ],
+    )
+    def test_mean_and_std_that_are_missing_or_cannot_be(
+        self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, message: str, tmp_path: Path, out: Path
+    ) -> None:
+        with pytest.raises(UsageError, match=message):
+            adopt(foreign_classifier(tmp_path / "net.onnx"), out, ImportOptions(mean, std))
+
+    @pytest.mark.parametrize("opset", [8, 23])
+    def test_opsets_out_of_range(self, opset: int, tmp_path: Path, out: Path) -> None:
+        body = AFFINE.replace("w)", "w, bias)") if opset == 8 else AFFINE  # Gemm's bias was not yet optional
+        source = graph_of(tmp_path / "net.onnx", body, W | {"bias": np.zeros(5, np.float32)})
+        model = onnx.load(source)
+        model.opset_import[0].version = opset
+        onnx.save(model, source)
+        with pytest.raises(InputError, match=rf"opset {opset} is not within 9..22"):
+            adopt(source, out, FOREIGN)
+
+    @pytest.mark.parametrize(
+        ("signature", "body", "weights", "cause"),
+        [
+            ("(float[N,1,4,16] x) => (float[N,5] y)", AFFINE, W["w"], "no fixed 3 x H x W"),
+            ("(float[N,3,H,W] x) => (float[N,5] y)", AFFINE, W["w"], "no fixed 3 x H x W"),
+            ("(float[N,48] x) => (float[N,5] y)", AFFINE, W["w"], r"is not float32 \[N, 3, H, W\]"),
+            (
+                "(float[N,3,100000,100000] x) => (float[N,5] y)",
+                f"p = GlobalAveragePool (x); {AFFINE.replace('(x)', '(p)')}",
+                W["w"][:, :3],
+                "100000",
+            ),
+            (
+                "(float[N,3,4,4] x, float[N,3,4,4] z) => (float[N,5] y)",
+                f"both = Add (x, z); {AFFINE.replace('(x)', '(both)')}",
+                W["w"],
+                "has 2 inputs, an image classifier has one",
+            ),
+            (
+                "(float[N,3,4,4] x) => (float[N,5] y, float[N,5] z)",
+                f"{AFFINE}; z = Neg (y)",
+                W["w"],
+                "has 2 outputs, a classifier has one",
+            ),
+            ("(float[N,3,4,4] x) => (float[N,1] y)", AFFINE, W["w"][:1], "no fixed number of classes"),
+            (  # as many scores as the images have bright pixels
+                "(float[N,3,4,4] x) => (float[N,K] y)",
+                "n = NonZero (x); y = Cast <to = 1> (n)",
+                W["w"],
+                "no fixed number of classes",
+            ),
+            (
+                "(float[N,3,4,4] x) => (float[N,5] y)",
+                f"x2 = acme.Sharpen (x); {AFFINE.replace('(x)', '(x2)')}",
+                W["w"],
+                r"operator acme.Sharpen \(node 'x2'\) is not one of ONNX's own",
+            ),
+            ("(float[N,3,4,4] x) => (float[N,5] y)", AFFINE, W["w"][:, :7], ""),  # weights that do not fit
+        ],
+    )
+    def test_graphs_that_are_no_classifier_of_photos(
+        self, signature: str, body: str, weights: NDArray[np.float32], cause: str, tmp_path: Path, out: Path
+    ) -> None:
+        out.write_text("old")
+        source = graph_of(tmp_path / "net.onnx", body, {"w": weights}, signature=signature, domain="acme")
+        with pytest.raises(DeployError, match=f"net.onnx: .*{cause}"):
+            adopt(source, out, FOREIGN)
+        assert out.read_text() == "old"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["adopted.onnx", "net.onnx"]

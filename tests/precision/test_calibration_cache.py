@@ -21,20 +21,14 @@ WEIGHTS = "ab" * 32
 RUN: dict[str, Any] = {"preprocessing": {"height": 8}, "images": "cd" * 32, "batch": 16, "tools": {"onnx": "1"}}
 
 
-def values(seed: int = 0, *, histogram: bool = True) -> dict[str, TensorRange]:
+def values(seed: int = 0) -> dict[str, TensorRange]:
     random = np.random.default_rng(seed)
-    return {
-        name: TensorRange(-random.random(), random.random(), random.integers(0, 9, BINS) if histogram else None)
-        for name in ("x", "relu")
-    }
+    return {n: TensorRange(-random.random(), random.random(), random.integers(0, 9, BINS)) for n in ("x", "relu")}
 
 
-def same(found: dict[str, TensorRange] | None, expected: dict[str, TensorRange]) -> bool:
-    return found is not None and all(
-        (found[name].lowest, found[name].highest) == (v.lowest, v.highest)
-        and np.array_equal(found[name].histogram, v.histogram)  # type: ignore[arg-type]
-        for name, v in expected.items()
-    )
+def plain(found: dict[str, TensorRange] | None) -> object:
+    """Ranges that can be compared."""
+    return found and {n: (r.lowest, r.highest, np.asarray(r.histogram).tolist()) for n, r in found.items()}
 
 
 def load(cache: CalibrationCache, *, histograms: bool = True) -> dict[str, TensorRange] | None:
@@ -46,41 +40,24 @@ class TestEntry:
         cache = CalibrationCache(tmp_path / "new" / "folder", RUN)
         assert load(cache) is None
         cache.save(WEIGHTS, values())
-        assert same(load(cache), values())
-        assert same(load(cache, histograms=False), values())
+        assert plain(load(cache)) == plain(values())
+        assert plain(load(cache, histograms=False)) == plain(values())
 
-    def test_without_histograms_it_serves_max_alone(self, tmp_path: Path) -> None:
-        cache = CalibrationCache(tmp_path, RUN)
-        cache.save(WEIGHTS, values(histogram=False))
-        assert same(load(cache, histograms=False), values(histogram=False))
-        assert load(cache) is None
-        cache.save(WEIGHTS, values())
-        assert same(load(cache), values())
-        assert len(list(tmp_path.iterdir())) == 1
-
-    @pytest.mark.parametrize("part", ["preprocessing", "images", "batch", "tools"])
-    def test_another_run_is_another_entry(self, part: str, tmp_path: Path) -> None:
-        CalibrationCache(tmp_path, RUN).save(WEIGHTS, values())
-        assert load(CalibrationCache(tmp_path, RUN | {part: "other"})) is None
-
-    def test_other_weights_tensors_or_bins_are_another_entry(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_another_key_is_another_entry(self, tmp_path: Path) -> None:
         cache = CalibrationCache(tmp_path, RUN)
         cache.save(WEIGHTS, values())
+        assert load(CalibrationCache(tmp_path, RUN | {"batch": 1})) is None
         assert cache.load("cd" * 32, ("x", "relu"), histograms=True) is None
         assert cache.load(WEIGHTS, ("x",), histograms=True) is None
-        monkeypatch.setattr(calibration_cache, "BINS", 128)
-        assert load(cache) is None
 
     def test_an_entry_under_the_name_of_another_is_not_used(self, tmp_path: Path) -> None:
         """Whoever renames a file, or finds two keys of one hash, gains nothing."""
-        mine, other = CalibrationCache(tmp_path / "mine", RUN), CalibrationCache(tmp_path / "other", RUN | {"batch": 1})
+        mine, other = CalibrationCache(tmp_path, RUN), CalibrationCache(tmp_path, RUN | {"batch": 1})
         mine.save(WEIGHTS, values())
+        (entry,) = tmp_path.iterdir()
         other.save(WEIGHTS, values())
-        (entry,), (target,) = (tmp_path / "mine").iterdir(), (tmp_path / "other").iterdir()
+        (target,) = set(tmp_path.iterdir()) - {entry}
         target.write_bytes(entry.read_bytes())
-        assert same(load(mine), values())
         assert load(other) is None
 
 
@@ -99,7 +76,7 @@ class TestDamage:
         entry.write_bytes(text[:cut])
         assert load(cache) is None
         cache.save(WEIGHTS, values(1))
-        assert same(load(cache), values(1))
+        assert plain(load(cache)) == plain(values(1))
 
     @pytest.mark.parametrize(
         "row",
@@ -157,20 +134,18 @@ def test_processes_that_write_at_once_leave_a_whole_entry(tmp_path: Path) -> Non
     for writer in writers:
         writer.join()
         assert writer.exitcode == 0
-    assert any(same(load(cache), values(seed)) for seed in (1, 2))
+    assert plain(load(cache)) in [plain(values(seed)) for seed in (1, 2)]
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_it_lies_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_lies_in_the_users_cache_if_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path))
     assert default_folder() == tmp_path / "calibration"
-    monkeypatch.delenv("ALEXNET_DEPLOY_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "alexnet-deploy" / "calibration"
 
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("ALEXNET_DEPLOY_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     assert default_folder() is None

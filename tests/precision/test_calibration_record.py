@@ -1,4 +1,4 @@
-"""calibration.json says all that a bundle's scales depend on, is trusted by nobody, and brings the bundle back."""
+"""calibration.json holds all that a bundle's scales depend on, and leads to its float32 model; nobody trusts it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL
+from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL, open_bundle
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, weights_sha256
 from alexnet_deploy.precision.calibration_record import CalibrationImage, CalibrationRecord, read_record
+from alexnet_deploy.precision.float_source import find_float_source
 from tests.helpers.bundles import build_bundle
+from tests.helpers.command import Command
+from tests.helpers.foreign_models import FOREIGN, foreign_classifier
 from tests.helpers.json_values import json_values
 
 RECORD = CalibrationRecord(
@@ -136,3 +139,52 @@ class TestOfABundle:
         shutil.copy(root / record.files[0].file, root / record.files[1].file)
         with pytest.raises(InputError, match=rf"{record.files[1].file}: is not the image that calibrated"):
             record.calibration_set(root)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
+    """A working folder: ``engines/`` with one model in fp32, fp16 and int8, ``other/`` with another in fp32."""
+    folder = tmp_path_factory.mktemp("float_source")
+    net, other = foreign_classifier(folder / "net.onnx"), foreign_classifier(folder / "other.onnx", channels_last=True)
+    settings = {"targets": (), "import_options": FOREIGN}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alexnet_deploy.build.engine.installed", dict)  # no plans
+        build_bundle(net, folder / "engines/plain", **settings)
+        build_bundle(net, folder / "engines/half", "fp16", **settings)
+        build_bundle(other, folder / "other/plain", **settings)
+        settings |= {"calibration_images": 4, "calibration_method": "max"}
+        build_bundle(net, folder / "engines/quantised", "int8", photo_folder / "train", **settings)
+    return folder
+
+
+def test_it_is_found_by_its_weights(folder: Path) -> None:
+    quantised = open_bundle(folder / "engines/quantised")
+    assert find_float_source(quantised, folder / "engines") == "plain"
+    assert find_float_source(quantised, folder / "other") is None  # of other weights
+    assert find_float_source(open_bundle(folder / "engines/plain"), folder / "engines") is None  # not quantised
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "instead"),
+    [
+        ("plain", "fp32", "engines/plain/model.onnx"),
+        ("engines/plain", "fp32", "engines/plain/model.onnx"),
+        ("quantised", "int8", "engines/plain/model.onnx"),
+        ("half", "fp16", "the one that it was built from"),
+    ],
+)
+@pytest.mark.parametrize("given", [("diagnose", "--data"), ("calibration-stability", "--calibration-data")])
+def test_a_bundle_for_a_float_onnx_is_answered_with_the_file(
+    folder: Path,
+    photo_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
+    name: str,
+    precision: str,
+    instead: str,
+    given: tuple[str, str],
+) -> None:
+    monkeypatch.chdir(folder)
+    ran = command(given[0], name, given[1], photo_folder / "train")
+    expected = f"error: {name}: is an engine bundle ({precision}), this takes a float32 ONNX: give {instead}\n"
+    assert (ran.code, ran.err) == (1, expected)

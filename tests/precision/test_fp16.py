@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from alexnet_deploy.errors import InputError
@@ -47,43 +48,35 @@ def casts(model: onnx.ModelProto) -> int:
 
 ROUNDED = 4 * 2**-11
 """Relative: at most four roundings to float16's 11 bits in a row."""
+RANDOM = np.random.default_rng(0)
 X = np.array([[0.5, -1.25, 3.0], [2.0, 0.125, -0.75]], np.float32)
 
 
 class TestInside:
-    def test_a_classifier_of_pixels_is_float16_but_for_its_logits(self, tmp_path: Path) -> None:
-        model = onnx.load(tiny_classifier(tmp_path / "net.onnx"))
+    @pytest.mark.parametrize(
+        ("make", "name", "images", "floats"),
+        [
+            (tiny_classifier, "pixels", RANDOM.integers(0, 256, (2, SIDE, SIDE, 3), np.uint8), {"logits"}),
+            (foreign_classifier, "data", RANDOM.normal(size=(2, 3, 12, 12)).astype(np.float32), {"data", "scores"}),
+        ],
+        ids=["pixels", "every structure of AlexNet's heirs"],
+    )
+    def test_a_classifier_is_float16_between_its_input_and_output(
+        self, make: Callable[[Path], Path], name: str, images: NDArray[Any], floats: set[str], tmp_path: Path
+    ) -> None:
+        model = onnx.load(make(tmp_path / "net.onnx"))
         half = cast_to_float16(model)
-        found = types(half)
-        assert {name for name, kind in found.items() if kind == FLOAT} == {"logits"}
-        assert found["pixels"] == TensorProto.UINT8
-        first, *_, last = (node for node in half.graph.node if node.op_type == "Cast")
-        assert [helper.get_attribute_value(cast.attribute[0]) for cast in (first, last)] == [FLOAT16, FLOAT]
-        assert (first.input[0], last.output[0]) == ("pixels", "logits")
-        pixels_NHWC = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3), dtype=np.uint8)
-        (expected,), (actual,) = run_graph(model, pixels=pixels_NHWC), run_graph(half, pixels=pixels_NHWC)
+        assert {tensor for tensor, kind in types(half).items() if kind == FLOAT} == floats
+        (expected,), (actual,) = (run_graph(each, **{name: images}) for each in (model, half))
         # 11 bits of precision, some ten roundings in a row.
         np.testing.assert_allclose(actual, expected, rtol=0, atol=0.01 * np.abs(expected).max())
 
-    def test_every_structure_of_alexnets_heirs(self, tmp_path: Path) -> None:
-        model = onnx.load(foreign_classifier(tmp_path / "net.onnx"))
-        half = cast_to_float16(model)
-        assert {name for name, kind in types(half).items() if kind == FLOAT} == {"data", "scores"}
-        images = np.random.default_rng(0).normal(size=(2, 3, 12, 12)).astype(np.float32)
-        (expected,), (actual,) = run_graph(model, data=images), run_graph(half, data=images)
-        # As above: some ten roundings to 11 bits in a row.
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=0.01 * np.abs(expected).max())
-
-    def test_the_model_is_left_alone(self) -> None:
-        model = model_of("y = Relu (x)")
-        before = model.SerializeToString()
-        cast_to_float16(model)
-        assert model.SerializeToString() == before
-
-    def test_metadata_stays(self) -> None:
+    def test_it_is_a_copy_with_the_metadata(self) -> None:
         model = model_of("y = Relu (x)")
         helper.set_model_props(model, {"key": "value"})
+        before = model.SerializeToString()
         assert cast_to_float16(model).metadata_props == model.metadata_props
+        assert model.SerializeToString() == before
 
     @pytest.mark.parametrize(
         "node",
@@ -152,32 +145,6 @@ class TestStaysFloat:
         assert types(half)["r"] == FLOAT
         assert types(half)[nodes_by_name(half)["y"].input[1]] == FLOAT16
         np.testing.assert_allclose(run_graph(half, x=X)[0], X + np.arange(3), rtol=ROUNDED)
-
-
-class TestOutputs:
-    def test_an_output_that_the_graph_reads_too(self) -> None:
-        model = model_of("y = Exp (x); z = Neg (y); s = Sqrt (y)", outputs=("y", "z", "s"))
-        half = cast_to_float16(model, keep=frozenset({"s"}))
-        assert [types(half)[name] for name in ("x", "y", "z", "s")] == [FLOAT] * 4
-        for actual, expected in zip(run_graph(half, x=X), (np.exp(X), -np.exp(X), np.sqrt(np.exp(X))), strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=ROUNDED)
-
-    def test_the_input_as_output(self) -> None:
-        half = cast_to_float16(model_of("y = Identity (x)"))
-        np.testing.assert_array_equal(run_graph(half, x=X)[0], X)
-
-
-class TestQuantised:
-    def test_quantisation_reads_and_writes_float16(self, tmp_path: Path) -> None:
-        """No cast around QuantizeLinear: TensorRT would have to compute it in float32."""
-        half = cast_to_float16(onnx.load(tiny_classifier(tmp_path / "net.onnx", "int8")))
-        found = types(half)
-        assert {name for name, kind in found.items() if kind == FLOAT} == {"logits"}
-        assert casts(half) == 3  # pixels in, the model's own, logits out
-        for node in half.graph.node:
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-                assert found[node.input[1]] == FLOAT16
-                assert found[node.input[2]] == TensorProto.INT8
 
 
 class TestRefused:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.qdq import SMALLEST_SCALE, insert_qdq, quantizable
 from alexnet_deploy.precision.types import QuantizedType
@@ -145,12 +145,6 @@ class TestTable:
         )
         assert quantizable(model_of(body, "4,4", w=random(4, 4), w3=random(1, 4, 4)), "int8") == []
 
-    def test_half_precision_weights_are_not_ours(self) -> None:
-        model = conv_model(3, random(3, 3, 1, 1))
-        half = array(model, "w").astype(np.float16)
-        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(half, "w"))
-        assert quantizable(model, "int8") == []
-
 
 class TestShared:
     def test_an_activation_that_several_read_is_quantised_once(self) -> None:
@@ -235,13 +229,14 @@ class TestFp8:
 
 class TestExtremes:
     @pytest.mark.parametrize("dtype", ["int8", "fp8"])
-    def test_a_dead_channel_stays_zero(self, dtype: QuantizedType) -> None:
+    @pytest.mark.parametrize("dead", [[2], [0, 1, 2, 3]], ids=["one channel", "all channels"])
+    def test_dead_channels_stay_zero(self, dead: list[int], dtype: QuantizedType) -> None:
         weight = random(4, 16, 1, 1)
-        weight[2] = 0
+        weight[dead] = 0
         model = quantised(conv_model(16, weight), dtype)
         assert array(model, "w/scale").min() >= SMALLEST_SCALE
         (y,) = run_graph(model, basic=True, x=random(3, 16, 2, 2))
-        assert np.all(y[:, 2] == 0)
+        assert np.all(y[:, dead] == 0)
         assert np.all(np.isfinite(y))
 
     def test_a_dead_channel_keeps_its_bias(self) -> None:
@@ -255,21 +250,8 @@ class TestExtremes:
         (y,) = run_graph(model, basic=True, x=0.1 * random(3, 16, 2, 2))
         np.testing.assert_allclose(y[:, 2], 2.0, atol=4 / 127)  # one step of h
 
-    def test_a_weight_of_nothing_but_zeros(self) -> None:
-        model = quantised(conv_model(16, np.zeros((4, 16, 1, 1))), "fp8")
-        (y,) = run_graph(model, basic=True, x=random(3, 16, 2, 2))
-        assert np.all(y == 0)
-
     def test_every_scale_has_a_float16(self) -> None:
         """int8+fp16 turns them into float16, where a smaller one would become 0."""
         model = quantised(conv_model(3, random(4, 3, 1, 1) * 1e-7), largest=1e-9)
         for name in ("x/scale", "w/scale"):
             assert np.all(array(model, name).astype(np.float16) > 0)
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    @pytest.mark.parametrize("dtype", ["int8", "fp8"])
-    def test_a_weight_that_is_not_finite(self, dtype: QuantizedType, value: float) -> None:
-        weight = random(4, 16, 1, 1)
-        weight[1, 2] = value
-        with pytest.raises(InputError, match=r"weight w holds NaN or infinity"):
-            quantised(conv_model(16, weight), dtype)

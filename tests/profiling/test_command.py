@@ -1,4 +1,4 @@
-"""``profile`` as a user meets it: two bundles and two ONNX files, and everything that can be typed wrong."""
+"""``profile`` as a user meets it, typed and from Python: bundles, ONNX files, and everything that can be wrong."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alexnet_deploy.bundle.manifest import MODEL
 from alexnet_deploy.cli import terminal
-from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.machine.watch import MachineConditions
-from alexnet_deploy.profiling import engine as engine_profile
-from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
-from alexnet_deploy.profiling.latency import Latency
+from alexnet_deploy.contract import BatchProfile, Preprocessing
+from alexnet_deploy.errors import InputError, UnavailableError, UsageError
+from alexnet_deploy.profiling import engine
+from alexnet_deploy.profiling.engine import BatchResult, peak_rss_bytes, profile, profile_engine
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.runtime.select import PassedOver
-from tests.helpers.command import Command
+from tests.helpers.command import Command, RunResult
 from tests.helpers.foreign_models import foreign_classifier
+from tests.helpers.onnx_models import tiny_engine, tiny_model
+from tests.helpers.report_sample import batch_result, engine_profile
 
 SHORT = ("--duration", "1ms", "--warmup", "0s", "--threads", "1")
 
@@ -42,35 +44,34 @@ def test_json_and_exported_times_agree(command: Command, here: Path) -> None:
     given = ("--iterations", 40, "--concurrency", 2, "--threads", 2, "--export-times", "times.json", "--json")
     ran = command("profile", "tiny-fp32", "--batch-sizes", "4,1,4", "--runtime", "onnxruntime", *SHORT, *given)
     assert ran.code == 0, ran.err
-    (engine,) = json.loads(ran.out)
-    assert (engine["engine"], engine["precision"]) == ("tiny-fp32", "fp32")
-    assert engine["runner"].startswith("ONNX Runtime")
-    assert (engine["concurrency"], engine["threads"], engine["runtime"]) == (2, 2, "onnxruntime")
-    assert [batch["batch"] for batch in engine["batches"]] == [4, 1]
+    (found,) = json.loads(ran.out)
+    assert (found["engine"], found["precision"]) == ("tiny-fp32", "fp32")
+    assert found["runner"].startswith("ONNX Runtime")
+    assert (found["concurrency"], found["threads"], found["runtime"]) == (2, 2, "onnxruntime")
+    assert found["passed_over"] == []
+    assert {"load_s", "first_call_ms", "peak_rss_bytes"} < found.keys()
+    assert [batch["batch"] for batch in found["batches"]] == [4, 1]
 
     exported = json.loads(Path("times.json").read_text())
     assert exported["schema"] == 1
-    assert exported["machine"]["cores"] == engine["batches"][0]["machine"]["cores"]
+    assert exported["machine"]["cores"] == found["batches"][0]["machine"]["cores"]
     (times,) = exported["engines"]
-    for batch, told in zip(times["batches"], engine["batches"], strict=True):
+    for batch, told in zip(times["batches"], found["batches"], strict=True):
         samples = batch.pop("samples_ns")
         assert batch == told
+        assert batch["mark"] in ("ok", "unstable", "invalid")
         assert len(samples) == told["iterations"] >= 40
         assert min(samples) / 1e6 == told["min_ms"]
         assert told["p90_ms"] is not None
     assert sorted(p.name for p in Path().iterdir()) == ["engines", "frozen.onnx", "times.json"]
 
 
-def test_an_onnx_at_the_batch_it_is_frozen_to(command: Command, here: Path) -> None:
-    assert command("profile", "frozen.onnx", "--batch-sizes", 2, *SHORT).code == 0
-
-
 @pytest.mark.parametrize("unused_gpu", [False, True])
 def test_what_was_passed_over_is_shown_unasked_only_beside_a_gpu(
     command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, unused_gpu: bool
 ) -> None:
-    measured = replace(profile_of(row()), passed_over=(PassedOver("tensorrt", "no plan"),), unused_gpu=unused_gpu)
-    monkeypatch.setattr(engine_profile, "profile_engine", lambda *_: measured)
+    report = replace(engine_profile(row()), passed_over=(PassedOver("tensorrt", "no plan"),), unused_gpu=unused_gpu)
+    monkeypatch.setattr(engine, "profile_engine", lambda *_: report)
     ran = command("profile", "tiny-fp32")
     assert ran.code == 0
     assert ("passed over tensorrt: no plan" in ran.err) == unused_gpu
@@ -79,30 +80,14 @@ def test_what_was_passed_over_is_shown_unasked_only_beside_a_gpu(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--concurrency", 0], 2, "--concurrency 0: takes 1 or more"),
-        (["--batch-sizes", "0"], 2, "--batch-sizes 0: takes 1 or more"),
         (["--batch-sizes", "1,x"], 2, "'1,x' is not a list of whole numbers with commas, such as 1,8,32"),
-        (
-            ["--batch-sizes", "1,5"],
-            2,
-            "--batch-sizes 5: tiny-int8 has a profile of 1..4; choose within, or build it again with",
-        ),
-        (
-            ["frozen.onnx"],
-            2,
-            "--batch-sizes 1: frozen has a profile of 2..2; choose within, or export it for any batch",
-        ),
+        (["--batch-sizes", "1,5"], 2, "--batch-sizes 5: tiny-int8 has a profile of 1..4; choose within, or build"),
         (["tiny-fp32", "frozen.onnx", "--batch-sizes", "4"], 2, "--batch-sizes 4: frozen has a profile of 2..2"),
-        (["--iterations", 0], 2, "--iterations 0: takes 1 or more"),
-        (["--duration", "0s"], 2, "--duration 0: takes seconds"),
         (["--duration", 3], 2, "'--duration': '3' is not a time with its unit, such as 3s, 200ms or 800us"),
         (["--warmup", "2h"], 2, "--warmup 7200: takes seconds from 0, an hour at most"),
         (["--threads", 0], 2, "--threads 0: takes 1 or more"),
-        (["--runtime", "abacus"], 2, "'abacus' is not one of"),
-        (["nope"], 1, "nope: no such engine in engines/; there is tiny-int8, tiny-fp32"),
-        (["tiny-fp32", "nope"], 1, "nope: no such engine"),
+        (["tiny-fp32", "nope"], 1, "nope: no such engine in engines/; there is tiny-int8, tiny-fp32"),
         (["none.onnx"], 1, "none.onnx: no such ONNX file"),
-        (["--store", "empty"], 1, "empty/ holds no engine"),
         (["--export-times", "engines"], 2, "--export-times engines: is not a plain file"),
         (["--export-times", "/proc/no/times.json"], 1, "/proc/no/times.json: cannot be written"),
         (["tiny-fp32", "--runtime", "tensorrt"], 1, "tiny-fp32 holds no TensorRT plan"),
@@ -149,39 +134,28 @@ def test_an_engine_that_crashes_does_not_take_the_others_along(
         os.kill(started[0], 0)
 
 
-def watched(*invalid: str) -> MachineConditions:
-    return MachineConditions(2, 0.5, 1.0, 0.0, 3000.0, 3000.0, 0, 0, None, None, None, None, (), invalid)
-
-
-def row(*, steady: bool = True, invalid: Sequence[str] = (), median_ms: float = 1.5) -> BatchResult:
-    times = dict.fromkeys(("min_ms", "mean_ms", "median_ms", "p90_ms", "p95_ms", "p99_ms", "max_ms"), median_ms)
-    numbers = {"throughput_qps": 640.0, "images_per_s": 640.0, "window_spread_percent": 7.25, "windows": 3}
-    latency = Latency(
-        "r", 1, 1, 3000, 4.5, **times, p99_9_ms=3.0, stdev_ms=0.1, steady=steady, samples_ns=(1,), **numbers
-    )
-    return BatchResult(latency, watched(*invalid))
-
-
-def profile_of(*rows: BatchResult) -> EngineProfile:
-    return EngineProfile("tiny-fp32", "fp32", "a runner", (), False, ProfileSettings(), 0.5, 9.0, None, rows)
+def row(*, steady: bool = True, invalid: tuple[str, ...] = (), median_ms: float = 1.5) -> BatchResult:
+    made = batch_result(1, median_ms, invalid=invalid)
+    return replace(made, latency=replace(made.latency, steady=steady, p99_9_ms=3.0, window_spread_percent=7.25))
 
 
 @pytest.fixture
-def shown(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """What the command prints, on a screen of a given width, if these rows are measured."""
+def shown(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunResult]:
+    """What the command ends with, on a screen of a given width, if these rows are measured."""
 
-    def print_rows(width: int, *rows: BatchResult) -> str:
-        monkeypatch.setattr(engine_profile, "profile_engine", lambda *_: profile_of(*rows))
+    def show(*rows: BatchResult, width: int = 160, options: Sequence[str] = ()) -> RunResult:
+        measured = replace(engine_profile(*rows), name="tiny-fp32")
+        monkeypatch.setattr(engine, "profile_engine", lambda *_: measured)
         monkeypatch.setattr(terminal.out, "width", width)
-        return command("profile", "tiny-fp32").out
+        return command("profile", "tiny-fp32", *options)
 
-    return print_rows
+    return show
 
 
-def test_marks_come_with_their_cause(shown: Callable[..., str]) -> None:
-    rows = (row(), row(steady=False), row(steady=False, invalid=["it was hot; cool it", "it was shared; wait"]))
+def test_marks_come_with_their_cause(shown: Callable[..., RunResult]) -> None:
+    rows = (row(), row(steady=False), row(steady=False, invalid=("it was hot; cool it", "it was shared; wait")))
     assert [r.mark for r in rows] == ["ok", "unstable", "invalid"]
-    out = shown(160, *rows)
+    out = shown(*rows).out
     assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["ok", "unstable", "invalid"]
     assert "unstable: tiny-fp32 batch 1: the medians of its last windows lie 7.2 % apart; let " in out
     assert "invalid: tiny-fp32 batch 1: it was hot; cool it\n" in out
@@ -190,8 +164,8 @@ def test_marks_come_with_their_cause(shown: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 160])
-def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_ones(width: int, shown: Callable[..., str]) -> None:
-    heading, line, *_ = shown(width, row(median_ms=12345.0)).splitlines()
+def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_ones(width: int, shown: Callable[..., RunResult]) -> None:
+    heading, line, *_ = shown(row(median_ms=12345.0), width=width).out.splitlines()
     assert ("p99.9" in heading) == (width == 160)
     assert "median" in heading
     assert "…" not in heading + line
@@ -201,14 +175,13 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_ones(width: int, sho
 
 @pytest.mark.parametrize(
     ("rows", "code"),
-    [((row(),), 0), ((row(), row(steady=False)), 1), ((row(invalid=["it was hot; cool it"]),), 1)],
+    [((row(),), 0), ((row(), row(steady=False)), 1), ((row(invalid=("it was hot; cool it",)),), 1)],
 )
 def test_strict_fails_where_a_row_is_marked(
-    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, rows: tuple[BatchResult, ...], code: int
+    shown: Callable[..., RunResult], rows: tuple[BatchResult, ...], code: int
 ) -> None:
-    monkeypatch.setattr(engine_profile, "profile_engine", lambda *_: profile_of(*rows))
-    assert command("profile", "tiny-fp32").code == 0
-    ran = command("profile", "tiny-fp32", "--strict")
+    assert shown(*rows).code == 0
+    ran = shown(*rows, options=["--strict"])
     assert ran.code == code
     assert "tiny-fp32" in ran.out
     assert "error" not in ran.err
@@ -219,7 +192,7 @@ def test_a_full_disk_leaves_the_old_times(command: Command, here: Path, monkeypa
         raise UnavailableError("times.json: no room left on the disk")
 
     Path("times.json").write_text("old")
-    monkeypatch.setattr(engine_profile, "describe_machine", full)
+    monkeypatch.setattr(engine, "describe_machine", full)
     assert command("profile", "tiny-fp32", *SHORT, "--export-times", "times.json").code == 1
     assert Path("times.json").read_text() == "old"
 
@@ -229,3 +202,49 @@ def test_an_onnx_of_another_tool_takes_what_it_cannot_tell(command: Command, her
     assert "--mean" in command("profile", "foreign.onnx", *SHORT).error
     said = ("--mean", "0,0,0", "--std", "1,1,1", "--batch-sizes", 2)
     assert command("profile", "foreign.onnx", "tiny-fp32", *SHORT, *said).code == 0
+
+
+SHORT_SETTINGS = ProfileSettings(duration_s=0.001, warm_up_s=0)
+
+
+def test_the_memory_is_that_of_the_other_process(tmp_path: Path) -> None:
+    """ru_maxrss would be passed on to it: the most that the process which started it has held."""
+    np.ones(2**29, np.uint8)  # this one has held 512 MiB more than it otherwise would
+    mine = peak_rss_bytes()
+    measured = profile(str(tiny_model(tmp_path / "tiny.onnx")), SHORT_SETTINGS)
+    assert measured.peak_rss_bytes is not None
+    assert mine is not None
+    assert 2**24 < measured.peak_rss_bytes < mine - 2**28
+    assert measured.load_s > 0
+    assert measured.first_call_ms > 0
+    assert (measured.name, measured.settings) == ("tiny", SHORT_SETTINGS)
+    assert all(": " in reason for reason in measured.to_dict()["passed_over"])
+
+
+def test_an_engine_is_found_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="absent: no such engine in"):
+        profile("absent", SHORT_SETTINGS, store=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("frozen", "batches", "message"),
+    [
+        (False, (1, 5), r"`batch_sizes` 5: tiny has a profile of 1\.\.4; choose within, or build it again with"),
+        (False, (1, 1000), r"`batch_sizes` 1000: tiny has a profile of 1\.\.4"),
+        (True, (2, 4), r"`batch_sizes` 4: tiny has a profile of 2\.\.2; choose within, or export it for any batch"),
+    ],
+)
+def test_a_batch_outside_the_profile_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool, batches: tuple[int, ...], message: str
+) -> None:
+    monkeypatch.setattr(engine, "IsolatedProcess", None)
+    found = tiny_engine(tmp_path / "tiny.onnx", batch=2 if frozen else "N")
+    with pytest.raises(UsageError, match=message):
+        profile_engine(replace(found, batch=None if frozen else BatchProfile(1, 2, 4)), ProfileSettings(batches))
+
+
+def test_more_than_the_memory_holds_is_one_line(tmp_path: Path) -> None:
+    found = tiny_engine(tmp_path / "tiny.onnx", side="S")
+    contract = replace(found.contract, preprocessing=Preprocessing(4096, 4096, "stretch", None))
+    with pytest.raises(UnavailableError, match="tiny: batch 100000000 does not fit into memory; choose smaller"):
+        profile_engine(replace(found, contract=contract), ProfileSettings((100_000_000,)))

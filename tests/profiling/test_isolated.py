@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import signal
 import subprocess
@@ -15,8 +16,22 @@ from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import ArtifactError, UnavailableError
 from alexnet_deploy.profiling.isolated import IsolatedProcess
-from tests.helpers import remote
 from tests.helpers.onnx_models import TINY_CONTRACT
+
+
+def same(engine: Engine) -> Engine:
+    """What was sent."""
+    print("noise of a library", flush=True)
+    return engine
+
+
+def raise_ours(message: str) -> None:
+    raise ArtifactError(message)
+
+
+def modules() -> dict[str, str]:
+    """Where the modules of the process come from."""
+    return {name: str(getattr(module, "__file__", "")) for name, module in sys.modules.items()}
 
 
 @pytest.fixture
@@ -30,21 +45,17 @@ def test_dataclasses_and_paths_go_there_and_back(capfd: pytest.CaptureFixture[st
     odd = Path(os.fsdecode(b"no text \xff/model.onnx"))
     given = Engine("ä", odd, TINY_CONTRACT, "int8", BatchProfile(1, 2, 4), ((plan, Path("x/sm89.plan")),))
     with IsolatedProcess("tiny") as process:
-        assert process.call(remote.same, given) == given
+        assert process.call(same, given) == given
     said = capfd.readouterr()
     assert said.out == "", "the standard output is for results"
     assert "noise of a library" in said.err
 
 
-def test_one_process_answers_several_calls(process: IsolatedProcess) -> None:
-    first, second = (process.call(remote.process_id) for _ in range(2))
-    assert first == second != os.getpid()
-
-
-def test_an_error_over_there_is_the_same_error_here(process: IsolatedProcess) -> None:
+def test_an_error_over_there_is_the_same_error_here_and_it_goes_on(process: IsolatedProcess) -> None:
+    before = process.call(os.getpid)
     with pytest.raises(ArtifactError, match=r"^x: is damaged$"):
-        process.call(remote.raise_ours, "x: is damaged")
-    assert process.call(remote.process_id), "and it goes on"
+        process.call(raise_ours, "x: is damaged")
+    assert process.call(os.getpid) == before != os.getpid()
 
 
 @pytest.mark.parametrize(
@@ -60,19 +71,19 @@ def test_a_killed_or_crashed_process_is_one_line_with_subject_and_signal(
 ) -> None:
     for _ in range(2):  # a call to the dead is answered alike
         with pytest.raises(UnavailableError, match=message):
-            process.call(remote.end_by_signal, number)
+            process.call(signal.raise_signal, number)
 
 
 def test_a_bug_over_there_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     message = "tiny: the process that measured it ended with code 1; its messages"
     with pytest.raises(UnavailableError, match=message), IsolatedProcess("tiny") as process:
-        process.call(remote.raise_bug)
-    assert "ZeroDivisionError: a bug" in capfd.readouterr().err
+        process.call(operator.truediv, 1, 0)
+    assert "ZeroDivisionError: division by zero" in capfd.readouterr().err
 
 
 def test_ctrl_c_here_ends_it() -> None:
     with pytest.raises(KeyboardInterrupt), IsolatedProcess("tiny") as process:
-        number = process.call(remote.process_id)
+        number = process.call(os.getpid)
         raise KeyboardInterrupt
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
@@ -81,20 +92,18 @@ def test_ctrl_c_here_ends_it() -> None:
 def test_ctrl_c_over_there_is_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     """The terminal sends it to both; the other one ends by it without a word, and this one even if it ignores it."""
     with pytest.raises(KeyboardInterrupt), IsolatedProcess("tiny") as process:
-        process.call(remote.end_by_signal, signal.SIGINT)
+        process.call(signal.raise_signal, signal.SIGINT)
     assert capfd.readouterr().err == ""
 
 
 def test_it_ends_with_the_process_that_waits_for_it() -> None:
     """Both hold the pipe that is read here; it ends when the last of them is gone."""
+    busy = "import os, time; os.write(2, b'started\\n'); time.sleep(3600)"
     waiting = (
         "from alexnet_deploy.profiling.isolated import IsolatedProcess\n"
-        "from tests.helpers import remote\n"
-        "with IsolatedProcess('tiny') as process:\n"
-        "    process.call(remote.run_forever)\n"
+        f"with IsolatedProcess('tiny') as process: process.call(exec, {busy!r})"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", waiting], stderr=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-c", waiting], stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == b"started\n"
         process.kill()
@@ -102,7 +111,7 @@ def test_it_ends_with_the_process_that_waits_for_it() -> None:
 
 
 def test_modules_of_the_current_folder_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "json.py").write_text("raise ImportError('not that one')\n")
+    (tmp_path / "queue.py").write_text("raise ImportError('not that one')\n")
     monkeypatch.chdir(tmp_path)
     with IsolatedProcess("tiny") as process:
-        assert not any(file.startswith(str(tmp_path)) for file in process.call(remote.modules).values())
+        assert not any(file.startswith(str(tmp_path)) for file in process.call(modules).values())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import given
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.profiling import latency
 from alexnet_deploy.profiling.latency import Latency, measure, percentile, samples_for, supported
-from alexnet_deploy.profiling.settings import MIN_ITERATIONS
+from alexnet_deploy.profiling.settings import MIN_ITERATIONS, ProfileSettings
+from alexnet_deploy.profiling.steady import Run
 from tests.helpers.runners import FakeRunner
 
 IDLE = ModelContract("idle", ("a", "b"), ("a", "b"), Preprocessing(8, 8, "stretch", None))
@@ -22,11 +26,7 @@ IDLE = ModelContract("idle", ("a", "b"), ("a", "b"), Preprocessing(8, 8, "stretc
 )
 def test_percentile_is_the_nearest_rank(percent: float, expected: int) -> None:
     assert percentile([10, 20, 30, 40], percent) == expected
-
-
-def test_ranks_are_exact() -> None:
-    """In binary fractions, 99.9 / 100 * 1000 is above 999."""
-    assert percentile(range(1, 1001), 99.9) == 999
+    assert percentile(range(1, 1001), 99.9) == 999, "in binary fractions, 99.9 / 100 * 1000 is above 999"
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1).map(sorted), st.floats(0.1, 100).map(lambda p: round(p, 1)))
@@ -45,23 +45,22 @@ def test_a_percentile_needs_samples_of_which_one_is_likely_above_it(percent: flo
     assert supported([1_000_000] * (n - 1), percent) is None
 
 
-def test_measure_reports_what_it_ran() -> None:
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_measure_reports_what_it_ran(concurrency: int) -> None:
+    """Concurrent calls have a fork each, which is closed."""
     runner = FakeRunner(IDLE)
-    row = measure(runner, batch=3, duration_s=1e-9, warm_up_s=0)
-    assert set(runner.sizes) == {3}
+    row = measure(runner, batch=3, duration_s=1e-9, warm_up_s=0, concurrency=concurrency)
     assert row.iterations == len(row.samples_ns) >= MIN_ITERATIONS
     assert row.min_ms == min(row.samples_ns) / 1e6 <= row.median_ms <= row.max_ms == max(row.samples_ns) / 1e6
     assert row.min_ms <= row.mean_ms <= row.max_ms
-    assert (row.batch, row.concurrency, row.description) == (3, 1, "fake on CPU")
+    assert (row.batch, row.concurrency, row.description) == (3, concurrency, "fake on CPU")
     assert row.images_per_s == pytest.approx(3 * row.throughput_qps)
-    assert not runner.forks
+    assert [set(each.sizes) for each in (runner, *runner.forks)] == [{3}] * concurrency
+    assert all(fork.closed for fork in runner.forks)
     assert not runner.closed
 
 
 def test_numbers_of_known_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    from alexnet_deploy.profiling import latency
-    from alexnet_deploy.profiling.steady import Run
-
     samples = tuple(i * 1_000_000 for i in range(300, 0, -1))
     monkeypatch.setattr(latency, "run_until_steady", lambda *_, **__: Run(samples, 60_000_000_000, 9, 0.125, False))
     assert measure(FakeRunner(IDLE), batch=2) == Latency(
@@ -88,15 +87,6 @@ def test_numbers_of_known_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_concurrent_calls_have_a_fork_each_which_is_closed() -> None:
-    runner = FakeRunner(IDLE)
-    row = measure(runner, batch=2, duration_s=1e-9, warm_up_s=0, concurrency=3)
-    assert row.concurrency == 3
-    assert [set(fork.sizes) for fork in runner.forks] == [{2}] * 2
-    assert all(fork.closed for fork in runner.forks)
-    assert not runner.closed
-
-
 def test_a_fork_that_cannot_be_had_leaves_none_open() -> None:
     class Two(FakeRunner):
         def fork(self) -> FakeRunner:
@@ -113,23 +103,33 @@ def test_a_fork_that_cannot_be_had_leaves_none_open() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch": 0}, "`batch` 0: takes 1 or more"),
-        ({"batch": -1}, "`batch` -1"),
         ({"concurrency": 0}, "`concurrency` 0: takes 1 or more"),
         ({"iterations": 0}, "`iterations` 0: takes 1 or more"),
-        ({"duration_s": 0.0}, "`duration_s` 0: takes seconds"),
+        ({"duration_s": 0.0}, "`duration_s` 0: takes seconds above 0, an hour at most"),
         ({"duration_s": -1.0}, "`duration_s` -1"),
         ({"duration_s": float("nan")}, "`duration_s` nan"),
         ({"duration_s": 1e9}, "`duration_s` 1e"),
-        ({"warm_up_s": -0.001}, "`warm_up_s` -0.001: takes seconds"),
+        ({"warm_up_s": -0.001}, "`warm_up_s` -0.001: takes seconds from 0, an hour at most"),
         ({"warm_up_s": float("nan")}, "`warm_up_s` nan"),
+        ({"warm_up_s": 7200.0}, "`warm_up_s` 7200"),
     ],
 )
-def test_measure_refuses_numbers_out_of_range(options: dict[str, float], message: str) -> None:
+def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     runner = FakeRunner(IDLE)
-    with pytest.raises(UsageError, match=message):
-        measure(runner, **options)  # type: ignore[arg-type]
+    for refuse in (partial(measure, runner), ProfileSettings):
+        with pytest.raises(UsageError, match=message):
+            refuse(**options)
     assert not runner.sizes
+
+
+def test_batches_out_of_range_are_refused() -> None:
+    for batch in (0, -1):
+        with pytest.raises(UsageError, match=f"`batch` {batch}: takes 1 or more"):
+            measure(FakeRunner(IDLE), batch=batch)
+    with pytest.raises(UsageError, match="`batch_sizes` 0: takes 1 or more"):
+        ProfileSettings((4, 0))
+    with pytest.raises(UsageError, match="`batch_sizes`: takes at least one number"):
+        ProfileSettings(())
 
 
 def test_every_field_says_its_unit() -> None:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.profiling import stages
-from alexnet_deploy.profiling.stage_timer import StageTimer
-from alexnet_deploy.profiling.stages import profile_stages
+from alexnet_deploy.profiling.stages import StageTimer, profile_stages
 from alexnet_deploy.runtime.runner import Runner, Steps
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.command import Command
@@ -102,7 +101,7 @@ def test_a_run_beside_others_does_not_count(
 
 def test_a_thread_pays_each_stage_with_the_time_since_its_last(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0, 3, 5, 11, 20])
-    monkeypatch.setattr("alexnet_deploy.profiling.stage_timer.time.perf_counter_ns", lambda: next(clock) * 10**9)
+    monkeypatch.setattr(stages.time, "perf_counter_ns", lambda: next(clock) * 10**9)
     timer = StageTimer()
     for stage in ("decode", "resize", "decode"):
         timer.end(stage)

@@ -38,15 +38,16 @@ def test_a_steady_run_takes_the_duration_and_no_longer(monkeypatch: pytest.Monke
     assert run == Run((10 * MS,) * 30, 300 * MS, WINDOWS, 0.0, True)
 
 
-def test_first_call_and_warm_up_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock(itertools.chain([900 * MS], [50 * MS], itertools.repeat(10 * MS)))
-    assert set(clock.run(monkeypatch).samples_ns) == {10 * MS}
-
-
-def test_what_went_before_the_windows_that_agree_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is still going up: 40 ms a call, then 20, then 10 for good."""
-    times = [1, 50 * MS, *[40 * MS] * 3, *[20 * MS] * 5, *itertools.repeat(10 * MS, 30)]
-    run = Clock(times).run(monkeypatch)
+@pytest.mark.parametrize(
+    "before_ms",
+    [[900, 50], [1, 50, *[40] * 3, *[20] * 5]],
+    ids=["first call and warm-up", "a clock that is still going up"],
+)
+def test_what_went_before_the_windows_that_agree_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, before_ms: list[int]
+) -> None:
+    times_ns = itertools.chain((ms * MS for ms in before_ms), itertools.repeat(10 * MS))
+    run = Clock(times_ns).run(monkeypatch)
     assert run.steady
     assert run.samples_ns == (10 * MS,) * 30
 

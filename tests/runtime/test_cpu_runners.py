@@ -197,3 +197,20 @@ print(heard)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
+
+
+def test_openvino_forks_no_process_that_would_outlive_a_killed_one(engine: Engine) -> None:
+    """Its telemetry does: a fork that deadlocks beside our threads and keeps our standard error open."""
+    code = f"""
+import os, sys
+os.fork = None
+from pathlib import Path
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.runtime.openvino_runner import OpenVinoRunner
+
+contract = ModelContract.from_json({TINY_CONTRACT.to_json()!r}, source="test")
+OpenVinoRunner(Path({str(engine.onnx_path)!r}), contract)
+print(sys.modules["openvino_telemetry"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 from PIL import Image
 
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.onnx_graph.adopt import adopt
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.precision.types import METHODS, Method
@@ -31,9 +28,7 @@ from alexnet_deploy.sensitivity.stability import measure_stability, settings_of
 from tests.helpers.bundles import build_bundle
 from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
-from tests.helpers.foreign_models import CLASSES, MEAN, SIDE, STD, foreign_classifier, random_pixels
-
-FOREIGN = ImportOptions(MEAN, STD)
+from tests.helpers.foreign_models import CLASSES, FOREIGN, MEAN, SIDE, STD, foreign_classifier, random_pixels
 
 
 def save_images(root: Path, count: int, seed: int) -> Path:
@@ -144,17 +139,10 @@ class TestSettings:
     def test_what_is_not_quantised_has_the_type_asked_for(
         self, net: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        types = []
-
-        def watched(model: Path, out: Path, **options: Any) -> Any:
-            made = to_quantized(model, out, **options)
-            types.append({tensor.data_type for tensor in load_onnx(out).graph.initializer})
-            return made
-
-        monkeypatch.setattr(stability, "to_quantized", watched)
+        quantise = Mock(wraps=to_quantized)
+        monkeypatch.setattr(stability, "to_quantized", quantise)
         measure(net, photos, precision="int8+fp16", batch_sizes=(1,))
-        assert types
-        assert all(onnx.TensorProto.FLOAT16 in found for found in types)
+        assert [call.kwargs["precision"] for call in quantise.call_args_list] == ["int8+fp16"] * 4
 
     def test_a_bundle_is_repeated_as_it_was_built(self, photo_folder: Path, tmp_path: Path) -> None:
         """int8 ruins features.1, so ``max_drop`` keeps it; draws start at the seed; what is not int8 is float16."""
@@ -176,26 +164,20 @@ class TestSettings:
         assert found.top1_percent == (100, 100, 100, 100, 100)
 
     @pytest.mark.parametrize(
-        ("settings", "message"),
+        ("settings", "error", "message"),
         [
-            ({"seeds": 1}, "`seeds` 1: takes 2 or more"),
-            ({"batch_sizes": (0, 1)}, "`batch_sizes` 0,1: takes numbers of 1 or more"),
-            ({"precision": "fp8", "calibration_method": "mse"}, "`calibration_method` mse: does not fit fp8"),
-            ({"precision": "fp16"}, "precision fp16: has no calibration to repeat"),
+            ({"seeds": 1}, UsageError, "`seeds` 1: takes 2 or more"),
+            ({"batch_sizes": (0, 1)}, UsageError, "`batch_sizes` 0,1: takes numbers of 1 or more"),
+            ({"precision": "fp8", "calibration_method": "mse"}, UsageError, "`calibration_method` mse: does not fit"),
+            ({"precision": "fp16"}, UsageError, "precision fp16: has no calibration to repeat"),
+            ({"exclude": "."}, InputError, "net.onnx: has no layer to quantise"),  # not a name of ours
         ],
     )
-    def test_settings_out_of_range(self, settings: dict[str, Any], message: str, net: Path, photos: Path) -> None:
-        with pytest.raises(UsageError, match=message):
+    def test_what_cannot_be_measured(
+        self, settings: dict[str, Any], error: type[Exception], message: str, net: Path, photos: Path
+    ) -> None:
+        with pytest.raises(error, match=message):
             measure(net, photos, **settings)
-
-    def test_errors_name_the_users_file(self, photos: Path, tmp_path: Path) -> None:
-        net = foreign_classifier(tmp_path / "net.onnx")
-        model = onnx.load(net)
-        tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
-        tensor.CopyFrom(numpy_helper.from_array(np.full(tensor.dims, np.nan, np.float32), tensor.name))
-        onnx.save(model, net)
-        with pytest.raises(InputError, match=rf"^{re.escape(str(net))}: weight {tensor.name} holds NaN"):
-            measure(net, photos)
 
 
 class TestCommand:
@@ -230,15 +212,7 @@ class TestCommand:
         assert (ran.code, ran.out) == (2, "")
         assert "error: --engine brings its own settings of the calibration" in ran.err
 
-    @pytest.mark.parametrize(
-        ("flags", "message"),
-        [
-            (("--batch-sizes", "1,x"), "1,x"),
-            (("--calibration-method", "luck"), "luck"),
-            (("--seeds", 1), "error: --seeds 1: takes 2 or more"),
-        ],
-    )
-    def test_flags_out_of_range(self, flags: tuple[object, ...], message: str, run: Command) -> None:
-        ran = run("--calibration-images", 6, *flags)
+    def test_batch_sizes_are_numbers(self, run: Command) -> None:
+        ran = run("--calibration-images", 6, "--batch-sizes", "1,x")
         assert ran.code == 2
-        assert message in ran.err
+        assert "1,x" in ran.err

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-import training.__main__  # noqa: F401 (for the server, which imports this module)
+import training.compress.command
+import training.train_command  # noqa: F401 (both for the server, which imports this module)
 
 torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports torch's compiler
 
@@ -46,6 +47,12 @@ class TrainingProcess:
             if line.startswith(f"epoch   {epoch}/"):
                 return
         pytest.fail(f"ended before epoch {epoch}: {''.join(lines)}")
+
+    def kill(self) -> None:
+        """SIGKILL; what it leaves behind may still run when this returns."""
+        self.process.kill()
+        self.process.join()
+        self._stderr.close()
 
     def finish(self) -> tuple[int | None, str]:
         """The exit code (a signal is negative) and the rest of the standard error."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from alexnet_deploy.cli.options import Duration, Json
 from alexnet_deploy.cli.quantities import Numbers, Seconds
@@ -18,56 +18,44 @@ from alexnet_deploy.errors import UsageError
 from training.compress.compress import CompressSettings, compress, measure_ranks
 from training.compress.low_rank import count_weights
 from training.compress.rank_table import RankRow
-from training.options import MAX_SEED, Batch, LearningRate, Val, ValLabels, Workers
+from training.options import MAX_SEED, Batch, LearningRate, Val, ValLabels, Workers, settings_from
 from training.show import show_epoch
 
 _DURATION_S = Seconds(3)
 
 
 def compress_command(
-    checkpoint: Annotated[Path, typer.Argument(help="A trained checkpoint.safetensors of full rank.")],
-    data: Annotated[Path, typer.Argument(help="The data it was trained on: train/ and val/, or training images.")],
-    rank: Annotated[int | None, typer.Option(help="Rank of the two hidden dense layers.")] = None,
+    checkpoint: Annotated[Path, Argument(help="A trained checkpoint.safetensors of full rank.")],
+    data: Annotated[Path, Argument(help="The data it was trained on: train/ and val/, or training images.")],
+    rank: Annotated[int | None, Option(help="Rank of the two hidden dense layers.")] = None,
     energy: Annotated[
-        float | None, typer.Option(help="Instead of --rank: the share of each layer's energy to keep, such as 0.9.")
+        float | None, Option(help="Instead of --rank: the share of each layer's energy to keep, such as 0.9.")
     ] = None,
     table: Annotated[
         Numbers | None,
-        typer.Option(parser=Numbers.parse, metavar="N,N,...", help="Instead of both: ranks to measure and compare."),
+        Option(parser=Numbers.parse, metavar="N,N,...", help="Instead of both: ranks to measure and compare."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The .safetensors to write.")] = None,
+    output: Annotated[Path | None, Option(help="The .safetensors to write.")] = None,
     images: Annotated[
-        int, typer.Option(min=0, help="Training images whose outputs are kept best; 0: the weights, a plain SVD.")
+        int, Option(min=0, help="Training images whose outputs are kept best; 0: the weights, a plain SVD.")
     ] = 512,
-    epochs: Annotated[int, typer.Option(min=0, help="Epochs of fine-tuning; 0: none.")] = 0,
+    epochs: Annotated[int, Option(min=0, help="Epochs of fine-tuning; 0: none.")] = 0,
     batch: Batch = None,
     lr: LearningRate = None,
     val: Val = None,
     val_labels: ValLabels = None,
     workers: Workers = 2,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Decides which images, their order and crops.")] = 0,
+    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Decides which images, their order and crops.")] = 0,
     duration_s: Duration = _DURATION_S,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the fine-tuning of --output.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Continue the fine-tuning of --output.")] = False,
     as_json: Json = False,
 ) -> None:
     """Factorise the two hidden dense layers, which hold nine tenths of all weights, and fine-tune the result."""
     if sum(choice is not None for choice in (rank, energy, table)) != 1:
-        raise UsageError("takes one of --rank, --energy and --table; --table shows what a rank costs")
+        raise UsageError("give one of --rank, --energy and --table; --table shows what a rank costs")
     if table is not None and (output is not None or epochs):
         raise UsageError("--table: measures and writes nothing; leave --output and --epochs out")
-    settings = CompressSettings(
-        rank=rank,
-        energy=energy,
-        images=images,
-        epochs=epochs,
-        batch=batch,
-        lr=lr,
-        val=val,
-        val_labels=val_labels,
-        workers=workers,
-        seed=seed,
-        resume=resume,
-    )
+    settings = settings_from(CompressSettings, locals())
     if table is not None:
         with reporting() as on_progress:
             rows = measure_ranks(checkpoint, data, table, settings, duration_s=duration_s, on_progress=on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
-from training.compress.finetune import fine_tune
 from training.compress.low_rank import (
     Spectrum,
     check_energy,
@@ -26,9 +26,14 @@ from training.compress.low_rank import (
 from training.compress.rank_table import RankRow, measure_checkpoint
 from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images
 from training.data.loader import check_batch, eval_batches
+from training.loop.fit import fit
 from training.loop.run import EpochMetrics, Run
+from training.loop.state import check_no_run, no_run
 from training.output import check_output
 from training.recipes import get_recipe
+
+START = "start.safetensors"
+"""What the run began with: a resumed run must not depend on a second decomposition, whose last bits may differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +81,7 @@ def compress(
     raises.
     """
     if (settings.rank is None) == (settings.energy is None):
-        raise UsageError("takes one of `rank` and `energy`")
+        raise UsageError("give one of `rank` and `energy`")
     parent = _load_full(checkpoint)
     if settings.rank is not None:
         check_rank(settings.rank, parent.arch, asked=f"`rank` {settings.rank}")
@@ -191,3 +196,44 @@ def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path,
         workers=settings.workers,
         resume=settings.resume,
     )
+
+
+def fine_tune(
+    run: Run,
+    make_start: Callable[[], Checkpoint],
+    record: dict[str, Any],
+    *,
+    on_epoch: Callable[[EpochMetrics], None] = lambda row: None,
+    on_progress: Progress = no_progress,
+) -> Checkpoint:
+    """Train the checkpoint of ``make_start``: its architecture and weights replace those of ``run``.
+
+    The recipe of the result joins that of the run and that of the start. With ``run.resume`` the start is read from the
+    run's folder instead: InputError where its recipe does not hold ``record`` under ``compressed``. Raises what ``fit``
+    does.
+    """
+    start = _resume(run.output, record) if run.resume else _begin(run.output, make_start)
+    tuned = dataclasses.replace(run, arch=start.arch, start=start)
+    trained = load_checkpoint(fit(tuned, on_epoch=on_epoch, on_progress=on_progress))
+    return dataclasses.replace(trained, recipe=trained.recipe | start.recipe)
+
+
+def _begin(folder: Path, make_start: Callable[[], Checkpoint]) -> Checkpoint:
+    check_no_run(folder)  # before its start is overwritten
+    start = make_start()
+    save_checkpoint(start, folder / START)
+    return start
+
+
+def _resume(folder: Path, record: dict[str, Any]) -> Checkpoint:
+    if not (folder / START).is_file():
+        raise no_run(folder)
+    start = load_checkpoint(folder / START)
+    had = start.recipe.get("compressed", {})
+    for key, value in record.items():
+        if had.get(key) != value:
+            raise InputError(
+                f"{folder}: this run had {key} {had.get(key)}, now it is {value}; "
+                "use the same settings and checkpoint, or another `output`"
+            )
+    return start

@@ -106,8 +106,8 @@ def _compile_errors(compiles: bool) -> Iterator[None]:
         if not compiles or type(exc).__module__.split(".")[0] != "torch":
             raise
         raise UnavailableError(
-            f"`compile`: torch cannot compile the network here ({one_line(exc)}); leave `compile` out, or check that a "
-            "C++ compiler is installed and the folder of temporary files can be written"
+            f"`compile`: torch cannot compile the network here ({one_line(exc, 200)}); leave `compile` out, or check "
+            "that a C++ compiler is installed and the folder of temporary files can be written"
         ) from exc
 
 

@@ -18,12 +18,12 @@ from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError, printable, require_positive
 from alexnet_deploy.files import check_file
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.report.settings import GALLERY_IMAGES
 from alexnet_deploy.runtime.select import Runtime
 
 if TYPE_CHECKING:  # these load SciPy; here they are only shapes to print
-    from alexnet_deploy.evaluation.accuracy import Accuracy, AccuracyDelta, Confidence
     from alexnet_deploy.evaluation.evaluate import Evaluation
-    from alexnet_deploy.evaluation.statistics import Interval
+    from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, Confidence, Interval
 
 CLASSES_SHOWN = 10
 EngineRuntime = Literal[Runtime, "all"]
@@ -47,7 +47,7 @@ def evaluate(
     max_drop: opt.MaxDrop = None,
     confident: opt.Confident = False,
     gallery: Annotated[Path | None, typer.Option(help="HTML page to write: images whose label changed.")] = None,
-    gallery_images: Annotated[int, typer.Option(help="Maximum number of pictures per engine.")] = 24,
+    gallery_images: Annotated[int, typer.Option(help="Maximum number of pictures per engine.")] = GALLERY_IMAGES,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Measure the time of one image.")] = True,
     allow_calibration_images: opt.AllowCalibrationImages = False,
     mean: opt.Mean = None,
@@ -71,7 +71,7 @@ def evaluate(
         from alexnet_deploy.evaluation.max_drop import check_max_drop
 
         if gallery is not None:
-            from alexnet_deploy.report.gallery import gallery_of
+            from alexnet_deploy.report.gallery import write_gallery
     if max_drop is not None:
         check_max_drop(max_drop)
     if gallery is not None:
@@ -98,7 +98,7 @@ def evaluate(
     else:
         _print_tables(found)
     if gallery is not None:
-        gallery_of(found, gallery, limit=gallery_images)
+        write_gallery(found, gallery, limit=gallery_images)
         note_written(gallery)
     if max_drop is not None:
         for result, delta in zip(found.engines[1:], found.deltas, strict=True):

@@ -10,7 +10,7 @@ import typer
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import running
 from alexnet_deploy.cli.terminal import err, note, note_written, out, progress_bars
-from alexnet_deploy.inference.predict import BATCH
+from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.inference.writers import Format, open_writer
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 

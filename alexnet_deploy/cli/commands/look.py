@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, list_bundles, load_manifest, verify
-from alexnet_deploy.bundle.store import find_bundle
+from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, size, table
@@ -29,7 +29,7 @@ def engines(store: opt.Store = opt.STORE, json_: opt.Json = False) -> None:
         print_json([_store_row(directory, manifest) for directory, manifest in found])
         return
     if not found:
-        print_line(f"{store}/ holds no engine; build one: alexnet-deploy build-engine --fp16")
+        print_line(no_engine_in(store))
         return
     grid = table("engine", "precision", "plans", ">size", ">batch", "created")
     for directory, manifest in found:

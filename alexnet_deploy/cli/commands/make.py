@@ -47,10 +47,9 @@ def export(
         from alexnet_deploy.model.export import export_with_parity
 
     with reporting() as report:
-        exported = export_with_parity(
+        contract, parity = export_with_parity(
             weights, output, architecture=architecture, parity_images=parity_images, on_progress=report
         )
-    contract, parity = exported.contract, exported.parity
     count = output.stat().st_size
     if json_:
         print_json({"onnx": str(output), "bytes": count, "parity": dataclasses.asdict(parity)})

@@ -17,20 +17,20 @@ from alexnet_deploy.cli.quantities import Milliseconds, Seconds
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
-from alexnet_deploy.profiling.mlperf.settings import SCENARIOS, SUBMISSION_S, MlperfSettings
+from alexnet_deploy.profiling.mlperf.settings import SCENARIOS, SUBMISSION_S, MlperfSettings, Scenario
 
 if TYPE_CHECKING:  # these load LoadGen; here they are only shapes to print
     from alexnet_deploy.profiling.mlperf.results import MlperfReport, ScenarioResult
 
 LOGS = Path("mlperf")
-Scenario = Literal["SingleStream", "MultiStream", "Server", "Offline", "all"]
+AnyScenario = Literal[Scenario, "all"]
 _DEFAULTS = MlperfSettings()
 _LATENCY_BOUND_MS, _DURATION_S = Milliseconds(_DEFAULTS.latency_bound_ms), Seconds(_DEFAULTS.min_duration_s)
 
 
 def mlperf(
     engine: opt.NewestEngine = None,
-    scenario: Annotated[Scenario, typer.Option(help="Scenario to run.")] = "all",
+    scenario: Annotated[AnyScenario, typer.Option(help="Scenario to run.")] = "all",
     data: Annotated[
         Path | None,
         typer.Option(help="Folder of images; for --accuracy one subfolder per class.  [default: random pixels]"),
@@ -47,7 +47,9 @@ def mlperf(
     latency_bound_ms: Annotated[
         float,
         opt.time_option(
-            "--latency-bound", "Server: bound of the 99th percentile.  [ResNet-50's: 15ms]", parser=Milliseconds.parse
+            "--latency-bound",
+            "Server: bound of the 99th percentile; the default is ResNet-50's.",
+            parser=Milliseconds.parse,
         ),
     ] = _LATENCY_BOUND_MS,
     min_duration_s: Annotated[
@@ -89,7 +91,7 @@ def mlperf(
 
         logs = output or LOGS / found.name
         report = run_scenarios(found, scenarios, settings, logs, on_progress=on_progress)
-    note_passed_over(report.passed_over, unused_gpu=report.unused_gpu)
+    note_passed_over(report.system.passed_over, unused_gpu=report.system.unused_gpu)
     if json_:
         print_json(_raw(found, settings, report))
     else:
@@ -102,8 +104,8 @@ def _print_table(engine: Engine, settings: MlperfSettings, report: MlperfReport)
     """One row per scenario, then remarks."""
     what = "random images" if settings.data is None else f"images of {settings.data}"
     print_line(
-        f"{engine.name} ({engine.precision}) with {report.description}, LoadGen {report.loadgen}; "
-        f"{report.images} {what}, {report.memory_bytes / 2**20:.0f} MiB in memory"
+        f"{engine.name} ({engine.precision}) with {report.system.description}, LoadGen {report.loadgen}; "
+        f"{report.images} {what}, {report.system.memory_bytes / 2**20:.0f} MiB in memory"
     )
     grid = table("scenario", ">max batch", "metric", ">value", "result")
     for result in report.results:
@@ -155,13 +157,13 @@ def _raw(engine: Engine, settings: MlperfSettings, report: MlperfReport) -> dict
     return {
         "engine": engine.name,
         "precision": engine.precision,
-        "runner": report.description,
-        "passed_over": [str(each) for each in report.passed_over],
+        "runner": report.system.description,
+        "passed_over": [str(each) for each in report.system.passed_over],
         "loadgen": report.loadgen,
         "options": dataclasses.asdict(settings) | {"data": None if settings.data is None else str(settings.data)},
         "submission_length": _too_short(settings) is None,
         "images": report.images,
-        "memory_bytes": report.memory_bytes,
+        "memory_bytes": report.system.memory_bytes,
         "results": [_raw_result(result) for result in report.results],
     }
 

@@ -20,7 +20,7 @@ from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.files import check_file
-from alexnet_deploy.inference.predict import BATCH
+from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.profiling.settings import ProfileSettings
 

@@ -18,8 +18,7 @@ from alexnet_deploy.precision.float_source import find_float_source
 from alexnet_deploy.profiling.settings import LayerRuntime
 
 if TYPE_CHECKING:
-    from alexnet_deploy.profiling.layers.profile import LayerProfile
-    from alexnet_deploy.profiling.layers.rows import LayerRow
+    from alexnet_deploy.profiling.layer_profile import LayerProfile, LayerRow
     from alexnet_deploy.profiling.layers.verdicts import Verdict
 
 

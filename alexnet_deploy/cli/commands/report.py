@@ -18,14 +18,15 @@ from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files import check_file
-from alexnet_deploy.report.settings import OPTIONAL_PARTS, Bounds, ReportRequest, Statistic
+from alexnet_deploy.profiling.settings import ProfileSettings
+from alexnet_deploy.report.settings import OPTIONAL_PARTS, PROFILE, Bounds, ReportRequest, Statistic
 
 if TYPE_CHECKING:  # it loads SciPy; here it is only a shape to print
     from alexnet_deploy.report.recommend import Recommendation
 
 Part = StrEnum("Part", ["latency", "stages", "layers", "environment"])  # Typer takes no list of a Literal
-_REQUEST, _BOUNDS = ReportRequest(Path()), Bounds()
-_BATCH_SIZES, _DURATION_S = Numbers(_REQUEST.batch_sizes), Seconds(_REQUEST.duration_s)
+_BOUNDS = Bounds()
+_BATCH_SIZES, _DURATION_S = Numbers(PROFILE.batch_sizes), Seconds(PROFILE.duration_s)
 
 
 def report(
@@ -70,10 +71,7 @@ def report(
         photos=photos,
         engines=None if not engines else tuple(engines),
         store=store,
-        runtime=runtime,
-        threads=threads,
-        batch_sizes=tuple(batch_sizes),
-        duration_s=duration_s,
+        profile=ProfileSettings(tuple(batch_sizes), runtime=runtime, threads=threads, duration_s=duration_s),
         without=frozenset(part for part in OPTIONAL_PARTS if part in (without or ())),
         allow_calibration_images=allow_calibration_images,
         command=("alexnet-deploy", *sys.argv[1:]),
@@ -89,14 +87,16 @@ def report(
 
 def recommend(
     source: Annotated[Path, typer.Argument(metavar="REPORT", help="What report measured.")] = Path("report.json"),
-    max_latency: Annotated[
+    max_ms: Annotated[
         float | None,
         opt.time_option("--max-latency", "Maximum time per call, such as 5ms or 800us.", parser=Milliseconds.parse),
     ] = None,
     max_drop: opt.MaxDrop = None,
-    max_size: Annotated[
+    max_bytes: Annotated[
         float | None,
-        typer.Option(parser=Bytes.parse, metavar="SIZE", help="Maximum size of the model's file, such as 10MiB."),
+        typer.Option(
+            "--max-size", parser=Bytes.parse, metavar="SIZE", help="Maximum size of the model's file, such as 10MiB."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(help="Number of images per call that --max-latency bounds.")] = _BOUNDS.batch,
     percentile: Annotated[Statistic, typer.Option(help="The latency that counts.")] = _BOUNDS.statistic,
@@ -110,19 +110,19 @@ def recommend(
     """
     with needs("measure"):
         from alexnet_deploy.report.file import read_report
-        from alexnet_deploy.report.recommend import elsewhere
+        from alexnet_deploy.report.recommend import machine_warning
         from alexnet_deploy.report.recommend import recommend as best_of
     bounds = Bounds(
-        max_ms=max_latency,
+        max_ms=max_ms,
         max_drop=max_drop,
-        max_bytes=max_size,
+        max_bytes=max_bytes,
         batch=batch,
         statistic=percentile,
         confident=confident,
     )
     found = read_report(source)
     best = best_of(found, store, bounds, source)
-    other_machine = elsewhere(found, source)
+    other_machine = machine_warning(found, source)
     warnings = [*best.warnings, *([other_machine] if other_machine else [])]
     for warning in warnings:
         note(f"warning: {warning}", style="yellow")

@@ -22,47 +22,45 @@ class LayerKernels:
 
     layer: str
     overhead: bool
-    kernels: list[Kernel]
-    nodes: list[list[str]]
-    """Of each kernel, in graph order."""
+    kernels: list[tuple[Kernel, list[str]]]
+    """Each with its nodes, in graph order."""
     costs: Costs = field(repr=False)
     next_layer: str | None = None
 
     @property
     def us(self) -> list[float]:
         """Of each call, summed over the kernels."""
-        return [sum(times) for times in zip(*(kernel.us for kernel in self.kernels), strict=True)]
+        return [sum(times) for times in zip(*(kernel.us for kernel, _ in self.kernels), strict=True)]
 
     @property
     def flops(self) -> int:
         """2 x multiply-accumulates of one call."""
-        return sum(self.costs.flops(nodes) for nodes in self.nodes)
+        return sum(self.costs.flops(nodes) for _, nodes in self.kernels)
 
     @property
     def main(self) -> Kernel:
         """The kernel that multiplies, else the slowest."""
-        pairs = zip(self.kernels, self.nodes, strict=True)
-        return max(pairs, key=lambda pair: (self.costs.flops(pair[1]), sum(pair[0].us)))[0]
+        return max(self.kernels, key=lambda pair: (self.costs.flops(pair[1]), sum(pair[0].us)))[0]
 
     @property
     def op(self) -> str:
         """The layer's ONNX operators; for overhead the runtime's own."""
         if self.overhead:
             return self.main.op
-        own = (name for nodes in self.nodes for name in nodes if self.costs.layer(name) == self.layer)
+        own = (name for _, nodes in self.kernels for name in nodes if self.costs.layer(name) == self.layer)
         return "+".join(dict.fromkeys(self.costs.nodes[name].op_type for name in own)) or self.main.op
 
     @property
     def fused(self) -> tuple[str, ...]:
         """Other layers within; conversions of types do not count."""
-        inside = (name for nodes in self.nodes for name in nodes if not self.costs.converts(name))
+        inside = (name for _, nodes in self.kernels for name in nodes if not self.costs.converts(name))
         layers = dict.fromkeys(map(self.costs.layer, inside))
         return tuple(layer for layer in layers if layer != self.layer)
 
     def moved_bytes(self, element_bytes: Mapping[str, int]) -> int | None:
         """Read and written in one call; None where the nodes or types of a kernel are unknown, or nothing must move."""
         total = 0
-        for kernel, nodes in zip(self.kernels, self.nodes, strict=True):
+        for kernel, nodes in self.kernels:
             sizes = [element_bytes.get(kind) for kind in (kernel.input_type, kernel.weight_type, kernel.output_type)]
             if None in sizes or {self.costs.nodes[name].op_type for name in nodes} <= _VIEWS:
                 return None
@@ -77,12 +75,10 @@ def group_kernels(times: KernelTimes, costs: Costs) -> list[LayerKernels]:
     groups: dict[str, LayerKernels] = {}
     for kernel, nodes in zip(times.kernels, _nodes_of(times.kernels, costs), strict=True):
         owner = _owner(kernel, nodes, costs)
-        overhead = owner is None
         # A conversion may have the name of a layer: their groups must stay apart.
         key = f"kernel {kernel.name}" if owner is None else costs.layer(owner)
-        group = groups.setdefault(key, LayerKernels(kernel.name if owner is None else key, overhead, [], [], costs))
-        group.kernels.append(kernel)
-        group.nodes.append(nodes)
+        group = groups.setdefault(key, LayerKernels(kernel.name if owner is None else key, owner is None, [], costs))
+        group.kernels.append((kernel, nodes))
     ordered = list(groups.values())
     following: str | None = None
     for group in reversed(ordered):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 from contextlib import closing
-from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -22,45 +21,15 @@ from alexnet_deploy.machine.gpu import has_nvidia_gpu
 from alexnet_deploy.machine.watch import watch_for
 from alexnet_deploy.profiling.engine import check_batch_sizes
 from alexnet_deploy.profiling.latency import random_pixels
+from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.layers.costs import Costs
 from alexnet_deploy.profiling.layers.counters import count_on_cpu
 from alexnet_deploy.profiling.layers.grouping import group_kernels
 from alexnet_deploy.profiling.layers.kernel_times import CALLS, KernelTimes, timed_calls
-from alexnet_deploy.profiling.layers.roofline import Roofline, measure_roofline
-from alexnet_deploy.profiling.layers.rows import LayerRow, notes_on, row_of, with_limits
+from alexnet_deploy.profiling.layers.roofline import measure_roofline
+from alexnet_deploy.profiling.layers.rows import notes_on, row_of, with_limits
 from alexnet_deploy.profiling.settings import LayerRuntime
 from alexnet_deploy.runtime.select import PassedOver, open_runner
-
-
-@dataclass(frozen=True, slots=True)
-class LayerProfile:
-    """Time by layer of one engine. Medians over ``calls`` calls with counters on; ``whole_us`` is that of one call.
-
-    OpenVINO reports only means of ten calls; there they are medians of such means.
-    """
-
-    engine: str
-    precision: str
-    runtime: str
-    runner: str
-    batch: int
-    threads: int | None
-    calls: int
-    whole_us: float
-    sum_us: float
-    """Of the rows."""
-    remainder_us: float
-    """What no row explains: the cost of a call itself, copies, waits between kernels, and disturbances."""
-    uncounted_us: float
-    """A call without counters, of the same engine right after."""
-    rows: tuple[LayerRow, ...]
-    roofline: Roofline | None
-    notes: tuple[str, ...] = ()
-    invalid: tuple[str, ...] = ()
-    """Why the times do not count, by ``machine.watch``."""
-    passed_over: tuple[PassedOver, ...] = ()
-    unused_gpu: bool = False
-    """As of ``open_runner``."""
 
 
 def profile_layers(

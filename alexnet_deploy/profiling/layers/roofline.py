@@ -12,7 +12,6 @@ import functools
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.profiling.layer_profile import Bandwidth, Peak, Roofline
 from alexnet_deploy.profiling.layers.costs import multiplies
 from alexnet_deploy.profiling.layers.counters import count_on_cpu
 from alexnet_deploy.profiling.layers.kernel_times import Kernel
@@ -32,51 +32,6 @@ STREAM_BYTES = 512 << 20
 STREAM_ROUNDS = 20
 DEFAULT_CACHE_BYTES = 32 << 20
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-
-
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """The highest rate of arithmetic measured at one precision; ``kernel`` is the code that reached it."""
-
-    precision: str
-    gflop_per_s: float
-    kernel: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bandwidth:
-    """Reads and writes counted: from memory, and from an array that the last-level cache holds."""
-
-    memory_gb_per_s: float
-    cache_gb_per_s: float
-    cache_bytes: int
-    cache_told: bool
-    """Whether the system reports the size of its cache; else 32 MiB is assumed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Roofline:
-    """Of one runtime on one machine with ``threads`` threads."""
-
-    runtime: str
-    threads: int
-    peaks: tuple[Peak, ...]
-    bandwidth: Bandwidth
-
-    def peak(self, precision: str) -> Peak | None:
-        """None where nothing computed at ``precision``."""
-        return next((peak for peak in self.peaks if peak.precision == precision), None)
-
-    def limit_us(self, flops: int, moved_bytes: int, precision: str) -> tuple[float, float] | None:
-        """The least time for the arithmetic, and the least for the bytes from memory.
-
-        None where there is arithmetic but no peak for it.
-        """
-        peak = self.peak(precision)
-        if flops and peak is None:
-            return None
-        compute_us = flops / peak.gflop_per_s / 1e3 if flops and peak else 0.0
-        return compute_us, moved_bytes / self.bandwidth.memory_gb_per_s / 1e3
 
 
 def measure_roofline(runtime: str, precisions: Collection[str], threads: int | None = None) -> Roofline:

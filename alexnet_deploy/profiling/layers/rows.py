@@ -4,48 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
+from alexnet_deploy.profiling.layer_profile import LayerRow, Roofline
 from alexnet_deploy.profiling.layers.costs import multiplies
 from alexnet_deploy.profiling.layers.grouping import LayerKernels
 from alexnet_deploy.profiling.layers.kernel_times import ELEMENT_BYTES
-from alexnet_deploy.profiling.layers.roofline import Roofline
-
-
-@dataclass(frozen=True, slots=True)
-class LayerRow:
-    """One layer, or one conversion (``overhead``). Bytes are those of one call, at the element sizes that were used.
-
-    None: there is no arithmetic, or no peak at that precision. ``limit_us`` is the roofline's: the longer of
-    ``compute_limit_us`` and ``memory_limit_us``; ``bound`` names that one.
-    """
-
-    layer: str
-    overhead: bool
-    op: str
-    """ONNX operators; for overhead the runtime's own."""
-    fused: tuple[str, ...]
-    """Other layers that are computed within, at no time of their own."""
-    next_layer: str | None
-    """Of overhead: the layer that reads its output."""
-    precision: str
-    kernel: str
-    """The code that ran, as the runtime calls it."""
-    median_us: float
-    share_percent: float
-    """Of the whole call."""
-    flops: int
-    moved_bytes: int | None
-    flops_per_byte: float | None = None
-    gflop_per_s: float | None = None
-    gb_per_s: float | None = None
-    compute_limit_us: float | None = None
-    memory_limit_us: float | None = None
-    limit_us: float | None = None
-    of_limit_percent: float | None = None
-    """100: at the roof. Above: its bytes came from the cache, which is faster than the memory of the roof."""
-    bound: Literal["compute", "bandwidth"] | None = None
 
 
 def row_of(group: LayerKernels, whole_us: float) -> LayerRow:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.profiling.layers.profile import LayerProfile
-from alexnet_deploy.profiling.layers.rows import LayerRow
+from alexnet_deploy.profiling.layer_profile import LayerProfile, LayerRow
 
 FASTER = 0.95
 """Below this part of the other's time a layer counts as faster; two runs differ by some percent."""

@@ -61,19 +61,27 @@ class ScenarioResult:
 
 
 @dataclass(frozen=True, slots=True)
-class MlperfReport:
-    """Everything that was measured of one engine."""
+class OpenSystem:
+    """What runs the engine, and what it holds in memory."""
 
     description: str
     passed_over: tuple[PassedOver, ...]
     unused_gpu: bool
     """Of ``open_runner``, as ``passed_over`` is."""
+    images_at_once: int
+    """In memory, of ``memory_bytes`` together."""
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MlperfReport:
+    """Everything that was measured of one engine."""
+
+    system: OpenSystem
     loadgen: str
     """Its version."""
     images: int
     """Different ones that were used; without data they are random pixels."""
-    memory_bytes: int
-    """Of the images that are in memory at once."""
     results: tuple[ScenarioResult, ...]
 
 

@@ -9,9 +9,11 @@ stays within a bound. Offline sends everything at once.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +31,6 @@ from alexnet_deploy.profiling.isolated import IsolatedProcess
 from alexnet_deploy.profiling.latency import Latency
 from alexnet_deploy.profiling.mlperf.log import LOGS, Summary, read_answers, read_summary
 from alexnet_deploy.profiling.mlperf.results import MlperfReport, RateTrial, ScenarioAccuracy, ScenarioResult
-from alexnet_deploy.profiling.mlperf.search import find_highest_rate
 from alexnet_deploy.profiling.mlperf.settings import LARGEST_BATCH, MlperfSettings, Scenario
 from alexnet_deploy.profiling.mlperf.system import PERFORMANCE_SAMPLES, SAMPLES_PER_QUERY, batch_sizes
 from alexnet_deploy.profiling.mlperf.worker import measure_latency, open_system, run_loadgen
@@ -37,6 +38,10 @@ from alexnet_deploy.progress import Progress, no_progress
 
 MEASURE_S = 0.3
 """Seconds per batch size for a first idea of latency and throughput, from which LoadGen's settings come."""
+SEARCH_PRECISION = 0.025
+"""The search ends when the rate that passes and the one that fails are this close; a run hardly repeats better."""
+MAX_RATES = 14
+"""Rates that a search tries: six to come near, and eight for bisection, which needs five or six."""
 
 
 def run_scenarios(
@@ -68,12 +73,9 @@ def run_scenarios(
         for scenario, target in targets.items():
             results.append(runs.result(scenario, target))
     return MlperfReport(
-        description=system.description,
-        passed_over=system.passed_over,
-        unused_gpu=system.unused_gpu,
+        system=system,
         loadgen=importlib.metadata.version("mlcommons-loadgen"),
         images=len(files) if labelled else system.images_at_once,
-        memory_bytes=system.images_at_once * system.image_bytes,
         results=tuple(results),
     )
 
@@ -95,39 +97,32 @@ def _target(output: Path, scenario: Scenario) -> Path:
     return target
 
 
+@dataclass
 class _Runs:
     """The runs of one engine."""
 
-    def __init__(
-        self,
-        process: IsolatedProcess,
-        description: str,
-        settings: MlperfSettings,
-        labelled: LabelledImages | None,
-        report: Callable[[str], None],
-    ) -> None:
-        self._process = process
-        self._description = description
-        self._settings = settings
-        self._labelled = labelled
-        self._report = report
-        report(f"measuring with {description}")
-        self._readings: list[Reading] = []
-        self._one = self._measure(1)
+    process: IsolatedProcess
+    description: str
+    settings: MlperfSettings
+    labelled: LabelledImages | None
+    report: Callable[[str], None]
+    readings: list[Reading] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.report(f"measuring with {self.description}")
+        self.one = self._measure(1)
 
     def result(self, scenario: Scenario, target: Path) -> ScenarioResult:
-        self._readings.clear()
-        if self._labelled is not None:
-            return self._accuracy(self._labelled, scenario, target)
+        self.readings.clear()
+        if self.labelled is not None:
+            return self._accuracy(self.labelled, scenario, target)
         found = self._server(target) if scenario == "Server" else self._performance(scenario, target)
-        return replace(found, disturbed=judge(self._readings, cores=cores()).invalid)
+        return replace(found, disturbed=judge(self.readings, cores=cores()).invalid)
 
     def _accuracy(self, labelled: LabelledImages, scenario: Scenario, target: Path) -> ScenarioResult:
-        self._report(f"{scenario}: {len(labelled.files)} images, each once")
-        with TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            # Half of its throughput: no queue grows, and accuracy needs no hurry.
-            unreadable = self._run(scenario, folder, self.fastest[1] / 2)
+        self.report(f"{scenario}: {len(labelled.files)} images, each once")
+        # Half of its throughput: no queue grows, and accuracy needs no hurry.
+        with self._run(scenario, self.fastest[1] / 2) as (folder, unreadable):
             answer_N = read_answers(folder, len(labelled.files))
             _keep(folder, target)
         readable_N = np.isin(np.arange(len(answer_N)), list(unreadable), invert=True)
@@ -143,60 +138,60 @@ class _Runs:
         """LoadGen makes its queries up front. A run that uses them up early is INVALID, and is repeated with more."""
         # Not less than it may reach; but what is left over costs LoadGen memory, and time in Offline.
         if scenario == "SingleStream":
-            rate = 1e3 / self._one.min_ms
+            rate = 1e3 / self.one.min_ms
         else:
             rate = self.fastest[1] * (1.1 if scenario == "Offline" else 1.5 / SAMPLES_PER_QUERY)
         for _ in range(3):
-            self._report(f"{scenario}: {self._settings.min_duration_s:g} s")
-            with TemporaryDirectory() as scratch:
-                unreadable = self._run(scenario, Path(scratch), rate)
-                summary = read_summary(Path(scratch))
-                _keep(Path(scratch), target)
+            self.report(f"{scenario}: {self.settings.min_duration_s:g} s")
+            with self._run(scenario, rate) as (folder, unreadable):
+                summary = read_summary(folder)
+                _keep(folder, target)
             if summary.checks.get("Min duration satisfied") is not False:
                 break
             rate *= 1.5
         return ScenarioResult(scenario, self._max_batch(scenario), target, tuple(unreadable.values()), summary)
 
     def _server(self, target: Path) -> ScenarioResult:
-        bound_ms = self._settings.latency_bound_ms
-        if self._one.median_ms >= bound_ms:
+        bound_ms = self.settings.latency_bound_ms
+        if self.one.median_ms >= bound_ms:
             raise ProofError(
-                f"`latency_bound_ms` {bound_ms:g}: no rate meets it, one image alone takes {self._one.median_ms:.2f} "
-                f"ms ({self._description}); raise the bound, or take a faster engine"
+                f"`latency_bound_ms` {bound_ms:g}: no rate meets it, one image alone takes {self.one.median_ms:.2f} "
+                f"ms ({self.description}); raise the bound, or take a faster engine"
             )
         tries: list[RateTrial] = []
         best: tuple[Summary, dict[int, str]] | None = None
 
         def is_valid(rate: float) -> bool:
             nonlocal best
-            with TemporaryDirectory() as scratch:
-                unreadable = self._run("Server", Path(scratch), rate)
-                summary = read_summary(Path(scratch))
+            with self._run("Server", rate) as (folder, unreadable):
+                summary = read_summary(folder)
                 # A rate that passes is higher than all that passed before.
                 if summary.valid or not any(known.valid for known in tries):
                     best = summary, unreadable
-                    _keep(Path(scratch), target)
+                    _keep(folder, target)
             tries.append(RateTrial(rate, summary.valid, summary.stats["99.00 percentile latency (ns)"] / 1e6))
             verdict = "VALID" if summary.valid else "INVALID"
-            self._report(f"Server: {rate:.1f} queries/s: {verdict}, 99th percentile {tries[-1].p99_ms:.2f} ms")
+            self.report(f"Server: {rate:.1f} queries/s: {verdict}, 99th percentile {tries[-1].p99_ms:.2f} ms")
             return summary.valid
 
         def passes(rate: float) -> bool:
             # A machine that was busy for a moment must not exclude all higher rates: a narrow failure is run again.
             return is_valid(rate) or (tries[-1].p99_ms < 2 * bound_ms and is_valid(rate))
 
-        find_highest_rate(passes, start=0.7 * self.fastest[1], floor=100 / self._one.median_ms)
+        find_highest_rate(passes, start=0.7 * self.fastest[1], floor=100 / self.one.median_ms)
         assert best is not None  # the search makes at least one run
         summary, unreadable = best
         return ScenarioResult(
             "Server", self.fastest[0], target, tuple(unreadable.values()), summary, search=tuple(tries)
         )
 
-    def _run(self, scenario: Scenario, folder: Path, rate: float) -> dict[int, str]:
-        """LoadGen's logs in ``folder``; by number, the images that cannot be read, with the reason."""
-        outcome = self._process.call(run_loadgen, scenario, rate, self._max_batch(scenario), folder)
-        self._readings += outcome.readings
-        return outcome.unreadable
+    @contextmanager
+    def _run(self, scenario: Scenario, rate: float) -> Iterator[tuple[Path, dict[int, str]]]:
+        """A folder with LoadGen's logs; by number, the images that cannot be read, with the reason."""
+        with TemporaryDirectory() as scratch:
+            outcome = self.process.call(run_loadgen, scenario, rate, self._max_batch(scenario), Path(scratch))
+            self.readings += outcome.readings
+            yield Path(scratch), outcome.unreadable
 
     def _max_batch(self, scenario: Scenario) -> int:
         return 1 if scenario == "SingleStream" else self.fastest[0]
@@ -204,15 +199,42 @@ class _Runs:
     @cached_property
     def fastest(self) -> tuple[int, float]:
         """The batch size with the highest throughput, and the images per second of all concurrent calls with it."""
-        asked = self._settings.max_batch
+        asked = self.settings.max_batch
         sizes = batch_sizes(LARGEST_BATCH) if asked is None else (asked,)
-        rates = {size: self._measure(size, self._settings.concurrency).images_per_s for size in sizes}
+        rates = {size: self._measure(size, self.settings.concurrency).images_per_s for size in sizes}
         size = max(rates, key=lambda size: rates[size])
-        self._report(f"batches of {size} at most: {rates[size]:.1f} images/s")
+        self.report(f"batches of {size} at most: {rates[size]:.1f} images/s")
         return size, rates[size]
 
     def _measure(self, batch: int, concurrency: int = 1) -> Latency:
-        return self._process.call(measure_latency, batch, concurrency, MEASURE_S)
+        return self.process.call(measure_latency, batch, concurrency, MEASURE_S)
+
+
+def find_highest_rate(passes: Callable[[float], bool], *, start: float, floor: float) -> float | None:
+    """The highest rate found to pass, within ``SEARCH_PRECISION`` of one that fails; None where none does.
+
+    From ``start`` up by half, or down by half as far as ``floor``, until one passes and one fails; then bisection
+    between them. ``MAX_RATES`` calls at most.
+    """
+    low: float | None = None
+    high: float | None = None
+    rate = start
+    for _ in range(MAX_RATES):
+        if passes(rate):
+            low = rate
+        else:
+            high = rate
+        if low is None:
+            if rate <= floor:
+                break
+            rate = max(rate / 2, floor)
+        elif high is None:
+            rate *= 1.5
+        elif high <= low * (1 + SEARCH_PRECISION):
+            break
+        else:
+            rate = math.sqrt(low * high)
+    return low
 
 
 def _keep(folder: Path, target: Path) -> None:

@@ -17,24 +17,13 @@ from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.machine.watch import Reading, watch_for
 from alexnet_deploy.profiling.isolated import end_with
 from alexnet_deploy.profiling.latency import Latency, measure
+from alexnet_deploy.profiling.mlperf.results import OpenSystem
 from alexnet_deploy.profiling.mlperf.settings import MlperfSettings, Scenario
 from alexnet_deploy.profiling.mlperf.system import SAMPLES_PER_QUERY, SampleLibrary, SystemUnderTest
-from alexnet_deploy.runtime.select import PassedOver, open_runner
+from alexnet_deploy.runtime.select import open_runner
 
 MIN_QUERIES = 662
 """The fewest from which LoadGen estimates a 99th percentile with 99 % confidence; so in mlperf.conf for MultiStream."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSystem:
-    """What runs the engine, and what it holds in memory."""
-
-    description: str
-    passed_over: tuple[PassedOver, ...]
-    unused_gpu: bool
-    images_at_once: int
-    """In memory, of ``image_bytes`` each."""
-    image_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +64,7 @@ def open_system(engine: Engine, settings: MlperfSettings, files: tuple[Path, ...
         passed_over=_worker.selected.passed_over,
         unused_gpu=_worker.selected.unused_gpu,
         images_at_once=_worker.samples.at_once,
-        image_bytes=_worker.samples.image_bytes,
+        memory_bytes=_worker.samples.at_once * _worker.samples.image_bytes,
     )
 
 

@@ -1,4 +1,4 @@
-"""Arithmetic and elements of a graph's layers, against numbers worked out by hand."""
+"""What a graph's layers cost, worked out by hand, and which layer each kernel belongs to, by the names of runtimes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from onnx import TensorProto
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.profiling.layers.costs import Costs, Elements, multiplies
-from tests.helpers.onnx_models import CLASSES, SIDE, Graph, tiny_classifier
+from alexnet_deploy.profiling.layers.grouping import LayerKernels, group_kernels
+from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes
+from tests.helpers.onnx_models import CLASSES, SIDE, Graph, named_engine, tiny_classifier
 
 
 def costs_of(g: Graph, output: str, path: Path, shape: list[int | str], batch: int = 1) -> Costs:
@@ -125,13 +127,9 @@ def test_pixels_become_floats_in_a_layer_other_casts_convert(tmp_path: Path) -> 
     assert [costs.converts(name) for name in casts] == [False, True]
 
 
-@pytest.mark.parametrize(
-    ("op", "expected"),
-    [("Convolution", True), ("FusedGemm", True), ("QLinearConv", True), ("FullyConnected", True), ("MatMul", True),
-     ("MaxPool", False), ("Reorder", False), ("Eltwise", False)],
-)  # fmt: skip
-def test_operators_of_arithmetic(op: str, expected: bool) -> None:
-    assert multiplies(op) is expected
+def test_operators_of_arithmetic() -> None:
+    assert all(map(multiplies, ("Convolution", "FusedGemm", "QLinearConv", "FullyConnected", "MatMul")))
+    assert not any(map(multiplies, ("MaxPool", "Reorder", "Eltwise", "Convert")))
 
 
 def test_a_shape_that_cannot_be_inferred(tmp_path: Path) -> None:
@@ -142,14 +140,64 @@ def test_a_shape_that_cannot_be_inferred(tmp_path: Path) -> None:
         costs_of(g, g.node("Reshape", g.node("Cast", size, to=TensorProto.FLOAT), shape), tmp_path, ["N", 3])
 
 
-def test_a_file_that_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "bad.onnx").write_bytes(b"\x00nonsense")
-    with pytest.raises(InputError, match=r"bad\.onnx: is not"):
-        Costs(tmp_path / "bad.onnx", 1)
-
-
 def test_the_classifier_as_a_whole(tmp_path: Path) -> None:
     costs = Costs(tiny_classifier(tmp_path / "tiny.onnx"), 1)
     convolutions = sum(o * i * 9 * (SIDE >> n) ** 2 for n, (i, o) in enumerate([(3, 16), (16, 32), (32, 32)]))
     dense = 32 * (SIDE // 8) ** 2 * 32 + 32 * CLASSES
     assert costs.flops(costs.nodes) == 2 * (convolutions + dense)
+
+
+def kernel(name: str, op: str = "Conv", us: float = 1.0) -> Kernel:
+    return Kernel(name, op, op, (name,), "fp32", "fp32", "fp32", "fp32", (us,))
+
+
+def groups_of(costs: Costs, *kernels: Kernel) -> list[LayerKernels]:
+    return group_kernels(KernelTimes("fake", kernels, (999.0,)), costs)
+
+
+def small_costs(folder: Path, precision: str = "fp32") -> tuple[Costs, list[str]]:
+    """The small model's, and the names of its convolutions."""
+    costs = Costs(named_engine(folder, precision).onnx_path, 1)
+    return costs, [name for name in costs.nodes if costs.nodes[name].op_type == "Conv"]
+
+
+def test_conversions_of_weights_belong_to_the_layer_that_multiplies_by_them(tmp_path: Path) -> None:
+    """A runtime may run them all first; then the next row in time is another layer's."""
+    costs, convolutions = small_costs(tmp_path, "int8")
+    dequantize = next(  # of the last convolution's weight
+        name for name in costs.nodes if convolutions[-1] in costs.readers(name) and costs.before(name) is None
+    )
+    first, *_ = groups_of(costs, kernel(dequantize, "DequantizeLinear"), *map(kernel, convolutions))
+    assert first.overhead
+    assert first.next_layer == "conv.2"
+
+
+def test_what_no_kernel_names_is_fused_into_what_feeds_it(tmp_path: Path) -> None:
+    costs, convolutions = small_costs(tmp_path)
+    relu = costs.readers(convolutions[0])[0]
+    assert relu == "relu.0/Relu"
+    # ONNX Runtime names a fused convolution after the tensor that its activation gives.
+    groups = groups_of(costs, kernel(f"{costs.nodes[relu].output[0]}_nchwc"), kernel(convolutions[1]))
+    assert [group.layer for group in groups] == ["conv.0", "conv.1"]
+    assert "relu.0" in groups[0].fused
+    assert groups[0].kernels[0][1][0] in costs.nodes  # the casts of the pixels, which nobody names, are in it
+    assert sum(group.flops for group in groups) == costs.flops(costs.nodes)
+
+
+def test_what_prepares_a_bias_is_not_the_layer(tmp_path: Path) -> None:
+    """ONNX Runtime computes a scale under the name of the convolution that it is for, and before it."""
+    costs, (first, second, _) = small_costs(tmp_path)
+    scale = kernel(f"{second}_scale", "Mul", us=1.0)
+    cast = kernel(f"{costs.nodes[first].output[0]}_cast", "Cast", us=2.0)
+    groups = groups_of(costs, scale, kernel(first, us=100.0), cast, kernel(second, us=200.0))
+    found = {group.layer: group.us for group in groups if not group.overhead}
+    assert found == {"conv.0": [100.0], "conv.1": [200.0]}
+
+
+def test_nameless_arithmetic_goes_to_the_layers_that_no_kernel_names(tmp_path: Path) -> None:
+    """OpenVINO calls a product ``Divide_7`` where its operands were float8; a Convert is no convolution."""
+    costs, convolutions = small_costs(tmp_path)
+    products = [kernel(f"Divide_{i}", "FullyConnected", us=10.0 + i) for i in range(2)]
+    groups = groups_of(costs, *map(kernel, convolutions), kernel("Convert_7", "Convert"), *products)
+    found = {group.layer: group.us for group in groups if not group.overhead}
+    assert (found["gemm.0"], found["gemm.1"]) == ([10.0], [11.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -15,15 +16,15 @@ import onnx
 import pytest
 
 from alexnet_deploy.bundle.manifest import LayerPrecision
-from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
+from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.layers import openvino_counters, tensorrt_counters
 from alexnet_deploy.profiling.layers import profile as layer_profile
 from alexnet_deploy.profiling.layers.costs import Costs
 from alexnet_deploy.profiling.layers.profile import profile_layers
 from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
 from tests.helpers.fake_device import FakeContext, FakeDevice, FakeMachine
-from tests.helpers.onnx_models import named_engine
+from tests.helpers.onnx_models import PRECISIONS, named_engine
 from tests.profiling.layers.test_roofline import BY_HAND
 
 CALLS = 20
@@ -36,12 +37,26 @@ def roof_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layer_profile, "measure_roofline", lambda runtime, precisions, threads: BY_HAND)
 
 
+Profiled = Callable[[str, str], tuple[LayerProfile, Costs]]
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory) -> Profiled:
+    """The small model of a precision on a runtime at batch 2, measured once."""
+
+    @functools.cache
+    def profile(precision: str, runtime: str) -> tuple[LayerProfile, Costs]:
+        engine = named_engine(tmp_path_factory.mktemp("layers"), precision)
+        profile = profile_layers(engine, runtime, batch=2, threads=1, calls=CALLS)
+        return profile, Costs(engine.onnx_path, 2)
+
+    return profile
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int8+fp16", "fp8"])
-def test_every_layer_of_a_real_runtime_has_its_row(tmp_path: Path, runtime: str, precision: str) -> None:
-    found = named_engine(tmp_path, precision)
-    costs = Costs(found.onnx_path, 2)
-    profile = profile_layers(found, runtime, batch=2, threads=1, calls=CALLS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_layer_of_a_real_runtime_has_its_row(profiled: Profiled, runtime: str, precision: str) -> None:
+    profile, costs = profiled(precision, runtime)
     layers = [row for row in profile.rows if not row.overhead]
     within = [name for row in layers for name in (row.layer, *row.fused)]
     assert len(set(within)) == len(within), "a node's time is counted in one layer"
@@ -54,6 +69,7 @@ def test_every_layer_of_a_real_runtime_has_its_row(tmp_path: Path, runtime: str,
     assert profile.sum_us + profile.remainder_us == pytest.approx(profile.whole_us)
     assert sum(row.median_us for row in profile.rows) == pytest.approx(profile.sum_us), "a reader adds up the rows"
     assert all(row.median_us >= 0 for row in profile.rows)
+    assert not any("not traced" in note for note in profile.notes)
     json.dumps(dataclasses.asdict(profile), allow_nan=False)
 
 
@@ -64,10 +80,9 @@ def test_times_beside_others_do_not_count(tmp_path: Path, somebody_else_works: N
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_float_layers_ran_in_float_on_the_bytes_of_floats(tmp_path: Path, runtime: str) -> None:
-    found = named_engine(tmp_path)
-    costs = Costs(found.onnx_path, 2)
-    for row in profile_layers(found, runtime, batch=2, threads=1, calls=CALLS).rows:
+def test_float_layers_ran_in_float_on_the_bytes_of_floats(profiled: Profiled, runtime: str) -> None:
+    profile, costs = profiled("fp32", runtime)
+    for row in profile.rows:
         if row.flops:
             assert row.precision == "fp32"
             elements = costs.elements([f"{row.layer}/{row.op}"])
@@ -75,8 +90,8 @@ def test_float_layers_ran_in_float_on_the_bytes_of_floats(tmp_path: Path, runtim
             assert row.flops_per_byte == row.flops / row.moved_bytes
 
 
-def test_openvino_computes_int8_and_shows_the_conversions(tmp_path: Path) -> None:
-    profile = profile_layers(named_engine(tmp_path, "int8"), "openvino", batch=2, threads=1, calls=CALLS)
+def test_openvino_computes_int8_and_shows_the_conversions(profiled: Profiled) -> None:
+    profile, _ = profiled("int8", "openvino")
     convolutions = [row for row in profile.rows if row.op == "Conv"]
     assert {row.precision for row in convolutions} == {"int8"}
     assert all("8" in row.kernel for row in convolutions)
@@ -86,20 +101,13 @@ def test_openvino_computes_int8_and_shows_the_conversions(tmp_path: Path) -> Non
     assert {row.next_layer for row in conversions} <= layers
 
 
-def test_onnx_runtime_tells_which_layers_stayed_in_float(tmp_path: Path) -> None:
+def test_onnx_runtime_tells_which_layers_stayed_in_float(profiled: Profiled) -> None:
     """A Relu between a convolution and its symmetric QuantizeLinear keeps it in float32 there (1.32)."""
-    profile = profile_layers(named_engine(tmp_path, "int8"), "onnxruntime", batch=2, threads=1, calls=CALLS)
+    profile, _ = profiled("int8", "onnxruntime")
     by_kernel = {row.kernel: row.precision for row in profile.rows if row.flops}
     assert {kernel: "int8" if kernel.startswith("Q") else "fp32" for kernel in by_kernel} == by_kernel
     assert all(row.op.endswith("QuantizeLinear") or row.op.startswith("Dequantize") or "Reorder" in row.op
                for row in profile.rows if row.overhead)  # fmt: skip
-
-
-def test_float16_that_onnx_runtime_widens_stays_with_its_layer(tmp_path: Path) -> None:
-    profile = profile_layers(named_engine(tmp_path, "fp16"), "onnxruntime", threads=1, calls=CALLS)
-    multiplying = [row for row in profile.rows if row.flops]
-    assert [row.layer for row in multiplying] == ["conv.0", "conv.1", "conv.2", "gemm.0", "gemm.1"]
-    assert not any("not traced" in note for note in profile.notes)
 
 
 def test_running_means_are_taken_apart() -> None:
@@ -128,7 +136,6 @@ def test_running_means_are_taken_apart() -> None:
         ({"threads": 0}, UsageError, "`threads` 0: takes 1 or more"),
         ({"runtime": "abacus"}, UsageError, "`runtime` abacus: unknown; choose auto"),
         ({"runtime": "onnxruntime-cuda"}, UnavailableError, "its counters time the launch"),
-        ({"runtime": "tensorrt"}, UnavailableError, "holds no TensorRT plan"),
     ],
 )
 def test_what_cannot_be_measured_is_said_at_once(
@@ -139,20 +146,11 @@ def test_what_cannot_be_measured_is_said_at_once(
     assert "\n" not in str(raised.value)
 
 
-def test_a_batch_outside_the_profile_or_another_than_the_frozen_one(tmp_path: Path) -> None:
-    bundle = dataclasses.replace(named_engine(tmp_path), batch=BatchProfile(1, 2, 4))
-    with pytest.raises(UsageError, match=r"`batch` 5: tiny-fp32 has a profile of 1\.\.4"):
-        profile_layers(bundle, "openvino", batch=5)
-    with pytest.raises(UsageError, match="`batch` 5"):
-        profile_layers(named_engine(tmp_path, batch=2), "openvino", batch=5)
-
-
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_damaged_model(tmp_path: Path, runtime: str) -> None:
+def test_a_damaged_model(tmp_path: Path) -> None:
     found = named_engine(tmp_path)
     found.onnx_path.write_bytes(found.onnx_path.read_bytes()[:5000])
     with pytest.raises(InputError, match=r"fp32\.onnx: is not a valid ONNX model"):
-        profile_layers(found, runtime)
+        profile_layers(found, "openvino")
 
 
 def test_auto_takes_the_first_runtime_that_can(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.errors import ArtifactError, ProofError
 from alexnet_deploy.profiling.mlperf.log import ACCURACY, SUMMARY, encode_answers, read_answers, read_summary
-from alexnet_deploy.profiling.mlperf.results import MlperfReport, RateTrial, ScenarioResult, require_valid
+from alexnet_deploy.profiling.mlperf.results import MlperfReport, OpenSystem, RateTrial, ScenarioResult, require_valid
 
 INVALID = """\
 ================================================
@@ -89,6 +89,11 @@ def test_a_summary_is_read_under_its_own_names(tmp_path: Path) -> None:
     )
 
 
+def test_the_other_rate_leads_in_other_versions_of_loadgen(tmp_path: Path) -> None:
+    text = INVALID.replace("Completed samples per second    : 92.38\n", "")
+    assert read_summary(summary_of(text, tmp_path)).metric == "Scheduled samples per second"
+
+
 def test_lines_that_nobody_knows_are_kept(tmp_path: Path) -> None:
     text = INVALID.replace("SUT name", "Moon phase : full\nSUT name").replace("target_qps", "A line.\ntarget_qps")
     assert read_summary(summary_of(text, tmp_path)).unknown == ("A line.", "Moon phase : full")
@@ -100,18 +105,14 @@ def test_lines_that_nobody_knows_are_kept(tmp_path: Path) -> None:
         ("Result is : INVALID\n", "", "no 'Result is'"),
         ("Result is : INVALID", "Result is : SPLENDID", "no 'Result is'"),
         ("Scenario : Server", "Scenario : Zoo", "no 'Zoo'"),
-        ("Completed samples per second    : 92.38\n", "", "x"),
+        ("Scenario : Server", "Scenario : Offline", "no 'metric of its scenario'"),
         ("2 ERRORS encountered. See detailed log.", "", "no 'error'"),
         ("target_qps : 100\n", "target_qps : 100\ntarget_qps : 100\n", "'target_qps' twice"),
     ],
 )
 def test_a_summary_without_what_must_be_there_is_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
-    text = INVALID.replace(old, new)
-    if words == "x":  # the other rate leads in other versions of LoadGen
-        assert read_summary(summary_of(text, tmp_path)).metric == "Scheduled samples per second"
-        text, words = text.replace("Scheduled samples per second : 92.57\n", ""), "no 'metric of its scenario'"
     with pytest.raises(ArtifactError, match=words):
-        read_summary(summary_of(text, tmp_path))
+        read_summary(summary_of(INVALID.replace(old, new), tmp_path))
 
 
 @given(cut=st.integers(0, len(INVALID)), line=st.text(max_size=40), at=st.integers(0, 40))
@@ -125,11 +126,6 @@ def test_no_damage_makes_an_invalid_result_valid(
     except ArtifactError:
         return
     assert not found.valid
-
-
-def test_no_summary_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="LoadGen left no such log"):
-        read_summary(tmp_path)
 
 
 def accuracy_log(folder: Path, *rows: tuple[int, str]) -> Path:
@@ -169,9 +165,10 @@ def test_a_result_that_does_not_count_is_refused_with_its_reasons(tmp_path: Path
     summary = read_summary(summary_of(INVALID, tmp_path))
     tries = (RateTrial(200, False, 30.0), RateTrial(92.5, False, 16.0))
     result = ScenarioResult("Server", 4, tmp_path, (), summary, search=tries)
-    report = MlperfReport("a runner", (), False, "6", 1, 1, (ScenarioResult("Offline", 4, tmp_path, ()), result))
+    system = OpenSystem("a runner", (), False, 1, 1)
+    report = MlperfReport(system, "6", 1, (ScenarioResult("Offline", 4, tmp_path, ()), result))
     with pytest.raises(ProofError, match=r"^Server: LoadGen says INVALID: no rate down to 92\.5 queries/s meets the b"):
         require_valid(report)
     (tmp_path / SUMMARY).write_text(INVALID.replace("INVALID", "VALID"), encoding="utf-8")
     valid = ScenarioResult("Server", 4, tmp_path, (), read_summary(tmp_path))
-    require_valid(MlperfReport("a runner", (), False, "6", 1, 1, (valid,)))
+    require_valid(MlperfReport(system, "6", 1, (valid,)))

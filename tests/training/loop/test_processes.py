@@ -1,4 +1,4 @@
-"""Killed, signalled and parallel processes: real ones, since that is the subject."""
+"""What needs processes of its own: kills, signals, torchrun, and torch's compiler, which warns when it is imported."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from training.data.listing import list_class_folders
 from training.loop.run import Run
 from training.loop.state import STATE_FILE
 
+pytestmark = pytest.mark.usefixtures("no_curves")  # in this process
+
 
 def train(data: Path, output: Path, *flags: str) -> list[str]:
     """Epochs of three steps at 64 pixels, with a rank so small that saving takes no time."""
@@ -44,11 +46,10 @@ def metrics(output: Path) -> list[dict[str, Any]]:
 def test_kill_9_and_sigterm_and_resume_give_the_weights_of_an_undisturbed_run(
     photo_folder: Path, tmp_path: Path, cli: Command
 ) -> None:
-    disturbed = train(photo_folder, tmp_path / "disturbed", "--epochs", "5")
+    disturbed = train(photo_folder, tmp_path / "disturbed", "--epochs", "4")
     process = TrainingProcess(*disturbed)
     process.wait_for_epoch(1)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.finish()[0] == -signal.SIGKILL
+    process.kill()
     process = TrainingProcess(*disturbed, "--resume")
     process.wait_for_epoch(2)
     os.killpg(process.pid, signal.SIGTERM)  # the processes that decode get it too
@@ -57,9 +58,9 @@ def test_kill_9_and_sigterm_and_resume_give_the_weights_of_an_undisturbed_run(
     assert "saved; go on with --resume" in stderr
     assert "Traceback" not in stderr
     assert cli(*disturbed, "--resume").code == 0
-    assert cli(*train(photo_folder, tmp_path / "undisturbed", "--epochs", "5")).code == 0
+    assert cli(*train(photo_folder, tmp_path / "undisturbed", "--epochs", "4")).code == 0
     assert identical(weights_of(tmp_path / "disturbed"), weights_of(tmp_path / "undisturbed"))
-    assert [row["epoch"] for row in metrics(tmp_path / "disturbed")] == [1, 2, 3, 4, 5]
+    assert [row["epoch"] for row in metrics(tmp_path / "disturbed")] == [1, 2, 3, 4]
 
 
 def test_a_killed_decoding_process_is_one_line(
@@ -166,3 +167,14 @@ def test_the_others_wait_while_the_first_reads_for_hours(
     finally:
         dist.destroy_process_group()
     assert timeouts[0] > timedelta(hours=12)
+
+
+def test_compiling_that_fails_is_one_line(photo_folder: Path, tmp_path: Path) -> None:
+    """Without a C++ compiler in the search path."""
+    flags = ("--recipe", "torchvision", "--epochs", "1", "--workers", "0", "--skip-preflight", "--compile")
+    nowhere = {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    code, stderr = TrainingProcess(*train(photo_folder, tmp_path / "run", *flags), **nowhere).finish()
+    assert code == 1, stderr
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: --compile: torch cannot compile the network here (")
+    assert "leave --compile out" in line

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError
@@ -102,3 +104,18 @@ def test_a_damaged_state_is_an_artifact_error(finished: Run, damage: float | str
     with pytest.raises(DeployError, match="is not a readable training state") as caught:
         rows_of(finished)
     assert isinstance(caught.value, ArtifactError)
+
+
+def test_the_format_is_the_one_that_earlier_runs_left(finished: Run) -> None:
+    """A field or a prefix of another name would end the runs that people have begun."""
+    with safe_open(finished.output / STATE_FILE, framework="pt") as file:
+        state = json.loads(file.metadata()["alexnet_deploy.training"])
+        prefixes = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118 (not a dict)
+    assert prefixes == {"model", "ema", "optimizer"}
+    assert state.keys() == {"step", "config", "rows", "scaler"}
+    assert state["config"].keys() == {
+        "arch", "recipe", "preprocessing", "seed", "data", "precision", "start", "val_every", "colours",
+    }  # fmt: skip
+    assert state["rows"][0].keys() == {
+        "epoch", "lr", "train_loss", "val_loss", "val_top1_percent", "images_per_s", "data_wait_percent",
+    }  # fmt: skip

@@ -1,11 +1,8 @@
-"""One step: precision, compiling, and the weights it begins with."""
+"""One step: its precision, and the weights it begins with."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ import torch
 
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
-from tests.helpers.repository import ROOT
 from tests.helpers.tiny_runs import rows_of, run_of
 from training.loop.run import Run
 from training.loop.step import Trainer, check_precision
@@ -41,34 +37,6 @@ def test_a_cpu_trains_in_no_float16() -> None:
     with pytest.raises(UsageError, match="`precision` fp16: a CPU has no gradient scaling"):
         check_precision("fp16", torch.device("cpu"))
     check_precision("fp16", torch.device("cuda"))
-
-
-def test_compiling_that_fails_is_one_line(photo_folder: Path, tmp_path: Path) -> None:
-    """Without a C++ compiler; in a process of its own, since torch's compiler warns when it is imported."""
-    flags = ["--epochs", "1", "--batch", "18", "--workers", "0", "--dense-rank", "4", "--skip-preflight", "--compile"]
-    small = ["--set", "augment=none", "--set", "sides=[[0, 64]]", "--set", "standardise=false"]
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "training",
-            "train",
-            str(photo_folder),
-            "--output",
-            str(tmp_path / "run"),
-            *flags,
-            *small,
-        ],
-        cwd=ROOT,
-        env=os.environ | {"CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 1, ran.stderr
-    (line,) = ran.stderr.splitlines()
-    assert line.startswith("error: --compile: torch cannot compile the network here (")
-    assert "leave --compile out" in line
 
 
 def test_training_begins_with_the_given_weights(two_steps: Run, tmp_path: Path) -> None:

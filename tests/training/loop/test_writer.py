@@ -17,10 +17,11 @@ from tests.helpers.tiny_runs import rows_of
 from training.loop import writer
 from training.loop.run import Run
 from training.loop.state import STATE_FILE
-from training.loop.writer import CHECKPOINT
+from training.loop.writer import CHECKPOINT, METRICS
 
 
 def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     arch = dataclasses.replace(tiny_run.arch, dropout=0.0)
     run = dataclasses.replace(tiny_run, arch=arch, recipe=dataclasses.replace(tiny_run.recipe, lr=5e-3))
     steps: list[tuple[str, int, int]] = []
@@ -28,39 +29,36 @@ def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
     assert steps == [("training", step, 6) for step in range(1, 7)]
     assert rows[1].train_loss < 0.8 * rows[0].train_loss
     assert [row.epoch for row in rows] == [1, 2]
-    assert [json.loads(line) for line in (run.output / "metrics.jsonl").read_text().splitlines()] == [
-        dataclasses.asdict(row) for row in rows
-    ]
+    left = sorted(path.name for path in run.output.iterdir() if not path.name.startswith("events.out.tfevents."))
+    assert left == [CHECKPOINT, "curves.png", METRICS, STATE_FILE]
+
     checkpoint = load_checkpoint(run.output / CHECKPOINT)
     assert checkpoint.arch == run.arch
     assert checkpoint.contract.class_ids == tuple(CLASSES)
     assert checkpoint.contract.labels == ("red", "green", "blue")
-    assert checkpoint.recipe["recipe"] == json.loads(json.dumps(run.recipe.to_dict()))
-    assert checkpoint.recipe["result"] == dataclasses.asdict(rows[1])
-    left = sorted(path.name for path in run.output.iterdir() if not path.name.startswith("events.out.tfevents."))
-    assert left == [CHECKPOINT, "curves.png", "metrics.jsonl", STATE_FILE]
+    recipe = checkpoint.recipe
+    assert recipe["recipe"] == json.loads(json.dumps(run.recipe.to_dict()))
+    assert recipe["result"] == dataclasses.asdict(rows[1])
+    assert (recipe["source_sha256"], recipe["torch"]) == (writer.source_digest(), torch.__version__)
 
-
-def test_curves_tensorboard_and_one_line_per_epoch(tiny_run: Run) -> None:
-    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    rows = rows_of(tiny_run)
-    with Image.open(tiny_run.output / "curves.png") as curves:
+    with Image.open(run.output / "curves.png") as curves:
         assert curves.width > 600
         colours = curves.convert("RGB").getcolors(1 << 20)
     assert colours is not None
     assert len(colours) > 20  # lines in colour, not an empty page
-    found = events.EventAccumulator(str(tiny_run.output))
+
+    found = events.EventAccumulator(str(run.output))
     found.Reload()
     scalars = found.Scalars("train_loss")
     assert [scalar.step for scalar in scalars] == [1, 2]  # each once
     assert [scalar.value for scalar in scalars] == pytest.approx([row.train_loss for row in rows], rel=1e-6)
-    recipe = load_checkpoint(tiny_run.output / CHECKPOINT).recipe
-    assert (recipe["source_sha256"], recipe["torch"]) == (writer.source_digest(), torch.__version__)
+
+    lines = [dataclasses.asdict(row) for row in rows]
+    assert [json.loads(line) for line in (run.output / METRICS).read_text().splitlines()] == lines
     # A kill between the state and its record lost a line: the next start writes it from the state.
-    metrics = tiny_run.output / "metrics.jsonl"
-    metrics.write_text("")
-    assert rows_of(dataclasses.replace(tiny_run, resume=True)) == []
-    assert [json.loads(line) for line in metrics.read_text().splitlines()] == [dataclasses.asdict(row) for row in rows]
+    (run.output / METRICS).write_text("")
+    assert rows_of(dataclasses.replace(run, resume=True)) == []
+    assert [json.loads(line) for line in (run.output / METRICS).read_text().splitlines()] == lines
 
 
 def test_the_digest_changes_with_any_source_that_decides_the_weights(

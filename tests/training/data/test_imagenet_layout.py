@@ -10,8 +10,8 @@ import pytest
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES, save_photo
-from training.__main__ import main
 from training.data.listing import find_splits, is_flat, list_class_folders, list_flat_folder, list_val_images
 from training.loop.fit import Interrupted
 from training.loop.run import Run
@@ -37,35 +37,35 @@ def flat(tmp_path: Path) -> Path:
 def test_each_list_gives_the_same_classes_whether_named_or_found(flat: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text(LISTS[name])
     for labels in (None, tmp_path / name):
-        listing = list_flat_folder(flat, IDS, labels)
-        assert [file.name for file in listing.files] == ["ILSVRC_0.JPEG", "ILSVRC_1.JPEG", "ILSVRC_2.JPEG"]
-        assert listing.targets == (0, 0, 2)
-        assert listing.class_ids == IDS
+        images = list_flat_folder(flat, IDS, labels)
+        assert [file.name for file in images.files] == ["ILSVRC_0.JPEG", "ILSVRC_1.JPEG", "ILSVRC_2.JPEG"]
+        assert images.targets == (0, 0, 2)
+        assert images.class_ids == IDS
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
-        ("ILSVRC_0.JPEG 0\n", "says nothing of ILSVRC_1.JPEG; give the list that belongs to these images"),
+        ("ILSVRC_0.JPEG 0\n", "has no line for ILSVRC_1.JPEG; give the list of these images"),
         ("n01_red\nn01_red\n", "has 2 lines for 3 images"),
-        ("n01_red\nzebra\nn03_blue\n", "ILSVRC_1.JPEG is of class 'zebra', which is not in the training data"),
-        ("490\n361\n171\n", "ILSVRC_0.JPEG is of class '490', which is not in the training data"),
-        ("", "says nothing of ILSVRC_0.JPEG"),
+        ("n01_red\nzebra\nn03_blue\n", "ILSVRC_1.JPEG has class 'zebra', which is not in the training data"),
+        ("490\n361\n171\n", "ILSVRC_0.JPEG has class '490', which is not in the training data"),
+        ("", "has no line for ILSVRC_0.JPEG"),
         ("ILSVRC_0.JPEG 0\n\nILSVRC_1.JPEG\n", "line 3 ('ILSVRC_1.JPEG') is not a file and its class as the first"),
-        ("n01_red\nn01_red 0\nn03_blue\n", "line 2 ('n01_red 0') is not a class alone as the first; mend it"),
+        ("n01_red\nn01_red 0\nn03_blue\n", "line 2 ('n01_red 0') is not a class alone as the first; fix it"),
     ],
 )
-def test_a_list_that_does_not_fit_is_one_line(flat: Path, tmp_path: Path, text: str, says: str) -> None:
+def test_a_list_that_does_not_fit_is_one_line(flat: Path, tmp_path: Path, text: str, message: str) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text(text)
     with pytest.raises(InputError) as caught:
         list_flat_folder(flat, IDS, labels)
     assert str(caught.value).startswith(f"{labels}: ")
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_without_a_list_the_flag_is_named(flat: Path) -> None:
-    with pytest.raises(InputError, match=r"holds images and no class folders, and .*--val-labels FILE"):
+def test_without_a_list_the_parameter_is_named(flat: Path) -> None:
+    with pytest.raises(InputError, match=r"holds images without class folders, and .* with `val_labels`"):
         list_flat_folder(flat, IDS)
 
 
@@ -84,22 +84,19 @@ def test_kaggles_tree_is_found_below_its_root(flat: Path, tmp_path: Path) -> Non
     assert find_splits(flat) == (flat, None)
 
 
-def test_a_run_on_imagenets_layout(photo_folder: Path, tmp_path: Path) -> None:
+def test_train_takes_imagenets_layout(photo_folder: Path, tmp_path: Path, cli: Command, planned: list[Run]) -> None:
     root = tmp_path / "imagenet"
     root.mkdir()
     (root / "train").symlink_to(photo_folder / "train")
     for i, colour in enumerate(CLASSES.values()):
-        save_photo(root / "val" / f"ILSVRC_{i}.JPEG", colour, 50 + i)
+        save_photo(root / "val" / f"ILSVRC_{i}.JPEG", colour, 70 + i)
     (root / "val.txt").write_text("".join(f"ILSVRC_{i}.JPEG {i}\n" for i in range(3)))
-    small = ["--epochs", "1", "--batch", "18", "--workers", "0", "--dense-rank", "4", "--skip-preflight"]
-    fast = ["--set", "augment=none", "--set", "sides=[[0, 96]]"]
-    with pytest.raises(SystemExit) as caught:
-        main([str(root), "--output", str(tmp_path / "run"), *small, *fast])
-    assert caught.value.code == 0
-    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+    assert cli("train", root, "--output", tmp_path / "run").code == 0
+    (run,) = planned
+    assert (len(run.train.files), run.val.targets) == (18, (0, 1, 2))
 
 
-class TestHeld:
+class TestValImages:
     """What evaluate, pack, compress and train measure on."""
 
     @pytest.fixture
@@ -121,7 +118,7 @@ class TestHeld:
         assert list_val_images(photo_folder / "val", IDS) == list_class_folders(photo_folder / "val")
 
     @pytest.mark.parametrize("splits", [["train", "val"], ["train"]])
-    def test_a_whole_data_set_is_told_from_its_split(self, tmp_path: Path, splits: list[str]) -> None:
+    def test_a_whole_data_set_is_refused(self, tmp_path: Path, splits: list[str]) -> None:
         for split in splits:
             save_photo(tmp_path / split / "n01_red" / "0.jpg", (200, 0, 0), 0)
         with pytest.raises(InputError) as caught:
@@ -134,23 +131,18 @@ class TestHeld:
             save_photo(tmp_path / name / "0.jpg", (200, 0, 0), 0)
         assert list_val_images(tmp_path, ("car", "train")).targets == (0, 1)
 
-    def test_evaluate_and_pack(
-        self, photo_folder: Path, checkpoint: Path, labels: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        def told(*arguments: object) -> object:
-            with pytest.raises(SystemExit) as caught:
-                main([*map(str, arguments), "--workers", "0"])
-            assert caught.value.code == 0
-            return json.loads(capsys.readouterr().out)
-
+    def test_evaluate_and_pack(self, photo_folder: Path, checkpoint: Path, labels: Path, cli: Command) -> None:
         flat, packed = labels.with_name("flat"), labels.with_name("packed.safetensors")
-        in_folders = told("evaluate", checkpoint, photo_folder / "val")
-        assert told("evaluate", checkpoint, flat, "--val-labels", labels) == in_folders
-        told("pack", checkpoint, packed, "--data", flat, "--val-labels", labels)
-        assert told("evaluate", packed, flat, "--val-labels", labels) == load_checkpoint(packed).recipe["evaluation"]
+        workers = ("--workers", 0)
+        in_folders = cli("evaluate", checkpoint, photo_folder / "val", *workers)
+        assert json.loads(in_folders.out)["images"] == 6
+        assert cli("evaluate", checkpoint, flat, "--val-labels", labels, *workers) == in_folders
+        assert cli("pack", checkpoint, packed, "--data", flat, "--val-labels", labels, *workers).code == 0
+        again = cli("evaluate", packed, flat, "--val-labels", labels, *workers).out
+        assert json.loads(again) == load_checkpoint(packed).recipe["evaluation"]
 
     def test_compress(
-        self, photo_folder: Path, checkpoint: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+        self, photo_folder: Path, checkpoint: Path, labels: Path, cli: Command, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         runs: list[Run] = []
 
@@ -158,8 +150,8 @@ class TestHeld:
             runs.append(run)
             raise Interrupted("seen")
 
-        monkeypatch.setattr("training.compress.command.fine_tune", record)
+        monkeypatch.setattr("training.compress.compress.fine_tune", record)
         flags = ("--rank", 4, "--epochs", 1, "--batch", 18, "--output", labels.with_name("small.safetensors"))
-        held = ("--val", labels.with_name("flat"), "--val-labels", labels)
-        assert main([*map(str, ("compress", checkpoint, photo_folder, *flags, *held))]) == 130
+        flat = ("--val", labels.with_name("flat"), "--val-labels", labels)
+        assert cli("compress", checkpoint, photo_folder, *flags, *flat).code == 130
         assert runs[0].val.targets == (0, 0, 1, 1, 2, 2)

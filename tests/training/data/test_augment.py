@@ -1,4 +1,4 @@
-"""Crops and colour noise against hand computations, and never a draw from outside the given generator."""
+"""Crops, colour noise and mixed pictures against hand computations, drawn from the given generator alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,20 +15,20 @@ from PIL import Image
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.decode import load_pixels
-from tests.helpers.photos import save_photo
 from training.data.augment import (
-    SAMPLED_FILES,
     Colours,
     add_colour_noise,
+    cutmix,
     measure_colours,
     paper_square,
     principal_colours,
+    random_box,
     random_crop,
     ten_crops,
 )
 from training.data.listing import list_class_folders
-from training.data.loader import TrainingCrops, eval_batches
-from training.recipes import recipe
+from training.data.loader import eval_batches
+from training.data.policies import Policy
 
 GREY = Colours((0.75, 0.0, 0.0), ((3**-0.5, 3**-0.5, 3**-0.5), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0)))
 """As many black as white pixels: each covariance is 1/4, so the first eigenvalue is 3/4, along grey."""
@@ -59,12 +60,14 @@ class TestColours:
         assert found.eigenvalues == pytest.approx([(half / 255) ** 2 for half in (20, 10, 5)], abs=1e-6)
         assert np.abs(found.eigenvectors) == pytest.approx(np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]))
 
-    def test_a_seeded_sample_of_the_files_is_measured(self, photo_folder: Path) -> None:
+    def test_a_seeded_sample_of_the_files_is_measured(
+        self, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         files = list_class_folders(photo_folder / "train").files
         found = measure_colours(files, 0)
         assert measure_colours(files, 0) == found
-        many = files * (SAMPLED_FILES // len(files) + 2)  # more than the sample takes: the seed decides which
-        assert measure_colours(many, 1) != measure_colours(many, 2)
+        monkeypatch.setattr("training.data.augment.SAMPLED_FILES", 12)  # of 18: the seed decides which
+        assert measure_colours(files, 1) != measure_colours(files, 2)
         # The three classes differ in colour alone, by noise of 40 levels: that is the least any direction varies.
         assert found.eigenvalues[0] > found.eigenvalues[1] > found.eigenvalues[2] > (25 / 255) ** 2
 
@@ -134,38 +137,71 @@ class TestPaperCrops:
         assert np.array_equal(views_VHWC[5:], views_VHWC[:5, :, ::-1])
 
     def test_the_fifth_view_is_what_inference_sees(self, photo_folder: Path) -> None:
-        listing, pre = list_class_folders(photo_folder / "val"), Preprocessing(height=32, width=32, resize_to=40)
-        ((views_NVHWC, targets_N),) = eval_batches(listing, pre, batch=6, workers=0, ten_crop=True)
-        ((pixels_NHWC, _),) = eval_batches(listing, pre, batch=6, workers=0)
+        images, pre = list_class_folders(photo_folder / "val"), Preprocessing(height=32, width=32, resize_to=40)
+        ((views_NVHWC, targets_N),) = eval_batches(images, pre, batch=6, workers=0, ten_crop=True)
+        ((pixels_NHWC, _),) = eval_batches(images, pre, batch=6, workers=0)
         assert views_NVHWC.shape == (6, 10, 32, 32, 3)
-        assert tuple(targets_N) == listing.targets
+        assert tuple(targets_N) == images.targets
         # Resized in one pass with the crop there, before it here: rounding may differ by a level.
         assert np.abs(views_NVHWC[:, 4].numpy().astype(int) - pixels_NHWC.numpy()).max() <= 1
 
 
-class TestTrainingCrops:
-    def test_the_papers_are_parts_of_the_square_plus_noise(self, tmp_path: Path) -> None:
-        for name in ("a", "b"):
-            save_photo(tmp_path / name / "0.jpg", (128, 128, 128), seed=ord(name))
-        listing, pre = list_class_folders(tmp_path), Preprocessing(height=32, width=32, resize_to=40)
-        square_HWC = load_pixels(listing.files[0], paper_square(pre)).astype(int)
-        parts = [square_HWC[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
-        shifts = set()
-        for epoch in range(8):
-            crops = TrainingCrops(listing, pre, recipe("paper"), 0, GREY)
-            pixels_HWC, target = crops[epoch, 0]
-            assert target == 0
-            assert np.array_equal(crops[epoch, 0][0], pixels_HWC)
-            for part in (*parts, *(part[:, ::-1] for part in parts)):
-                inside = (part > 60) & (part < 195)  # where the noise cannot be clipped
-                difference = np.unique((pixels_HWC - part)[inside])
-                if len(difference) == 1:
-                    shifts.add(int(difference[0]))
-                    break
-            else:
-                pytest.fail("is no part of the picture, shifted by one colour")
-        assert len(shifts) > 3
+class TestRandomBox:
+    @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(0, 2**32))
+    def test_a_box_lies_inside_the_picture(self, width: int, height: int, seed: int) -> None:
+        left, top, right, bottom = random_box(width, height, (0.08, 1.0), np.random.default_rng(seed))
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
 
-    def test_noise_without_its_colours_is_our_own_mistake(self, photo_folder: Path) -> None:
-        with pytest.raises(ValueError, match="the recipe paper adds colour noise"):
-            TrainingCrops(list_class_folders(photo_folder / "train"), Preprocessing(), recipe("paper"), 0)
+    def test_boxes_cover_the_asked_shares_of_the_area(self) -> None:
+        rng = np.random.default_rng(0)
+        boxes = [random_box(500, 400, (0.25, 1.0), rng) for _ in range(300)]
+        shares = [(right - left) * (bottom - top) / 200_000 for left, top, right, bottom in boxes]
+        ratios = [(right - left) / (bottom - top) for left, top, right, bottom in boxes]
+        # Sides are rounded to whole pixels, some 1 % of the smallest; the centre square is 0.8 of the area.
+        assert min(shares) > 0.24
+        assert 0.25 < np.quantile(shares, 0.1) < 0.4
+        assert max(shares) > 0.9
+        assert 0.74 < min(ratios) < 0.8 < 1.25 < max(ratios) < 1.35
+
+
+class TestCutmix:
+    @given(seed=st.integers(0, 2**32), height=st.integers(1, 20), width=st.integers(1, 20), count=st.integers(1, 5))
+    def test_each_target_is_the_share_of_pixels_that_are_its_own(
+        self, seed: int, height: int, width: int, count: int
+    ) -> None:
+        """Picture n holds the value n everywhere, so its pixels tell where they came from."""
+        pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, height, width, 3).clone()
+        seed_from, shares_NK = cutmix(pixels, torch.arange(count), count, np.random.default_rng(seed))
+        for n in range(count):
+            own = (seed_from[n, :, :, 0] == n).float().mean().item()
+            foreign = (seed_from[n, :, :, 0] == (n - 1) % count).float().mean().item()
+            assert shares_NK[n, n].item() == pytest.approx(own, abs=1e-6)
+            assert shares_NK[n, (n - 1) % count].item() == pytest.approx(foreign, abs=1e-6)
+        torch.testing.assert_close(shares_NK.sum(1), torch.ones(count))
+
+    def test_small_and_large_boxes_come(self) -> None:
+        shares = [
+            cutmix(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.arange(2), 2, np.random.default_rng(i))[1][
+                0, 1
+            ].item()
+            for i in range(100)
+        ]
+        assert min(shares) < 0.05
+        assert max(shares) > 0.5
+
+
+class TestPolicies:
+    @pytest.mark.parametrize("name", ["trivial", "rand"])
+    def test_the_seed_alone_decides_and_pictures_do_change(self, name: str) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        policy = Policy(name)  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        first = [policy(pixels, seed) for seed in range(12)]
+        drawn = torch.rand(1)
+        torch.manual_seed(1)
+        assert torch.equal(torch.rand(1), drawn)  # dropout's generator was left alone
+        second = [policy(pixels, seed) for seed in range(12)]
+        assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+        assert all(a.shape == pixels.shape and a.dtype == np.uint8 for a in first)
+        assert len({a.tobytes() for a in first}) > 6  # a weak draw may leave a picture as it is

@@ -1,0 +1,120 @@
+"""What an evaluation measures: types alone, so that whoever reads them from a file needs no SciPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+NonNegative = Annotated[float, Meta(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A 95 % confidence interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """The answers with a confidence in (``low``, ``high``], both within 0..1; no percentages without images."""
+
+    low: NonNegative
+    high: NonNegative
+    images: Annotated[int, Meta(ge=0)]
+    accuracy_percent: NonNegative | None
+    confidence_percent: NonNegative | None
+    """Mean confidence of the bin's answers."""
+
+    def __post_init__(self) -> None:
+        if any((self.images == 0) != (share is None) for share in (self.accuracy_percent, self.confidence_percent)):
+            raise ValueError("a bin has percentages without images, or images without percentages")
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How well softmax(logits / ``temperature``) predicts how often the answer is right.
+
+    ``nll_nats`` is the mean negative log likelihood of the true class. ``ece_percent`` is the expected calibration
+    error over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
+    """
+
+    temperature: float
+    nll_nats: float
+    ece_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Share of images whose class is the first, or among the first five answers; equal logits rank by class number."""
+
+    images: int
+    top1_percent: float
+    top1_interval: Interval
+    top5_percent: float
+    top5_interval: Interval
+    not_finite: int
+    """Images with a NaN or infinite logit: they count as wrong."""
+    confidence: Confidence | None
+    """At the contract's temperature; None if a logit is not finite."""
+    uncalibrated: Confidence | None
+    """At temperature 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDelta:
+    """Top-1 of one class in both engines."""
+
+    target: int
+    images: int
+    first_percent: float
+    second_percent: float
+
+    @property
+    def points(self) -> float:
+        """Second minus first: negative where the second engine is right less often."""
+        return self.second_percent - self.first_percent
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyDelta:
+    """How the answers of a second engine differ from those of a first one on the same images."""
+
+    images: int
+    agreement_percent: float
+    """Share of images with the same first answer, right or wrong."""
+    lost: int
+    """Images that are right in the first engine, wrong in the second."""
+    won: int
+    """Images that are wrong in the first engine, right in the second."""
+    points: float
+    """Top-1 of the second minus top-1 of the first."""
+    points_interval: Interval
+    mcnemar_p: float
+    classes: tuple[ClassDelta, ...]
+    """The classes that have images, the one that lost most points first."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineResult:
+    """What was measured of one engine."""
+
+    name: str
+    """Unique among the results."""
+    precision: str
+    runner: str
+    """Runtime, version, device."""
+    model_bytes: int
+    """Size of the file that the runtime loads."""
+    temperature: float
+    """As in its contract."""
+    accuracy: Accuracy
+    latency_ms: float | None
+    """Median of calls with one image; None if it was not measured."""
+    calibration_images: int | None
+    """How many of the images calibrated it; None without a record."""
+    temperature_images: int | None
+    """How many of the images its temperature was fitted on; None without a record."""

@@ -1,0 +1,109 @@
+"""Accuracy of a checkpoint, and the float16 checkpoint that carries it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.model.architecture import PixelClassifier
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.helpers.command import Command
+from tests.helpers.photos import CLASSES
+from training.data.augment import paper_square, ten_crops
+from training.data.listing import list_class_folders, list_val_images
+from training.evaluate import evaluate_checkpoint, mean_probability
+from training.pack import pack
+
+
+def with_bias(checkpoint: Checkpoint, *bias: float) -> Checkpoint:
+    return dataclasses.replace(checkpoint, weights=checkpoint.weights | {"classifier.6.bias": torch.tensor(bias)})
+
+
+class TestEvaluate:
+    def test_it_counts_right_answers_in_all_and_by_class(self, tiny_checkpoint: Checkpoint, photo_folder: Path) -> None:
+        checkpoint = with_bias(tiny_checkpoint, 0.0, 1e6, 1e5)  # always green, then blue
+        images = list_class_folders(photo_folder / "val")
+        result = evaluate_checkpoint(checkpoint, images, workers=0)
+        assert result == {
+            "images": 6,
+            "views": 1,
+            "top1_percent": 33.333,
+            "top5_percent": 100.0,
+            "top1_percent_by_class": {"n01_red": 0.0, "n02_green": 100.0, "n03_blue": 0.0},
+        }
+        counted = evaluate_checkpoint(checkpoint, images, workers=0, confusion=True)
+        assert counted == result | {"confusion": [[0, 2, 0]] * 3}  # two photos per class, all taken for green
+
+    def test_ten_crops_average_the_softmax_of_ten_views(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, cli: Command
+    ) -> None:
+        pre = tiny_checkpoint.contract.preprocessing
+        images = list_class_folders(photo_folder / "val")
+        classifier = PixelClassifier(tiny_checkpoint.build(), pre.mean, pre.std).eval()
+        right = []
+        with torch.inference_mode():
+            for file, target in zip(images.files, images.targets, strict=True):
+                views_VHWC = ten_crops(load_pixels(file, paper_square(pre)), pre.height, pre.width)
+                mean_K = classifier(torch.from_numpy(views_VHWC)).softmax(1).mean(0)
+                right.append(mean_K.argmax().item() == target)
+        path = save_checkpoint(tiny_checkpoint, tmp_path / "checkpoint.safetensors")
+        code, out, _ = cli("evaluate", path, photo_folder / "val", "--workers", "0", "--ten-crop")
+        result = json.loads(out)
+        assert (code, result["images"], result["views"]) == (0, 6, 10)
+        assert result["top1_percent"] == round(100 * sum(right) / 6, 3)
+
+    def test_views_are_averaged_as_probabilities_not_as_logits(self) -> None:
+        """One view is very sure of the second class, nine lean to the first: e / (e + 2) = 0.5761 each."""
+        logits_NVK = torch.tensor([[[0.0, 100.0, 0.0], *[[1.0, 0.0, 0.0]] * 9]])
+        expected = [0.9 * 0.5761, 0.1 + 0.9 * 0.2119, 0.9 * 0.2119]
+        assert mean_probability(logits_NVK)[0].tolist() == pytest.approx(expected, abs=1e-4)
+        unlikely = mean_probability(torch.tensor([[[500.0, 0.0, 10.0]]]))[0]
+        assert unlikely.argsort(descending=True).tolist() == [0, 2, 1]
+
+    def test_a_subset_of_the_classes_is_measured_alone(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(photo_folder / "val" / "n03_blue", tmp_path / "n03_blue")
+        result = evaluate_checkpoint(tiny_checkpoint, list_val_images(tmp_path, tuple(CLASSES)), workers=0)
+        assert result["images"] == 2
+        assert result["top1_percent_by_class"].keys() == {"n03_blue"}
+
+
+class TestPack:
+    def test_half_the_size_with_the_accuracy_that_it_then_has(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        source = save_checkpoint(tiny_checkpoint, tmp_path / "source.safetensors")
+        result = pack(source, tmp_path / "packed.safetensors", photo_folder / "val", workers=0)
+        packed = load_checkpoint(tmp_path / "packed.safetensors")
+        assert {value.dtype for value in packed.weights.values()} == {torch.float16}
+        assert packed.recipe == tiny_checkpoint.recipe | {"evaluation": result}
+        assert result == evaluate_checkpoint(packed, list_class_folders(photo_folder / "val"), workers=0)
+        assert (packed.arch, packed.contract) == (tiny_checkpoint.arch, tiny_checkpoint.contract)
+
+    def test_a_weight_beyond_float16_is_refused(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        source = save_checkpoint(with_bias(tiny_checkpoint, 0.0, 70_000.0, 0.0), tmp_path / "source.safetensors")
+        with pytest.raises(InputError, match=r"classifier.6.bias exceeds float16's 65504"):
+            pack(source, tmp_path / "packed.safetensors", photo_folder / "val", workers=0)
+        assert not (tmp_path / "packed.safetensors").exists()
+
+    def test_the_original_is_not_overwritten(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, cli: Command
+    ) -> None:
+        source = save_checkpoint(tiny_checkpoint, tmp_path / "source.safetensors")
+        link = tmp_path / "link.safetensors"
+        link.symlink_to(source)
+        for output in (source, link):
+            assert cli("pack", source, output, "--data", photo_folder / "val", "--workers", "0") == (
+                2, "", f"error: OUTPUT {output}: is the checkpoint that it is made from; choose another name\n",
+            )  # fmt: skip
+        assert load_checkpoint(source).weights["classifier.6.bias"].dtype == torch.float32

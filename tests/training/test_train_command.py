@@ -1,0 +1,193 @@
+"""``python -m training train``: what its options mean, and that what is wrong is one line and an exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.model.architecture import FAMILY, AlexNet, get_architecture
+from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
+from tests.helpers.command import Command, RunResult
+from tests.helpers.photos import CLASSES, save_photo
+from training.loop.run import Run
+from training.train_command import ArchitectureName
+
+
+@pytest.fixture
+def train(cli: Command, photo_folder: Path, tmp_path: Path) -> Command:
+    return lambda *flags: cli("train", photo_folder, "--output", tmp_path / "run", *flags)
+
+
+class TestOptions:
+    def test_the_papers_switches_change_the_architecture(self, train: Command, planned: list[Run]) -> None:
+        flags = ("--activation", "tanh", "--lrn", "after-pool", "--pool", "plain", "--groups", "1,2,1,2,4")
+        assert train(*flags).code == 0
+        assert planned[0].arch == dataclasses.replace(
+            get_architecture("alexnet", num_classes=3),
+            activation="tanh", lrn="after-pool", overlapping_pool=False, groups=(1, 2, 1, 2, 4),
+        )  # fmt: skip
+        AlexNet(planned[0].arch)
+
+    def test_without_them_it_is_the_familys_own(self, train: Command, planned: list[Run]) -> None:
+        for flags in ((), ("--lrn", "none")):
+            assert train("--arch", "alexnet-2012", *flags).code == 0
+        own = get_architecture("alexnet-2012", num_classes=3)
+        assert [run.arch for run in planned] == [own, dataclasses.replace(own, lrn="none")]
+
+    def test_all_of_the_family_can_be_named(self) -> None:
+        assert get_args(ArchitectureName) == tuple(FAMILY)
+
+    def test_the_paper_has_raw_pixels_in_its_contract(self, train: Command, planned: list[Run]) -> None:
+        assert train("--recipe", "paper", "--resize", "stretch").code == 0
+        assert planned[0].preprocessing == Preprocessing(resize="stretch", resize_to=None, std=(1 / 255,) * 3)
+
+    def test_recipe_names_and_times(self, train: Command, planned: list[Run], tmp_path: Path) -> None:
+        (tmp_path / "names.json").write_text(json.dumps(dict(zip(CLASSES, "rgb", strict=True))))
+        more = ("--set", "augment=none", "--set", "clip_norm=null", "--save-every", "1.5m")
+        assert train("--class-names", tmp_path / "names.json", "--epochs", "3", "--lr", "0.5", *more).code == 0
+        run, recipe = planned[0], planned[0].recipe
+        assert (recipe.name, recipe.epochs, recipe.lr, recipe.augment, recipe.clip_norm) == (
+            "modern",
+            3,
+            0.5,
+            "none",
+            None,
+        )
+        assert (run.labels, run.save_every_s) == (("r", "g", "b"), 90.0)
+
+
+@pytest.mark.usefixtures("planned")
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("flags", "code", "message"),
+        [
+            ("--lr 0", 2, "--lr 0.0: takes a number from 1e-08 to 100"),
+            ("--epochs 0", 2, "--epochs 0: takes a whole number from 1 to 10000"),
+            ("--dropout 1", 2, "--dropout 1.0: takes a probability"),
+            ("--dense-rank 4096", 2, "--dense-rank 4096: takes 1 to 4095"),
+            ("--groups 2", 2, "--groups 2: takes five whole numbers, one per convolution, such as 1,2,1,2,2"),
+            ("--groups 1,2,1,0,2", 2, "--groups 1,2,1,0,2: takes five whole numbers"),
+            ("--groups 2,1,1,1,1", 2, "2 does not divide the 3 channels into convolution 1 of alexnet"),
+            ("--groups 1,1,1,1,3", 2, "3 does not divide the 256 channels into convolution 5 of alexnet"),
+            ("--set flip=yes", 2, "--set flip=yes: flip takes true or false; modern has true"),
+            ("--val nowhere", 1, "nowhere: no such folder"),
+            ("--val-share nan", 2, "/val is for validation; leave --val-share out"),
+            ("--class-names nowhere.json", 1, "nowhere.json: is not a readable JSON object"),
+            ("--output /sys/run", 1, "--output /sys/run: cannot be made"),
+            ("--output /dev/null", 1, "--output /dev/null: cannot be made"),
+        ],
+    )
+    def test_a_flag_that_cannot_be(self, train: Command, tmp_path: Path, flags: str, code: int, message: str) -> None:
+        result = train(*flags.split())
+        assert result.code == code
+        assert result.err.startswith("error: ")
+        assert result.err.count("\n") == 1
+        assert message in result.err
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("flag", "value", "choices"),
+        [
+            ("--seed", "-1", ""),
+            ("--seed", str(2**63), ""),
+            ("--workers", "-1", ""),
+            ("--workers", "257", "256"),
+            ("--lr", "fast", ""),
+            ("--arch", "lenet", "alexnet alexnet-2012 alexnet-review alexnet-review-code"),
+            ("--recipe", "quick", "torchvision modern paper finetune"),
+            ("--activation", "gelu", "relu tanh"),
+            ("--lrn", "yes", "none before-pool after-pool"),
+            ("--pool", "mean", "overlapping plain"),
+            ("--resize", "crop", "shorter-side stretch"),
+            ("--precision", "int8", "bf16 fp16 fp32"),
+            ("--groups", "1,2,one,2,2", "1,2,1,2,2"),
+            ("--save-every", "10", "3s"),
+        ],
+    )
+    def test_a_value_that_the_parser_refuses_with_what_it_takes(
+        self, train: Command, flag: str, value: str, choices: str
+    ) -> None:
+        code, _, err = train(flag, value)
+        assert code == 2
+        _, _, message = err.partition(f"Invalid value for '{flag}': ")
+        assert all(choice in message for choice in (*choices.split(), "\n"))
+
+    def test_a_missing_data_folder_with_brackets_in_its_name(self, cli: Command, tmp_path: Path) -> None:
+        data = tmp_path / "[/x] [bold]" / ("long " * 20)
+        result = cli("train", data, "--output", tmp_path / "run")
+        assert result.code == 1
+        assert result.err.startswith(f"error: {data}: no such folder")
+        assert result.err.count("\n") == 1
+
+    def test_labels_without_a_folder_that_they_are_for(self, cli: Command, photo_folder: Path, tmp_path: Path) -> None:
+        result = cli("train", photo_folder / "train", "--output", tmp_path / "run", "--val-labels", "val.txt")
+        assert result == (2, "", "error: --val-labels val.txt: there is no validation folder; add --val\n")
+
+    def test_a_class_of_the_validation_folder_is_unknown(
+        self, cli: Command, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(photo_folder, tmp_path / "photos")
+        save_photo(tmp_path / "photos" / "val" / "zebra" / "0.jpg", (0, 0, 0), 0)
+        result = cli("train", tmp_path / "photos", "--output", tmp_path / "run")
+        assert result.code == 1
+        assert "class 'zebra' is not in the training data" in result.err
+
+    def test_class_names_that_lack_one(self, train: Command, tmp_path: Path) -> None:
+        names = tmp_path / "names.json"
+        names.write_text(json.dumps({"n01_red": "red"}))
+        assert train("--class-names", names) == (1, "", f"error: {names}: has no name for class 'n02_green'; add it\n")
+
+    def test_a_start_of_another_network_or_other_classes_or_with_standardised_weights(
+        self, train: Command, tiny_checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "start.safetensors"
+
+        def refused(checkpoint: Checkpoint, *flags: str) -> str:
+            save_checkpoint(checkpoint, path)
+            return train("--start", path, *flags).err
+
+        other = f"error: --start {path}: has another architecture (alexnet, dense rank None)"
+        assert refused(tiny_checkpoint).startswith(other)
+        contract = dataclasses.replace(tiny_checkpoint.contract, class_ids=("a", "b", "c"))
+        known = f"error: --start {path}: knows 3 classes (a, ...), the data has 3 (n01_red, ...)"
+        assert refused(dataclasses.replace(tiny_checkpoint, contract=contract)).startswith(known)
+        arch = get_architecture("alexnet", num_classes=3, dense_rank=2)
+        fitting = dataclasses.replace(tiny_checkpoint, arch=arch, weights=AlexNet(arch).state_dict())
+        assert "add --recipe finetune or --set standardise=false" in refused(fitting, "--dense-rank", "2")
+
+
+def test_a_batch_above_the_images_is_refused_before_the_first_step(train: Command) -> None:
+    refused = train("--batch", "19", "--dense-rank", "4")
+    assert refused == (2, "", "error: --batch 19: exceeds the 18 training images; lower it\n")
+
+
+def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, photo_folder: Path, tmp_path: Path) -> None:
+    """Resuming with another --val-share would train on images that were held out before."""
+    photos = Path(shutil.copytree(photo_folder / "train", tmp_path / "photos"))
+    (photos / "n01_red" / "0.jpg").write_bytes(b"")  # what the preflight would report, in a table
+    small = ("--dense-rank", "4", "--epochs", "1", "--batch", "12", "--workers", "0", "--allow-unreadable")
+    fast = ("--set", "augment=none", "--set", "sides=[[0, 64]]", "--val-share", "0.2")
+
+    def train(*more: str) -> RunResult:
+        return cli("train", photos, "--output", tmp_path / "run", *small, *fast, *more)
+
+    def refused(*more: str) -> str:
+        code, _, err = train(*more)
+        assert code == 1
+        (line,) = err.splitlines()
+        return line
+
+    assert "holds no run to resume; leave --resume out to start one" in refused("--resume")
+    assert train().code == 0
+    assert train("--resume").code == 0
+    assert "already holds a run; add --resume" in refused()
+    assert "this run had recipe.lr 0.0005, now it is 0.001; use the same settings" in refused(
+        "--resume", "--lr", "1e-3"
+    )
+    assert "this run had other data; " in train("--resume", "--val-share", "0.4").err
