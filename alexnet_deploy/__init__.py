@@ -1,8 +1,8 @@
 """From a folder of labelled photos to an AlexNet engine one can trust.
 
-The Python API: stages are functions that take and return paths, and ``open_engine`` gives an engine to call. The
-command line (``alexnet-deploy``) runs the same functions. Importing the package loads nothing heavy; a name below is
-imported where it is first used, and needs the extra of its room (``pip install 'alexnet-deploy[export]'``).
+The Python API: stages are functions that take and return paths, and ``open_engine`` returns an engine to call. The
+command line (``alexnet-deploy``) runs the same functions. Importing the package loads nothing heavy. A name below is
+imported at its first use and needs the extra of its room (``pip install 'alexnet-deploy[export]'``).
 
     import alexnet_deploy as ad
 

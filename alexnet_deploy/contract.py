@@ -1,7 +1,7 @@
-"""The contract of a model: what goes in, what comes out, what each output means.
+"""The contract of a model: its input, its output, and the meaning of each output.
 
-It travels with every artifact (safetensors metadata, ONNX metadata, ``bundle.json``), so that no stage asks for what an
-artifact already knows.
+It travels with every artifact (safetensors metadata, ONNX metadata, ``bundle.json``). No stage asks for what an
+artifact already holds.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from alexnet_deploy.json_format import JsonFormat
 
 SCHEMA = 1
 Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
-"""``int8+fp16``: int8 where it is quantised, float16 elsewhere."""
+"""``int8+fp16``: int8 in the quantised layers, float16 in all others."""
 METADATA_KEY = "alexnet_deploy.contract"
 """Key under which safetensors and ONNX metadata carry the contract as JSON."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 4096
-"""Largest input side: a damaged or hostile contract must not decide how much memory we allocate."""
+"""Largest input side: bounds the memory that a damaged or hostile contract can make us allocate."""
 
 
 def torchvision_resize_to(height: int, width: int) -> int:
-    """The ``resize_to`` that gives a crop of ``height`` x ``width`` torchvision's share of the image: 224 of 256."""
+    """The ``resize_to`` for which a crop of ``height`` x ``width`` is torchvision's share of the image: 224 of 256."""
     return max(height, width) * 256 // 224
 
 
@@ -63,16 +63,16 @@ class Preprocessing:
             if self.resize_to is None or self.resize_to < max(self.height, self.width):
                 raise ValueError(f"resize_to {self.resize_to} is below the crop's {self.height} x {self.width}")
         elif self.resize_to is not None:
-            raise ValueError("resize_to has no meaning with resize 'stretch'")
+            raise ValueError("resize_to must be left out with resize 'stretch'")
         if len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError("mean and std take three values, one per channel")
+            raise ValueError("mean and std need three values, one per channel")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise ValueError(f"mean {self.mean} / std {self.std}: finite numbers, std above 0")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelContract:
-    """What one classifier promises.
+    """What one classifier expects and returns.
 
     Input: ``input_name``, uint8 ``[N, height, width, 3]`` RGB. Output: ``output_name``, float32 logits ``[N, K]``,
     K = ``len(labels)``. ``class_ids[k]`` is the folder name of class k in a labelled data set (a WordNet id for
@@ -101,7 +101,7 @@ class ModelContract:
             raise ValueError(f"temperature {self.temperature} is not above 0")
 
     def to_json(self) -> str:
-        """The contract as JSON with sorted keys: equal contracts give equal text."""
+        """The contract as JSON with sorted keys; equal contracts have equal text."""
         return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
 
     @classmethod

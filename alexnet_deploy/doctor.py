@@ -1,7 +1,7 @@
 """What this machine can do, what is broken, and the exact command that fixes it.
 
 Each check tries the real thing: it imports the library, asks the driver, reads the list of providers. No engine needs
-these checks, so a library that fails here costs a row and not the command.
+these checks, so a library that fails here costs a row of the table and not the command.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from alexnet_deploy.machine.cpu import cores, cpu_flags, cpu_model
 from alexnet_deploy.machine.gpu import nvidia_smi
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "i8mm")
-"""Those that decide how fast INT8 and bfloat16 are: VNNI and AMX on x86, dot products on ARM."""
+"""CPU features that decide the speed of INT8 and bfloat16: VNNI and AMX on x86, dot products on ARM."""
 OLDEST_DRIVER = {12: 525, 13: 580}
-"""The first branch of NVIDIA's driver for each major version of CUDA (its release notes); any minor one runs on it."""
+"""NVIDIA's oldest driver branch for each major CUDA version (release notes); it runs all its minor versions."""
 NO_GPU = "engines run on the CPU; a GPU needs NVIDIA's driver"
-NO_WATCH, NVML = "not installed: no GPU is watched while an engine is measured on it", "pip install nvidia-ml-py"
+NO_WATCH, NVML = "not installed: measurements on a GPU do not watch its clock", "pip install nvidia-ml-py"
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One row. ``absent`` is a choice, such as no GPU; ``broken`` is installed and cannot work."""
+    """One row. ``absent`` may be intended, such as no GPU; ``broken`` is installed and does not work."""
 
     name: str
     state: Literal["ok", "absent", "broken"]
@@ -59,7 +59,7 @@ def examine() -> list[Check]:
 
 
 def can_run(checks: Iterable[Check]) -> bool:
-    """Whether some runtime works (TensorRT with a GPU that CUDA opens) and nothing that is installed is broken."""
+    """Whether at least one runtime works (TensorRT needs a GPU that CUDA opens) and nothing installed is broken."""
     rows = list(checks)
     works = {check.name for check in rows if check.state == "ok"}
     running = works & {"ONNX Runtime", "OpenVINO"} or ("CUDA" in works and works & {"TensorRT", "TensorRT-RTX"})
@@ -87,7 +87,7 @@ def _library(
     without: str = "not installed",
     reinstall: str | None = None,
 ) -> Check:
-    """A row for an installed library; ``try_it`` says what works, ``missing`` is the fix where there is none."""
+    """A row for a library; ``try_it`` returns what works, ``missing`` is the fix if it is not installed."""
     version = version_of(distribution)
     if version is None:
         return Check(title, "absent", without, missing)
@@ -107,7 +107,7 @@ def _cpu(root: Path) -> Check:
 
 
 def gpu(ask: Callable[[], str | None]) -> Check:
-    """``ask`` returns nvidia-smi's ``name, driver_version, compute_cap`` lines; None where there is no nvidia-smi."""
+    """``ask`` returns nvidia-smi's ``name, driver_version, compute_cap`` lines; None without nvidia-smi."""
     answer = ask()
     if answer is None:
         return Check("GPU", "absent", "no nvidia-smi", NO_GPU)
@@ -148,7 +148,7 @@ def _onnxruntime(has_gpu: bool) -> list[Check]:
         return checks
     # CUDA may be compiled in and still not start: only a session shows that, and one without a GPU is slow.
     if not has_gpu:
-        return [*checks, Check(f"{title} CUDA", "absent", f"{found}: compiled in, without a GPU to run on", NO_GPU)]
+        return [*checks, Check(f"{title} CUDA", "absent", f"{found}: compiled in, but this machine has no GPU", NO_GPU)]
     # Its extras bring the CUDA and cuDNN that it was built for.
     fix = "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'"
     return [*checks, _tried(f"{title} CUDA", found, start_cuda, fix, verb="start")]
@@ -190,14 +190,14 @@ def _cuda_runtime() -> str:
 def _pycuda(has_gpu: bool) -> Check:
     version = version_of("pycuda")
     if version is not None and not has_gpu:  # it is linked against the driver
-        return Check("PyCUDA", "absent", f"{version}, which only loads beside a driver", NO_GPU)
+        return Check("PyCUDA", "absent", f"{version}, which loads only with a driver", NO_GPU)
     missing = "pip install pycuda, if the driver is older than CUDA 13"
     reinstall = "pip install --force-reinstall --no-cache-dir pycuda"
     return _library("PyCUDA", "pycuda", lambda: _loads("pycuda.driver"), missing=missing, reinstall=reinstall)
 
 
 def _cuda(has_gpu: bool) -> Check:
-    """The first GPU, opened as a plan opens it: an installed library may want a newer driver than there is."""
+    """The first GPU, opened as for a plan: an installed library may need a newer driver than the installed one."""
     from alexnet_deploy.runtime.cuda import open_device
 
     driver, fix = "", ""
@@ -221,7 +221,7 @@ def _cuda(has_gpu: bool) -> Check:
 
 
 def _driver_fix(driver: int, runtime: int) -> str:
-    """How a driver of the CUDA version ``driver`` comes to run a library of ``runtime``; empty if versions fit."""
+    """The fix if a driver of the CUDA version ``driver`` cannot run a library of ``runtime``; empty if it can."""
     if driver == 0:
         return "install the driver's libcuda.so.1; in a container, add compute to NVIDIA_DRIVER_CAPABILITIES"
     major = runtime // 1000

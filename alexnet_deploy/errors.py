@@ -2,12 +2,12 @@
 
     DeployError               exit 1
     ├── UsageError            exit 2: a parameter is out of range, missing, or contradicts another
-    ├── InputError            something handed in cannot be used: image, folder, ONNX, checkpoint, label file
+    ├── InputError            an input cannot be used: image, folder, ONNX, checkpoint, label file
     ├── ArtifactError         a file of ours is damaged, edited, or of another schema
-    ├── ProofError            a result was made and failed its proof: parity, achieved precision
+    ├── ProofError            a result failed its proof: parity, achieved precision
     └── UnavailableError      this machine lacks a package, a device or room for the job
 
-Every message is one line: the file or parameter, the cause, the next step. A parameter stands in backticks as Python
+Every message is one line: the file or parameter, the cause, the next step. A parameter is in backticks as Python
 calls it (`max_batch` 64 exceeds ...); the command line writes its flag instead. ``cli.main`` alone turns a DeployError
 into an exit code. Any other exception is our bug and keeps its traceback.
 """
@@ -26,12 +26,12 @@ def printable(text: str) -> str:
 
 
 def one_line(error: object, limit: int = 300) -> str:
-    """The message of an exception of another library on one line, at most ``limit`` characters; its type if empty."""
+    """The message of another library's exception on one line, at most ``limit`` characters; its type if empty."""
     return " ".join(str(error).split())[:limit] or type(error).__name__
 
 
 class DeployError(Exception):
-    """Base of all errors whose message is for the user. It may quote a hostile file, so it is made ``printable``."""
+    """Base of all errors whose message is for the user. It may quote a hostile file, so ``printable`` escapes it."""
 
     exit_code = 1
 
@@ -39,7 +39,7 @@ class DeployError(Exception):
         super().__init__(printable(message))
 
     def rename_parameters(self, called: Callable[[str], str]) -> None:
-        """Replace each parameter in backticks by what ``called`` returns for its name."""
+        """Replace each parameter in backticks by the result of ``called`` for its name."""
         self.args = (_PARAMETER.sub(lambda found: called(found[1]), str(self)),)
 
 
@@ -53,11 +53,11 @@ def require_positive(**parameters: int | None) -> None:
     """UsageError that names the first of ``parameters`` below 1; None stands for a default."""
     for name, value in parameters.items():
         if value is not None and value < 1:
-            raise UsageError(f"`{name}` {value}: takes 1 or more")
+            raise UsageError(f"`{name}` {value}: must be 1 or more")
 
 
 class InputError(DeployError):
-    """Something handed in cannot be used."""
+    """An input cannot be used: image, folder, ONNX, checkpoint, label file."""
 
 
 class ArtifactError(DeployError):
@@ -65,7 +65,7 @@ class ArtifactError(DeployError):
 
 
 class ProofError(DeployError):
-    """A result was made but failed its proof; nothing of it is left on disk."""
+    """A result failed its proof; nothing of it is left on disk."""
 
 
 class UnavailableError(DeployError):

@@ -1,8 +1,8 @@
-"""Files of ours: written whole or not at all, hashed, kept in one cache folder.
+"""Files of this package: written whole or not at all, hashed, kept in one cache folder.
 
 An artifact is written inside a temporary sibling folder (``.NAME.tmp-PID``), then renamed. A kill at any moment leaves
 the old artifact or the new one. The next writer of the same name removes the folder of a process that is gone. A
-process writes a name at most once at a time.
+process writes a name only once at a time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _REFUSED = (
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path to write to; the file becomes ``path`` when the block ends without an error.
 
-    The yielded path has the name of ``path`` and a folder of its own, for files that the writer leaves beside it. A
+    The yielded path has the name of ``path`` and its own folder, for files that the writer leaves beside it. A
     symbolic link is followed, as ``open`` does. Raises UnavailableError when the disk is full, the place cannot be
     written, or ``path`` is not a plain file; ``path`` is then as it was.
     """
@@ -54,14 +54,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def check_file(path: Path, parameter: str, *, formats: Sequence[str] = ()) -> None:
     """Raise UsageError or UnavailableError before any work if a file cannot be written.
 
-    ``formats`` are the suffixes that its name may have (none: any); ``parameter`` is what the caller calls it.
+    ``formats`` are the suffixes that its name may have (empty: any); ``parameter`` is its name in the caller's API.
     """
     if formats and path.suffix.lower() not in formats:
-        raise UsageError(f"`{parameter}` {path}: ends in none of {', '.join(formats)}; choose one")
+        raise UsageError(f"`{parameter}` {path}: does not end in one of {', '.join(formats)}; choose one of them")
     try:
         if path.exists() and not path.is_file():
             raise UsageError(f"`{parameter}` {path}: is not a plain file; name a file")
-        folder = next(parent for parent in path.absolute().parents if parent.exists())  # what is missing is made later
+        target = Path(os.path.realpath(path))  # what writes it follows a link as well
+        folder = next(parent for parent in target.parents if parent.exists())  # missing folders are made later
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as exc:
@@ -91,7 +92,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def check_directory(path: Path) -> None:
-    """Raise now what ``atomic_directory`` would raise after the work for a place that cannot be written."""
+    """Raise now the error that ``atomic_directory`` would raise after the work if ``path`` cannot be written."""
     with _translated(path):
         above = next(folder for folder in _directory_target(path).parents if folder.exists())
         with tempfile.TemporaryFile(dir=above):
@@ -120,7 +121,7 @@ def _workspace(target: Path) -> Iterator[Path]:
 def _clear_leftovers(target: Path) -> None:
     for folder in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
         pid = folder.name.rpartition("-")[2]
-        # Our own number is not alive: in a container each run may get the number of the killed run before it.
+        # Our own number counts as gone: in a container each run may get the number of the killed run before it.
         if pid.isdecimal() and (int(pid) == os.getpid() or not _is_alive(int(pid))):
             with contextlib.suppress(OSError):
                 os.rename(_aside(folder / target.name), target)
@@ -185,7 +186,7 @@ def _fsync_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn refusals of the operating system into one line; errors of ours pass."""
+    """Turn errors of the operating system into one line; our own errors pass."""
     try:
         yield
     except DeployError:
@@ -201,7 +202,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _meant(path: Path) -> Path:
-    """The artifact that the user knows, if ``path`` lies in the temporary folder of one."""
+    """The artifact that the user named, if ``path`` lies in its temporary folder."""
     for index, part in enumerate(path.parts):
         if (workspace := re.fullmatch(r"\.(.+)\.tmp-\d+", part)) is not None:
             return Path(*path.parts[:index], workspace[1])
@@ -218,7 +219,7 @@ CACHE_VARIABLE = "ALEXNET_DEPLOY_CACHE"
 
 
 def cache_folder() -> Path:
-    """The folder for what this package can always make or download again; it need not exist.
+    """The folder for files that this package can always make or download again; it need not exist.
 
     $ALEXNET_DEPLOY_CACHE, or ``alexnet-deploy`` under $XDG_CACHE_HOME or ``~/.cache``. Raises UnavailableError without
     the variable and without a home directory.

@@ -1,4 +1,4 @@
-"""JSON files of ours, read without trusting them: one bounded reader for bundles, records and reports."""
+"""JSON files of this package, read without trust: one bounded reader for bundles, records and reports."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class JsonFormat:
     """One kind of JSON file, and how to read it.
 
     Its size is bounded. Its schema number is known, each field has the type that its dataclass declares, and no field
-    is unknown. Whatever is wrong is an ArtifactError that ends in ``remedy``.
+    is unknown. Anything wrong is an ArtifactError that ends in ``remedy``.
     """
 
     name: str
-    """What errors call such a file."""
+    """Name of such a file in errors."""
     schema: int
     remedy: str
     max_bytes: int = 64 << 20
 
     def read(self, path: Path, kind: type[T], *, computed: Mapping[str, Callable[[T], object]] | None = None) -> T:
-        """``decode`` the file at ``path``; FileNotFoundError where there is none, InputError if it cannot be read."""
+        """``decode`` the file at ``path``; FileNotFoundError if it is missing, InputError if it cannot be read."""
         try:
             with path.open("rb") as stream:
                 text = stream.read(self.max_bytes + 1)
@@ -48,8 +48,8 @@ class JsonFormat:
     ) -> T:
         """Decode ``text`` into ``kind``, a dataclass or a builtin type; ``source`` names the file in errors.
 
-        ``computed`` gives fields that the file holds beside those of ``kind``, with how each follows from the result:
-        one that differs shows an edit.
+        ``computed`` holds fields of the file that are not in ``kind``, with the function that computes each from the
+        result: a different value shows an edit.
         """
         import msgspec  # late: it takes 10 ms
 
@@ -60,7 +60,7 @@ class JsonFormat:
         schema = raw.pop("schema", None)
         if type(schema) is not int or schema != self.schema:
             raise ArtifactError(
-                f"{source}: {self.name} schema {one_line(schema, 20)}, this version reads {self.schema}; "
+                f"{source}: {self.name} schema {one_line(schema, 20)}, but this version reads schema {self.schema}; "
                 f"{self.remedy}, or use the alexnet-deploy that wrote it"
             )
         with self.checking(source):
@@ -68,7 +68,7 @@ class JsonFormat:
             found = convert(raw, kind)
             for field, compute in (computed or {}).items():
                 if recorded[field] != compute(found):
-                    raise ValueError(f"{field} does not belong to the rest: the file was edited")
+                    raise ValueError(f"{field} does not fit the rest: the file was edited")
         return found
 
     @contextlib.contextmanager
@@ -96,7 +96,7 @@ def convert(raw: object, kind: type[T]) -> T:
 
 
 def _odd_field(raw: object, known: object) -> str | None:
-    """What is wrong with the fields of the JSON value ``raw``, which msgspec read as ``known``: it is lenient."""
+    """The error in the fields of the JSON value ``raw``, which msgspec read as ``known`` leniently."""
     if isinstance(raw, dict) and isinstance(known, dict):
         for key in raw.keys() - known.keys():
             return f"unknown field {key!r}"

@@ -86,7 +86,7 @@ def main() -> None:
 def train(row: Row, data: Path, output: Path, epochs: int, flags: Sequence[str]) -> int:
     """Run one row, or the rest of it; the exit code."""
     folder = folder_of(row, output)
-    if is_finished(metrics_of(row, output), epochs):
+    if finished(row, output, epochs):
         return 0
     resume = ["--resume"] if (folder / "state.safetensors").is_file() else []
     print(f"{row.group}: {row.name}", flush=True)
@@ -102,14 +102,11 @@ def folder_of(row: Row, output: Path) -> Path:
     return output / row.group / "".join(c if c.isalnum() else "-" for c in row.name)
 
 
-def metrics_of(row: Row, output: Path) -> list[dict[str, Any]]:
-    """The metrics of the epochs done so far."""
+def finished(row: Row, output: Path, epochs: int) -> list[dict[str, Any]]:
+    """The metrics of all epochs; [] where some are still to do."""
     path = folder_of(row, output) / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-
-
-def is_finished(metrics: Sequence[dict[str, Any]], epochs: int) -> bool:
-    return bool(metrics) and metrics[-1]["epoch"] >= epochs
+    metrics = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return metrics if metrics and metrics[-1]["epoch"] >= epochs else []
 
 
 def report(output: Path, epochs: int) -> None:
@@ -119,8 +116,7 @@ def report(output: Path, epochs: int) -> None:
     lines.append("|---|---|---|---|---|---|")
     base: dict[str, float] = {}
     for row in ROWS:
-        metrics = metrics_of(row, output)
-        if not is_finished(metrics, epochs):
+        if not (metrics := finished(row, output, epochs)):
             continue
         found.append({"group": row.group, "name": row.name, "flags": row.flags, "metrics": metrics})
         last = metrics[-1]

@@ -15,7 +15,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -25,8 +25,9 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture, initialise
 from training.data.augment import measure_colours
 from training.data.listing import find_splits, list_class_folders
-from training.data.loader import ResumableBatchSampler, TrainingCrops, training_batches
-from training.data.pixel_cache import cache_pixels
+from training.data.loader import Batch, ResumableBatchSampler
+from training.loop.device import pick_device
+from training.loop.fit import open_batches
 from training.loop.run import Run
 from training.loop.step import Trainer
 from training.recipes import RECIPES, get_recipe
@@ -49,21 +50,17 @@ def main() -> None:
     recipe = dataclasses.replace(get_recipe(asked.recipe), sides=())
     pre = Preprocessing(resize="stretch", resize_to=None)
     arch = get_architecture("alexnet", num_classes=len(images.class_ids))
-    run = Run(arch, recipe, images, images, "", images.class_ids, pre, Path("."), workers=asked.workers)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = Trainer(run, device, 0)
-    trainer.classifier.train()
-    sampler = ResumableBatchSampler(len(images.files), recipe.batch, 0, 0, 0, 1)
-    with tempfile.TemporaryDirectory() as folder:
-        cache = cache_pixels(images.files, Path(folder), threads=asked.workers) if asked.cache else None
-    colours = measure_colours(images.files, 0) if recipe.pca_sigma else None
-    batches = training_batches(TrainingCrops(images, pre, recipe, 0, colours, cache), sampler, asked.workers)
+    with tempfile.TemporaryDirectory() as folder:  # of the cache, which outlives its name
+        run = Run(
+            arch, recipe, images, images, images.class_ids, pre, Path(folder), workers=asked.workers, cache=asked.cache
+        )
+        trainer, batches = begin(run)
 
     def ours(step: int) -> float:
         pixels_NHWC, targets_N = next(batches)
         return trainer.step(step, 1e-4, pixels_NHWC, targets_N).item()
 
-    bare = bare_loop(run, device)
+    bare = bare_loop(run, trainer.device)
     rounds = []
     for number in range(asked.rounds):
         rates = [rate(step, asked.steps, recipe.batch) for step in (ours, bare)]
@@ -72,6 +69,15 @@ def main() -> None:
     ratios = [round_["ratio"] for round_ in rounds]
     print(f"ours / bare: {statistics.median(ratios):.3f} ({min(ratios):.3f}..{max(ratios):.3f})")
     print(json.dumps({"recipe": recipe.name, "batch": recipe.batch, "rounds": rounds}))
+
+
+def begin(run: Run) -> tuple[Trainer, Iterator[Batch]]:
+    """Our Trainer, ready for its first step, and the batches of our loader, without end."""
+    trainer = Trainer(run, pick_device(), 0)
+    trainer.classifier.train()
+    sampler = ResumableBatchSampler(len(run.train.files), run.recipe.batch, run.seed, 0, 0, 1)
+    colours = measure_colours(run.train.files, run.seed) if run.recipe.pca_sigma else None
+    return trainer, open_batches(run, sampler, colours)
 
 
 def bare_loop(run: Run, device: torch.device) -> Step:

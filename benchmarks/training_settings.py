@@ -60,13 +60,10 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     # OpenMP reads the environment when torch is imported; training sets it.
     importlib.import_module("torch" if as_they_come else "training")
     from alexnet_deploy.model.architecture import get_architecture
-    from training.data.augment import measure_colours
+    from benchmarks.training_loop import begin
     from training.data.listing import list_class_folders
-    from training.data.loader import ResumableBatchSampler, TrainingCrops, training_batches
-    from training.data.pixel_cache import cache_pixels
-    from training.loop.device import keep_freed_memory, pick_device
+    from training.loop.device import keep_freed_memory
     from training.loop.run import Run
-    from training.loop.step import Trainer
     from training.recipes import get_recipe
 
     if not as_they_come:
@@ -76,14 +73,8 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     recipe = dataclasses.replace(get_recipe(recipe_name, lr=1e-6), sides=((0.0, side),))
     pre = Preprocessing(resize="stretch", resize_to=None)
     arch = get_architecture(name, num_classes=len(images.class_ids), dense_rank=rank)
-    run = Run(arch, recipe, images, images, "", images.class_ids, pre, Path("."))
-    trainer = Trainer(run, pick_device(), 0)
-    trainer.classifier.train()
-    colours = measure_colours(images.files, run.seed) if recipe.pca_sigma else None
-    with tempfile.TemporaryDirectory() as folder:
-        cache = cache_pixels(images.files, Path(folder), threads=run.workers)
-    sampler = ResumableBatchSampler(len(images.files), recipe.batch, run.seed, 0, 0, 1)
-    batches = training_batches(TrainingCrops(images, pre, recipe, run.seed, colours, cache), sampler, run.workers)
+    with tempfile.TemporaryDirectory() as folder:  # of the cache, which outlives its name
+        trainer, batches = begin(Run(arch, recipe, images, images, images.class_ids, pre, Path(folder), cache=True))
     for number in range(WARM_UP):  # also fills the loader's queue
         trainer.step(number, 1e-6, *next(batches))
     started = time.perf_counter()

@@ -111,7 +111,7 @@ def test_a_truncated_text_is_refused(length: int) -> None:
         ({"interpolation": "nearest"}, "unknown interpolation 'nearest'"),
         ({"resize_to": 223}, "resize_to 223 is below the crop's 224 x 224"),
         ({"resize_to": None}, "resize_to None"),
-        ({"resize": "stretch"}, "resize_to has no meaning with resize 'stretch'"),
+        ({"resize": "stretch"}, "resize_to must be left out with resize 'stretch'"),
         ({"mean": (0.5, 0.5)}, "three values"),
         ({"std": (1.0, 1.0, 0.0)}, "std above 0"),
         ({"mean": (0.5, 0.5, float("nan"))}, "finite numbers"),

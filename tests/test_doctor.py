@@ -60,7 +60,7 @@ def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) 
         "extra measure", "absent", "without scipy", "pip install 'alexnet-deploy[measure]'"
     )
     assert checks["extra mlperf"].found == "without mlcommons-loadgen"
-    assert checks["nvidia-ml-py"].found == "not installed: no GPU is watched while an engine is measured on it"
+    assert checks["nvidia-ml-py"].found == "not installed: measurements on a GPU do not watch its clock"
     for name in ("extra mlperf", "nvidia-ml-py", "PyCUDA", "CUDA bindings"):
         assert checks[name].state == "absent"
         assert checks[name].fix.startswith("pip install ")
@@ -130,7 +130,7 @@ class TestCuda:
         monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)
         checks = rows()
         assert checks["PyCUDA"].state == checks["CUDA"].state == "absent"
-        assert checks["PyCUDA"].found == "2026.1, which only loads beside a driver"
+        assert checks["PyCUDA"].found == "2026.1, which loads only with a driver"
 
     @pytest.mark.usefixtures("no_driver")
     @pytest.mark.filterwarnings("ignore:Specified provider")

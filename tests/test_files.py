@@ -332,8 +332,9 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     ("name", "error", "words"),
     [
         ("folder.html", UsageError, "`gallery` folder.html: is not a plain file; name a file"),
-        ("page.txt", UsageError, "`gallery` page.txt: ends in none of .html, .htm; choose one"),
+        ("page.txt", UsageError, "`gallery` page.txt: does not end in one of .html, .htm; choose one"),
         ("file/page.html", UnavailableError, "`gallery` file/page.html: cannot be written (Not a directory)"),
+        ("link.html", UnavailableError, "`gallery` link.html: cannot be written (Not a directory)"),
     ],
 )
 def test_a_target_is_checked_before_any_work(
@@ -342,6 +343,7 @@ def test_a_target_is_checked_before_any_work(
     monkeypatch.chdir(tmp_path)
     Path("folder.html").mkdir()
     Path("file").touch()
+    Path("link.html").symlink_to("file/page.html")  # a writer follows it
     with pytest.raises(error) as caught:
         check_file(Path(name), "gallery", formats=(".html", ".htm"))
     assert str(caught.value).startswith(words)

@@ -5,7 +5,7 @@
 
 import os
 
-# OpenMP reads this when torch is imported, so it stands where nothing can come before it. Threads that wait for one
+# OpenMP reads this when torch is imported, so it is set before anything else. Threads that wait for one
 # another in a step should sleep: spinning, they take the cores from the processes that decode and augment beside them
 # (docs/training.md has what that costs).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,8 +1,7 @@
-"""``python -m training``: train, and evaluate, compress or pack the checkpoint that training leaves."""
+"""``python -m training``: train, and evaluate, compress or pack the resulting checkpoint."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,10 +9,12 @@ from typing import Annotated, Any
 
 import torch.distributed as dist
 import typer
+from typer import Argument, Option
 from typer.core import TyperGroup
 
 from alexnet_deploy.cli.flags import with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
+from alexnet_deploy.cli.tables import print_json
 from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.model.checkpoint import load_checkpoint
@@ -28,19 +29,19 @@ from training.train_command import train_command
 
 
 class _Commands(TyperGroup):
-    """Lists the commands where the one that was typed is unknown: none is guessed."""
+    """Lists the commands if the typed one is unknown: no command is guessed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args[0] not in self.commands:
             names = ", ".join(self.commands)
-            ctx.fail(f"No such command '{args[0]}'; name one of {names}: {ctx.command_path} train {args[0]} ...")
+            ctx.fail(f"No such command '{args[0]}'; name one of {names}, such as {ctx.command_path} train {args[0]}")
         return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,  # a shell completes the name of a program, and this is an argument of python
+    add_completion=False,  # a shell completes names of programs, and this one is an argument of python
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -48,28 +49,28 @@ app = typer.Typer(
 
 def evaluate_command(
     checkpoint: CheckpointFile,
-    data: Annotated[Path, typer.Argument(help="Folder with one folder of images per class, or ImageNet's flat val.")],
+    data: Annotated[Path, Argument(metavar="DATA", help="Class folders with images, or ImageNet's flat val.")],
     val_labels: ValLabels = None,
-    ten_crop: Annotated[bool, typer.Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
-    confusion: Annotated[bool, typer.Option("--confusion", help="Add the counts of each class's answers.")] = False,
+    ten_crop: Annotated[bool, Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
+    confusion: Annotated[bool, Option("--confusion", help="Add the confusion matrix, in counts.")] = False,
     workers: Workers = 2,
 ) -> None:
-    """Top-1 and top-5 of a checkpoint, in total and per class, as JSON."""
+    """Measure top-1 and top-5 of a checkpoint, in total and per class, as JSON."""
     loaded = load_checkpoint(checkpoint)
     images = list_val_images(data, loaded.contract.class_ids, val_labels)
     result = evaluate_checkpoint(loaded, images, workers=workers, ten_crop=ten_crop, confusion=confusion)
-    print(json.dumps(result, indent=1))
+    print_json(result)
 
 
 def pack_command(
     checkpoint: CheckpointFile,
-    output: Annotated[Path, typer.Argument(help="The float16 checkpoint to write.")],
-    data: Annotated[Path, typer.Option(help="Images to measure it on: one folder per class, or a flat val.")],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="The float16 checkpoint to write.")],
+    data: Annotated[Path, Option(help="Images to measure it on: one subfolder per class, or a flat val.")],
     val_labels: ValLabels = None,
     workers: Workers = 2,
 ) -> None:
-    """Store a checkpoint as float16, with the accuracy it then has in its recipe and on the standard output."""
-    print(json.dumps(pack(checkpoint, output, data, val_labels=val_labels, workers=workers), indent=1))
+    """Store a checkpoint as float16, and measure the accuracy that it then has."""
+    print_json(pack(checkpoint, output, data, val_labels=val_labels, workers=workers))
 
 
 for name, command in (
@@ -82,7 +83,7 @@ for name, command in (
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; the exit code. Typer itself ends usage errors with 2."""
+    """Run a command and return the exit code. Typer itself ends usage errors with 2."""
     try:
         with checked_standard_output():
             app(arguments, prog_name="python -m training")
@@ -96,20 +97,20 @@ def main(arguments: list[str]) -> int:
         note(f"error: {exc}", style="red")
         return exc.exit_code
     except (RuntimeError, ConnectionError) as exc:
-        # torch's own words, raised wherever the trainer is just then; or a pipe's, while a batch was handed over.
+        # Raised by torch at any point of the trainer, or by a pipe while a batch was transferred.
         if isinstance(exc, RuntimeError) and "DataLoader worker" not in str(exc):
             raise
         cause = "a process that decodes images was killed, most often for lack of memory"
-        note(f"error: {cause}; go on with --resume and fewer --workers", style="red")
+        note(f"error: {cause}; continue with --resume and fewer --workers", style="red")
         return 1
     return 0
 
 
 def _exit(code: int) -> None:
-    """Exit; one of several processes at once where it has done its work."""
+    """Exit; as one of several processes, immediately when its work is done."""
     if dist.is_initialized() and code in (0, Interrupted.exit_code):
         dist.destroy_process_group()
-        # gloo's threads abort now and then at interpreter exit on a CPU, after all work is done and written.
+        # On a CPU, gloo's threads sometimes abort at interpreter exit, after all work is done and written.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -17,7 +17,7 @@ from training.loop.device import pick_device, without_tf32
 def mean_probability(logits_NVK: Tensor) -> Tensor:
     """Softmax over the classes, averaged over the views: ``[N, K]``.
 
-    In float64, where very unlikely classes keep their order instead of all becoming 0.
+    In float64, so very unlikely classes keep their order instead of all becoming 0.
     """
     return logits_NVK.double().softmax(2).mean(1)
 

@@ -12,12 +12,12 @@ from typer import Argument, Option
 Settings = TypeVar("Settings")
 
 MAX_WORKERS = 256
-"""Each is a process of some hundred MiB. More keep no machine busier, so a larger number is a typing error."""
+"""Each is a process of some hundred MiB. More workers help on no machine, so a larger number is a typing error."""
 MAX_SEED = 2**63 - 1
-"""The largest that torch.manual_seed takes."""
+"""The largest seed of torch.manual_seed."""
 
-CheckpointFile = Annotated[Path, Argument(help="A checkpoint.safetensors.")]
-Val = Annotated[Path | None, Option(help="Validation folder; default: DATA/val.")]
+CheckpointFile = Annotated[Path, Argument(metavar="CHECKPOINT", help="A checkpoint.safetensors.")]
+Val = Annotated[Path | None, Option(help="Validation folder.  [default: DATA/val]")]
 ValLabels = Annotated[
     Path | None,
     Option(help="Classes of a validation folder without class folders: ImageNet's LOC_val_solution.csv, val.txt."),

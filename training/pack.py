@@ -1,4 +1,4 @@
-"""A checkpoint small enough to ship: float16 weights, with the accuracy that these very weights reach."""
+"""A checkpoint small enough to ship: float16 weights, with the accuracy measured on these weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pack(
     """Store ``checkpoint`` as float16 in ``output``; return its accuracy on ``data``, which its recipe records.
 
     ``data`` and ``val_labels`` are as for ``list_val_images``. Raises InputError for a weight beyond float16's range,
-    and what ``check_output`` does, with ``output`` unchanged.
+    and the errors of ``check_output``, with ``output`` unchanged.
     """
     check_output(output, checkpoint)
     loaded = load_checkpoint(checkpoint)

@@ -1,4 +1,4 @@
-"""What a recipe is: every number that decides how a model is trained, with its type and bounds."""
+"""A recipe: every number that determines how a model is trained, with its type and bounds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RecipeName = Literal["torchvision", "modern", "paper", "finetune"]
 _Count = Annotated[int, Meta(ge=1, le=10_000)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _CropScale = Annotated[tuple[_Share, _Share], Meta(description="two rising shares of the area, such as [0.25, 1]")]
-_Side = Annotated[int, Meta(ge=63, le=MAX_SIDE)]  # below 63 pixels the last max-pool has nothing left
+_Side = Annotated[int, Meta(ge=63, le=MAX_SIDE)]  # below 63 pixels nothing is left for the last max-pool
 _Sides = Annotated[
     tuple[tuple[_Share, _Side], ...],
     Meta(description=f"pairs of a share of the epochs and a side of 63 to {MAX_SIDE}, such as [[0, 128], [0.5, 224]]"),
@@ -48,7 +48,7 @@ class Recipe:
     warmup_epochs: Annotated[float, Meta(ge=0, le=10_000)] = 0.0
     step_epochs: _Count = 30
     patience: _Count = 5
-    """Of ``plateau``: epochs without a new lowest validation error after which the rate is divided by 10."""
+    """For ``plateau``: epochs without a new lowest validation error after which the rate is divided by 10."""
     max_drops: Annotated[int, Meta(ge=0, le=20)] = 3
     momentum: Annotated[float, Meta(ge=0, le=0.9999)] = 0.9
     label_smoothing: Annotated[float, Meta(ge=0, le=0.9)] = 0.0
@@ -108,13 +108,9 @@ class Recipe:
         """Height and width of the training pictures in an epoch (from 0), for a network of ``side`` pixels."""
         return next((small for share, small in reversed(self.sides) if epoch >= share * self.epochs), side)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dataclasses.asdict(self)
-
 
 def _stalls(errors: Sequence[tuple[int, float]], patience: int) -> int:
-    """How often ``patience`` epochs passed without a new lowest error."""
+    """Number of times that ``patience`` epochs passed without a new lowest error."""
     lowest, since, stalls = math.inf, 0, 0
     for epoch, error in errors:
         if error < lowest:
@@ -125,17 +121,16 @@ def _stalls(errors: Sequence[tuple[int, float]], patience: int) -> int:
 
 
 def apply_overrides(base: Recipe, overrides: Sequence[str]) -> Recipe:
-    """``base`` with ``FIELD=VALUE`` overrides, the value as JSON or a word; UsageError where one does not fit."""
-    fields = [
-        name for name in _types() if name not in (*_OPTIONS, "name", "pixel_std")
-    ]  # the latter goes with the contract
+    """``base`` with ``FIELD=VALUE`` overrides, the value as JSON or plain text; UsageError if one does not fit."""
+    # The pixels' deviation goes with the contract.
+    fields = [name for name in _types() if name not in (*_OPTIONS, "name", "pixel_std")]
     changes: dict[str, Any] = {}
     for override in overrides:
         name, equals, text = override.partition("=")
         if name in _OPTIONS:
-            raise UsageError(f"`overrides` {override}: {name} has an option of its own; use `{name}`")
+            raise UsageError(f"`overrides` {override}: {name} has its own option; use `{name}`")
         if name not in fields or not equals:
-            wrong = f"has no field {name!r}" if equals else "takes FIELD=VALUE"
+            wrong = f"has no field {name!r}" if equals else "is not FIELD=VALUE"
             raise UsageError(f"`overrides` {override}: {wrong}; the fields are {', '.join(fields)}")
         value: Any = text
         with contextlib.suppress(ValueError):
@@ -160,13 +155,13 @@ def _types() -> dict[str, Any]:
 
 
 def _problem(name: str, value: Any) -> str | None:
-    """What is wrong with a value of the field ``name``, as the rest of a sentence; None where it fits."""
+    """The problem with a value of the field ``name``, as the end of a sentence; None if it fits."""
     try:
         msgspec.convert(value, _types()[name])
     except msgspec.ValidationError:
-        return f"takes {_description(_types()[name])}"
+        return f"must be {_description(_types()[name])}"
     if name == "crop_scale" and value is not None and not 0 < value[0] <= value[1]:
-        return f"takes {_description(_types()[name])}"
+        return f"must be {_description(_types()[name])}"
     shares = [share for share, _ in value] if name == "sides" else []
     if shares and (shares[0] != 0 or shares[-1] >= 1 or shares != sorted(set(shares))):
         return "has shares of the epochs that do not rise from 0 and stay below 1, as in [[0, 128], [0.5, 224]]"
@@ -174,7 +169,7 @@ def _problem(name: str, value: Any) -> str | None:
 
 
 def _description(hint: Any) -> str:
-    """What a field of this type takes."""
+    """The valid values of a field of this type."""
     if typing.get_origin(hint) is Literal:
         *words, last = typing.get_args(hint)
         return f"{', '.join(words)} or {last}"

@@ -1,30 +1,18 @@
-"""What the training commands print for people on the standard error."""
+"""The output of the training commands for people, on the standard error."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 
 from rich.console import Console
 from rich.table import Table
 
 from alexnet_deploy.cli.tables import add_row, table
-from alexnet_deploy.cli.terminal import err, note, reporting
-from alexnet_deploy.progress import Progress, no_progress
+from alexnet_deploy.cli.terminal import err, note
 from training.data.preflight import PreflightReport
 from training.loop.run import EpochMetrics
 
 _WIDE = 10_000  # columns of a table in a pipe: longer than any path, so that a program finds each on one line
-
-
-@contextmanager
-def shown_progress(*, leads: bool) -> Iterator[Progress]:
-    """Progress bars, of the process that leads."""
-    if not leads:
-        yield no_progress
-        return
-    with reporting() as on_progress:
-        yield on_progress
 
 
 def show_epoch(row: EpochMetrics, epochs: int) -> None:
@@ -37,7 +25,7 @@ def show_epoch(row: EpochMetrics, epochs: int) -> None:
 
 
 def show_preflight(report: PreflightReport, allowed: Collection[str], flag_of: Callable[[str], str]) -> None:
-    """Print what the preflight found, if anything, never cut off in a pipe."""
+    """Print the findings of the preflight, if any; never cut off in a pipe."""
     if report.findings:
         note("Data preflight")
         console = err if err.is_terminal else Console(stderr=True, markup=False, highlight=False, width=_WIDE)
@@ -48,9 +36,7 @@ def preflight_table(report: PreflightReport, allowed: Collection[str], flag_of: 
     """One row per finding, with its first case."""
     grid = table("found", ">cases", "for example", "so")
     for finding in report.findings:
-        if finding.is_refused(allowed):
-            add_row(grid, (finding.kind, len(finding.cases), finding.cases[0], "refused"), style="red")
-        else:
-            verdict = flag_of(finding.allow) if finding.allow else "as it is"
-            add_row(grid, (finding.kind, len(finding.cases), finding.cases[0], verdict))
+        verdict = flag_of(finding.allow) if finding.allow else "as it is"
+        verdict, style = ("refused", "red") if finding.is_refused(allowed) else (verdict, None)
+        add_row(grid, (finding.kind, len(finding.cases), finding.cases[0], verdict), style=style)
     return grid

@@ -23,17 +23,15 @@ from alexnet_deploy.progress import Progress, no_progress
 from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images, train_val_split
 from training.data.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE, PreflightReport, inspect_data
 from training.loop.fit import fit
-from training.loop.run import EpochMetrics, Run, TrainingPrecision
+from training.loop.run import LoopSettings, OnEpoch, Run, no_epochs
 from training.loop.state import check_run_folder
 from training.recipe import RecipeName, apply_overrides
 from training.recipes import get_recipe
 
 PREFLIGHT_FILE = "preflight.txt"
 PROCESS_TIMEOUT = timedelta(days=1)
-"""How long processes wait for each other: while the first one reads every file, where torch's own 30 minutes are too
-short for ImageNet's 1.28 million. Where one dies torchrun ends the others, so none waits in vain."""
-
-
+"""Time that processes wait for each other while the first one reads every file: torch's own 30 minutes are too short
+for ImageNet's 1.28 million. If one dies, torchrun ends the others, so none waits in vain."""
 Activation = Literal["relu", "tanh"]
 Lrn = Literal["none", "before-pool", "after-pool"]
 Pool = Literal["overlapping", "plain"]
@@ -41,7 +39,7 @@ Resize = Literal["shorter-side", "stretch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings:
+class TrainSettings(LoopSettings):
     """How to train; the names are those of the command's options. None: the recipe's or the architecture's own."""
 
     arch: str = "alexnet"
@@ -70,19 +68,11 @@ class TrainSettings:
     allow_leak: bool = False
     allow_two_classes: bool = False
     skip_preflight: bool = False
-    workers: int = 2
-    cache: bool = False
-    seed: int = 0
-    precision: TrainingPrecision = "bf16"
-    compile: bool = False
-    val_every: int = 1
-    save_every_s: float = 600.0
     start: Path | None = None
-    """Checkpoint to begin with instead of random weights."""
-    resume: bool = False
+    """Checkpoint to start from instead of random weights."""
 
     def allowed(self) -> list[str]:
-        """The settings that let training go on in spite of a finding of the preflight."""
+        """The settings that let training start in spite of a finding of the preflight."""
         return [name for name in (ALLOW_UNREADABLE, ALLOW_LEAK, ALLOW_TWO_CLASSES) if getattr(self, name)]
 
 
@@ -92,20 +82,20 @@ def train(
     settings: TrainSettings,
     *,
     on_preflight: Callable[[PreflightReport], None] = lambda report: None,
-    on_epoch: Callable[[EpochMetrics, int], None] = lambda row, epochs: None,
+    on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
 ) -> Path:
     """Train a member of the family on ``data``; return the checkpoint in the run directory ``output``.
 
     Under torchrun, every process calls this and the first one writes. ``on_epoch`` gets each epoch's metrics and the
     number of epochs. Raises UsageError and InputError for settings and data that do not fit, before the first step, and
-    what ``fit`` raises.
+    the errors of ``fit``.
     """
-    run, roots = plan_run(data, output, settings)
+    run = plan_run(data, output, settings)
     _make_writable(output)
     usable = torch.ones(len(run.train.files) + len(run.val.files), dtype=torch.uint8)
     if leads():
-        # Before the processes meet: torchrun then ends the others, and none waits for an answer that cannot come.
+        # Before the processes meet: on an error torchrun ends the others, and none waits in vain.
         check_run_folder(run, unknown=("data",) if settings.allow_unreadable else ())
         if not settings.skip_preflight:
             report = inspect_data(run.train, run.val, threads=max(1, run.workers), on_progress=on_progress)
@@ -117,14 +107,9 @@ def train(
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=PROCESS_TIMEOUT)
         dist.broadcast(usable, 0)
-    keep = usable.bool().numpy()
-    train_images, val_images = (
-        run.train.where(keep[: len(run.train.files)]),
-        run.val.where(keep[len(run.train.files) :]),
-    )
-    digest = _digest(train_images, val_images, roots)
-    run = dataclasses.replace(run, train=train_images, val=val_images, data_digest=digest)
-    return fit(run, on_epoch=lambda row: on_epoch(row, run.recipe.epochs), on_progress=on_progress)
+    keep, count = usable.bool().numpy(), len(run.train.files)
+    run = dataclasses.replace(run, train=run.train.where(keep[:count]), val=run.val.where(keep[count:]))
+    return fit(run, on_epoch=on_epoch, on_progress=on_progress)
 
 
 def is_distributed() -> bool:
@@ -137,51 +122,41 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def plan_run(data: Path, output: Path, settings: TrainSettings) -> tuple[Run, tuple[Path, Path]]:
-    """The run that ``settings`` describe, and the folders of its training and validation images; writes nothing."""
+def plan_run(data: Path, output: Path, settings: TrainSettings) -> Run:
+    """The run that ``settings`` describe; writes nothing."""
     if settings.skip_preflight and settings.allowed():
         raise UsageError(f"`{settings.allowed()[0]}`: has no effect with `skip_preflight`; leave one of the two out")
-    train_images, val_images, roots = _list_images(data, settings)
+    train_images, val_images = _list_images(data, settings)
     recipe = get_recipe(settings.recipe, epochs=settings.epochs, batch=settings.batch, lr=settings.lr)
     recipe = apply_overrides(recipe, settings.overrides or ())
     arch = _architecture(settings, len(train_images.class_ids))
     stretch = settings.resize == "stretch"
-    run = Run(
+    return Run(
         arch=arch,
         recipe=recipe,
         train=train_images,
         val=val_images,
-        data_digest=_digest(train_images, val_images, roots),
         labels=_labels(settings.class_names, train_images.class_ids),
         preprocessing=Preprocessing(resize=settings.resize, resize_to=None if stretch else 256, std=recipe.pixel_std),
         output=output,
-        seed=settings.seed,
-        workers=settings.workers,
-        resume=settings.resume,
         start=_start(settings.start, arch, train_images.class_ids) if settings.start else None,
-        precision=settings.precision,
-        cache=settings.cache,
-        compile=settings.compile,
-        val_every=settings.val_every,
-        save_every_s=settings.save_every_s,
+        **{field.name: getattr(settings, field.name) for field in dataclasses.fields(LoopSettings)},
     )
-    return run, roots
 
 
-def _list_images(data: Path, settings: TrainSettings) -> tuple[ImageList, ImageList, tuple[Path, Path]]:
-    """Training and validation images, and the folder of each."""
+def _list_images(data: Path, settings: TrainSettings) -> tuple[ImageList, ImageList]:
+    """Training and validation images."""
     train_folder, val_folder = find_splits(data)
     val_folder = settings.val or val_folder
     train_images = list_class_folders(train_folder)
     if val_folder is None:
         if settings.val_labels is not None:
-            raise UsageError(f"`val_labels` {settings.val_labels}: there is no validation folder; add `val`")
+            raise UsageError(f"`val_labels` {settings.val_labels}: needs a validation folder; add `val`")
         share = 0.1 if settings.val_share is None else settings.val_share
-        return *train_val_split(train_images, share, settings.seed), (train_folder, train_folder)
+        return train_val_split(train_images, share, settings.seed)
     if settings.val_share is not None:
         raise UsageError(f"`val_share` {settings.val_share}: {val_folder} is for validation; leave `val_share` out")
-    val_images = list_val_images(val_folder, train_images.class_ids, settings.val_labels)
-    return train_images, val_images, (train_folder, val_folder)
+    return train_images, list_val_images(val_folder, train_images.class_ids, settings.val_labels)
 
 
 def _architecture(settings: TrainSettings, classes: int) -> Architecture:
@@ -199,7 +174,7 @@ def _architecture(settings: TrainSettings, classes: int) -> Architecture:
 def _checked_groups(groups: tuple[int, ...], arch: Architecture) -> tuple[int, ...]:
     text = ",".join(map(str, groups))
     if len(groups) != len(arch.widths) or min(groups) < 1:
-        raise UsageError(f"`groups` {text}: takes five whole numbers, one per convolution, such as 1,2,1,2,2")
+        raise UsageError(f"`groups` {text}: must be five whole numbers, one per convolution, such as 1,2,1,2,2")
     for number, (count, fan_in, fan_out) in enumerate(zip(groups, (3, *arch.widths), arch.widths, strict=False), 1):
         if fan_in % count or fan_out % count:
             raise UsageError(
@@ -224,11 +199,11 @@ def _labels(class_names: Path | None, class_ids: tuple[str, ...]) -> tuple[str, 
 
 
 def _start(path: Path, arch: Architecture, class_ids: tuple[str, ...]) -> Checkpoint:
-    """The checkpoint to begin with; its weights must fit and its outputs mean the same classes."""
+    """The checkpoint to start from; its weights must fit and its outputs mean the same classes."""
     start = load_checkpoint(path)
     if start.contract.class_ids != class_ids:
         raise InputError(
-            f"`start` {path}: knows {len(start.contract.class_ids)} classes ({start.contract.class_ids[0]}, ...), the "
+            f"`start` {path}: has {len(start.contract.class_ids)} classes ({start.contract.class_ids[0]}, ...), the "
             f"data has {len(class_ids)} ({class_ids[0]}, ...); train on the same classes, or without `start`"
         )
     shaped = dataclasses.replace(arch, dropout=start.arch.dropout)
@@ -241,14 +216,10 @@ def _start(path: Path, arch: Architecture, class_ids: tuple[str, ...]) -> Checkp
 
 
 def _make_writable(output: Path) -> None:
-    """Make the run directory, and find out now, not after the first epoch, that nothing can be saved there."""
+    """Make the run directory; an error if nothing can be saved there appears now, not after the first epoch."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
         raise UnavailableError(f"`output` {output}: cannot be made ({exc.strerror}); choose another place") from exc
     if not os.access(output, os.W_OK | os.X_OK):
         raise UnavailableError(f"`output` {output}: cannot be written; choose another place")
-
-
-def _digest(train_images: ImageList, val_images: ImageList, roots: tuple[Path, Path]) -> str:
-    return train_images.digest(roots[0]) + val_images.digest(roots[1])

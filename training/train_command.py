@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -10,12 +11,13 @@ from typer import Argument, BadParameter, Option
 
 from alexnet_deploy.cli.flags import flag_of
 from alexnet_deploy.cli.quantities import Seconds
-from alexnet_deploy.cli.terminal import note, note_written
+from alexnet_deploy.cli.terminal import note, note_written, reporting
+from alexnet_deploy.progress import no_progress
 from training.data.preflight import PreflightReport
 from training.loop.run import TrainingPrecision
 from training.options import MAX_SEED, Batch, LearningRate, Val, ValLabels, Workers, settings_from
 from training.recipe import RecipeName
-from training.show import show_epoch, show_preflight, shown_progress
+from training.show import show_epoch, show_preflight
 from training.train import PREFLIGHT_FILE, Activation, Lrn, Pool, Resize, TrainSettings, leads, train
 
 ArchitectureName = Literal["alexnet", "alexnet-2012", "alexnet-review", "alexnet-review-code"]
@@ -34,7 +36,7 @@ class _Groups(tuple[int, ...]):
 
 
 def train_command(
-    data: Annotated[Path, Argument(help="Folder with one folder of images per class, or train/ and val/ of those.")],
+    data: Annotated[Path, Argument(metavar="DATA", help="Class folders with images, or train/ and val/ of those.")],
     output: Annotated[Path, Option(help="Run directory, for checkpoint, metrics and state.")],
     arch: Annotated[ArchitectureName, Option(help="Member of the AlexNet family.")] = "alexnet",
     dense_rank: Annotated[int | None, Option(help="Rank of the two hidden dense layers.  [default: full]")] = None,
@@ -56,7 +58,7 @@ def train_command(
     val: Val = None,
     val_labels: ValLabels = None,
     val_share: Annotated[
-        float | None, Option(help="Share of each class to hold out without a validation folder.  [default: 0.1]")
+        float | None, Option(help="Share of each class to hold out, without a validation folder.  [default: 0.1]")
     ] = None,
     class_names: Annotated[Path | None, Option(help='JSON {"folder name": "name for people"}.')] = None,
     resize: Annotated[Resize, Option(help="How inference resizes a photo.")] = "shorter-side",
@@ -65,19 +67,19 @@ def train_command(
     ] = False,
     allow_leak: Annotated[bool, Option("--allow-leak", help="Validate on training images.")] = False,
     allow_two_classes: Annotated[
-        bool, Option("--allow-two-classes", help="Train on images that lie in two classes.")
+        bool, Option("--allow-two-classes", help="Train on images that are in two classes.")
     ] = False,
     skip_preflight: Annotated[bool, Option("--skip-preflight", help="Do not read all files first.")] = False,
     workers: Workers = 2,
     cache: Annotated[bool, Option("--cache", help="Decode every picture once: 147 KiB for 224 x 224.")] = False,
-    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Decides weights, order, crops and dropout.")] = 0,
-    precision: Annotated[TrainingPrecision, Option(help="Of the matrix products; fp16 needs CUDA.")] = "bf16",
-    compile: Annotated[bool, Option("--compile", help="Run the network through torch.compile.")] = False,
+    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Seed of weights, order, crops and dropout.")] = 0,
+    precision: Annotated[TrainingPrecision, Option(help="Precision of the matrix products; fp16 needs CUDA.")] = "bf16",
+    compile: Annotated[bool, Option("--compile", help="Compile the network with torch.compile.")] = False,
     val_every: Annotated[int, Option(min=1, help="Epochs from one validation to the next.")] = 1,
     save_every_s: Annotated[
         float, Option("--save-every", parser=Seconds.parse, metavar="TIME", help="Time between saves in an epoch.")
     ] = _SAVE_EVERY_S,
-    start: Annotated[Path | None, Option(help="Checkpoint to begin with; not with modern.")] = None,
+    start: Annotated[Path | None, Option(help="Checkpoint to start from; not with --recipe modern.")] = None,
     resume: Annotated[bool, Option("--resume", help="Continue the run in --output.")] = False,
 ) -> None:
     """Train a member of the AlexNet family on a folder of labelled images."""
@@ -88,7 +90,7 @@ def train_command(
         if report.findings:
             note(f"every case: {output / PREFLIGHT_FILE}")
 
-    with shown_progress(leads=leads()) as on_progress:
+    with reporting() if leads() else nullcontext(no_progress) as on_progress:
         checkpoint = train(
             data, output, settings, on_preflight=on_preflight, on_epoch=show_epoch, on_progress=on_progress
         )

@@ -21,7 +21,7 @@ PROGRESS_STEPS = 1000
 
 @contextlib.contextmanager
 def defer_interrupt() -> Iterator[threading.Event]:
-    """Note Ctrl-C during the block in the event, and raise KeyboardInterrupt at its end.
+    """Set the event at Ctrl-C during the block, and raise KeyboardInterrupt at its end.
 
     Raised at once, it would come at the first bytecode of a callback, before any ``try`` of ours.
     """
@@ -66,23 +66,23 @@ class BuildMonitor:
             self._phases.pop(phase, None)
 
     def step(self, phase: str, index: int) -> bool:
-        """Report how much of the build is done, which never falls; False asks TensorRT to stop."""
+        """Report the share of the build that is done, which never falls; False asks TensorRT to stop."""
         with self._lock:
             if phase in self._phases:
                 self._phases[phase].done = index + 1
             self._best = max(self._best, self._share(phase))
             try:
                 self._report(self._best)
-            except BaseException as exc:  # whatever it is, it must wait until TensorRT has returned
+            except BaseException as exc:  # any error must wait until TensorRT has returned
                 self.failure = self.failure or exc
         return self.failure is None and not self._interrupt.is_set()
 
     def complete(self) -> None:
-        """Report the end of a successful build: TensorRT's own last step is below 1."""
+        """Report the end of a successful build: the last step that TensorRT reports is below 1."""
         self._report(1.0)
 
     def raise_failure(self) -> None:
-        """Raise what a callback kept; call it when TensorRT has returned."""
+        """Raise the error that a callback kept; call this when TensorRT has returned."""
         if self._interrupt.is_set():
             raise KeyboardInterrupt
         if self.failure is not None:

@@ -37,11 +37,11 @@ def build_engine(
     """Build ``onnx`` into the bundle ``output`` (None: ``engines/<model>-<precision>``) and return its folder.
 
     ``calibration_data`` is for int8 and fp8: a folder of images like those of production, or images already chosen
-    (``CalibrationRecord.calibration_set`` returns those of a bundle). Without TensorRT the bundle has no plan, and its
-    notes say so. The bundle appears whole, or ``output`` stays as it was.
+    (``CalibrationRecord.calibration_set`` returns those of a bundle). Without TensorRT the bundle has no plan, and a
+    note in it gives the reason. The bundle appears whole, or ``output`` stays as it was.
 
-    Raises UsageError for arguments that contradict each other, ProofError where a layer did not get its precision and
-    ``settings.allow_fallback`` does not name it, and what the stages raise.
+    Raises UsageError for arguments that contradict each other, ProofError if a layer did not get its precision and
+    ``settings.allow_fallback`` does not name it, and the errors of the stages.
     """
     settings = settings or BuildSettings()
     images = choose_calibration(precision, calibration_data, settings)
@@ -58,9 +58,9 @@ class UnfinishedBundle:
     """A bundle that is being built."""
 
     path: Path
-    """Where it will appear."""
+    """Its final folder."""
     folder: Path
-    """Where its files are written until then."""
+    """The folder that its files are written to until then."""
     scratch: Path
     """A folder for temporary files."""
     model: FloatModel
@@ -73,7 +73,7 @@ class UnfinishedBundle:
 def choose_calibration(
     precision: Precision, calibration_data: str | Path | CalibrationSet | None, settings: BuildSettings
 ) -> CalibrationSet | None:
-    """The images that calibrate, None for fp32 and fp16; UsageError where data, settings and precision do not fit."""
+    """The calibration images, None for fp32 and fp16; UsageError if data, settings and precision do not fit."""
     if precision not in get_args(Precision):
         raise UsageError(f"`precision` {precision}: unknown; choose one of {', '.join(get_args(Precision))}")
     dtype = quantized_type(precision)
@@ -98,7 +98,7 @@ def choose_calibration(
 
 
 def default_output(onnx: Path, precision: Precision, store: Path = STORE) -> Path:
-    """Where a bundle goes if nothing else is asked for."""
+    """The default folder of a bundle."""
     return store / f"{onnx.stem}-{precision.replace('+', '-')}"
 
 
@@ -106,16 +106,16 @@ def default_output(onnx: Path, precision: Precision, store: Path = STORE) -> Pat
 def new_bundle(
     onnx: Path, output: str | Path | None, precision: Precision, settings: BuildSettings
 ) -> Iterator[UnfinishedBundle]:
-    """Start a bundle with ``onnx`` as its float model; it appears as a whole if the block ends without an error."""
+    """Start a bundle with ``onnx`` as its float model; it appears as a whole when the block ends without an error."""
     path = default_output(onnx, precision) if output is None else Path(output)
     with write_bundle(path) as folder, TemporaryDirectory(dir=folder.parent, prefix=f".{path.name}.work-") as scratch:
         model = import_float_model(onnx, Path(scratch) / "float.onnx", settings.import_options)
         notes = []
         if model.contract.temperature != 1.0:
-            # It was fitted to the probabilities of another engine.
+            # The temperature was fitted to the probabilities of another engine.
             notes.append(
-                f"the temperature {model.contract.temperature:.4g} of {onnx} is left out: each engine has its own; fit "
-                "it with: alexnet-deploy calibrate-confidence"
+                f"the temperature {model.contract.temperature:.4g} of {onnx} is left out: each engine needs its own; "
+                "fit one: alexnet-deploy calibrate-confidence"
             )
             model = replace(model, contract=replace(model.contract, temperature=1.0))
             graph = load_onnx(model.path)
@@ -131,7 +131,7 @@ def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
         return asked or BatchProfile()
     if asked is not None and (asked.min, asked.max) != (fixed, fixed):
         raise UsageError(
-            f"{model.source}: takes batches of exactly {fixed}; leave out `min_batch` and `max_batch`, "
+            f"{model.source}: accepts only batches of {fixed}; leave out `min_batch` and `max_batch`, "
             "or export it with a dynamic batch"
         )
     return BatchProfile(fixed, fixed, fixed)

@@ -32,7 +32,7 @@ PORTABLE = "portable"
 """One plan for every RTX GPU since Ampere (sm80): what TensorRT-RTX builds if no capability is set."""
 
 TARGETS = (*RTX_TARGETS, PORTABLE, "all", "current")
-"""Values of ``BuildSettings.targets``; the full TensorRT also takes other compute capabilities, such as ``sm90``."""
+"""Values of ``BuildSettings.targets``; the full TensorRT also accepts other compute capabilities, such as ``sm90``."""
 
 FP8_SINCE = 89
 """The first compute capability with FP8 tensor cores (Ada)."""
@@ -48,7 +48,7 @@ class BuiltPlan:
 
 @dataclass(frozen=True, slots=True)
 class BuiltPlans:
-    """The plans of one ONNX, and why targets of ``all`` have none, one sentence each."""
+    """The plans of one ONNX, and a sentence for each target of ``all`` without one, with the reason."""
 
     plans: tuple[BuiltPlan, ...]
     passed_over: tuple[str, ...] = ()
@@ -65,8 +65,8 @@ def build_plans(
 ) -> BuiltPlans:
     """Build ``onnx_path`` into one raw plan per target, ``out_dir/<target>.plan``; errors call it ``source``.
 
-    Without ``targets`` it builds for the GPU of this machine (``current``), or one ``portable`` plan if there is none.
-    ``all`` stands for each of ``RTX_TARGETS`` that can run this ONNX. If the full TensorRT is installed and the only
+    Without ``targets`` it builds for the GPU of this machine (``current``), or one ``portable`` plan without a GPU.
+    ``all`` means each of ``RTX_TARGETS`` that can run this ONNX. If the full TensorRT is installed and the only
     target is the GPU of this machine, it is preferred: it tunes on the device.
 
     All plans of a call appear together, or none: an error or Ctrl-C (KeyboardInterrupt, within one of the builder's
@@ -101,7 +101,7 @@ def build_plans(
 def choose_builder(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ...]]:
     """Choose the TensorRT that builds, and resolve ``all`` and ``current`` among ``targets``, each once.
 
-    Raises UsageError for a target that no TensorRT here can build, UnavailableError where something is missing.
+    Raises UsageError for a target that no installed TensorRT can build, UnavailableError if something is missing.
     """
     for target in targets:
         if target not in TARGETS and not re.fullmatch(r"sm\d{2,3}", target):
@@ -117,7 +117,7 @@ def choose_builder(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ..
     for target in targets or ["current" if here else PORTABLE]:
         if target == "current" and here is None:
             raise UnavailableError(
-                "`targets` current: no usable CUDA GPU here; name its compute capability, such as sm89"
+                "`targets` current: this machine has no usable CUDA GPU; name a compute capability, such as sm89"
             )
         chosen |= dict.fromkeys(RTX_TARGETS if target == "all" else [here or ""] if target == "current" else [target])
     if FULL in libraries and [*chosen] == [here]:
@@ -125,7 +125,7 @@ def choose_builder(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ..
     for target in chosen:
         if RTX not in libraries:
             raise UnavailableError(
-                f"`targets` {target}: {libraries[FULL]} builds only for the GPU it runs on ({here or 'none here'}); "
+                f"`targets` {target}: {libraries[FULL]} builds only for its own GPU ({here or 'none installed'}); "
                 "pip install 'alexnet-deploy[rtx]' builds ahead of time"
             )
         if target not in (*RTX_TARGETS, PORTABLE):
@@ -138,7 +138,7 @@ def choose_builder(targets: Sequence[str] = ()) -> tuple[TensorRT, tuple[str, ..
 
 
 class _PlanBuilder:
-    """One TensorRT with one ONNX, which it builds for one target after the other."""
+    """One TensorRT and one ONNX, built for one target after the other."""
 
     def __init__(self, library: TensorRT, onnx_path: Path, batch: BatchProfile, source: str) -> None:
         self._library = library
@@ -149,7 +149,7 @@ class _PlanBuilder:
         self._fp8 = any(node.precision == "fp8" for node in self._nodes)
 
     def parse(self) -> None:
-        """Read the ONNX into a network; InputError where TensorRT does not take it."""
+        """Read the ONNX into a network; InputError if TensorRT does not accept it."""
         api, logger = self._library.api, self._library.logger
         self._library.messages.clear()
         builder = api.Builder(logger)
@@ -167,7 +167,7 @@ class _PlanBuilder:
         self._parser = parser  # it owns the network's weights
 
     def build(self, target: str, plan_path: Path, monitor: BuildMonitor) -> BuiltPlan:
-        """Build for one target into ``plan_path``; InputError where this model and this target do not fit."""
+        """Build for one target into ``plan_path``; InputError if this model and this target do not fit."""
         since = f"sm{FP8_SINCE}" if self._fp8 else "sm80"
         if target != PORTABLE and self._fp8 and int(target[2:]) < FP8_SINCE:
             raise InputError(f"{self._source}: {target} has no FP8; choose {since} or later, or build int8")
@@ -208,7 +208,7 @@ class _PlanBuilder:
         if fixed != -1:
             if (batch.min, batch.max) != (fixed, fixed):
                 raise UsageError(
-                    f"{self._source}: takes batches of exactly {fixed}; use `min_batch` {fixed}, `opt_batch` {fixed} "
+                    f"{self._source}: accepts only batches of {fixed}; use `min_batch` {fixed}, `opt_batch` {fixed} "
                     f"and `max_batch` {fixed}, or export it with a dynamic batch"
                 )
             return
@@ -241,8 +241,8 @@ class _PlanBuilder:
 def _forget_failed_build(library: TensorRT) -> None:
     """Build the smallest possible network, about 10 ms.
 
-    TensorRT-RTX 1.7.1 keeps the target of a build that failed: the next build in the process is partly for that target
-    (after sm75: channels padded as Turing needs them, 2 % larger), and only the one after it is right.
+    TensorRT-RTX 1.7.1 keeps the target of a failed build: the next build in the process is partly for that target
+    (after sm75: channels padded as Turing needs them, 2 % larger), and only the one after it is correct.
     """
     api, logger = library.api, library.logger
     builder = api.Builder(logger)
@@ -255,7 +255,7 @@ def _forget_failed_build(library: TensorRT) -> None:
 def _refusal(library: TensorRT, error: Any) -> str:
     cause = cause_in([error.desc()]).removeprefix(f"{error.node_name()}: ")
     if "Plugin not found" in cause:
-        cause = f"{library} has no such operator"
+        cause = f"{library} does not have this operator"
     node = f"node {error.node_name()} ({error.node_operator()}): " if error.node_operator() else ""
     return f"{node}{cause}; change the model, or run the ONNX with `runtime` onnxruntime"
 

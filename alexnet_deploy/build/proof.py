@@ -1,4 +1,4 @@
-"""Whether each layer got the precision that the ONNX asks for, from the graph and the builder's own report.
+"""Whether each layer got the precision that the ONNX requests, from the graph and the builder's own report.
 
 The report names every fused layer of the engine, the types of its inputs and, in its metadata, the ONNX nodes that it
 came from. TensorRT-RTX logs the report while it builds, so the proof needs no GPU.
@@ -20,10 +20,10 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
 COMPUTE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Nodes whose precision decides speed and accuracy. Fusion decides for the rest (pooling, LRN, ...)."""
+"""Nodes whose precision decides speed and accuracy. For the rest (pooling, LRN, ...) fusion decides the precision."""
 
 UNKNOWN = "unknown"
-"""``got`` of a node that the report does not name."""
+"""``got`` of a node that is missing from the report."""
 
 _MOVES_DATA = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that a builder runs on quantised values, so they may stand between Q/DQ and the node that uses it."""
@@ -57,7 +57,7 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\]")
 
 @dataclass(frozen=True, slots=True)
 class ComputeNode:
-    """One of ``COMPUTE_OPS`` in the typed ONNX and the precision it asks for; ``weights``: elements of its weight."""
+    """One of ``COMPUTE_OPS`` in the typed ONNX and the precision it requests; ``weights``: elements of its weight."""
 
     name: str
     op: str
@@ -79,8 +79,8 @@ class EngineLayer:
 def compute_nodes(model: onnx.ModelProto) -> list[ComputeNode]:
     """The compute nodes in graph order; the large weights of ``model`` are emptied on the way.
 
-    A node asks for int8 or fp8 where both its operands come from a DequantizeLinear of that type, else for the float
-    type of its operands.
+    A node requests int8 or fp8 if both its operands come from a DequantizeLinear of that type, else the float type of
+    its operands.
     """
     weights = initializers(model)
     for tensor in weights.values():
@@ -169,12 +169,12 @@ def layers_from_inspector(text: str) -> list[EngineLayer]:
 
 
 def achieved_precisions(nodes: Iterable[ComputeNode], layers: Sequence[EngineLayer]) -> tuple[LayerPrecision, ...]:
-    """The precision that each node asks for and the one it got in ``layers``."""
+    """The precision that each node requests and the one it achieved in ``layers``."""
     return tuple(_achieved(node, [layer for layer in layers if node.name in layer.nodes]) for node in nodes)
 
 
 def _achieved(node: ComputeNode, candidates: Sequence[EngineLayer]) -> LayerPrecision:
-    # Bias, activation and padding of a node land in generated kernels ("kgen") beside the layer that multiplies.
+    # Bias, activation and padding of a node run in generated kernels ("kgen") next to the layer that multiplies.
     layer = max(candidates, key=lambda c: (c.kind != "kgen", _largest(c)[1], bool(c.inputs)), default=None)
     if layer is None:
         return LayerPrecision(node.name, node.op, node.precision, UNKNOWN, "")
@@ -195,7 +195,7 @@ def _report_type(text: str) -> str:
 
 
 def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> list[LayerPrecision]:
-    """The layers that did not get what they asked for, except those in ``allowed``.
+    """The layers that did not achieve the requested precision, except those in ``allowed``.
 
     Each of ``allowed`` is a node's name or a regular expression for whole names; UsageError if it is neither.
     """
@@ -218,11 +218,11 @@ def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> 
 
 
 def describe_fallback(layer: LayerPrecision) -> str:
-    """One line for people: the node, what it asked for, what it got, and why as far as known."""
+    """One line for people: the node, the requested and the achieved precision, and the reason as far as known."""
     if layer.got == UNKNOWN:
         why = "the builder's report does not name it"
     elif layer.asked in ("int8", "fp8"):
         why = f"TensorRT has no {layer.asked} kernel for this {layer.op} and converts its operands to {layer.got} first"
     else:
         why = "the builder chose another type"
-    return f"{layer.node} ({layer.op}) asked for {layer.asked}, got {layer.got}: {why}"
+    return f"{layer.node} ({layer.op}) requested {layer.asked}, achieved {layer.got}: {why}"

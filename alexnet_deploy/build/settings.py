@@ -1,4 +1,4 @@
-"""What ``build_engine`` can be told besides the precision."""
+"""Settings of ``build_engine`` besides the precision."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class BuildSettings(CalibrationSettings):
     calibration_cache: Path | None = None
     """Folder that keeps calibration values between runs; None: measure them."""
     batch: BatchProfile | None = None
-    """Batch sizes of the plans; None: 1..32 tuned for 8, or the one batch size that a static model takes."""
+    """Batch sizes of the plans; None: 1..32 tuned for 8, or the one batch size of a static model."""
     targets: tuple[str, ...] = ()
     """GPUs to build plans for: values of ``plans.TARGETS``; empty: the GPU of this machine, else one portable plan."""
     allow_fallback: tuple[str, ...] = ()

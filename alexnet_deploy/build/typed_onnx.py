@@ -36,7 +36,7 @@ def write_typed_onnx(
 ) -> list[str]:
     """Write ``model.onnx`` into ``folder``, and ``calibration.json`` for int8 and fp8; return notes for the manifest.
 
-    ``images`` calibrate int8 and fp8. For fp32 the file of ``model`` moves. Raises what the conversion raises.
+    ``images`` calibrate int8 and fp8. For fp32 the file of ``model`` moves. Raises the errors of the conversion.
     """
     out = folder / MODEL
     dtype = quantized_type(precision)
@@ -73,8 +73,8 @@ def write_typed_onnx(
     if not calibration.from_cache:
         return []
     return [
-        f"calibration: the values of the {len(images.files)} images come from the cache, measured before on the same "
-        "images with the same weights and versions"
+        f"calibration: the value ranges of the {len(images.files)} images come from the cache of an earlier run "
+        "with the same images, weights and versions"
     ]
 
 

@@ -4,10 +4,10 @@
       bundle.json        this module's manifest: contract, precision, hashes, tools, targets, proof
       model.onnx         the typed ONNX: runs in ONNX Runtime and OpenVINO on any machine
       sm89.plan          raw TensorRT plan, one per target GPU (zero or more)
-      calibration.json   what calibrated it (int8 and fp8 only)
+      calibration.json   record of its calibration (int8 and fp8 only)
       confidence.json    the fit that its temperature comes from (calibrate-confidence)
 
-All metadata is in the manifest, so any TensorRT program can load a plan.
+All metadata is in the manifest, and a plan is plain TensorRT: any TensorRT program can load it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MODEL = "model.onnx"
 CALIBRATION = "calibration.json"
 CONFIDENCE = "confidence.json"
 FORMAT = JsonFormat("bundle manifest", 1, "build the bundle again", max_bytes=16 << 20)
-"""A manifest is some 100 KiB."""
+"""A manifest has about 100 KiB."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -48,7 +48,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One TensorRT plan. ``builder`` is ``"tensorrt"`` or ``"tensorrt_rtx"``: their plans do not mix.
+    """One TensorRT plan. ``builder`` is ``"tensorrt"`` or ``"tensorrt_rtx"``: neither loads the plans of the other.
 
     ``target`` is a compute capability such as ``"sm89"``, or ``"sm80+"`` for a portable plan of that one and later.
     """
@@ -86,7 +86,7 @@ class Manifest:
     achieved: dict[str, tuple[LayerPrecision, ...]] = field(default_factory=dict)
     """Proof of precision, by file name of the plan."""
     notes: tuple[str, ...] = ()
-    """Sentences for people: why there is no plan, which fallback was allowed."""
+    """Sentences for people: why the bundle has no plan, which fallback was allowed."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
 
@@ -143,7 +143,7 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
         raw: dict[str, Any] = FORMAT.read(path, dict)
     except FileNotFoundError as exc:
         raise InputError(
-            f"{directory}: no engine bundle there ({MANIFEST} is missing); list them: alexnet-deploy engines"
+            f"{directory}: is not an engine bundle ({MANIFEST} is missing); list the bundles: alexnet-deploy engines"
         ) from exc
     with FORMAT.checking(str(path)):
         files = convert(raw.pop("files"), dict[str, FileRecord])
@@ -158,7 +158,7 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
     # Edited labels or an edited temperature would give wrong answers that look right.
     if contract_sha256 != _contract_sha256(raw_contract):
         raise ArtifactError(
-            f"{path}: its contract was edited, its SHA-256 differs from the one beside it; build the bundle again"
+            f"{path}: its contract was edited: its SHA-256 differs from the recorded one; build the bundle again"
         )
     return manifest, files
 
@@ -171,7 +171,7 @@ def _contract_sha256(raw: dict[str, Any]) -> str:
 def verify(directory: Path, *, only: set[str] | None = None) -> Manifest:
     """Check size and SHA-256 of a bundle's files (``only``: a subset); ArtifactError on the first that differs.
 
-    A bundle that is replaced meanwhile is read again, so the files of two are never mixed.
+    A bundle that is replaced meanwhile is read again, so files of two bundles are never mixed.
     """
     found = load_manifest(directory)
     while True:
@@ -197,9 +197,9 @@ def _check_file(path: Path, record: FileRecord) -> None:
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read ({exc.strerror}); build the bundle again") from exc
     if sha256 is None:
-        raise ArtifactError(f"{path}: has {size} bytes, the manifest says {record.bytes}; build the bundle again")
+        raise ArtifactError(f"{path}: has {size} bytes, the manifest records {record.bytes}; build the bundle again")
     if sha256 != record.sha256:
-        raise ArtifactError(f"{path}: was edited, its SHA-256 differs from the manifest; build the bundle again")
+        raise ArtifactError(f"{path}: was edited: its SHA-256 differs from the manifest; build the bundle again")
 
 
 def open_bundle(directory: Path) -> Engine:
@@ -216,7 +216,7 @@ def open_bundle(directory: Path) -> Engine:
 
 
 def list_bundles(store: Path) -> list[tuple[Path, Manifest | ArtifactError]]:
-    """Every bundle below ``store``, newest first; one that cannot be read comes with its error instead."""
+    """Every bundle below ``store``, newest first; for one that cannot be read, the error instead of the manifest."""
     found: list[tuple[Path, Manifest | ArtifactError]] = []
     directories = sorted(store.iterdir()) if store.is_dir() else []
     for directory in directories:

@@ -1,4 +1,4 @@
-"""Which engine a command means: a bundle by name or path, an ONNX file, or the store's newest bundle."""
+"""Find the engine that a command names: a bundle by name or path, an ONNX file, or the store's newest bundle."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def resolve_engine(
 ) -> Iterator[Engine]:
     """Yield the engine that ``name`` means (None: the newest bundle of ``store``).
 
-    An ONNX of another tool is brought into our form, in a temporary folder that lasts as long as the block. For an
-    engine that carries its contract ``import_options`` must be empty (UsageError).
+    An ONNX of another tool is converted to our form, in a temporary folder that lasts as long as the block. For an
+    engine with a contract of its own ``import_options`` must be empty (UsageError).
     """
     if name is not None and name.endswith(".onnx"):
         with _onnx_engine(Path(name), import_options) as engine:
@@ -39,12 +39,12 @@ def resolve_engine(
 
 
 def find_bundle(name: str, store: Path) -> Path:
-    """The bundle directory that ``name`` means: a path, or a name in ``store``; InputError lists what there is."""
+    """The bundle directory that ``name`` means: a path, or a name in ``store``; InputError lists those there are."""
     for directory in (Path(name), store / name):
         if (directory / MANIFEST).is_file():
             return directory
     names = bundle_names(store)
-    raise InputError(f"{name}: no such engine in {store}/; " + (f"there is {', '.join(names)}" if names else _BUILD))
+    raise InputError(f"{name}: no such engine in {store}/; " + (f"it contains {', '.join(names)}" if names else _BUILD))
 
 
 def bundle_names(store: Path) -> list[str]:
@@ -74,7 +74,7 @@ def _onnx_engine(path: Path, import_options: ImportOptions) -> Iterator[Engine]:
         raise UnavailableError(f"{path}: reading an ONNX file needs the onnx package; pip install onnx") from exc
     model = load_onnx(path)
     contract, precision = contract_in(model, source=str(path)), precision_in(model)
-    del model  # some hundred MB that the runner reads for itself
+    del model  # some hundred MB, which the runner reads again itself
     if contract is not None and import_options == NO_IMPORT_OPTIONS:
         yield Engine(path.stem, path, contract, precision, None)
         return

@@ -14,7 +14,6 @@ from typer.core import TyperGroup
 
 from alexnet_deploy import __version__
 from alexnet_deploy.cli.commands import (
-    calibration,
     compare,
     diagnose,
     evaluate,
@@ -22,7 +21,6 @@ from alexnet_deploy.cli.commands import (
     look,
     make,
     mlperf,
-    preprocessing,
     profile,
     profile_layers,
     report,
@@ -38,10 +36,10 @@ GROUPS = {
     "Prove": (
         evaluate.evaluate,
         compare.compare,
-        preprocessing.preprocessing_parity,
+        compare.preprocessing_parity,
         diagnose.diagnose,
-        calibration.calibration_stability,
-        calibration.calibrate_confidence,
+        diagnose.calibration_stability,
+        compare.calibrate_confidence,
     ),
     "Measure": (
         profile.profile,
@@ -57,7 +55,7 @@ GROUPS = {
 
 
 class _GroupedCommands(TyperGroup):
-    """Lists the commands by group, each with its whole first sentence."""
+    """Lists the commands by group, each with its first sentence in full."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         width = max(map(len, self.commands))
@@ -70,6 +68,13 @@ class _GroupedCommands(TyperGroup):
                         if getattr(command, "rich_help_panel", None) == group
                     ]
                 )
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as exc:
+            exc.message = exc.message.removeprefix("Value error, ")  # of pydantic, which typer 0.29 leaves in
+            raise
 
 
 app = typer.Typer(
@@ -97,14 +102,14 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show why a runtime was not used, and what the libraries log.")
+        bool, typer.Option("--verbose", help="Show the reasons against unused runtimes, and the log of the libraries.")
     ] = False,
 ) -> None:
     logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, stream=sys.stderr)
 
 
 def main() -> None:
-    """Entry point: the one place where an error of ours becomes a line and an exit code.
+    """Entry point: the only place that turns an error of ours into a line and an exit code.
 
     Typer itself ends usage errors with 2 and Ctrl-C with 130.
     """

@@ -1,4 +1,4 @@
-"""What a command needs before it can start: a package, an open engine."""
+"""What a command needs before it starts: a package, an open engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def running(
     threads: int | None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
 ) -> Iterator[OpenEngine]:
-    """An open engine; one line on the standard error says what runs it."""
+    """An open engine; one line on the standard error names its runtime."""
     from alexnet_deploy.inference.engine import open_engine
 
     with open_engine(engine, runtime=runtime, threads=threads, store=store, import_options=import_options) as opened:
@@ -40,19 +40,19 @@ def running(
 
 
 def note_passed_over(reasons: Iterable[object], *, unused_gpu: bool) -> None:
-    """Why the runtimes before the chosen one were not taken: for ``--verbose``, and where a GPU was not used."""
+    """Print why earlier runtimes were not used: with ``--verbose``, or if a GPU was not used."""
     for reason in reasons:
         if unused_gpu:
-            note(f"passed over {in_flags(reason)}", style="dim")
+            note(f"not used: {in_flags(reason)}", style="dim")
         else:
-            _log.info("passed over %s", in_flags(reason))
+            _log.info("not used: %s", in_flags(reason))
 
 
 def exit_where_left_out(unreadable: Sequence[str], images: int) -> None:
-    """Exit code 3 where some files could not be read, beside ``images`` that were."""
+    """Exit code 3 if some files could not be read; ``images`` is the number of those that were."""
     if unreadable:
         total = images + len(unreadable)
-        note(f"{len(unreadable)} of {total} images cannot be read; the result says why", style="yellow")
+        note(f"{len(unreadable)} of {total} images cannot be read; the result contains the reason", style="yellow")
         raise typer.Exit(3)
 
 

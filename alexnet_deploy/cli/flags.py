@@ -1,4 +1,4 @@
-"""The library names parameters, a user types flags: an error of a command names its flags."""
+"""The library names parameters, a user types flags: here an error of the library gets the flags of its command."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def in_flags(message: object) -> str:
-    """``message`` of the library, which is only printed, with each parameter written as the flag of that name."""
+    """``message`` of the library with each parameter written as the flag of that name; for messages only printed."""
     error = DeployError(str(message))
     error.rename_parameters(_default)
     return str(error)
 
 
 def flag_of(command: Callable[..., None], parameter: str) -> str:
-    """What a user of ``command`` types for ``parameter``: its flag, or the name of its argument."""
+    """The flag of ``command`` that sets ``parameter``, or the name of its argument."""
     hints = typing.get_type_hints(command, include_extras=True)
     for info in getattr(hints.get(parameter, hints.get(f"{parameter}_")), "__metadata__", ()):
         if isinstance(info, ArgumentInfo):

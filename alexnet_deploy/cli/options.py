@@ -13,31 +13,32 @@ from alexnet_deploy.bundle.store import bundle_names
 from alexnet_deploy.cli.quantities import Numbers, Rgb, Seconds
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.onnx_graph.import_options import ImportOptions as ImportOptions
 from alexnet_deploy.precision.types import Method, QuantizedType
 from alexnet_deploy.runtime.select import Runtime as RuntimeName
 
 
 def complete_engine(ctx: typer.Context) -> list[str]:
-    """Names that the shell offers where an engine is wanted."""
+    """Names that the shell completes an engine with."""
     return bundle_names(ctx.params.get("store") or STORE)
 
 
 def engine_argument(default: str | None = None, *, kind: str = "ENGINE") -> Any:
-    """An argument for engines; ``default`` says what is taken without one. ``kind`` BUNDLE excludes ONNX files."""
+    """An argument for engines; ``default`` describes the default. ``kind`` BUNDLE excludes ONNX files."""
     what = "Bundle (name in the store, or path)" + (" or ONNX file." if kind == "ENGINE" else ".")
     text = what if default is None else f"{what}  [default: {default}]"
     return typer.Argument(metavar=kind, autocompletion=complete_engine, help=text)
 
 
 def time_option(flag: str, text: str, *, parser: Any = Seconds.parse) -> Any:
-    """An option that takes a time with its unit."""
+    """An option whose value is a time with its unit."""
     return typer.Option(flag, parser=parser, metavar="TIME", help=text)
 
 
 _NEWEST, _ALL = "newest bundle of the store", "all bundles of the store"
 _RGB: dict[str, Any] = {"parser": Rgb.parse, "metavar": "R,G,B"}
 
-# What a command is about
+# The subject of a command
 OneEngine = Annotated[str, engine_argument()]
 NewestEngine = Annotated[str | None, engine_argument(_NEWEST)]
 Engines = Annotated[list[str] | None, engine_argument(_ALL)]
@@ -46,7 +47,7 @@ Bundles = Annotated[list[str] | None, engine_argument(_ALL, kind="BUNDLE")]
 Images = Annotated[list[str], typer.Argument(metavar="IMAGES", help="Image files, folders and glob patterns.")]
 FloatOnnx = Annotated[Path, typer.Argument(metavar="ONNX", help="Float classifier as ONNX: ours or another tool's.")]
 
-# Where things are
+# Stores and data
 Engine = Annotated[
     str | None,
     typer.Option("--engine", autocompletion=complete_engine, help=f"Bundle or ONNX file.  [default: {_NEWEST}]"),
@@ -59,8 +60,8 @@ Plot = Annotated[Path | None, typer.Option(help="Figure to write: .png, .svg or 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]
 
 # How an engine runs
-Runtime = Annotated[RuntimeName, typer.Option(help="Runtime; auto takes the first that can run the engine here.")]
-Threads = Annotated[int | None, typer.Option(help="Number of threads of the runtime.  [default: the runtime's choice]")]
+Runtime = Annotated[RuntimeName, typer.Option(help="Runtime; auto uses the first that can run the engine here.")]
+Threads = Annotated[int | None, typer.Option(help="Number of threads of the runtime.  [default: the runtime's own]")]
 Workers = Annotated[int | None, typer.Option(help="Number of decoding threads.  [default: one per core]")]
 Concurrency = Annotated[int, typer.Option(help="Number of calls at the same time.")]
 Batch = Annotated[int, typer.Option(help="Number of images per call.")]
@@ -69,11 +70,11 @@ Duration = Annotated[float, time_option("--duration", "Minimum time per measurem
 
 # An ONNX of another tool
 Mean = Annotated[Rgb | None, typer.Option(help="Mean on the 0..1 scale, for another tool's ONNX.", **_RGB)]
-Std = Annotated[Rgb | None, typer.Option(help="Standard deviation, likewise.", **_RGB)]
+Std = Annotated[Rgb | None, typer.Option(help="Standard deviation on the 0..1 scale.", **_RGB)]
 Labels = Annotated[Path | None, typer.Option(help="Labels, one per line, or 'imagenet1k'; for another tool's ONNX.")]
 
 # Precision and calibration
-Fp16 = Annotated[bool, typer.Option("--fp16", help="float16; with --int8 or --fp8, for what is not quantised.")]
+Fp16 = Annotated[bool, typer.Option("--fp16", help="float16; with --int8 or --fp8, for the other layers.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="int8 convolutions and dense layers; needs calibration.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="float8 (E4M3) instead of int8; GPUs from sm89 on.")]
 CalibrationImages = Annotated[int, typer.Option(help="Number of calibration images.")]
@@ -82,8 +83,8 @@ CalibrationMethod = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of images.")]
 Exclude = Annotated[str | None, typer.Option(metavar="REGEX", help="Nodes not to quantise.")]
-MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="Maximum drop of top-1; exit code 1 beyond it.")]
-Confident = Annotated[bool, typer.Option("--confident", help="Let --max-drop bound all of the 95 % interval.")]
+MaxDrop = Annotated[float | None, typer.Option(metavar="POINTS", help="Maximum drop of top-1.")]
+Confident = Annotated[bool, typer.Option("--confident", help="Apply --max-drop to the whole 95 % interval.")]
 AllowCalibrationImages = Annotated[
     bool,
     typer.Option("--allow-calibration-images", help="Accept images that calibrated an engine or its temperature."),
@@ -91,14 +92,14 @@ AllowCalibrationImages = Annotated[
 
 
 def quantized_type_of(*, int8: bool, fp8: bool) -> QuantizedType:
-    """The type that ``--int8`` or ``--fp8`` means; int8 without one."""
+    """The type of ``--int8`` or ``--fp8``; int8 without a flag."""
     if int8 and fp8:
-        raise UsageError("`int8` and `fp8` exclude each other; give one of them")
+        raise UsageError("`int8` and `fp8` cannot be combined; choose one")
     return "fp8" if fp8 else "int8"
 
 
 def precision_of(*, fp16: bool, int8: bool, fp8: bool) -> Precision:
-    """The precision that trtexec's flags mean: float32 without one; ``--fp16`` beside int8 or fp8 is for the rest."""
+    """The precision of trtexec's flags: float32 without a flag; ``--fp16`` with int8 or fp8 is for the other layers."""
     if not (int8 or fp8):
         return "fp16" if fp16 else "fp32"
     if quantized_type_of(int8=int8, fp8=fp8) == "int8":
@@ -107,7 +108,7 @@ def precision_of(*, fp16: bool, int8: bool, fp8: bool) -> Precision:
 
 
 def batch_profile(low: int | None, opt: int | None, high: int | None) -> BatchProfile | None:
-    """The profile that the flags give, or None where none was given; an unset one follows the others."""
+    """The profile of the flags, None without any; a missing one follows from the others."""
     if low is None and opt is None and high is None:
         return None
     low = 1 if low is None else low

@@ -1,7 +1,7 @@
 """Values with a unit, and lists of numbers, as they are typed: ``5ms``, ``10MiB``, ``1,8,32``.
 
-Each class is its own parser for ``typer.Option(parser=...)``; what it does not take is a usage error that says what it
-takes. It prints as it is typed, so that ``--help`` shows a default in the same form.
+Each class is its own parser for ``typer.Option(parser=...)``. Other text is a usage error that names the valid form.
+A value prints as it is typed, so ``--help`` shows a default in the same form.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MICRO, _MILLI = Fraction(1, 10**6), Fraction(1, 1000)  # exact: 0.3ms is the fl
 
 
 class _Quantity(float):
-    """A number above or equal to 0 that is typed with one of ``units``, which ``scale`` turns into its own."""
+    """A number of 0 or more, typed with one of ``units``; ``scale`` converts to the unit of the class."""
 
     units: ClassVar[Mapping[str, Fraction | int]]
     scale: ClassVar[int] = 1
@@ -25,7 +25,7 @@ class _Quantity(float):
 
     @classmethod
     def parse(cls, text: str | float) -> float:
-        """The quantity that ``text`` gives; a number is a default, in the unit of the class."""
+        """The quantity in ``text``; a number is a default, in the unit of the class."""
         if isinstance(text, float):
             return float(text)
         match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?|\.\d+)\s*([A-Za-zµμ]+)\s*", text, re.ASCII)

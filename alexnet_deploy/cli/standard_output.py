@@ -1,4 +1,4 @@
-"""The standard output of a command: a full disk behind it, or nothing at all, is one clear error."""
+"""The standard output of a command: a full disk behind it, or a closed one, is one clear error."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from alexnet_deploy.errors import UnavailableError
 
 @contextmanager
 def checked_standard_output() -> Iterator[None]:
-    """Inside the block, whatever writes to the standard output raises UnavailableError where that fails.
+    """Inside the block, a failed write to the standard output raises UnavailableError.
 
-    What the buffers still hold is written when the block ends. A reader that has left (``| head``) ends the process
-    quietly, with 1 instead of 0. A ``sys.stdout`` without a file behind it, such as a notebook's, stays as it is.
+    The buffers are written when the block ends. A reader that has left (``| head``) ends the process quietly, with exit
+    code 1 instead of 0. A ``sys.stdout`` without a file behind it, such as a notebook's, stays as it is.
     """
     _hold_closed_descriptors()
     before = sys.stdout
@@ -60,17 +60,17 @@ class _Output(io.FileIO):
             raise
         except OSError as exc:
             cause = "is closed" if exc.errno == errno.EBADF else f"cannot be written ({exc.strerror})"
-            raise UnavailableError(f"the standard output {cause}; send it to another place, such as > FILE") from exc
+            raise UnavailableError(f"the standard output {cause}; redirect it, for example with > FILE") from exc
 
 
 def _discard(descriptor: int) -> None:
-    """Let what is buffered go nowhere: the interpreter would fail on it again when it ends."""
+    """Discard the buffers: the interpreter would fail on them again when it ends."""
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), descriptor)
 
 
 def _hold_closed_descriptors() -> None:
-    """Take a closed 0, 1 or 2: the next file to be opened would get that number, and what a library prints, too."""
+    """Occupy a closed 0, 1 or 2: the next opened file would get that number, and with it the output of libraries."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

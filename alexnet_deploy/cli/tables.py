@@ -1,9 +1,12 @@
-"""One look for the tables of all commands, and one way to print what goes around them."""
+"""The style of the tables of all commands, and of the lines around them."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -12,14 +15,14 @@ from alexnet_deploy.errors import printable
 
 
 def table(*columns: str, gap: int = 2) -> Table:
-    """An empty table with a bold head, ``gap`` blanks between its columns.
+    """An empty table with bold headings, ``gap`` blanks between its columns.
 
     A column whose name starts with ``>``, such as ``">ms"``, holds numbers: it is aligned to the right.
     """
     grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for column in columns:
         if column.startswith(">"):
-            # A head of several words may wrap; a number never does.
+            # A heading of several words may wrap; a number never does.
             grid.add_column(printable(column[1:]), justify="right", no_wrap=" " not in column)
         else:
             grid.add_column(printable(column), overflow="fold")
@@ -27,12 +30,12 @@ def table(*columns: str, gap: int = 2) -> Table:
 
 
 def add_row(grid: Table, cells: Iterable[object], style: str | None = None) -> None:
-    """Add a row; a file name or a label in it must not move the cursor of whoever reads the table."""
+    """Add a row; control characters of a file name or a label are escaped, as they could move the cursor."""
     grid.add_row(*(printable(str(cell)) for cell in cells), style=style)
 
 
 def print_markdown(grid: Table) -> None:
-    """A table of ``table`` for whatever reads Markdown."""
+    """Print a table of ``table`` as Markdown."""
     heads = [str(column.header) for column in grid.columns]
     rules = ["---:" if column.justify == "right" else "---" for column in grid.columns]
     rows = zip(*(map(str, column.cells) for column in grid.columns), strict=True)
@@ -41,17 +44,21 @@ def print_markdown(grid: Table) -> None:
 
 
 def print_json(value: object) -> None:
-    """JSON for programs. An odd byte of a file name has no spelling but an ASCII escape; NaN is our bug."""
-    print(json.dumps(value, indent=1, allow_nan=False))
+    """Print JSON for programs. ASCII escapes, since a file name may hold odd bytes; NaN is our bug."""
+    print(json.dumps(value, indent=1, allow_nan=False, default=_json_ready))
+
+
+def _json_ready(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else dataclasses.asdict(value)
 
 
 def print_line(text: str, style: str | None = None) -> None:
-    """One line of the result, never wrapped."""
+    """Print one line of the result, never wrapped."""
     out.print(printable(text), style=style, soft_wrap=True)
 
 
 def print_left_out(unreadable: tuple[str, ...]) -> None:
-    """How many images could not be read, with the reason of the first."""
+    """Print how many images could not be read, with the reason of the first."""
     if unreadable:
         print_line(f"{len(unreadable)} images left out: {unreadable[0]}", style="yellow")
 
@@ -62,5 +69,5 @@ def size(count: int) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number with ``digits`` decimals, or ``-`` where there is none."""
+    """A number with ``digits`` decimals, or ``-`` for None."""
     return "-" if value is None else f"{value:.{digits}f}"

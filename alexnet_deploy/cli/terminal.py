@@ -20,29 +20,24 @@ err = Console(highlight=False, markup=False, stderr=True)
 
 
 def note(text: str, style: str | None = None) -> None:
-    """One line for whoever watches, beside the result."""
+    """Print one line for people on the standard error, apart from the result."""
     err.print(printable(text), style=style, soft_wrap=True)
 
 
 def note_written(*files: Path) -> None:
-    """Where a command put its files."""
+    """Note the files that a command wrote."""
     note(f"wrote {' and '.join(map(str, files))}")
 
 
 def progress_bars() -> Progress:
     """Progress bars with the time left on a terminal; nothing in a pipe."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
 
 
 @contextmanager
 def reporting() -> Iterator[Report]:
-    """A callback for a stage with steps: one bar per stage name, as long as the block lasts."""
+    """A callback for a stage with steps: one bar per stage name, for the length of the block."""
     with progress_bars() as bars:
         tasks: dict[str, TaskID] = {}
 

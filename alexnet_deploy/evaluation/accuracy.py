@@ -15,11 +15,11 @@ from alexnet_deploy.inference.probabilities import finite_rows, log_softmax, pre
 
 BINS = 15
 """As in Guo et al. 2017 (arXiv:1706.04599), so that numbers and diagrams compare with published ones."""
-_ROWS = 4096  # at once in float64: all of ImageNet's validation images would need gigabytes
+_ROWS = 4096  # per step in float64: all of ImageNet's validation images at once would need gigabytes
 
 
 def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
-    """Return the accuracy of engine ``index``; ``contract`` is its own, for the temperature."""
+    """Return the accuracy of engine ``index``; ``contract`` is the engine's, for its temperature."""
     logits_NK = answers.logits_NK[index]
     images = len(answers.target_N)
     rank_N = _rank_of_target(logits_NK, answers.target_N)
@@ -77,7 +77,7 @@ def confidence(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temp
 def reliability(
     logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float
 ) -> tuple[ReliabilityBin, ...]:
-    """Return how often first answers are right, by their probability at ``temperature``; all logits must be finite."""
+    """Return how often first answers are right, binned by their probability; all logits must be finite."""
     return reliability_bins(softmax(logits_NK, temperature).max(axis=1), logits_NK.argmax(axis=1) == target_N)
 
 
@@ -106,7 +106,7 @@ def reliability_bins(
 
 
 def calibration_error(confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Return the expected calibration error, 0..1: the mean of |accuracy - confidence| over the bins, by images."""
+    """Return the expected calibration error, 0..1: the mean |accuracy - confidence| of the bins, weighted by images."""
     gap_B = np.bincount(_bin_of(confidence_N, bins), right_N - confidence_N, minlength=bins)
     return float(np.abs(gap_B).sum()) / len(confidence_N)
 

@@ -1,4 +1,4 @@
-"""The logits of engines for labelled images: what every measure of accuracy starts from."""
+"""The logits of engines for labelled images, from which every measure of accuracy is computed."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def collect_answers(
     """Run the same decoded pixels through every runner; memory holds one batch and the logits.
 
     Errors call the runners by ``names`` (None: by their descriptions).
-    Raises UsageError if the runners preprocess differently, so that the same pixels would mean nothing to one of them,
-    and InputError if no image can be read.
+    Raises UsageError if the runners preprocess differently, because the same pixels would then be wrong for one of
+    them, and InputError if no image can be read.
     """
     pre = _common_preprocessing(runners, names or [runner.description for runner in runners])
     kept: list[Path] = []
@@ -68,7 +68,7 @@ def collect_answers(
                     part.append(runner(read.pixels_NHWC))
             on_progress("images", seen, len(data.files))
     if not kept:
-        raise InputError(f"{data.root}: none of its images is readable; check the folder")
+        raise InputError(f"{data.root}: none of its images can be read; check the folder")
     logits_NK = tuple(np.concatenate(part) for part in parts)
     return Answers(tuple(kept), np.array(targets, np.int64), logits_NK, tuple(unreadable))
 
@@ -83,7 +83,7 @@ def find_or_choose(data: Path, images: int | None) -> tuple[Path, ...]:
 def targets_if_labelled(
     data: Path, files: Sequence[Path], contract: ModelContract
 ) -> tuple[list[int] | None, str | None]:
-    """Return the class numbers of ``files``, which lie below ``data``, or None and one line that says why not."""
+    """Return the class numbers of ``files``, which lie below ``data``, or None and the reason in one line."""
     try:
         labelled = list_labelled(data, contract)
     except InputError as exc:
@@ -91,12 +91,12 @@ def targets_if_labelled(
     target_of = dict(zip(labelled.files, labelled.targets, strict=True))
     outside = next((file for file in files if file not in target_of), None)
     if outside is not None:
-        return None, f"{outside}: lies in no class folder; give a folder that holds one folder of images per class"
+        return None, f"{outside}: is not in a class folder; give a folder with one subfolder of images per class"
     return [target_of[file] for file in files], None
 
 
 def pixel_rule_that_differs(a: Preprocessing, b: Preprocessing) -> str | None:
-    """Name the first rule by which ``a`` and ``b`` make other pixels of a file; None if the pixels are the same."""
+    """Name the first rule in which the preprocessing of ``a`` and ``b`` differs; None if the pixels are the same."""
     # mean and std act inside the graph
     rules = ("height", "width", "resize", "resize_to", "interpolation")
     return next((rule for rule in rules if getattr(a, rule) != getattr(b, rule)), None)

@@ -1,6 +1,6 @@
-"""Two engines on the same pixels: how far their logits differ, and on which images their answers do.
+"""Two engines on the same pixels: how far their logits differ, and on which images their answers differ.
 
-Needs no labels: the first engine is the reference, right or wrong.
+Labels are not needed: the first engine is the reference, right or wrong.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:  # it loads ONNX Runtime
 # Legend: N image, K class
 
 MAX_LISTED = 5
-"""Images listed as the most divergent: enough to see what they have in common."""
+"""Images listed as the most divergent: enough to see a common cause."""
 LAYER_BATCH = 8
-"""Images per batch when layers are compared: every tensor of the batch is in memory twice."""
+"""Images per batch when layers are compared: memory holds every tensor of the batch twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Divergence:
 
 @dataclass(frozen=True, slots=True)
 class LogitDifference:
-    """How far logits B differ from logits A, over the images that are finite in both engines.
+    """How far logits B differ from logits A, over the images with finite logits in both engines.
 
     Counts and agreement are over all images.
     """
@@ -59,11 +59,11 @@ class LogitDifference:
     unreadable: tuple[str, ...]
     not_finite_a: int
     not_finite_b: int
-    """Images for which a logit of that engine is NaN or infinite: they count as disagreement."""
+    """Images for which a logit of that engine is NaN or infinite; they count as disagreement."""
     max_abs: float
     mean_abs: float
     largest_logit: float
-    """The largest magnitude of a logit of A, to compare ``max_abs`` with."""
+    """The largest magnitude of a logit of A, as a scale for ``max_abs``."""
     cosine_mean: float
     cosine_min: float
     """Of the logits of one image; 1 if both are all 0."""
@@ -72,7 +72,7 @@ class LogitDifference:
     disagreements: int
     """Images whose first answers differ."""
     worst: tuple[Divergence, ...]
-    """The images whose logits differ most: first those that are not finite, then by ``max_abs``."""
+    """The images whose logits differ most: those with a logit that is not finite first, then by ``max_abs``."""
 
     @property
     def relative(self) -> float:
@@ -102,7 +102,7 @@ class Comparison:
     a: ComparedEngine
     b: ComparedEngine
     same_graph: bool
-    """Whether both run the same ONNX: then only the runtimes can make a difference."""
+    """Whether both run the same ONNX, so only the runtimes can cause a difference."""
     logits: LogitDifference
     layers: tuple[LayerDifference, ...] | None
     """In the order of graph A; None if layers were not compared."""
@@ -123,13 +123,13 @@ def compare(
 ) -> Comparison:
     """Run the same images through two engines.
 
-    ``a`` and ``b`` are bundles (names in ``store`` or paths), ONNX files or checkpoints, each with an optional runtime
-    of its own: ``alexnet-int8@openvino``. ``data`` is a folder of images, labelled or not; ``images`` limits their
+    ``a`` and ``b`` are bundles (names in ``store`` or paths), ONNX files or checkpoints, each with an optional
+    runtime: ``alexnet-int8@openvino``. ``data`` is a folder of images, labelled or not; ``images`` limits their
     number, drawn evenly from its folders. ``layers`` also compares the tensors of both graphs in ONNX Runtime,
-    whatever runs the engines themselves.
+    independent of the runtimes of the engines.
 
     Raises UsageError if both sides are the same engine on the same runtime, their classes or their preprocessing
-    differ, or ``layers`` is given for one and the same graph; InputError if no image can be read.
+    differ, or ``layers`` is given for two identical graphs; InputError if no image can be read.
     """
     if str(a) == str(b):
         raise UsageError(
@@ -204,21 +204,21 @@ def logit_difference(answers: Answers, contract: ModelContract, *, listed: int =
 
 
 def check_bounds(max_error: float | None, min_agreement: float | None) -> None:
-    """Raise UsageError for a bound of ``gate`` that is out of range."""
+    """Raise UsageError if a bound of ``gate`` is out of range."""
     if max_error is not None and not 0 <= max_error < math.inf:  # false for NaN
-        raise UsageError(f"`max_error` {max_error:g}: takes a difference of logits, 0 or more")
+        raise UsageError(f"`max_error` {max_error:g}: must be a difference of logits, 0 or more")
     if min_agreement is not None and not 0 <= min_agreement <= 100:
-        raise UsageError(f"`min_agreement` {min_agreement:g}: takes percent within 0..100, such as 99.5")
+        raise UsageError(f"`min_agreement` {min_agreement:g}: must be a percentage within 0..100, such as 99.5")
 
 
 def gate(found: Comparison, *, max_error: float | None = None, min_agreement: float | None = None) -> None:
     """Raise ProofError if a logit differs by more than ``max_error``, or too few answers agree.
 
-    ``min_agreement`` is in percent of the images. An image that is not finite in one of the engines breaks both bounds.
+    ``min_agreement`` is in percent of the images. An image with a logit that is not finite breaks both bounds.
     """
     logits = found.logits
     step = (
-        "both run the same graph, so the runtimes differ: compare with a third one"
+        "both run the same graph, so the runtimes disagree: compare with a third runtime"
         if found.same_graph
         else "find the layer where the engines differ with `layers`"
     )

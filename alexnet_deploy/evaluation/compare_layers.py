@@ -1,6 +1,6 @@
 """How two ONNX graphs of one network differ, layer by layer.
 
-Runs in ONNX Runtime with its basic optimisations only. They compute Q/DQ and float16 casts in float32, as the ONNX
+Both run in ONNX Runtime with its basic optimisations only. These compute Q/DQ and float16 casts in float32, as the ONNX
 standard defines them, and fuse no kernels: every layer has an output to compare.
 """
 
@@ -23,9 +23,9 @@ from alexnet_deploy.onnx_graph.taps import TensorSession
 # Legend: N batch, H height, W width, C channel (RGB)
 
 _NOT_COMPARED = frozenset((
-    # Not layers of the network: one of the graphs has them, the other does not.
+    # Not layers of the network: only one of the two graphs has them.
     "Cast", "QuantizeLinear", "DequantizeLinear",
-    # These repeat their input.
+    # The output of these is their input.
     "Dropout", "Expand", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze",
 ))  # fmt: skip
 
@@ -34,7 +34,7 @@ _NOT_COMPARED = frozenset((
 class LayerDifference:
     """How far the output of one layer in graph B differs from that in graph A, over all images.
 
-    ``sqnr_db`` is 10 log10(sum a² / sum (a - b)²): infinite if the two are equal, NaN if one is not finite.
+    ``sqnr_db`` is 10 log10(sum a² / sum (a - b)²): infinite if both are equal, NaN if one is not finite.
     """
 
     layer: str
@@ -90,8 +90,8 @@ def compare_layers(onnx_a: Path, onnx_b: Path, pixels: Iterable[NDArray[np.uint8
     """Compare the layers of two graphs on the same ``pixels`` ``[N, H, W, 3]``, in the order of graph A.
 
     A layer of B is the node with the same operator and name, or else the one whose output tensor has the same name:
-    the precision transforms here keep both, except for the tensor before the last cast of a float16 graph. Nodes that
-    only move or cast numbers are not compared. Memory holds the tensors of one batch, twice.
+    the precision transforms of this package keep both, except for the tensor before the last cast of a float16 graph.
+    Nodes that only move or cast numbers are not compared. Memory holds the tensors of one batch, twice.
 
     Raises InputError if the graphs have no layer in common, or a layer has different shapes.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from os import fspath
@@ -18,9 +18,8 @@ from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.precision.calibration_record import read_record
-from alexnet_deploy.runtime.engine_spec import split_runtime
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.select import RUNTIMES, PassedOver, SelectedRunner, open_runner
+from alexnet_deploy.runtime.select import RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime
 
 ALL_RUNTIMES = "all"
 
@@ -30,30 +29,30 @@ class OpenedEngine:
     """One engine on one runtime, open."""
 
     name: str
-    """As it was given, without the runtime."""
+    """As given, without the runtime."""
     precision: str
     runner: Runner
     file: Path
-    """What the runtime has loaded: an ONNX file, a TensorRT plan or a checkpoint."""
+    """The file that the runtime has loaded: an ONNX file, a TensorRT plan or a checkpoint."""
     onnx_path: Path | None
     """None for a checkpoint."""
     calibration_hashes: frozenset[str] | None = None
-    """SHA-256 of the images that calibrated it; None without a record."""
+    """SHA-256 of its calibration images; None without a record."""
     temperature_hashes: frozenset[str] | None = None
     """SHA-256 of the images that its temperature was fitted on; None without a record."""
     passed_over: tuple[PassedOver, ...] = ()
-    """Runtimes that were tried and cannot run it here."""
+    """Runtimes that were tried and cannot run it on this machine."""
     unused_gpu: bool = False
     """See ``SelectedRunner``."""
 
 
 @dataclass(frozen=True, slots=True)
 class SharedImages:
-    """Files of a data set that had a part in making an engine, by the engine's name; engines without any are absent."""
+    """Files of a data set that had a part in making an engine; None without a record."""
 
-    calibration: Mapping[str, tuple[Path, ...]]
+    calibration: tuple[Path, ...] | None
     """Files that the ranges of int8 or fp8 come from."""
-    temperature: Mapping[str, tuple[Path, ...]]
+    temperature: tuple[Path, ...] | None
     """Files that the temperature was fitted on."""
 
 
@@ -70,11 +69,11 @@ def open_engines(
 
     ``names`` None means all bundles of ``store``, float32 first. ``NAME@RUNTIME`` opens an engine on that runtime
     alone. A name that ends in ``.safetensors`` is a checkpoint and runs in PyTorch. The runtime ``"all"`` means every
-    runtime that can run the engine here, ``"auto"`` the first.
+    runtime that can run the engine on this machine, ``"auto"`` the first of them.
     ``import_options`` describe an ONNX of another tool.
 
-    Raises what ``resolve_engine`` and ``open_runner`` raise, and UsageError for an engine named twice or engines whose
-    classes differ.
+    Raises the errors of ``resolve_engine`` and ``open_runner``, and UsageError for an engine named twice or engines
+    whose classes differ.
     """
     known = ("auto", ALL_RUNTIMES, *RUNTIMES)
     for unknown in [runtime for runtime in runtimes if runtime not in known]:
@@ -86,52 +85,50 @@ def open_engines(
     specs = [split_runtime(name, store=store, known=known) for name in given]
     has_onnx = any(name.endswith(".onnx") for name, _ in specs)
     with ExitStack() as stack:
-        found: list[OpenedEngine] = []
+        found: dict[tuple[str, str, str], OpenedEngine] = {}  # by name, runtime and device
         for name, runtime in specs:
             if name.endswith(".safetensors"):
-                found.append(_open_checkpoint(name, threads, stack))
+                found[name, "torch", ""] = _open_checkpoint(name, threads, stack)
                 continue
             describes_it = name.endswith(".onnx") or not has_onnx
             options = import_options if describes_it else NO_IMPORT_OPTIONS
             engine = stack.enter_context(resolve_engine(name, store, options))
             for selected in _select(engine, runtimes if runtime is None else [runtime], threads, stack):
-                opened = _opened(name, engine, selected)
-                if not any(_is_same(opened, other) for other in found):
-                    found.append(opened)
-        _check_classes(found)
-        yield tuple(found)
+                key = name, selected.runner.runtime, selected.runner.device
+                if key not in found:
+                    found[key] = _opened(name, engine, selected)
+        _check_classes(tuple(found.values()))
+        yield tuple(found.values())
 
 
 def unique_names(engines: Sequence[OpenedEngine]) -> tuple[str, ...]:
-    """Return what to call each engine: its name, with its runtime where the name alone is not unique."""
+    """Return a unique name of each engine: its own, with its runtime if the name alone is not unique."""
     names = [e.name for e in engines]
     return tuple(e.name if names.count(e.name) == 1 else f"{e.name} in {e.runner.description}" for e in engines)
 
 
-def find_shared_images(engines: Sequence[OpenedEngine], data: LabelledImages) -> SharedImages:
-    """Find the files of ``data`` whose content calibrated an engine, or fitted its temperature."""
-    calibration = {e.name: e.calibration_hashes for e in engines if e.calibration_hashes}
-    temperature = {e.name: e.temperature_hashes for e in engines if e.temperature_hashes}
-    hash_of = image_hashes(data.files) if calibration or temperature else {}
-    of_calibration, of_temperature = (
-        {name: files for name, hashes in recorded.items() if (files := shared_images(hash_of, hashes))}
-        for recorded in (calibration, temperature)
-    )
-    return SharedImages(of_calibration, of_temperature)
+def find_shared_images(engines: Sequence[OpenedEngine], data: LabelledImages) -> list[SharedImages]:
+    """Find for each engine the files of ``data`` whose content calibrated it, or fitted its temperature."""
+    hash_of = image_hashes(data.files) if any(e.calibration_hashes or e.temperature_hashes for e in engines) else {}
+
+    def shared(hashes: frozenset[str] | None) -> tuple[Path, ...] | None:
+        return None if hashes is None else shared_images(hash_of, hashes)
+
+    return [SharedImages(shared(e.calibration_hashes), shared(e.temperature_hashes)) for e in engines]
 
 
-def refuse_shared(shared: SharedImages) -> None:
-    """Raise InputError where ``find_shared_images`` found any."""
+def refuse_shared(engines: Sequence[OpenedEngine], shared: Sequence[SharedImages]) -> None:
+    """Raise InputError if ``find_shared_images`` found any."""
     remedy = "give other images, or `allow_calibration_images`"
-    for name, files in shared.calibration.items():
-        refuse_shared_images(files, f"calibrated {name}", f"on these it looks better than it is: {remedy}")
-    for name, files in shared.temperature.items():
-        effect = "on these its probabilities look better than they are"
-        refuse_shared_images(files, f"fitted the temperature of {name}", f"{effect}: {remedy}")
+    for engine, found in zip(engines, shared, strict=True):
+        effect = "its accuracy on them would be too high"
+        refuse_shared_images(found.calibration or (), f"calibrated {engine.name}", f"{effect}: {remedy}")
+        use, effect = f"fitted the temperature of {engine.name}", "its probabilities would fit them too well"
+        refuse_shared_images(found.temperature or (), use, f"{effect}: {remedy}")
 
 
 def _names_in(store: Path) -> list[str]:
-    """The store's bundles, by precision: the others are measured against the first."""
+    """The store's bundles, by precision; the others are compared with the first."""
     order = {precision: i for i, precision in enumerate(get_args(Precision))}
     precision_of = {d.name: m.precision for d, m in list_bundles(store) if isinstance(m, Manifest)}
     return sorted(some_bundle_names(store), key=lambda name: order.get(precision_of[name], len(order)))
@@ -161,7 +158,9 @@ def _select(engine: Engine, runtimes: Sequence[str], threads: int | None, stack:
             else:
                 stack.callback(selected[-1].runner.close)
         if not selected:
-            raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(map(str, failed))})")
+            raise UnavailableError(
+                f"{engine.name}: no runtime on this machine can run it ({'; '.join(map(str, failed))})"
+            )
         yield replace(selected[0], passed_over=(*selected[0].passed_over, *failed))
         yield from selected[1:]
 
@@ -195,12 +194,8 @@ def _loaded_file(engine: Engine, runner: Runner) -> Path:
     return usable_plan(engine)[1]
 
 
-def _is_same(a: OpenedEngine, b: OpenedEngine) -> bool:
-    return (a.name, a.runner.runtime, a.runner.device) == (b.name, b.runner.runtime, b.runner.device)
-
-
 def _check_classes(engines: Sequence[OpenedEngine]) -> None:
-    """Raise UsageError unless logit k means the same class in all."""
+    """Raise UsageError unless logit k stands for the same class in all engines."""
     first, *others = engines
     for other in others:
         a, b = first.runner.contract, other.runner.contract

@@ -27,7 +27,7 @@ from alexnet_deploy.profiling.latency import measure
 from alexnet_deploy.progress import Progress, no_progress
 
 LATENCY_S = 0.5
-"""Seconds for which each engine is timed: some hundred calls, steady enough to stand beside its accuracy."""
+"""Seconds for which each engine is timed: some hundred calls, steady enough to print next to its accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +36,21 @@ class Evaluation:
 
     data: Path
     naming: str
-    """What the folders are named by: ``class id``, ``label`` or ``class number``."""
+    """Naming of the folders: ``class id``, ``label`` or ``class number``."""
     contract: ModelContract
     """Contract of the first engine: it names the classes."""
     images: int
     copies: int
-    """How many images have the content of another. Each counts, though it adds no information."""
+    """Number of images with the content of another one. Each counts, though it adds no information."""
     unreadable: tuple[str, ...]
     """One line per file that cannot be read."""
     engines: tuple[EngineResult, ...]
     deltas: tuple[AccuracyDelta, ...]
     """``engines[i + 1]`` compared with ``engines[0]``."""
     answers: Answers = field(repr=False, compare=False)
-    """The logits that all this was computed from."""
+    """The logits from which all results were computed."""
     passed_over: tuple[str, ...] = ()
-    """One line per runtime that was tried and cannot run an engine here."""
+    """One line per runtime that was tried and cannot run an engine on this machine."""
     unused_gpu: bool = False
     """Whether an engine runs on the CPU although this machine has a GPU."""
 
@@ -68,16 +68,16 @@ def evaluate(
     min_engines: int = 1,
     on_progress: Progress = no_progress,
 ) -> Evaluation:
-    """Measure engines on the labelled images in ``data``, which holds one folder per class.
+    """Measure engines on the labelled images in ``data``, a folder with one subfolder per class.
 
     ``engines`` are bundles (names in ``store`` or paths), ONNX files and checkpoints, each with an optional runtime:
-    ``alexnet-int8@openvino``. None means all bundles of the store. The first one is what the others are compared with.
+    ``alexnet-int8@openvino``. None means all bundles of the store. The others are compared with the first one.
     ``runtimes`` may also hold ``"all"``. All engines answer the same pixels; then each is timed alone for
     ``latency_s`` seconds (None: not at all).
 
     Raises InputError if the images calibrated an engine or its temperature, unless ``allow_calibration_images``;
-    UsageError if fewer than ``min_engines`` engines are open, before anything is measured; and what ``open_engines``,
-    ``list_labelled`` and ``collect_answers`` raise.
+    UsageError if fewer than ``min_engines`` engines are open, before anything is measured; and the errors of
+    ``open_engines``, ``list_labelled`` and ``collect_answers``.
     """
     with open_engines(engines, Path(store), runtimes, threads=threads, import_options=import_options) as opened:
         if len(opened) < min_engines:
@@ -105,7 +105,7 @@ def evaluate_opened(
     """Measure engines that are already open; see ``evaluate``."""
     shared = find_shared_images(engines, data)
     if not allow_calibration_images:
-        refuse_shared(shared)
+        refuse_shared(engines, shared)
     names = unique_names(engines)
     answers = collect_answers([e.runner for e in engines], data, names=names, on_progress=on_progress)
     results = [
@@ -117,10 +117,10 @@ def evaluate_opened(
             temperature=engine.runner.contract.temperature,
             accuracy=accuracy(answers, i, engine.runner.contract),
             latency_ms=None if latency_s is None else measure(engine.runner, duration_s=latency_s).median_ms,
-            calibration_images=_count(engine.calibration_hashes, shared.calibration.get(engine.name)),
-            temperature_images=_count(engine.temperature_hashes, shared.temperature.get(engine.name)),
+            calibration_images=None if made_from.calibration is None else len(made_from.calibration),
+            temperature_images=None if made_from.temperature is None else len(made_from.temperature),
         )
-        for i, (engine, name) in enumerate(zip(engines, names, strict=True))
+        for i, (engine, name, made_from) in enumerate(zip(engines, names, shared, strict=True))
     ]
     return Evaluation(
         data=data.root,
@@ -137,12 +137,8 @@ def evaluate_opened(
     )
 
 
-def _count(hashes: frozenset[str] | None, files: Sequence[Path] | None) -> int | None:
-    return None if hashes is None else len(files or ())
-
-
 def gate(delta: AccuracyDelta, first: str, second: str, max_drop: float, *, confident: bool = False) -> None:
-    """Raise ProofError if ``second`` is more than ``max_drop`` points of top-1 below ``first``.
+    """Raise ProofError if top-1 of ``second`` is more than ``max_drop`` points below that of ``first``.
 
     The measured drop counts; with ``confident``, the largest drop within its 95 % interval.
     """
@@ -151,10 +147,10 @@ def gate(delta: AccuracyDelta, first: str, second: str, max_drop: float, *, conf
     if holds_max_drop(drop, max_drop):
         return
     is_, bound, more = (
-        ("may be", " (the bound of the 95 % interval)", "more images, or ") if confident else ("is", "", "")
+        ("may be", " (the bound of the 95 % interval)", "use more images, or ") if confident else ("is", "", "")
     )
     raise ProofError(
         f"`max_drop` {max_drop:g}: {second} {is_} {drop:.2f} points of top-1 below {first}{bound}; measured "
-        f"{delta.points:+.2f}, 95 % interval {low:+.2f}..{high:+.2f}; give {more}the worst layers back to float: "
+        f"{delta.points:+.2f}, 95 % interval {low:+.2f}..{high:+.2f}; {more}keep the worst layers in float: "
         "alexnet-deploy diagnose ranks them"
     )

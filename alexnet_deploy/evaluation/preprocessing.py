@@ -1,7 +1,7 @@
 """What another decoder or resizer would change: the same files, the same engine, other pixels.
 
-``images/decode.py`` is the only definition of preprocessing, and whoever serves an engine with another decoder replaces
-it. Each variant here is one way in which common libraries differ from it.
+``images/decode.py`` is the only definition of preprocessing. A service with another decoder replaces it; each variant
+here is one way in which common libraries differ from it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from alexnet_deploy.runtime.runner import Runner
 BATCH = 16
 """Images in memory at the same time, in every variant."""
 Pixels = Callable[[Path, Image.Image, Preprocessing], NDArray[np.uint8]]
-"""Takes a file, and the file as ``open_rgb`` decodes it."""
+"""Called with a file and with its image as ``open_rgb`` decodes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class VariantResult:
-    """The answers with one variant, compared with the reference on the same images."""
+    """The effect of one variant on the answers, compared with the reference on the same images."""
 
     name: str
     differs: str
@@ -74,12 +74,12 @@ class PreprocessingParity:
     images: int
     unreadable: tuple[str, ...]
     largest_logit: float
-    """The largest magnitude of a logit with the reference, to compare ``max_logit_change`` with."""
+    """The largest magnitude of a logit with the reference, as a scale for ``max_logit_change``."""
     top1_percent: float | None
-    """With the reference; None without labels."""
+    """Accuracy with the reference; None without labels."""
     variants: tuple[VariantResult, ...]
     unlabelled: str | None = None
-    """Why there is no accuracy."""
+    """The reason if the accuracy is missing."""
 
 
 def preprocessing_parity(
@@ -87,11 +87,12 @@ def preprocessing_parity(
 ) -> PreprocessingParity:
     """Run the images below ``data``, or ``images`` of them, through ``runner`` with the pixels of every variant.
 
-    If they are labelled, the accuracies are measured as well. Raises what ``run_variants`` raises.
+    If they are labelled, the accuracies are measured as well. Raises the errors of ``run_variants``.
     """
     files = find_or_choose(data, images)
     targets, unlabelled = targets_if_labelled(data, files, runner.contract)
-    return run_variants(runner, files, targets, unlabelled=unlabelled, on_progress=on_progress)
+    found = run_variants(runner, files, targets, on_progress=on_progress)
+    return dataclasses.replace(found, unlabelled=unlabelled)
 
 
 def run_variants(
@@ -99,7 +100,6 @@ def run_variants(
     files: Sequence[Path],
     targets: Sequence[int] | None,
     *,
-    unlabelled: str | None = None,
     on_progress: Progress = no_progress,
 ) -> PreprocessingParity:
     """Run ``files`` through ``runner`` with the pixels of every variant; ``targets`` are their class numbers.
@@ -127,7 +127,7 @@ def run_variants(
                     part.append(runner(np.stack([pixels_VHWC[v] for pixels_VHWC in good])))
             on_progress("images", start + len(decoded), len(files))
     if not kept:
-        raise InputError(f"none of the {len(files)} images is readable ({unreadable[0]})")
+        raise InputError(f"none of the {len(files)} images can be read ({unreadable[0]})")
     reference_NK, *logits_NK = (np.concatenate(part) for part in parts)
     if not all(finite_rows(found_NK).all() for found_NK in (reference_NK, *logits_NK)):
         raise InputError("the engine's output on some images is not finite; try one of higher precision")
@@ -156,7 +156,6 @@ def run_variants(
         largest_logit=float(np.abs(reference_NK).max()),
         top1_percent=None if target_N is None else 100 * float((before_N == target_N).mean()),
         variants=tuple(results),
-        unlabelled=unlabelled,
     )
 
 
@@ -165,11 +164,11 @@ def variants_of(pre: Preprocessing) -> tuple[Variant, ...]:
     other = "bicubic" if pre.interpolation == "bilinear" else "bilinear"
     stretch = pre.resize == "stretch"
     return (
-        Variant("reduced decode", "JPEG decoded at 1/2, 1/4 or 1/8, whichever still covers the input", _reduced),
+        Variant("reduced decode", "JPEG decoded at 1/2, 1/4 or 1/8, the smallest that covers the input", _reduced),
         Variant(
             other, f"{other} resampling instead of {pre.interpolation}, antialiased", _by_rule(interpolation=other)
         ),
-        Variant("no antialias", "bilinear of the four nearest pixels, however much it shrinks", _no_antialias),
+        Variant("no antialias", "bilinear between the four nearest pixels at any scale", _no_antialias),
         Variant(
             "shorter-side" if stretch else "stretch",
             "shorter side resized, centre cropped" if stretch else "whole image, aspect ratio ignored",

@@ -1,4 +1,4 @@
-"""What an evaluation measures: types alone, so that whoever reads them from a file needs no SciPy."""
+"""The results of an evaluation: types alone, so reading them from a file needs no SciPy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """The answers with a confidence in (``low``, ``high``], both within 0..1; no percentages without images."""
+    """The answers with a confidence in (``low``, ``high``], both within 0..1; percentages are None without images."""
 
     low: NonNegative
     high: NonNegative
@@ -36,7 +36,7 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How well softmax(logits / ``temperature``) predicts how often the answer is right.
+    """How well softmax(logits / ``temperature``) predicts the share of right answers.
 
     ``nll_nats`` is the mean negative log likelihood of the true class. ``ece_percent`` is the expected calibration
     error over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
@@ -57,7 +57,7 @@ class Accuracy:
     top5_percent: float
     top5_interval: Interval
     not_finite: int
-    """Images with a NaN or infinite logit: they count as wrong."""
+    """Images with a NaN or infinite logit; they count as wrong."""
     confidence: Confidence | None
     """At the contract's temperature; None if a logit is not finite."""
     uncalibrated: Confidence | None
@@ -100,7 +100,7 @@ class AccuracyDelta:
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """What was measured of one engine."""
+    """The results of one engine."""
 
     name: str
     """Unique among the results."""
@@ -115,6 +115,6 @@ class EngineResult:
     latency_ms: float | None
     """Median of calls with one image; None if it was not measured."""
     calibration_images: int | None
-    """How many of the images calibrated it; None without a record."""
+    """Number of these images that calibrated it; None without a record."""
     temperature_images: int | None
-    """How many of the images its temperature was fitted on; None without a record."""
+    """Number of these images that its temperature was fitted on; None without a record."""

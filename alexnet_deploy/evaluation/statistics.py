@@ -1,7 +1,7 @@
 """Intervals and tests for counts of right answers: of one engine, and of two engines on the same images.
 
 All intervals are 95 % intervals. The answers of two engines to the same images are correlated, so their difference is
-known far better than their two intervals suggest: only the images on which they differ count.
+known far better than their two intervals suggest: only the images with different answers count.
 """
 
 from __future__ import annotations

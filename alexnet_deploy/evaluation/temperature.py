@@ -1,7 +1,7 @@
-"""Probabilities one can believe: one temperature, fitted to the logits of a bundle and stored in its contract.
+"""Calibrated probabilities: one temperature, fitted to the logits of a bundle and stored in its contract.
 
 Guo et al., On calibration of modern neural networks, ICML 2017 (arXiv:1706.04599): softmax(logits / T), with the T that
-makes the true classes of held-out images most likely. It changes no answer, only the probabilities.
+makes the true classes of held-out images most likely. It changes only the probabilities, and no answer.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from alexnet_deploy.runtime.runner import Runner
 # Legend: N image, K class
 
 LOWEST, HIGHEST = 0.02, 50.0
-"""Range of the search. Published networks lie within 0.5..5; at these ends the logits say nothing about probability."""
+"""Range of the search. Published networks lie within 0.5..5; at these ends the logits carry no information."""
 MIN_IMAGES = 100
-"""100 images determine a temperature to some 8 % (one standard deviation), 1000 to 2 % (docs/confidence.md)."""
+"""100 images determine a temperature to about 9 % (one standard deviation), 1000 to 2 % (docs/confidence.md)."""
 
 
 def calibrate(
@@ -74,7 +74,7 @@ def calibrate(
         raise ArtifactError(f"{bundle}: {MANIFEST} and {MODEL} carry different contracts; build the bundle again")
     labelled = list_labelled(data, manifest.contract)
     hash_of = image_hashes(labelled.files)
-    remedy = "a temperature must come from images that nothing else saw: give"
+    remedy = "a temperature must come from images used for nothing else: give"
     if (bundle / CALIBRATION).is_file():
         shared = shared_images(hash_of, read_record(bundle / CALIBRATION).image_hashes)
         refuse_shared_images(shared, f"calibrated {bundle}", f"{remedy} other images")
@@ -113,7 +113,7 @@ def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64],
         raise InputError(f"{source}: {images} usable images are too few for a temperature; give {MIN_IMAGES} or more")
     if len(np.unique(target_N)) < 2:
         raise InputError(
-            f"{source}: all images are of one class, which does not distinguish right from wrong; give several"
+            f"{source}: all images are of one class, which is not enough to fit a temperature; give several classes"
         )
     if not finite_rows(logits_NK).all():
         raise InputError(
@@ -123,11 +123,11 @@ def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64],
     # float32 kernels may differ in the last bits from image to image
     if np.ptp(centred_NK, axis=0).max() <= 1e-5 * np.abs(logits_NK).max():
         raise InputError(
-            f"{source}: the model gives every image the same answer, which no temperature can correct; check it"
+            f"{source}: the model answers every image alike, which no temperature can correct; check the model"
         )
     if (logits_NK.argmax(axis=1) == target_N).all():
         raise InputError(
-            f"{source}: all {images} answers are right, so the most likely model would never be wrong; "
+            f"{source}: all {images} answers are right, so the best temperature would be 0; "
             "give more images, or harder ones"
         )
     found = minimize_scalar(
@@ -139,7 +139,7 @@ def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64],
     temperature = math.exp(found.x)
     if not LOWEST * 1.01 < temperature < HIGHEST / 1.01:  # the search stops just before an end
         raise InputError(
-            f"{source}: no temperature within {LOWEST:g}..{HIGHEST:g} fits ({temperature:.3g} is at the end), the "
+            f"{source}: no temperature within {LOWEST:g}..{HIGHEST:g} fits ({temperature:.3g} is at the end): the "
             "answers hardly depend on the images; check the labels and the engine: alexnet-deploy evaluate"
         )
     return temperature
@@ -160,7 +160,7 @@ def _store(bundle: Path, measured: Manifest, record: ConfidenceRecord) -> None:
         for name in files:
             _link_or_copy(bundle / name, new / name)
         shutil.copyfile(bundle / MANIFEST, new / MANIFEST)
-        verify(new)  # a whole bundle was copied, even if somebody wrote to ``bundle`` meanwhile
+        verify(new)  # proves that a whole bundle was copied, even if somebody wrote to ``bundle`` meanwhile
         contract = dataclasses.replace(manifest.contract, temperature=record.temperature)
         model = load_onnx(new / MODEL)
         set_contract(model, contract)

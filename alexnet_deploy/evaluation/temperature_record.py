@@ -19,7 +19,7 @@ from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.json_format import JsonFormat
 
 FORMAT = JsonFormat("confidence record", 1, "fit the temperature again: alexnet-deploy calibrate-confidence")
-"""Some 70 bytes per image beside 10 KiB: its 64 MiB have room for all of ImageNet's validation images, and more."""
+"""About 70 bytes per image and 10 KiB in all; 64 MiB hold far more than ImageNet's validation images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +37,26 @@ class ConfidenceRecord:
 
     temperature: Annotated[float, Meta(gt=0)]
     classes: Annotated[int, Meta(ge=0)]
-    """How many of the model's classes have images."""
+    """Number of the model's classes that have images."""
     sha256: tuple[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")], ...]
-    """Of the image files, in the order in which they ran."""
+    """SHA-256 of the image files, in the order in which they ran."""
     before: Quality
     """At temperature 1."""
     after: Quality
     """At ``temperature``."""
     runtime: str
-    """``Runner.description`` of what computed the logits: another runtime rounds differently."""
+    """``Runner.description`` of the runner of the fit; another runtime rounds differently."""
     tools: dict[str, str]
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     @property
     def images(self) -> int:
-        """How many images it was fitted on."""
+        """Number of images that it was fitted on."""
         return len(self.sha256)
 
     @property
     def image_hashes(self) -> frozenset[str]:
-        """SHA-256 of the images: an evaluation on any of them makes its probabilities look better."""
+        """SHA-256 of the images: in an evaluation on any of them its probabilities fit too well."""
         return frozenset(self.sha256)
 
     def digest(self) -> str:
@@ -64,7 +64,7 @@ class ConfidenceRecord:
         return images_digest(self.sha256)
 
     def summary(self) -> dict[str, Any]:
-        """All fields, but of the images only their number and their digest."""
+        """All fields, with the number and the digest of the images instead of their list."""
         raw = dataclasses.asdict(self)
         del raw["sha256"]
         return {"images": self.images, "images_digest": self.digest()} | raw
@@ -89,6 +89,6 @@ def read_confidence(bundle: Path, contract: ModelContract) -> ConfidenceRecord |
     if record.temperature != contract.temperature:
         raise ArtifactError(
             f"{path}: fitted temperature {record.temperature:g}, the bundle's contract has {contract.temperature:g}: "
-            f"one was edited; {FORMAT.remedy}"
+            f"one of the two was edited; {FORMAT.remedy}"
         )
     return record

@@ -1,4 +1,4 @@
-"""Which images calibrate: chosen by seed, balanced over classes, hashed, decoded batch by batch."""
+"""The calibration images: chosen by seed, balanced over classes, hashed, decoded batch by batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alexnet_deploy.images.find import find_images
 # Legend: N batch, H height, W width, C channel (RGB)
 
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
-"""Names of the parts of a data set, first the one that may calibrate; a folder of another name may be a class."""
+"""Names of the splits of a data set, first the one that may calibrate; any other name may be a class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class CalibrationSet:
 
 
 def images_digest(sha256: Iterable[str]) -> str:
-    """SHA-256 over the hashes of images in order: equal for equal images, wherever they are."""
+    """SHA-256 over the hashes of images in order: the same for the same images in any place."""
     return hashlib.sha256("\n".join(sha256).encode()).hexdigest()
 
 
@@ -59,21 +59,21 @@ def choose_images(
 ) -> CalibrationSet:
     """Choose ``count`` readable, distinct images below ``root``.
 
-    If ``root`` holds folders, they count as classes and are drawn from in turn. The draw depends on ``seed`` and the
-    file names alone. A file that is no image, or has the same bytes as one already chosen, is passed over.
+    If ``root`` holds folders, they count as classes and are drawn from in turn. The draw depends only on ``seed`` and
+    the file names. A file that is not an image, or has the same bytes as one already chosen, is skipped.
 
-    ``calibrates`` says that the images calibrate: then ``root`` may not be the folder above the splits of a data set
-    (``train`` and ``val``), because the images that judge an engine must not calibrate it. ``parameters`` are the
-    caller's names for the folder and for the count, which may be a sum; errors use them. ``fewer`` writes the
-    parameters that fit a smaller count (None: the last of ``parameters``).
-    Raises InputError where a class folder holds no image or ``root`` not enough usable ones.
+    If ``calibrates``, the images calibrate: then ``root`` may not be the folder above the splits of a data set
+    (``train`` and ``val``), because the images that evaluate an engine must not calibrate it. ``parameters`` are the
+    caller's names for the folder and for the count, which may be a sum; errors use them. ``fewer`` returns the
+    parameters for a smaller count (None: the last of ``parameters``).
+    Raises InputError if a class folder holds no image or ``root`` not enough usable ones.
     """
     folder, *counts = (f"`{parameter}`" for parameter in parameters)
     number = " and ".join(counts)
     if count < 1:
-        raise UsageError(f"{number} {count}: takes 1 or more; some 500 are a good number")
+        raise UsageError(f"{number} {count}: must be 1 or more; about 500 are a good number")
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; {folder} takes a folder of images like those of production")
+        raise InputError(f"{root}: no such folder; {folder} must be a folder of images like those of production")
     groups: dict[str, list[Path]] = {}
     for file in find_images([root]):
         relative = file.relative_to(root)
@@ -94,12 +94,12 @@ def choose_images(
             if len(chosen) == count:
                 return CalibrationSet(root, tuple(chosen.values()), tuple(chosen), seed)
     if not chosen:
-        raise InputError(f"{root}: holds no readable image; {folder} takes a folder of photos")
+        raise InputError(f"{root}: holds no readable image; {folder} must be a folder of photos")
     useless = sum(map(len, groups.values())) - len(chosen)
     instead = fewer(len(chosen)) if fewer else f"{counts[-1]} {len(chosen)}"
     raise InputError(
         f"{root}: holds {len(chosen)} usable images{f' ({useless} more are damaged or copies)' if useless else ''}, "
-        f"{number} asks for {count}; add images, or accept fewer with {instead}"
+        f"{number} requires {count}; add images, or accept fewer with {instead}"
     )
 
 
@@ -112,13 +112,13 @@ def _refuse_splits(root: Path, groups: Mapping[str, list[Path]], parameter: str)
     if splits:
         right = min(splits, key=lambda name: _SPLITS.index(name.lower()))
         raise InputError(
-            f"{root}: folder {right!r} is not a class, it holds class folders; {parameter} takes one split of a data "
+            f"{root}: folder {right!r} is not a class, it holds class folders; {parameter} must be one split of a data "
             f"set: give {root / right}"
         )
 
 
 def _refuse_empty_class(root: Path, classes: Collection[str]) -> None:
-    """A class without an image would unbalance the draw silently; images beside the folders mean no classes."""
+    """A class without an image would silently unbalance the draw; images next to the folders mean no classes."""
     if "" in classes:
         return
     for folder in sorted(root.iterdir()):

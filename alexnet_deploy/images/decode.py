@@ -21,9 +21,9 @@ from alexnet_deploy.errors import InputError, one_line
 # Legend: H height, W width, C channel (RGB)
 
 MAX_PIXELS = 178_956_970
-"""Larger images are refused. It is Pillow's own limit, and holds here even if a program has lifted Pillow's."""
+"""Larger images are refused. This is Pillow's own limit, which holds here even if a program has lifted Pillow's."""
 
-# Listed, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
+# A list, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
@@ -44,8 +44,8 @@ def load_pixels(path: Path, pre: Preprocessing, out: NDArray[np.uint8] | None = 
 def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Image.Image:
     """Decode the first frame of an image: upright by its EXIF orientation, mode RGB, detached from its file.
 
-    Transparency is laid over white, as browsers and photo viewers show it: without the alpha channel the colour hidden
-    under it would show, mostly black. 16-bit grey is scaled, not clipped. 32-bit integers count as 16-bit and floats as
+    Transparency is laid over white, as browsers and photo viewers show it: without the alpha channel the hidden colour
+    would show, mostly black. 16-bit grey is scaled, not clipped. 32-bit integers count as 16-bit and floats as
     0..1; if a value lies outside, the scale goes from the darkest to the lightest.
 
     Raises InputError (``name`` or the path, and the cause) for anything that is not a whole image: missing,
@@ -60,12 +60,12 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Ima
             image.load()
             _turn_upright(image)
             return _to_rgb(image)
-    except Exception as exc:  # a hostile file can make Pillow's parsers raise anything; no file may stop a run
+    except Exception as exc:  # Pillow's parsers raise anything on a hostile file; no file may stop a run
         raise InputError(f"{' '.join(label.splitlines())}: {_cause(exc)}") from exc
 
 
 def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
-    """Resize (antialiased) and crop an RGB image by the model's rule -> ``[H, W, 3]``, contiguous, the caller's own.
+    """Resize (antialiased) and crop an RGB image by the model's rule -> ``[H, W, 3]``, contiguous, owned by the caller.
 
     ``shorter-side`` has the geometry of torchvision's Resize + CenterCrop, but only the part inside the crop is
     resized: a quarter faster, and a panorama of any aspect ratio needs no memory for the rest. An image that already
@@ -94,7 +94,7 @@ def crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float,
 
 
 def _ignore_pillow_warnings() -> None:
-    """Ignore Pillow's warnings in this process: a flaw in a file is an InputError here, or does not matter.
+    """Ignore Pillow's warnings in this process: a flaw in a file is either an InputError here or harmless.
 
     ``warnings.catch_warnings`` is not thread-safe, and files are decoded in threads.
     """

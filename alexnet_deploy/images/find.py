@@ -1,4 +1,4 @@
-"""Which image files a user means: files, folders and patterns, in a fixed order."""
+"""The image files that a user names: files, folders and patterns, in a fixed order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SUFFIXES = frozenset((
 def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
     """Image files of the sources, in their order: files, folders (recursive, sorted), glob patterns (sorted).
 
-    A file that is named is always taken; folders and patterns yield files with a suffix of ``SUFFIXES`` that are not
-    hidden. Folders stream, with the names of one directory in memory at a time. Each is read once, so a loop of
-    symbolic links ends. A folder that cannot be read is yielded itself: opening it reports the cause.
+    A named file is always used; folders and patterns yield files with a suffix of ``SUFFIXES`` that are not hidden.
+    Folders stream, with the names of one directory in memory at a time. Each is read once, so a loop of symbolic
+    links ends. A folder that cannot be read is yielded itself: opening it reports the cause.
 
     Raises InputError at the call, before anything is yielded, for a source that is missing or has no image.
     """
@@ -75,7 +75,7 @@ def _entries(folder: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, boo
                     continue
                 if os.path.isdir(entry.path) if is_link else entry.is_dir():
                     subfolders.add(entry.name)
-                # A dangling link is a missing image, not one to skip; pipes and sockets are no images.
+                # A dangling link is a missing image, not one to skip; pipes and sockets are not images.
                 elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (is_link or entry.is_file()):
                     images.append(entry.name)
     except OSError:

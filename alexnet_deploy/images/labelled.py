@@ -1,4 +1,4 @@
-"""Folders of labelled images: which file is of which class."""
+"""Folders of labelled images: the class of each file."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class LabelledImages:
     files: tuple[Path, ...]
     targets: tuple[int, ...]
     naming: str = "class id"
-    """What the folders are named after: ``class id``, ``label``, ``class number``, or several of them."""
+    """Naming of the folders: ``class id``, ``label``, ``class number``, or several of them."""
 
 
 def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
-    """All images of ``folder``, which holds one folder of images per class, named by class id, label or class number.
+    """All images of ``folder``, which has one subfolder per class, named by class id, label or class number.
 
-    One naming for all folders is preferred, in this order. If none fits them all, each folder goes by the first that
-    knows it. Raises InputError where a folder is no class of the contract or several, two are the same class, one is
-    empty, or there is none.
+    One naming for all folders is preferred, in this order. If none fits all, each folder is matched by the first one
+    that contains its name. Raises InputError if a folder matches no class of the contract or several, if two match
+    the same class, if one is empty, or if there are none.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; give one that holds one folder of images per class")
+        raise InputError(f"{folder}: no such folder; give a folder with one subfolder of images per class")
     names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
     if not names:
         raise InputError(
             f"{folder}: holds no class folders; its classes are {', '.join(contract.class_ids[:3])}, ...: "
-            "give one folder of images per class"
+            "give a folder with one subfolder of images per class"
         )
     targets, naming = _classes_of(folder, names, contract)
     folder_of: dict[int, str] = {}
@@ -61,7 +61,7 @@ def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
 
 
 def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> tuple[list[int], str]:
-    """The class number of each folder, and what the folders are named after."""
+    """The class number of each folder, and the naming of the folders."""
     by_label: dict[str, list[int]] = {}
     for k, label in enumerate(contract.labels):
         by_label.setdefault(label, []).append(k)
@@ -69,7 +69,7 @@ def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> 
     namings = {
         "class id": {class_id: [k] for k, class_id in enumerate(contract.class_ids)},
         "label": by_label,
-        # Also zero-padded, which keeps a listing in the order of the classes.
+        # Zero-padded numbers as well, which keep a listing in the order of the classes.
         "class number": {n: [int(n)] for n in names if n.isascii() and n.isdecimal() and int(n) < count},
     }
     fits_all = next(({key: known} for key, known in namings.items() if known.keys() >= set(names)), namings)
@@ -91,8 +91,8 @@ def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> 
 def _no_class(
     folder: Path, name: str, names: Sequence[str], namings: dict[str, dict[str, list[int]]], contract: ModelContract
 ) -> str:
-    """Why there is no such class, and which one was probably meant."""
-    message = f"{folder}: folder {name!r} is no class of this model"
+    """The reason that the folder matches no class, and the class that was probably meant."""
+    message = f"{folder}: folder {name!r} is not a class of this model"
     matched = {naming: sum(n in known for n in names) for naming, known in namings.items()}
     best = max(matched, key=lambda naming: matched[naming])
     if matched[best]:

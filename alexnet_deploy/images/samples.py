@@ -14,7 +14,7 @@ from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
 
 PARITY_IMAGES = 16
-"""A wrong weight or layout shows on the first image; more images only cost time."""
+"""A wrong weight or layout is visible on the first image; more images only cost time."""
 
 
 def sample_photos() -> list[Path]:
@@ -35,6 +35,6 @@ def parity_pixels(parity_images: str | Path | None, pre: Preprocessing) -> NDArr
             continue
     if not pixels:
         raise InputError(
-            f"{parity_images}: none of its first {PARITY_IMAGES} images is readable; choose other `parity_images`"
+            f"{parity_images}: none of its first {PARITY_IMAGES} images can be read; choose other `parity_images`"
         )
     return np.stack(pixels)

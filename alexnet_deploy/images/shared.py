@@ -1,4 +1,4 @@
-"""Whether two sets of images share one, by content: an image that helped to make an engine must not judge it."""
+"""Find images that two sets share, by content: an image that helped to make an engine must not evaluate it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def shared_images(hash_of: Mapping[Path, str], hashes: Iterable[str]) -> tuple[P
 
 
 def refuse_shared_images(shared: Sequence[Path], use: str, remedy: str) -> None:
-    """InputError where ``shared`` is not empty; ``use`` is what else its files did: "calibrated mine-int8"."""
+    """InputError if ``shared`` is not empty; ``use`` is the other use of its files: "calibrated mine-int8"."""
     if shared:
-        more = f", like {len(shared) - 1} more of these images" if len(shared) > 1 else ""
+        more = f", along with {len(shared) - 1} more of these images" if len(shared) > 1 else ""
         raise InputError(f"{shared[0]}: {use}{more}; {remedy}")
 
 
 def count_copies(files: Sequence[Path]) -> int:
-    """How many of ``files`` have the content of one before them; only files of equal size are read."""
+    """Number of ``files`` with the content of an earlier one; only files of equal size are read."""
     by_size: dict[int, list[Path]] = {}
     for file in files:
         by_size.setdefault(file.stat().st_size, []).append(file)

@@ -1,4 +1,4 @@
-"""``open_engine``: an engine as an object to call, on whichever runtime this machine has."""
+"""``open_engine``: an engine as a callable object, on a runtime that this machine has."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def open_engine(
 ) -> OpenEngine:
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
 
-    ``runtime="auto"`` takes the first runtime that can run it here: a GPU before the CPU. ``threads`` is the number of
-    threads of the runtime (None: its own choice). ``import_options`` describe an ONNX of another tool.
+    ``runtime="auto"`` uses the first runtime that can run it on this machine: a GPU before the CPU. ``threads`` is the
+    number of threads of the runtime (None: its default). ``import_options`` describe an ONNX of another tool.
 
-    Raises InputError or ArtifactError for an engine that is not there or damaged, UsageError for a parameter out of
-    range, UnavailableError where this machine cannot run it.
+    Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
+    range, UnavailableError if this machine cannot run it.
     """
     with ExitStack() as resources:
         name = None if engine is None else str(engine)
@@ -51,7 +51,7 @@ def open_engine(
 class OpenEngine:
     """An engine that is loaded and ready to run, until ``close`` or the end of its ``with`` block.
 
-    It is a ``Runner`` for batches of any size, and as such not for two threads at once.
+    It is a ``Runner`` for batches of any size, so only one thread may use it at a time.
     """
 
     batch: BatchProfile | None = None
@@ -65,22 +65,22 @@ class OpenEngine:
         self.device = selected.runner.device
         self.description = selected.runner.description
         self.passed_over = selected.passed_over
-        """The runtimes that ``"auto"`` tried before, each with the reason against it."""
+        """The runtimes that ``"auto"`` tried before this one, each with the reason against it."""
         self.unused_gpu = selected.unused_gpu
-        """It runs on the CPU although this machine has an NVIDIA GPU."""
+        """Whether it runs on the CPU although this machine has an NVIDIA GPU."""
         self._runner: Runner | None = selected.runner
         self._resources = resources
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``, N >= 1; the caller owns the result.
 
-        Raises UsageError for pixels of another type or shape, and what the runtime raises.
+        Raises UsageError for pixels of another type or shape, and the errors of the runtime.
         """
         pre = self.contract.preprocessing
         shape = pixels_NHWC.shape
         if pixels_NHWC.dtype != np.uint8 or shape[1:] != (pre.height, pre.width, 3) or not len(pixels_NHWC):
             raise UsageError(
-                f"`pixels_NHWC` {pixels_NHWC.dtype} {list(shape)}: {self.name} takes uint8 [N, {pre.height}, "
+                f"`pixels_NHWC` {pixels_NHWC.dtype} {list(shape)}: {self.name} needs uint8 [N, {pre.height}, "
                 f"{pre.width}, 3]; the contract of the engine has the preprocessing"
             )
         return self._open()(pixels_NHWC)
@@ -119,7 +119,7 @@ class OpenEngine:
         return self._open().fork()
 
     def close(self) -> None:
-        """Give back memory and threads; calling it twice is fine."""
+        """Release memory and threads; may be called twice."""
         self._runner = None
         self._resources.close()
 

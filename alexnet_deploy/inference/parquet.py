@@ -21,7 +21,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROW_GROUP = 16_384
-"""Rows held in memory before they are written: some 10 MB at five answers per row."""
+"""Rows in memory before they are written: about 10 MB at five answers per row."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Images and a Runner in, predictions out: streaming, in order, decoding while the runner computes."""
+"""From images and a Runner to predictions: streaming, in order, decoding while the runner computes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from alexnet_deploy.runtime.runner import Runner
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 Load = Callable[[Path, Preprocessing, NDArray[np.uint8]], object]
-"""Fills the last argument, uint8 ``[H, W, 3]``, from an image file; InputError where it cannot be read."""
+"""Fills the last argument, uint8 ``[H, W, 3]``, from an image file; InputError if it cannot be read."""
 
 _BUFFERS = 3  # one with the runner, two being filled: a slow file in one does not starve the decoders
 
@@ -44,10 +44,10 @@ class PixelBatch:
 def predict(
     runner: Runner, files: Iterable[Path], *, top_k: int = 5, batch: int = BATCH, workers: int | None = None
 ) -> Iterator[Prediction]:
-    """One Prediction per file, in the order of ``files``, however many there are: memory does not grow with them.
+    """One Prediction per file, in the order of ``files``; memory does not grow with their number.
 
-    ``runner`` must take batches of any size up to ``batch``, as that of ``open_runner`` does. A file that cannot be
-    used becomes a Prediction with an error; a failing runner ends the run with its exception. When the run ends, also
+    ``runner`` must accept batches of any size up to ``batch``, as that of ``open_runner`` does. A file that cannot be
+    used becomes a Prediction with an error; a failing runner ends the run with its exception. When the run ends, even
     by closing the iterator, the decoding threads (``workers``, default one per core) end with it.
 
     Raises UsageError at the call for a number out of range; a ``top_k`` above the number of classes gives all classes.
@@ -78,7 +78,7 @@ def predictions_of(
 
 
 def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: int) -> list[tuple[Answer, ...]]:
-    """The ``top_k`` likeliest classes of each row, equal ones by index; an empty tuple for a row that is not finite.
+    """The ``top_k`` most likely classes of each row, ties by index; an empty tuple for a row that is not finite.
 
     Probabilities are softmax(logits / temperature) in float64.
     """

@@ -1,4 +1,4 @@
-"""What an engine answers for one file; apart from the predicting, so that the command line starts without NumPy."""
+"""The answer of an engine for one file. The types are here so that the command line starts without NumPy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 BATCH = 32
-"""Past this size a CPU gains nothing, and the first rows would only come later."""
+"""Above this size a CPU gains nothing, and the first rows would only come later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest classes of one file, best first, or one line with the reason why there are none."""
+    """The most likely classes of one file, best first, or one line with the reason that there are none."""
 
     file: str
     top: tuple[Answer, ...]

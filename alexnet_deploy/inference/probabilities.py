@@ -1,4 +1,4 @@
-"""Logits to probabilities and answers, computed in float64: the only definition for all rooms."""
+"""From logits to probabilities and answers, in float64: the only definition for all rooms."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def predicted_classes(logits_NK: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def _shifted(logits_NK: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """Return the scaled logits below the largest of their row, so that no power overflows."""
+    """Return the scaled logits minus the largest of their row; then no exponential overflows."""
     scaled_NK = logits_NK.astype(np.float64) / temperature
     scaled_NK -= scaled_NK.max(axis=1, keepdims=True)
     return scaled_NK

@@ -31,8 +31,8 @@ def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Co
     """Yield the function that writes one prediction, to ``output`` or, without it, to the standard output.
 
     A file appears whole when the block ends without an error; otherwise the old one stays. A reader of the standard
-    output that leaves early (``| head``) ends the block quietly. ``top_k`` is the number of answers that a CSV row has
-    columns for. A table on a terminal is printed through ``console``, which can share it with a progress bar.
+    output that leaves early (``| head``) ends the block quietly. ``top_k`` is the number of answers with columns in a
+    CSV row. A table on a terminal is printed through ``console``, which it can share with a progress bar.
 
     Raises UsageError for Parquet without ``output`` and for an ``output`` that is not a plain file, UnavailableError
     where pyarrow is missing, the disk is full or the place cannot be written.
@@ -83,7 +83,7 @@ def _csv_writer(stream: TextIO, top_k: int) -> Write:
 
 
 def _table_writer(stream: TextIO, terminal: Console | None) -> Write:
-    """Aligned lines as they come, not one big table: it starts at once, and a million rows need no memory."""
+    """Aligned lines one by one instead of one big table: output starts at once, and a million rows need no memory."""
 
     def write(prediction: Prediction) -> None:
         if terminal is None:
@@ -110,7 +110,7 @@ def _table_line(prediction: Prediction, width: int | None = None) -> str:
 
 
 def _end_of(path: str, cells: int) -> str:
-    """Exactly ``cells`` wide; a longer path keeps its end, by which files differ."""
+    """Exactly ``cells`` wide; of a longer path the end stays, in which files differ."""
     return set_cell_size(path, cells) if cell_len(path) <= cells else "…" + set_cell_size(path[::-1], cells - 1)[::-1]
 
 

@@ -31,7 +31,7 @@ def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
 
 
 def describe_machine(root: Path = Path("/")) -> dict[str, str | int]:
-    """What a measured number needs beside it: processor, usable cores, system."""
+    """What must be recorded with a measurement: processor, usable cores, system."""
     return {
         "cpu": cpu_model(root),
         "cores": cores(),
@@ -46,7 +46,7 @@ def _cpuinfo(root: Path, field: str) -> str:
 
 
 def kernel_text(path: Path) -> str:
-    """What the kernel writes into ``path``; empty where there is no such file."""
+    """The content of the kernel's file ``path``; empty if the file does not exist."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux, or a sandbox that hides it

@@ -16,9 +16,9 @@ SLOWDOWNS = {
     "HwPowerBrakeSlowdown": "external power brake",
     "SwThermalSlowdown": "too hot, driver",
 }
-"""Reasons that a GPU gives only when something is wrong, by their name in NVML without its prefix."""
+"""Reasons that a GPU reports only when something is wrong, by their name in NVML without its prefix."""
 LIMITS = SLOWDOWNS | {"SwPowerCap": "power limit"}
-"""A GPU at full load belongs at its power limit: that is reported, but the clock decides."""
+"""A GPU at full load runs at its power limit: that is reported, but the clock decides."""
 
 
 _TIMEOUT_S = 20
@@ -54,7 +54,7 @@ class NvmlGpu:
         """Read the state now."""
         api = self._api
         reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons")
-        if reasons is None:  # a driver before R535 knows it by its old name
+        if reasons is None:  # a driver before R535 has it under its old name
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")
         return GpuState(
@@ -66,7 +66,7 @@ class NvmlGpu:
         )
 
     def _ask(self, function: str, *arguments: int) -> Any:
-        """None if this GPU, its driver or this pynvml does not support the question."""
+        """None if this GPU, its driver or this pynvml does not support the query."""
         ask = getattr(self._api, function, None)
         if ask is None:
             return None
@@ -76,15 +76,15 @@ class NvmlGpu:
             return None
 
     def _named(self, reasons: int, names: Mapping[str, str]) -> tuple[str, ...]:
-        # Their values never changed, their names did, from Throttle to Event.
+        # Their names changed from Throttle to Event, their values never did.
         bits = {name: getattr(self._api, f"nvmlClocksThrottleReason{name}", 0) for name in names}
         return tuple(text for name, text in names.items() if reasons & bits[name])
 
 
 def has_nvidia_gpu(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process may see an NVIDIA GPU: a look at the driver's device files, which loads nothing.
+    """Whether this process may see an NVIDIA GPU, from the driver's device files; loads nothing.
 
-    A container without its GPUs passed in has none, nor has a process with an empty ``CUDA_VISIBLE_DEVICES``.
+    A container without passed-in GPUs has none, and neither has a process with an empty ``CUDA_VISIBLE_DEVICES``.
     """
     if environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return False
@@ -93,7 +93,7 @@ def has_nvidia_gpu(root: Path = Path("/"), environment: Mapping[str, str] = os.e
 
 
 def nvidia_smi() -> str | None:
-    """Its ``name, driver_version, compute_cap`` lines, or its error message; None where there is no nvidia-smi."""
+    """Its ``name, driver_version, compute_cap`` lines, or its error message; None without nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -106,7 +106,7 @@ def nvidia_smi() -> str | None:
 
 
 def open_gpu(load: Callable[[], Any] | None = None, environment: Mapping[str, str] = os.environ) -> NvmlGpu | None:
-    """The first GPU that CUDA sees; None without pynvml, without a driver, or if NVML cannot know which one it is.
+    """The first GPU that CUDA sees; None without pynvml, without a driver, or if NVML cannot tell which one it is.
 
     NVML numbers GPUs by slot, CUDA by speed unless ``CUDA_DEVICE_ORDER`` changes that: with several GPUs and no UUID in
     ``CUDA_VISIBLE_DEVICES`` a guess could watch the wrong one.

@@ -1,8 +1,8 @@
-"""Whether the machine held still during a measurement, so that the numbers can be believed.
+"""Whether anything disturbed the machine during a measurement, so that the numbers do not count.
 
 ``MachineWatch.read`` reads the counters of the Linux kernel (and of NVML, for a GPU) at one moment; ``judge`` compares
 several readings. Each bound below answers one question: would the same engine measure differently on the same machine
-at rest? A counter that the machine does not have is None and is not judged.
+when it is idle? A counter that the machine does not have is None and is not judged.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from alexnet_deploy.machine.cpu import kernel_text, usable_cpus
 from alexnet_deploy.machine.gpu import Gpu, GpuState, open_gpu
 
 MAX_OTHERS_PERCENT = 5.0
-"""Of the cores' time, by other processes. A machine at rest needs 1 to 2 % for itself."""
+"""Share of the cores' time used by other processes. An idle machine needs 1 to 2 % for itself."""
 MAX_STOLEN_PERCENT = 1.0
-"""Of the cores' time, by the hypervisor. A p99 depends on the worst 1 % of calls."""
+"""Share of the cores' time taken by the hypervisor. A p99 depends on the worst 1 % of calls."""
 MAX_CLOCK_CHANGE_PERCENT = 10.0
-"""Between two moments of a run. Boost alone changes a busy core's clock by some 5 %, the end of a boost by more."""
+"""Change of the clock within a run. Boost alone changes a busy core's clock by some 5 %, the end of a boost by more."""
 MIN_COUNTED_S = 0.05
 """The kernel counts CPU time in ticks of 10 ms; below five of them a share is rounding."""
 
@@ -42,10 +42,10 @@ class Reading:
     """Time in which the hypervisor ran something else while one of these cores had work."""
     load_1min: float | None = None
     clock_mhz: float | None = None
-    """Of the fastest of these cores: an idle one clocks down, whatever the work."""
+    """Clock of the fastest of these cores, since idle cores clock down."""
     thermal_throttles: int | None = None
     quota_throttles: int | None = None
-    """How often the CPU quota of our control groups was used up."""
+    """Number of times that the CPU quota of our control groups was used up."""
     gpu: GpuState | None = None
 
 
@@ -70,7 +70,7 @@ class MachineConditions:
     gpu_limited_by: tuple[str, ...]
     """Why the GPU's clock was below its highest, in NVML's words."""
     invalid: tuple[str, ...]
-    """Why the measurement does not count, each with the next step; empty if it counts."""
+    """The reasons that the measurement does not count, each with the next step; empty if it counts."""
 
 
 class MachineWatch:
@@ -129,7 +129,7 @@ def watch_for(device: str) -> MachineWatch:
 
 
 def judge(readings: Sequence[Reading], *, cores: int) -> MachineConditions:
-    """Compare ``readings``, first to last: what changed, and whether that makes the measurement invalid."""
+    """Compare ``readings`` from first to last: the changes, and the reasons that the measurement is invalid."""
     first, last = readings[0], readings[-1]
     capacity_s = max(last.at_s - first.at_s, 1e-9) * cores
     busy_s, stolen_s = _grown(first.busy_s, last.busy_s), _grown(first.stolen_s, last.stolen_s)
@@ -155,7 +155,7 @@ def judge(readings: Sequence[Reading], *, cores: int) -> MachineConditions:
         if share_s is not None and share_s >= MIN_COUNTED_S and 100 * share_s / capacity_s > bound:
             invalid.append(cause.format(100 * share_s / capacity_s))
     for what, mhz, fix in (
-        ("the CPU's clock", clocks, "set the performance governor, let it cool"),
+        ("the CPU's clock", clocks, "set the performance governor, and let it cool"),
         ("the GPU's clock", gpu_clocks, "lock it: nvidia-smi --lock-gpu-clocks"),
     ):
         if mhz and 100 * (max(mhz) - min(mhz)) > MAX_CLOCK_CHANGE_PERCENT * max(mhz):

@@ -30,7 +30,7 @@ KERNELS = (11, 5, 3, 3, 3)
 POOLED = (0, 1, 4)
 """Convolutions (from 0) that a max-pool follows; LRN may follow the first two."""
 Size = Annotated[int, Meta(ge=1, le=1 << 16)]
-"""Bounds what a damaged or hostile checkpoint may make us allocate."""
+"""Bounds the memory that a damaged or hostile checkpoint can make us allocate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Architecture:
         if self.num_classes < 2:
             raise UsageError(f"{self.name}: {self.num_classes} classes; a classifier needs at least 2")
         if not 0 <= self.dropout < 1:
-            raise UsageError(f"`dropout` {self.dropout}: takes a probability from 0 up to, not including, 1")
+            raise UsageError(f"`dropout` {self.dropout}: must be a probability from 0 to below 1")
         if self.dense_rank is not None and not 1 <= self.dense_rank < self.hidden:
-            raise UsageError(f"`dense_rank` {self.dense_rank}: takes 1 to {self.hidden - 1} for {self.name}")
+            raise UsageError(f"`dense_rank` {self.dense_rank}: must be within 1..{self.hidden - 1} for {self.name}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; ``architecture_from_dict`` reads them back."""
@@ -87,7 +87,7 @@ def get_architecture(name: str, **switches: Any) -> Architecture:
 
 
 def architecture_from_dict(raw: object, *, source: str) -> Architecture:
-    """Read what ``Architecture.to_dict`` gave. InputError names ``source`` where a field is missing or wrong."""
+    """Read the result of ``Architecture.to_dict``; InputError names ``source`` if a field is missing or wrong."""
     try:
         arch = convert(raw, Architecture)
         if arch.name not in FAMILY or FAMILY[arch.name].feature_name != arch.feature_name:

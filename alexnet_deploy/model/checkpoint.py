@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors that carry their architecture, contract and recipe; published .pth files come in here.
+"""Checkpoints: safetensors with architecture, contract and recipe; published .pth files are read here as well.
 
 Nothing is ever unpickled: safetensors holds no code, and a .pth file is read with ``weights_only=True``.
 """
@@ -44,7 +44,7 @@ IMAGENET1K_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Weights with everything needed to use them. ``recipe`` records how they were made, for people."""
+    """Weights with everything needed to use them; ``recipe`` records how they were made, for people."""
 
     arch: Architecture
     contract: ModelContract
@@ -79,17 +79,17 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
         try:
             save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary, metadata)
         except SafetensorError as exc:
-            # A full disk also comes as this type, with the system's error in the text alone.
+            # A full disk also raises this type, with the system's error only in the text.
             found = re.search(r"\(os error (\d+)\)", str(exc))
             if found is None:
                 raise
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from exc
-        # safetensors lets only the owner read its files; like any other it should follow the umask, as its folder does.
+        # safetensors lets only the owner read its files; like any other file, it should follow the umask.
         temporary.chmod(temporary.parent.stat().st_mode & 0o666)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what ``save_checkpoint`` wrote; InputError or ArtifactError where it cannot be used."""
+    """Read a file of ``save_checkpoint``; InputError or ArtifactError if it cannot be used."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -99,9 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (SafetensorError, OSError) as exc:
         raise ArtifactError(f"{path}: is not a readable safetensors file ({exc}); copy or train it again") from exc
     if METADATA_KEY not in metadata or ARCHITECTURE_KEY not in metadata:
-        raise InputError(
-            f"{path}: carries no alexnet-deploy contract; export it to ONNX with its own tool and pass that"
-        )
+        raise InputError(f"{path}: has no alexnet-deploy contract; export it to ONNX with its own tool and pass that")
     contract = ModelContract.from_json(metadata[METADATA_KEY], source=str(path))
     try:
         raw_arch = msgspec.json.decode(metadata[ARCHITECTURE_KEY])
@@ -123,10 +121,10 @@ def load_published(path: Path, arch: Architecture, contract: ModelContract) -> C
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such file; check `weights`") from exc
-    except Exception as exc:  # a damaged or hostile file makes torch's reader raise almost anything
-        # torch's message for a pickle that it refuses explains how to load it anyway.
+    except Exception as exc:  # torch's reader raises almost anything on a damaged or hostile file
+        # For a pickle that it refuses, torch's message explains how to load it anyway.
         refused = isinstance(exc, pickle.UnpicklingError)
-        reason = "it holds more than that" if refused else one_line(exc, 160)
+        reason = "it holds more than tensors" if refused else one_line(exc, 160)
         raise InputError(
             f"{path}: is not a plain state dict of tensors ({reason}); save model.state_dict() alone"
         ) from exc
@@ -136,7 +134,7 @@ def load_published(path: Path, arch: Architecture, contract: ModelContract) -> C
 
 
 def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """``checkpoint``, if names, shapes and values of its weights are right: a wrong file is not a bad model."""
+    """``checkpoint``, if names, shapes and values of its weights are right; InputError for a wrong file."""
     with torch.device("meta"):
         expected = {key: tuple(v.shape) for key, v in AlexNet(checkpoint.arch).state_dict().items()}
     found = {key: tuple(v.shape) for key, v in checkpoint.weights.items()}
@@ -154,7 +152,7 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     pre = checkpoint.contract.preprocessing
     if (pre.height, pre.width) != (INPUT_SIDE, INPUT_SIDE):
         raise InputError(
-            f"{path}: its contract says {pre.height} x {pre.width} pixels, AlexNet takes {INPUT_SIDE} x {INPUT_SIDE}; "
+            f"{path}: its contract has {pre.height} x {pre.width} pixels, AlexNet needs {INPUT_SIDE} x {INPUT_SIDE}; "
             "train it again"
         )
     for key, value in checkpoint.weights.items():
@@ -162,7 +160,7 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
             raise InputError(f"{path}: {key} is {value.dtype}, {value.layout}; save dense float weights")
     bad = next((key for key, v in checkpoint.weights.items() if not torch.isfinite(v).all()), None)
     if bad is not None:
-        raise InputError(f"{path}: {bad} holds NaN or infinity; take an earlier checkpoint")
+        raise InputError(f"{path}: {bad} holds NaN or infinity; use an earlier checkpoint")
     return checkpoint
 
 
@@ -178,7 +176,7 @@ def load_weights(
     """Load our own safetensors, a .pth, a URL of one, ``imagenet1k``, or the shipped checkpoint (None).
 
     A .pth file is read as ``architecture`` (default ``alexnet``) on ImageNet-1k's classes. The SHA-256 prefix in a
-    published file's name (torch hub's convention) is verified for local files as well. Our own checkpoints know their
+    published file's name (torch hub's convention) is verified for local files as well. Our own checkpoints hold their
     architecture: another one is a UsageError.
     """
     arch = get_architecture(architecture or "alexnet")
@@ -199,6 +197,6 @@ def _check_prefix(path: Path) -> None:
     prefix = expected_prefix(path.name)
     if prefix is not None and path.is_file() and not (found := sha256_of(path)).startswith(prefix):
         raise ArtifactError(
-            f"{path}: SHA-256 starts with {found[: len(prefix)]}, its name says {prefix}; "
-            "download it again, or rename it if that is no hash"
+            f"{path}: SHA-256 starts with {found[: len(prefix)]}, its name has {prefix}; "
+            "download it again, or rename it if that is not a hash"
         )

@@ -2,9 +2,9 @@
 
     ~/.cache/alexnet-deploy/              $ALEXNET_DEPLOY_CACHE, or alexnet-deploy under $XDG_CACHE_HOME
       alexnet-owt-7be5be79.pth            whole; verified before each use
-      alexnet-owt-7be5be79.pth.part       what a cut download left; the next one goes on from there
-      alexnet-owt-7be5be79.pth.validator  the ETag or date of that part: only the same version is ever appended
-      alexnet-owt-7be5be79.pth.lock       held while downloading, so that two processes never write one part
+      alexnet-owt-7be5be79.pth.part       the rest of an interrupted download, which the next one continues
+      alexnet-owt-7be5be79.pth.validator  the ETag or date of that part; only the same version is appended
+      alexnet-owt-7be5be79.pth.lock       held during the download, so two processes never write one part
 
 A proxy or a private certificate is taken from the environment, as requests does.
 """
@@ -29,14 +29,14 @@ from alexnet_deploy.files import CACHE_VARIABLE, cache_folder, sha256_of
 from alexnet_deploy.progress import Progress, no_progress
 
 MAX_BYTES = 2 << 30
-"""AlexNet's published weights are 233 MiB, the largest of its heirs (VGG-19) 548 MiB."""
+"""AlexNet's published weights are 233 MiB, the largest of its successors (VGG-19) 548 MiB."""
 TRIES = 5
 BACKOFF_S = 0.5
-"""Waits of 0.5, 1, 2 and 4 s: long enough for a hiccup, short enough for someone without a network."""
+"""Waits of 0.5, 1, 2 and 4 s: long enough for a short outage, short enough without a network."""
 MAX_RETRY_AFTER_S = 60.0
 LOCK_WAIT_S = 1800.0
 CHUNK_BYTES = 64 << 10
-"""Small, because the chunk that a cut interrupts is lost."""
+"""Small, because an interruption loses the current chunk."""
 _TIMEOUT_S = (10.0, 30.0)  # to connect; of silence while reading
 
 _PASSING = (exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEncodingError)
@@ -47,7 +47,7 @@ _BY_HAND = "download it by hand and pass the path of the file"
 
 
 class _TryAgainError(Exception):
-    """One try failed in a way that the next may not."""
+    """One try failed, but the next may succeed."""
 
     def __init__(self, cause: str, wait_s: float = 0.0) -> None:
         super().__init__(cause)
@@ -56,7 +56,7 @@ class _TryAgainError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Download:
-    """One URL on its way into ``part``."""
+    """The download of one URL into ``part``."""
 
     url: str
     part: Path
@@ -68,7 +68,7 @@ class _Download:
         return self.part.with_suffix(".validator")
 
     def run(self, tries: int, sleep: Callable[[float], None]) -> None:
-        """Try until ``part`` holds all that the server announced."""
+        """Try until ``part`` holds all bytes that the server announced."""
         last: Exception = _TryAgainError("no try was allowed")
         with requests.Session() as session:
             for number in range(tries):
@@ -83,7 +83,7 @@ class _Download:
                     if not isinstance(exc, _PASSING) or isinstance(exc, exceptions.SSLError):
                         raise UnavailableError(f"{_shown(self.url)}: {_root_cause(exc)}; {_BY_HAND}") from exc
                     last = exc
-        cause = f"given up after {tries} tries ({_root_cause(last)})"
+        cause = f"gave up after {tries} tries ({_root_cause(last)})"
         raise UnavailableError(f"{_shown(self.url)}: {cause}; {_BY_HAND}") from last
 
     def _try(self, session: requests.Session) -> None:
@@ -135,12 +135,12 @@ class _Download:
             if same and span and int(span[1]) == done:
                 return int(span[2]) if span[2] != "*" else None
             self.part.unlink()
-            raise _TryAgainError("the server cannot go on from the part that is here")
+            raise _TryAgainError("the server cannot continue the interrupted download")
         if status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS) or status >= 500:
             after = response.headers.get("Retry-After", "")
             raise _TryAgainError(f"HTTP {status}", min(float(after), MAX_RETRY_AFTER_S) if after.isdecimal() else 0.0)
         raise UnavailableError(
-            f"{_shown(self.url)}: the server answers HTTP {status}; check the address, or {_BY_HAND}"
+            f"{_shown(self.url)}: the server answered HTTP {status}; check the address, or {_BY_HAND}"
         )
 
     def _bound(self, size: int) -> None:
@@ -164,8 +164,8 @@ def fetch(
     """The verified local copy of ``url``, downloaded unless ``cache`` (default: ``cache_folder()``) has it already.
 
     ``sha256_prefix`` is 8 to 64 hex digits; by default those in the file name. ``on_progress`` gets bytes, which start
-    again at 0 if the server sends the file anew. ``sleep`` waits, in seconds, before a new try. A cut download stays
-    as NAME.part for the next call; a file of the wrong hash is removed.
+    again at 0 if the server sends the whole file again. ``sleep`` waits, in seconds, before a new try. An
+    interrupted download stays as NAME.part for the next call; a file with a wrong hash is removed.
 
     Raises InputError for a URL that is not http(s), carries no hash, or is too large; ArtifactError for a wrong hash;
     UnavailableError when the server refuses or cannot be reached, or the cache cannot be written.
@@ -183,7 +183,7 @@ def fetch(
             return target
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{name}.lock", timeout=LOCK_WAIT_S):
-            if _has_hash(target, prefix):  # another process brought it while this one waited
+            if _has_hash(target, prefix):  # another process downloaded it while this one waited
                 return target
             part = folder / f"{name}.part"
             _Download(url, part, max_bytes, on_progress).run(tries, sleep)
@@ -191,7 +191,7 @@ def fetch(
                 part.unlink()
                 raise ArtifactError(
                     f"{_shown(url)}: SHA-256 starts with {found[: len(prefix)]}, expected {prefix}; "
-                    f"the file was removed, try again or {_BY_HAND}"
+                    f"the file was removed; try again, or {_BY_HAND}"
                 )
             os.replace(part, target)
             part.with_suffix(".validator").unlink(missing_ok=True)

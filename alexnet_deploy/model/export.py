@@ -1,4 +1,4 @@
-"""Checkpoint -> ONNX: pixels in, logits out, parity with torch proved before the file appears."""
+"""Checkpoint -> ONNX: pixels in, logits out; parity with torch is proved before the file appears."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from alexnet_deploy.runtime.select import open_runner
 RELATIVE_TOLERANCE = 1e-4
 """Allowed largest absolute logit difference, as a share of the largest logit.
 
-float32 sums of up to 9216 products, taken in another order, differ by some 1e-6; a wrong weight, layout or
-normalisation changes 1e-2 and more.
+float32 sums of up to 9216 products in another order differ by about 1e-6; a wrong weight, layout or normalisation
+changes 1e-2 and more.
 """
 
 
@@ -50,7 +50,7 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Whether another order of float32 sums explains the difference."""
+        """Whether another order of float32 sums can explain the difference."""
         return (
             self.max_abs_difference <= RELATIVE_TOLERANCE * max(1.0, self.largest_logit)
             and self.top1_agreement_percent == 100
@@ -65,7 +65,7 @@ def export(
     parity_images: str | Path | None = None,
     on_progress: Progress = no_progress,
 ) -> Path:
-    """Export a checkpoint to the ONNX file ``output``, prove that it answers as torch does, and return its path.
+    """Export a checkpoint to the ONNX file ``output``, prove that its answers are those of torch, and return its path.
 
     ``weights`` and ``architecture`` are those of ``load_weights``. The graph takes ``pixels`` uint8 ``[N, H, W, 3]``
     RGB and returns ``logits`` float32 ``[N, K]``; N is free. ``parity_images`` is a folder of images for the proof
@@ -97,7 +97,7 @@ def export_with_parity(
 def export_onnx(checkpoint: Checkpoint, output: Path, *, pixels_NHWC: NDArray[np.uint8]) -> Parity:
     """Write a loaded ``checkpoint`` as ONNX; ``pixels_NHWC`` are real images for the proof of parity.
 
-    Raises ProofError where the file does not answer as torch does; ``output`` is then as it was.
+    Raises ProofError if the answers of the file differ from torch's; ``output`` is then as it was.
     """
     pre = checkpoint.contract.preprocessing
     classifier = PixelClassifier(checkpoint.build(), pre.mean, pre.std).eval()
@@ -134,7 +134,7 @@ def _to_onnx(classifier: PixelClassifier, checkpoint: Checkpoint) -> onnx.ModelP
         )
     if program is None:
         raise ProofError(
-            f"torch {torch.__version__} gave no ONNX program; install the tested versions (constraints.txt)"
+            f"torch {torch.__version__} returned no ONNX program; install the tested versions (constraints.txt)"
         )
     model = program.model_proto
     _name_by_module(model, classifier)
@@ -158,7 +158,7 @@ def _name_by_module(model: onnx.ModelProto, classifier: nn.Module) -> None:
         if inside:
             module = max(inside, key=len).removeprefix("model.")
         elif module != "pixels":
-            module = "flatten"  # AlexNet.forward's own line between its two submodules
+            module = "flatten"  # AlexNet.forward flattens between its two submodules
         name = f"{module}/{node.op_type}"
         taken[name] += 1
         node.name = name if taken[name] == 1 else f"{name}_{taken[name]}"

@@ -26,7 +26,7 @@ class PaperLRN(nn.Module):
         if torch.onnx.is_in_onnx_export():
             attributes: dict[str, Any] = {"size": SIZE, "alpha": SIZE * ALPHA, "beta": BETA, "bias": BIAS}
             return torch.onnx.ops.symbolic("LRN", [x_NCHW], attributes, dtype=x_NCHW.dtype, shape=x_NCHW.shape)
-        if x_NCHW.dtype == torch.float16:  # the largest is 65504, less than the square of 256
+        if x_NCHW.dtype == torch.float16:  # its largest number is 65504, less than the square of 256
             with torch.autocast(x_NCHW.device.type, enabled=False):  # it would compute the squares in float16
                 return self.forward(x_NCHW.float()).half()
         if torch.is_grad_enabled():

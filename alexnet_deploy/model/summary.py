@@ -9,7 +9,7 @@ from alexnet_deploy.model.architecture import INPUT_SIDE, AlexNet, Architecture
 
 
 def layer_table(arch: Architecture) -> str:
-    """A table for people; the weights are never allocated."""
+    """Return a table for people; the weights are never allocated."""
     with torch.device("meta"):
         model = AlexNet(arch)
     statistics = torchinfo.summary(

@@ -1,4 +1,4 @@
-"""PyTorch on the CPU: a checkpoint as it is, as the reference for its engines."""
+"""PyTorch on the CPU: a checkpoint without conversion, as the reference for its engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TorchRunner:
     batch: BatchProfile | None = None
 
     def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        """Load ``path``; ``threads`` is a setting of the whole process, as PyTorch has no other."""
+        """Load ``path``; ``threads`` applies to the whole process, as PyTorch has no other setting."""
         checkpoint = load_checkpoint(path)
         pre = checkpoint.contract.preprocessing
         self.contract = checkpoint.contract
@@ -46,9 +46,9 @@ class TorchRunner:
         return compute_step(self, pixels_NHWC)
 
     def fork(self) -> TorchRunner:
-        """The same weights: PyTorch takes calls from several threads."""
+        """The same weights: PyTorch allows calls from several threads."""
         return copy.copy(self)
 
     def close(self) -> None:
-        """Release the weights; calling it twice is fine."""
+        """Release the weights; may be called twice."""
         self._classifier = None

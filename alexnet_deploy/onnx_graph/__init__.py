@@ -1,4 +1,4 @@
-"""ONNX graphs: read and write them with every check, bring any classifier into our form, look at any tensor inside.
+"""ONNX graphs: read and write them with every check, convert any classifier to our form, read any tensor inside.
 
 Other rooms use ``load_onnx``, ``save_onnx`` and ``contract_in`` (onnx_file), ``adopt`` (adopt), ``ImportOptions``
 (import_options), and ``TensorSession`` (taps).

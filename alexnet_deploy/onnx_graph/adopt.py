@@ -1,6 +1,6 @@
 """Any image-classification ONNX -> ours: uint8 ``pixels`` in, ``logits`` out, contract in the metadata.
 
-Takes opsets 9 to 22, a static or free batch, float NCHW (or NHWC) input. A softmax at the end is removed, since
+Supports opsets 9 to 22, a static or free batch, float NCHW (or NHWC) input. A softmax at the end is removed, since
 calibration, comparison and temperature work on logits.
 """
 
@@ -29,19 +29,19 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
     """Write ``onnx_path`` to ``out`` in our form and return its contract; a model of ours is copied as it is.
 
     A model of another tool needs ``import_options.mean`` and ``std``: no file holds them, and a wrong guess costs
-    accuracy silently. Raises InputError or UsageError; ``out`` is then as it was.
+    accuracy without a warning. Raises InputError or UsageError; ``out`` is then as it was.
     """
     model = onnx_file.load_onnx(onnx_path)
     contract = onnx_file.contract_in(model, source=str(onnx_path))
     onnx_file.refuse_nan(model, str(onnx_path))
     if contract is not None:
         if import_options.mean or import_options.std or import_options.labels:
-            raise UsageError(f"{onnx_path}: carries its own contract; leave out `mean`, `std` and `labels`")
+            raise UsageError(f"{onnx_path}: has its own contract; leave out `mean`, `std` and `labels`")
         onnx_file.save_onnx(model, out)
         return contract
     if import_options.mean is None or import_options.std is None:
         raise UsageError(
-            f"{onnx_path}: does not hold how its pixels are normalised; give `mean` and `std` on the 0..1 scale, for "
+            f"{onnx_path}: does not record how its pixels are normalised; give `mean` and `std` on the 0..1 scale, for "
             "models trained as torchvision's: `mean` 0.485,0.456,0.406 `std` 0.229,0.224,0.225"
         )
     model = _at_our_opset(inliner.inline_local_functions(model), onnx_path)
@@ -73,7 +73,7 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
         model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         onnx_file.save_onnx(model, out)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
-        raise InputError(f"{onnx_path}: cannot be given pixel input ({one_line(exc, 160)}); export it again") from exc
+        raise InputError(f"{onnx_path}: cannot have pixel input ({one_line(exc, 160)}); export it again") from exc
     return contract
 
 
@@ -81,8 +81,8 @@ def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     unknown = next((node for node in model.graph.node if not defs.has(node.op_type, node.domain)), None)
     if unknown is not None:
         raise InputError(
-            f"{path}: operator {unknown.domain}.{unknown.op_type} (node {unknown.name!r}) is not one of ONNX's own; "
-            "export it without"
+            f"{path}: operator {unknown.domain}.{unknown.op_type} (node {unknown.name!r}) is not a standard ONNX "
+            "operator; export it without"
         )
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
@@ -114,7 +114,7 @@ def _image_size(model: onnx.ModelProto, path: Path) -> tuple[int, int, bool]:
     height, width = (dims[1], dims[2]) if channels_last else (dims[2], dims[3])
     if dims[3 if channels_last else 1] != 3 or not height or not width:
         raise InputError(
-            f"{path}: input shape {dims} has no fixed 3 x H x W; export it with the size it was trained at"
+            f"{path}: input shape {dims} has no fixed 3 x H x W; export it with the size that it was trained with"
         )
     return height, width, channels_last
 
@@ -123,13 +123,13 @@ def _end_in_logits(model: onnx.ModelProto, path: Path) -> None:
     """Rename the output to ``logits``, remove a final softmax, flatten ``[N, K, 1, 1]``."""
     graph = model.graph
     if len(graph.output) != 1:
-        raise InputError(f"{path}: has {len(graph.output)} outputs, a classifier has one; cut the auxiliary ones off")
+        raise InputError(f"{path}: has {len(graph.output)} outputs, a classifier has one; remove the auxiliary ones")
     producers = {name: node for node in graph.node for name in node.output}
     last = graph.output[0].name
     end = _through(producers, last)
     if end is not None and end.op_type == "Softmax":
         last = end.input[0]
-    # Flatten also undoes the reshapes that an exporter or the opset converter puts around a softmax.
+    # Flatten also undoes the reshapes that an exporter or the opset converter adds around a softmax.
     graph.node.append(helper.make_node("Flatten", [last], ["logits"], "logits/Flatten", axis=1))
     del graph.output[:]
     graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
@@ -137,7 +137,7 @@ def _end_in_logits(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _through(producers: dict[str, onnx.NodeProto], name: str) -> onnx.NodeProto | None:
-    """The node that computes ``name``, looking through nodes that only change its shape."""
+    """The node that computes ``name``, apart from nodes that only change its shape."""
     node = producers.get(name)
     while node is not None and node.op_type in ("Reshape", "Flatten", "Squeeze", "Identity"):
         node = producers.get(node.input[0])
@@ -161,7 +161,7 @@ def _class_count(model: onnx.ModelProto, path: Path) -> int:
 
 
 def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Class ids and labels out of ``ImportOptions.labels``; numbers without one."""
+    """Class ids and labels from ``ImportOptions.labels``; numbers if it is None."""
     if labels is None:
         numbers = tuple(map(str, range(classes)))
         return numbers, numbers
@@ -187,12 +187,12 @@ def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[st
 
 def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
     if len(values) != 3:
-        raise UsageError(f"`mean` and `std` take three numbers (R,G,B), got {len(values)}")
+        raise UsageError(f"`mean` and `std` need three numbers (R,G,B), not {len(values)}")
     return values[0], values[1], values[2]
 
 
 def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, channels_last: bool) -> None:
-    """Prepend cast, layout and normalisation, the same nodes that ``export`` gives a model of ours."""
+    """Prepend cast, layout and normalisation, the same nodes as in a model of ``export``."""
     graph = model.graph
     old = onnx_file.graph_inputs(model)[0]
     batch = onnx_file.fixed_batch(model) or "N"

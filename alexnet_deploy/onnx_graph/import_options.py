@@ -1,4 +1,4 @@
-"""What an ONNX of another tool does not hold, and the user must say."""
+"""What an ONNX of another tool does not record, and the user must provide."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """How an ONNX of another tool is preprocessed and what its outputs mean; None: not known.
+    """Preprocessing of an ONNX of another tool, and the meaning of its outputs; None: not known.
 
     ``mean`` and ``std`` hold one value per RGB channel on the 0..1 scale. ``labels`` is a text file with one label per
-    line, a JSON list, or the word ``imagenet1k``.
+    line, a JSON list, or ``imagenet1k``.
     """
 
     mean: tuple[float, ...] | None = None

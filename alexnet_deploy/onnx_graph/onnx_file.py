@@ -1,4 +1,4 @@
-"""ONNX files of ours: read with every check, the contract in the metadata, written atomically, every node named."""
+"""Our ONNX files: read with every check, the contract in the metadata, written atomically, every node named."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alexnet_deploy.errors import ArtifactError, InputError, one_line
 from alexnet_deploy.files import atomic_file
 
 OPSET = 21
-"""The first opset whose Q/DQ take float16 scales beside int8 and float8, which int8+fp16 needs."""
+"""The first opset whose Q/DQ allow float16 scales for int8 and float8, which int8+fp16 needs."""
 IR_VERSION = 10
 """The IR that goes with opset 21; newer ones are refused by runtimes a year old."""
 
@@ -25,7 +25,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, format="protobuf")  # without it the file's name decides the format
         if not model.graph.node or not model.graph.output:
-            raise InputError(f"{path}: is not an ONNX model, or one without nodes or outputs; export it again")
+            raise InputError(f"{path}: is not an ONNX model, or has no nodes or outputs; export it again")
         onnx.checker.check_model(model)
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such ONNX file; make it: alexnet-deploy export") from exc
@@ -59,7 +59,7 @@ def contract_in(model: onnx.ModelProto, *, source: str) -> ModelContract | None:
         (contract.output_name, TensorProto.FLOAT, [len(contract.labels)]),
     ]
     if [_interface(value) for value in (*graph_inputs(model), *model.graph.output)] != promised:
-        raise ArtifactError(f"{source}: its graph does not match its contract, it was edited; export it again")
+        raise ArtifactError(f"{source}: its graph does not match its contract: it was edited; export it again")
     return contract
 
 
@@ -70,13 +70,13 @@ def _interface(value: onnx.ValueInfoProto) -> tuple[str, int, list[int]]:
 
 
 def set_contract(model: onnx.ModelProto, contract: ModelContract) -> None:
-    """Put ``contract`` into the model's metadata in place of the one there."""
+    """Put ``contract`` into the model's metadata, in place of an earlier one."""
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, kept | {METADATA_KEY: contract.to_json()})
 
 
 def refuse_nan(model: onnx.ModelProto, source: str) -> None:
-    """InputError for a weight that holds NaN. An infinity may be the bound of a Clip."""
+    """InputError for a weight that holds NaN. Infinity is allowed: it may be the bound of a Clip."""
     for tensor in model.graph.initializer:
         floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
         if floating and np.isnan(numpy_helper.to_array(tensor)).any():
@@ -84,7 +84,7 @@ def refuse_nan(model: onnx.ModelProto, source: str) -> None:
 
 
 def fixed_batch(model: onnx.ModelProto) -> int | None:
-    """The only batch size that the model takes; None: any."""
+    """The only batch size that the model accepts; None: any."""
     dims = graph_inputs(model)[0].type.tensor_type.shape.dim
     return int(dims[0].dim_value) or None
 

@@ -1,4 +1,4 @@
-"""A tensor inside a graph: ONNX Runtime gives the values of any of them, not of the outputs alone."""
+"""Tensors inside a graph: ONNX Runtime returns the values of any of them, not only of the outputs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TensorSession:
     def __init__(
         self, model: onnx.ModelProto, tensors: Sequence[str], *, source: str, all_optimisations: bool = False
     ) -> None:
-        """Load ``model``, which has one input and stays as it is; ``source`` names it in errors.
+        """Load ``model``, which has one input and stays unchanged; ``source`` names it in errors.
 
         Without ``all_optimisations`` only the basic ones run. These compute Q/DQ and float16 casts as the ONNX standard
         defines them, in float32: no fused kernel stands between a layer and its output. Raises InputError for a model
@@ -38,7 +38,7 @@ class TensorSession:
         options.log_severity_level = 4  # its errors are raised, and shown in one line
         if not all_optimisations:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        with TemporaryDirectory() as folder:  # a file: as bytes a large model would be in memory once more
+        with TemporaryDirectory() as folder:  # a file, because as bytes a large model would be in memory twice
             path = Path(folder) / "model.onnx"
             _save_with_outputs(model, self._tensors, path)
             try:
@@ -51,7 +51,7 @@ class TensorSession:
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Each tensor's values for uint8 RGB pixels ``[N, H, W, 3]``, N any.
 
-        A fixed batch is split and filled up; what fills it is cut off again. Raises InputError where the model fails.
+        A fixed batch is split and filled up; the filling is removed again. Raises InputError where the model fails.
         """
         size = self._fixed or len(pixels_NHWC)
         parts = [self._run(pixels_NHWC[i : i + size], size) for i in range(0, len(pixels_NHWC), size)]
@@ -73,7 +73,7 @@ class TensorSession:
 
 
 def _rows_of(count: int, size: int, value: NDArray[Any]) -> NDArray[Any]:
-    """The part of a tensor that the first ``count`` of ``size`` images make; all of it if its first axis is no batch.
+    """The part of a tensor that belongs to the first ``count`` of ``size`` images; all of it without a batch axis.
 
     The first axis may hold several rows per image, as before a MatMul.
     """

@@ -1,8 +1,8 @@
-"""Tensor ranges kept between runs, so that the same images need not go through the same weights again.
+"""Tensor ranges kept between runs: the same images need not run through the same weights again.
 
 An entry holds a ``TensorRange`` per tensor, from which every method chooses its thresholds. An entry is used only where
 weights, preprocessing, images in their order, batch size, tensors, bins and tool versions are all the same: they are
-its key, which stands inside, and whose SHA-256 is its file name. A damaged entry counts as missing.
+its key. The entry holds the key, and its file name is the SHA-256 of the key. A damaged entry counts as missing.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from alexnet_deploy.precision.thresholds import BINS, TensorRange
 
 SCHEMA = 1
 MAX_ENTRY_BYTES = 64 << 20
-"""A tensor takes about 10 KiB; networks have hundreds at most."""
+"""About 10 KiB per tensor; networks have some hundred at most."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationCache:
-    """A folder of entries, with the part of the key that is known before the model is read."""
+    """A folder of entries, and the part of the key that is known before the model is read."""
 
     folder: Path
     run: Mapping[str, Any]
     """Preprocessing, images, batch size and tool versions, as JSON values."""
 
     def load(self, weights_sha256: str, tensors: tuple[str, ...], *, histograms: bool) -> dict[str, TensorRange] | None:
-        """The ranges of ``tensors``; None without a sound entry of this key, or where it lacks the ``histograms``."""
+        """The ranges of ``tensors``; None without a valid entry of this key, or if it has no ``histograms``."""
         key = self._key(weights_sha256, tensors)
         path = self._path(key)
         try:
@@ -74,7 +74,7 @@ class CalibrationCache:
             _log.info("calibration cache: not written (%s)", exc)
 
     def _key(self, weights_sha256: str, tensors: tuple[str, ...]) -> dict[str, Any]:
-        # Through JSON, to compare equal to a key that was read.
+        # Through JSON, so it equals a key that was read.
         key = {"schema": SCHEMA, "bins": BINS, "weights": weights_sha256, "tensors": tensors, "run": dict(self.run)}
         found: dict[str, Any] = json.loads(json.dumps(key))
         return found
@@ -84,7 +84,7 @@ class CalibrationCache:
 
 
 def default_folder() -> Path | None:
-    """The user's folder for entries; None where the user has no home directory."""
+    """The user's folder for entries; None if the user has no home directory."""
     try:
         return cache_folder() / "calibration"
     except UnavailableError:
@@ -92,7 +92,7 @@ def default_folder() -> Path | None:
 
 
 def _checked_range(lowest: float, highest: float, counts: list[int] | None) -> TensorRange:
-    """The range; ValueError or TypeError for numbers that no run can have measured."""
+    """The range; ValueError or TypeError for numbers that no run can measure."""
     if not (math.isfinite(lowest) and math.isfinite(highest) and lowest <= highest):
         raise ValueError("a range is not valid")
     if counts is None:

@@ -1,4 +1,4 @@
-"""``calibration.json``: what calibrated a bundle, so that anyone can check it and make it again bit for bit."""
+"""``calibration.json``: the calibration of a bundle, with which anyone can check and repeat it bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from alexnet_deploy.json_format import JsonFormat
 from alexnet_deploy.precision.types import Method
 
 FORMAT = JsonFormat("calibration record", 2, "build the bundle again")
-"""Some 130 bytes per image: its 64 MiB have room for half a million."""
+"""About 130 bytes per image: 64 MiB hold half a million."""
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Magnitude = Annotated[float, Meta(gt=0)]
@@ -48,12 +48,12 @@ class CalibrationRecord:
     largest_by_tensor: dict[str, Magnitude]
     """The largest magnitude over all images."""
     threshold_by_tensor: dict[str, Magnitude]
-    """The magnitude that the largest quantised number stands for: what the method made of the range."""
+    """The magnitude of the largest quantised number: the method's choice for the range."""
     tools: dict[str, str]
 
     @property
     def image_hashes(self) -> frozenset[str]:
-        """SHA-256 of the images: an evaluation on any of them looks better than it is."""
+        """SHA-256 of the images: an evaluation on any of them is too good."""
         return frozenset(image.sha256 for image in self.files)
 
     def digest(self) -> str:
@@ -73,34 +73,34 @@ class CalibrationRecord:
                 found = sha256_of(path)
             except OSError as exc:
                 raise InputError(
-                    f"{path}: is in the record and cannot be read ({exc.strerror}); name the folder that calibrated "
+                    f"{path}: is in the record, but cannot be read ({exc.strerror}); name the folder that calibrated "
                     "with `calibration_data`"
                 ) from exc
             if found != image.sha256:
-                raise InputError(f"{path}: is not the image that calibrated; get the recorded one back")
+                raise InputError(f"{path}: is not the recorded calibration image; restore the recorded one")
         hashes = tuple(image.sha256 for image in self.files)
         return CalibrationSet(root, tuple(root / image.file for image in self.files), hashes, self.seed)
 
 
 def recorded_files(chosen: CalibrationSet) -> tuple[CalibrationImage, ...]:
-    """``files`` of a record: relative to the folder, so that no machine's layout is published."""
+    """``files`` of a record, relative to the folder: the layout of the machine is not published."""
     names = (file.relative_to(chosen.root).as_posix() for file in chosen.files)
     return tuple(map(CalibrationImage, names, chosen.sha256))
 
 
 def read_record(path: Path) -> CalibrationRecord:
-    """Read and check a ``calibration.json``; InputError where there is none, ArtifactError where it is not valid."""
+    """Read and check a ``calibration.json``; InputError if it is missing, ArtifactError if it is not valid."""
     computed = {"images": lambda record: len(record.files), "digest": CalibrationRecord.digest}
     try:
         record = FORMAT.read(path, CalibrationRecord, computed=computed)
     except FileNotFoundError as exc:
-        raise InputError(f"{path}: there is no calibration record; name the one of an int8 or fp8 bundle") from exc
+        raise InputError(f"{path}: no such calibration record; name the one of an int8 or fp8 bundle") from exc
     with FORMAT.checking(str(path)):
         for image in record.files:
             if not _lies_below(image.file):
                 raise ValueError(f"file {image.file!r} does not lie below the folder")
         if record.largest_by_tensor.keys() != record.threshold_by_tensor.keys():
-            raise ValueError("ranges and thresholds are of different tensors")
+            raise ValueError("ranges and thresholds belong to different tensors")
     return record
 
 

@@ -1,7 +1,7 @@
 """fp32 ONNX -> fp16, int8, int8+fp16, fp8, fp8+fp16 ONNX, from file to file.
 
-``fp16.py`` and ``qdq.py`` edit the graph, ``ranges.py`` measures what int8 and fp8 must represent, ``thresholds.py``
-chooses where they clip. A TensorRT builder then follows the types of the graph.
+``fp16.py`` and ``qdq.py`` edit the graph, ``ranges.py`` measures the ranges for int8 and fp8, ``thresholds.py``
+chooses where to clip them. A TensorRT builder then follows the types of the graph.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Batches = Callable[[], Iterator[NDArray[np.uint8]]]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What a calibration measured, by tensor, and whether the values came from the cache."""
+    """The results of a calibration, by tensor, and whether the values came from the cache."""
 
     weights_sha256: str
     """Of the float32 model."""
     largest_by_tensor: dict[str, float]
     """The largest magnitude over all images."""
     threshold_by_tensor: dict[str, float]
-    """The magnitude that the largest quantised number stands for."""
+    """The magnitude of the largest quantised number."""
     from_cache: bool
 
 
@@ -62,15 +62,15 @@ def to_quantized(
 ) -> Calibration:
     """Insert Q/DQ around every Conv, Gemm and MatMul with constant weights, by the table of ``qdq.py``.
 
-    ``precision`` is int8 or fp8, with +fp16 where everything else becomes float16. ``batches`` is called once per pass,
-    and not at all where ``cache`` holds the values. Nodes whose name matches the regular expression ``exclude`` stay
-    as they are. ``out`` is written atomically. Errors call the model ``source`` (None: its path). Raises InputError for
+    ``precision`` is int8 or fp8, with +fp16 if everything else becomes float16. ``batches`` is called once per pass,
+    and not at all if ``cache`` holds the values. Nodes whose name matches the regular expression ``exclude`` stay
+    unchanged. ``out`` is written atomically. Errors call the model ``source`` (None: its path). Raises InputError for
     a model that is already quantised, has broken weights or nothing to quantise, and for a tensor that has the same
     value on all images.
     """
     dtype = quantized_type(precision)
     if dtype is None:
-        raise UsageError(f"precision {precision}: quantises nothing; choose int8 or fp8")
+        raise UsageError(f"precision {precision}: does not quantise; choose int8 or fp8")
     model, nodes, found = calibrate(
         onnx_path, dtype=dtype, batches=batches, method=method, exclude=exclude, cache=cache, source=source
     )
@@ -107,7 +107,7 @@ def calibrate(
     weights = weights_sha256(model)
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
         raise InputError(f"{source}: is already quantised; give the float model")
-    name_nodes(model)  # below, a node is known by its name
+    name_nodes(model)  # the code below finds nodes by name
     nodes = quantizable(model, dtype, exclude)
     if not nodes:
         is_float16 = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)

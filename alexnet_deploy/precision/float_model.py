@@ -16,7 +16,7 @@ from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, load_onnx
 
 CALIBRATION_BATCH = 16
-"""Images per calibration step. The thresholds do not depend on it, memory does."""
+"""Images per calibration step. It changes the memory needed, not the thresholds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,16 @@ class FloatModel:
     path: Path
     contract: ModelContract
     fixed_batch: int | None
-    """The only batch size that it takes; None: any."""
+    """The only batch size that it accepts; None: any."""
     source: str
     """The path that the user gave, for messages."""
 
     def batches(self, images: CalibrationSet, batch: int = CALIBRATION_BATCH) -> Iterator[NDArray[np.uint8]]:
-        """The pixels of ``images`` ``[n, H, W, 3]``, n at most ``batch`` or what the model is fixed to."""
+        """The pixels of ``images`` ``[n, H, W, 3]``, n at most ``batch``, or the fixed batch of the model."""
         return images.batches(self.contract.preprocessing, self.fixed_batch or batch)
 
 
 def import_float_model(onnx: Path, path: Path, options: ImportOptions) -> FloatModel:
-    """Write ``onnx`` in our form to ``path``; raises what ``adopt`` raises."""
+    """Write ``onnx`` in our form to ``path``; raises the errors of ``adopt``."""
     contract = adopt(onnx, path, options)
     return FloatModel(path, contract, fixed_batch(load_onnx(path)), str(onnx))

@@ -9,7 +9,7 @@ from alexnet_deploy.errors import InputError
 
 
 def find_float_source(engine: Engine, store: Path) -> str | None:
-    """Name of the float32 bundle in ``store`` that the quantised ``engine`` was made from; None if it is not there."""
+    """Name of the float32 bundle in ``store`` that the quantised ``engine`` was made from; None if it is missing."""
     record = engine.onnx_path.parent / CALIBRATION
     if engine.onnx_path.name != MODEL or not record.is_file():
         return None
@@ -28,11 +28,11 @@ def find_float_source(engine: Engine, store: Path) -> str | None:
 
 
 def refuse_bundle(onnx: Path, store: Path) -> None:
-    """InputError where ``onnx`` is a bundle instead of a float ONNX file; it names the file probably meant."""
+    """InputError if ``onnx`` is a bundle instead of a float ONNX file; it names the file that was probably meant."""
     directory = next((folder for folder in (onnx, store / onnx) if (folder / MANIFEST).is_file()), None)
     if directory is None:
         return
     engine = open_bundle(directory)
     source = directory.name if engine.precision == "fp32" else find_float_source(engine, directory.parent)
     instead = "the one that it was built from" if source is None else directory.parent / source / MODEL
-    raise InputError(f"{onnx}: is an engine bundle ({engine.precision}), this takes a float32 ONNX: give {instead}")
+    raise InputError(f"{onnx}: is an engine bundle ({engine.precision}), but a float32 ONNX is needed: give {instead}")

@@ -80,7 +80,7 @@ class _Float16Caster:
         self.body.append(node)
 
     def _as(self, name: str, wanted: int) -> str:
-        """The name of the tensor that holds ``name`` in type ``wanted``; adds a constant or a Cast if there is none."""
+        """The name of the tensor that holds ``name`` in type ``wanted``; adds a constant or a Cast if necessary."""
         if name in self.weights:
             if wanted == FLOAT:
                 self.constants[name] = self.weights[name]
@@ -100,7 +100,7 @@ class _Float16Caster:
         return self.casts[name, wanted]
 
     def _return_as_float(self, name: str) -> None:
-        """Keep the name and type of an output of the graph; its maker and its other readers use another name."""
+        """Keep the name and type of an output of the graph; its node and its other readers use a new name."""
         inner = f"{name}/fp16"
         for node in self.body:
             for names in (node.input, node.output):

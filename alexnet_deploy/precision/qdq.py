@@ -6,7 +6,7 @@ Where Q/DQ goes (x: activation, w: weight):
     Conv      int8, per tensor    int8, per output channel    float    nothing
     Gemm      int8, per tensor    int8, per output channel    float    nothing
     MatMul    int8, per tensor    int8, per output channel    -        nothing
-    others    as their inputs are
+    others    the types of their inputs
 
 Symmetric, zero point 0. With fp8 (E4M3) x and w have one scale per tensor, and a convolution of fewer than 16 input
 channels stays float: TensorRT-RTX falls back to float for AlexNet's first one anyway. The bias stays float because
@@ -37,7 +37,7 @@ _OPS = ("Conv", "Gemm", "MatMul")
 
 
 def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | None = None) -> list[onnx.NodeProto]:
-    """The nodes of ``model`` that the table above quantises, without those whose name ``exclude`` matches.
+    """The nodes of ``model`` that the table above quantises, except those whose name ``exclude`` matches.
 
     Raises UsageError where ``exclude`` is not a regular expression or matches no node.
     """
@@ -102,7 +102,7 @@ def insert_qdq(
         body.append(node)
     used = {value.name for value in graph.output}.union(*map(tensors_read, body))
     kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
-    body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]  # clearing the graph empties them
+    body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]  # the graph is cleared
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(body)
     graph.initializer.extend([*kept, *added])

@@ -28,14 +28,14 @@ def observe(
     """Measure the range of each of ``tensors`` of a float32 ``model`` with one input.
 
     ``batches`` starts a pass over the same pixels ``[N, H, W, 3]`` each time it is called: once, and with
-    ``histograms`` twice. Images that fill up a fixed batch do not count. Raises InputError for a tensor that is not
-    finite.
+    ``histograms`` twice. Images that only fill up a fixed batch do not count. Raises InputError for a tensor that is
+    not finite.
     """
     session = TensorSession(model, tensors, source="calibration", all_optimisations=True)
     lowest, highest = dict.fromkeys(tensors, np.inf), dict.fromkeys(tensors, -np.inf)
     for values in map(session, batches()):
         for name, array in values.items():
-            # Not Python's min and max, which drop a NaN.
+            # Python's min and max would drop a NaN.
             lowest[name] = float(np.minimum(lowest[name], array.min()))
             highest[name] = float(np.maximum(highest[name], array.max()))
     observed = {name: TensorRange(lowest[name], highest[name], None) for name in tensors}
@@ -50,7 +50,7 @@ def observe(
     counts = {name: np.zeros(BINS, np.int64) for name in tensors}
     for values in map(session, batches()):
         for name, array in values.items():
-            # A tensor of zeros has no range to divide; choose_thresholds refuses it where it is needed.
+            # A tensor of zeros has no range to divide; choose_thresholds refuses it if it is needed.
             largest = observed[name].largest or 1.0
             counts[name] += np.histogram(np.abs(array), BINS, (0.0, largest))[0]
     return {name: TensorRange(found.lowest, found.highest, counts[name]) for name, found in observed.items()}
@@ -61,7 +61,7 @@ def choose_thresholds(
 ) -> dict[str, float]:
     """Choose the largest magnitude to represent, for each of ``tensors``.
 
-    Raises InputError for a tensor that has the same value everywhere: no image shows its range.
+    Raises InputError for a tensor that has the same value everywhere: then no image reveals its range.
     """
     for name in tensors:
         if observed[name].lowest == observed[name].highest:

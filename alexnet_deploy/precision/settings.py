@@ -1,4 +1,4 @@
-"""The settings that every calibration has; apart from the calibrating, so that the CLI reads defaults without NumPy."""
+"""The settings of every calibration. They are apart from it, so that the CLI reads defaults without NumPy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ class CalibrationSettings:
     """How a float32 model is imported and calibrated."""
 
     calibration_images: int = 512
-    """Number of images to choose. TensorRT's guide finds about 500 enough for ImageNet networks."""
+    """Number of images to choose. TensorRT's guide considers about 500 enough for ImageNet networks."""
     calibration_method: Method | None = None
     """None: the default of the type, entropy for int8 and max for fp8."""
     seed: int = 0
-    """Decides which images are chosen."""
+    """Seed of the choice of images."""
     exclude: str | None = None
     """Regular expression of nodes that stay float."""
     import_options: ImportOptions = NO_IMPORT_OPTIONS

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.precision.types import Method
 
 BINS = 2048
-"""TensorRT's entropy calibrator used 2048; with onnxruntime's default of 128 entropy cannot differ from max."""
+"""TensorRT's entropy calibrator used 2048; with onnxruntime's default of 128 bins, entropy cannot differ from max."""
 PERCENTILE = 99.99
 """NVIDIA's integer quantization study (Wu et al. 2020, arXiv:2004.09602) finds 99.99 to 99.999 best for CNNs."""
 LEVELS = 128
@@ -19,12 +19,12 @@ LEVELS = 128
 
 @dataclass(frozen=True, slots=True)
 class TensorRange:
-    """The values of one tensor over all calibration images."""
+    """The range of one tensor over all calibration images."""
 
     lowest: float
     highest: float
     histogram: NDArray[np.int64] | None
-    """Counts of magnitudes in ``BINS`` equal bins over ``0..largest``; None where it was not measured."""
+    """Counts of magnitudes in ``BINS`` equal bins over ``0..largest``; None if not measured."""
 
     @property
     def largest(self) -> float:

@@ -1,4 +1,4 @@
-"""What a precision means: the type of the quantised layers, the type of all the rest, and how scales are chosen."""
+"""The parts of a precision: the type of the quantised layers, the type of all others, and the choice of scales."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METHODS_FOR: dict[QuantizedType, tuple[Method, ...]] = {
     "int8": ("entropy", "mse", "percentile", "max"),
     "fp8": ("max", "percentile"),
 }
-"""The methods that fit a type, its default first. Entropy and mse weigh int8's even steps; a float8 has none."""
+"""The methods that fit a type, its default first. Entropy and mse assume int8's even steps, which float8 lacks."""
 
 
 def quantized_type(precision: Precision) -> QuantizedType | None:
@@ -28,12 +28,12 @@ def quantized_type(precision: Precision) -> QuantizedType | None:
 
 
 def float_type(precision: Precision) -> FloatType:
-    """The type of everything that is not quantised."""
+    """The type of all other layers."""
     return "fp16" if precision.endswith("fp16") else "fp32"
 
 
 def method_for(dtype: QuantizedType, method: Method | None) -> Method:
-    """``method``, or the default of ``dtype`` for None; UsageError where the two do not fit."""
+    """``method``, or the default of ``dtype`` for None; UsageError if the two do not fit."""
     fitting = METHODS_FOR[dtype]
     if method is not None and method not in fitting:
         raise UsageError(f"`calibration_method` {method}: does not fit {dtype}; choose one of {', '.join(fitting)}")

@@ -1,4 +1,4 @@
-"""One engine measured in a process that does nothing else: loading, the first call, then each batch size."""
+"""One engine measured in its own process: loading, the first call, then each batch size."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ Mark = Literal["ok", "unstable", "invalid"]
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """One batch size, and the conditions on the machine meanwhile."""
+    """The latency at one batch size, and the conditions on the machine during the measurement."""
 
     latency: Latency
     machine: MachineConditions
 
     @property
     def mark(self) -> Mark:
-        """``invalid``: something else took part; ``unstable``: nothing is known to have, but it did not settle."""
+        """``invalid``: something disturbed it; ``unstable``: no disturbance is known, but it did not settle."""
         if self.machine.invalid:
             return "invalid"
         return "ok" if self.latency.steady else "unstable"
@@ -55,7 +55,7 @@ class BatchResult:
 
 @dataclass(frozen=True, slots=True)
 class EngineProfile:
-    """What one engine took, in a process that did nothing else."""
+    """The times and memory of one engine, in a process that did nothing else."""
 
     name: str
     precision: str
@@ -66,11 +66,11 @@ class EngineProfile:
     """Of ``open_runner``, as ``passed_over`` is."""
     settings: ProfileSettings
     load_s: float
-    """From the engine's files to one that can be called, the import of the runtime's library included."""
+    """From the engine's files to one that can be called, including the import of the runtime's library."""
     first_call_ms: float
-    """The very first call, with the first of the batch sizes; it includes what a runtime delays until then."""
+    """The very first call, with the first batch size; it includes everything that a runtime delays until then."""
     peak_rss_bytes: int | None
-    """The most host memory that the process held; None where the system does not report it."""
+    """The most host memory that the process held; None if the system does not report it."""
     rows: tuple[BatchResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,10 +95,10 @@ def profile(
     store: str | Path = STORE,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
 ) -> EngineProfile:
-    """Measure latency and throughput of ``engine`` in a process of its own, by the rules of ``latency``.
+    """Measure latency and throughput of ``engine`` in its own process, by the rules of ``latency``.
 
     ``engine`` is a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest bundle of ``store``;
-    ``import_options`` describe an ONNX of another tool. Raises what ``open_engine`` and ``profile_engine`` raise.
+    ``import_options`` describe an ONNX of another tool. Raises the errors of ``open_engine`` and ``profile_engine``.
     """
     name = None if engine is None else str(engine)
     with resolve_engine(name, Path(store), import_options) as found:
@@ -106,10 +106,10 @@ def profile(
 
 
 def profile_engine(engine: Engine, settings: ProfileSettings | None = None) -> EngineProfile:
-    """Measure ``engine`` in a process of its own, which ends with this call, or with this process.
+    """Measure ``engine`` in its own process, which ends with this call, or with this process.
 
-    Raises UsageError for a batch size outside the engine's profile, what ``measure_engine`` raises there, and
-    UnavailableError with the engine and the signal where the process was killed or crashed.
+    Raises UsageError for a batch size outside the engine's profile, the errors of ``measure_engine``, and
+    UnavailableError with the engine and the signal if the process was killed or crashed.
     """
     settings = settings or ProfileSettings()
     check_batch_sizes(engine, settings.batch_sizes)
@@ -118,7 +118,7 @@ def profile_engine(engine: Engine, settings: ProfileSettings | None = None) -> E
 
 
 def check_batch_sizes(engine: Engine, batch_sizes: Sequence[int], parameter: str = "batch_sizes") -> None:
-    """UsageError for a size that the engine was not made for: a runner would silently split or pad it."""
+    """UsageError for a size that the engine was not built for: a runner would silently split or pad it."""
     profile, fix = engine.batch, "build it again with another `min_batch` or `max_batch`"
     if profile is None:
         from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, load_onnx
@@ -128,15 +128,15 @@ def check_batch_sizes(engine: Engine, batch_sizes: Sequence[int], parameter: str
     for batch in batch_sizes:
         if profile is not None and not profile.min <= batch <= profile.max:
             raise UsageError(
-                f"`{parameter}` {batch}: {engine.name} has a profile of {profile.min}..{profile.max}; choose within, "
-                f"or {fix}"
+                f"`{parameter}` {batch}: {engine.name} has a profile of {profile.min}..{profile.max}; choose one "
+                f"within it, or {fix}"
             )
 
 
 def measure_engine(engine: Engine, settings: ProfileSettings) -> EngineProfile:
     """Load ``engine`` and measure it in this process, whose peak memory is then the engine's.
 
-    Raises what ``open_runner`` and the runner raise, UnavailableError where the memory does not suffice.
+    Raises the errors of ``open_runner`` and the runner, and UnavailableError if the memory does not suffice.
     """
     started = time.perf_counter_ns()
     selected = open_runner(engine, settings.runtime, threads=settings.threads, concurrency=settings.concurrency)
@@ -183,10 +183,10 @@ def _measure_batch(runner: Runner, batch: int, settings: ProfileSettings, watch:
 
 
 def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int | None:
-    """The most memory that this process has held."""
+    """The peak memory of this process."""
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux passes ru_maxrss on from the process that started this one; the kernel's own mark starts anew.
+    # Linux inherits ru_maxrss from the process that started this one; the kernel's own peak starts at 0.
     try:
         lines = status.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -197,8 +197,8 @@ def peak_rss_bytes(status: Path = Path("/proc/self/status")) -> int | None:
 def write_times(path: Path, profiles: Sequence[EngineProfile]) -> None:
     """Write every sample as JSON; the file appears whole, or stays as it was.
 
-    It holds ``schema``, ``created``, ``machine`` and ``engines``, each as of ``EngineProfile.to_dict``, with one field
-    more per batch: ``samples_ns``, the nanoseconds of each call that counts, in the order in which they ended. Raises
+    It holds ``schema``, ``created``, ``machine`` and ``engines``, each from ``EngineProfile.to_dict``, with one more
+    field per batch: ``samples_ns``, the nanoseconds of each call that counts, in the order in which they ended. Raises
     UnavailableError where ``path`` cannot be written; ``check_file`` finds that out before the measurement.
     """
     engines = [

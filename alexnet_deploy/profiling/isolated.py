@@ -1,9 +1,9 @@
-"""A process of its own for each engine that is measured: a fresh heap, no other runtime's threads, no shared crash.
+"""A separate process for each measured engine: a fresh heap, no threads of other runtimes, no shared crash.
 
-``IsolatedProcess.call`` runs a function of a module there. Its name, arguments and result go as JSON over a connection
-of their own: libraries may print to the standard output, and a process that a hostile model has taken over must not
-choose what runs here, as it could by a pickle. ``multiprocessing`` would not do: its child runs the caller's script
-again, and does not end inside a library's call when its caller is killed.
+``IsolatedProcess.call`` runs a function of a module there. Its name, arguments and result are JSON on a separate
+connection: libraries may print to the standard output, and a process that a hostile model has taken over could run
+code here through a pickle. ``multiprocessing`` is no alternative: its child runs the caller's script again, and does
+not end inside a library's call when its caller is killed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from alexnet_deploy.errors import DeployError, UnavailableError
 _Result = TypeVar("_Result")
 _Arguments = TypeVarTuple("_Arguments")
 
-# The same modules as here, wherever they come from, and no others: `-m` would look into the current folder first.
+# The same modules as here, and no others: `-m` would look into the current folder first.
 _CHILD = f"import sys; sys.path[:] = sys.argv[2:]; from {__name__} import serve; serve(int(sys.argv[1]))"
 
 
 class IsolatedProcess:
     """A fresh interpreter for the length of a ``with`` block; it also ends when this process does.
 
-    ``subject`` is what it measures: errors name it where the process is killed or crashes.
+    ``subject`` is what it measures: errors name it if the process is killed or crashes.
     """
 
     def __init__(self, subject: str) -> None:
@@ -46,7 +46,7 @@ class IsolatedProcess:
     def __enter__(self) -> Self:
         self._connection, theirs = Pipe()
         with theirs:
-            # What libraries print to the standard output goes to the standard error.
+            # The standard output of libraries goes to the standard error.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, str(theirs.fileno()), *sys.path],
                 stdin=subprocess.DEVNULL,
@@ -63,10 +63,10 @@ class IsolatedProcess:
     def call(self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
         """The result of ``function``, a function of a module, in the process.
 
-        Raises the DeployError that it raises there, UnavailableError with ``subject`` where the process was killed,
-        crashed, or ended with the traceback of another exception, KeyboardInterrupt where Ctrl-C ended it.
+        Raises the DeployError that it raises there, UnavailableError with ``subject`` if the process was killed,
+        crashed, or ended with the traceback of another exception, KeyboardInterrupt if Ctrl-C ended it.
         """
-        with contextlib.suppress(OSError):  # what it sent before it ended is still there to read
+        with contextlib.suppress(OSError):  # data that it sent before its end can still be read
             self._connection.send_bytes(_encode(function.__module__, function.__qualname__, *arguments))
         try:
             error, message, raw = json.loads(self._connection.recv_bytes())
@@ -79,11 +79,11 @@ class IsolatedProcess:
 
     def _raise_end(self, code: int) -> NoReturn:
         if code == -signal.SIGINT:
-            raise KeyboardInterrupt  # a shell lets what it starts in the background ignore it, and that one only
+            raise KeyboardInterrupt  # a shell lets its background processes ignore Ctrl-C, and only those
         if code >= 0:
-            end = f"ended with code {code}; its messages stand above"
+            end = f"ended with code {code}; see its messages above"
         elif -code == signal.SIGKILL:
-            end = "was killed (SIGKILL), as for lack of memory; free some, or choose a smaller batch"
+            end = "was killed (SIGKILL), probably for lack of memory; free some, or choose a smaller batch"
         else:
             end = f"ended by {signal.Signals(-code).name}; try another `runtime`"
         raise UnavailableError(f"{self._subject}: the process that measured it {end}")
@@ -94,7 +94,7 @@ _caller: Connection[Any, Any]
 
 
 def serve(connection: int) -> NoReturn:
-    """What the process does: call what it is asked for, one function after the other.
+    """The main loop of the process: call the requested functions one after the other.
 
     An exception other than DeployError ends it with its traceback.
     """
@@ -118,7 +118,7 @@ def serve(connection: int) -> NoReturn:
 
 
 def end_with(exc: BaseException) -> NoReturn:
-    """End the process that ``serve`` runs by ``exc``, from whichever thread: Python cannot stop those of a library."""
+    """End the process of ``serve`` with ``exc``, from any thread: Python cannot stop the threads of a library."""
     if isinstance(exc, DeployError):
         _send_error(exc)
     else:
@@ -137,7 +137,7 @@ def _encode(*values: Any) -> bytes:
 
 
 def _decode(raw: Any, kind: Any) -> Any:
-    """What ``_encode`` took apart, checked against ``kind``."""
+    """The value that ``_encode`` encoded, checked against ``kind``."""
     return msgspec.convert(raw, kind, dec_hook=lambda wanted, text: wanted(text), str_keys=True)
 
 

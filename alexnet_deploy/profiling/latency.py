@@ -6,7 +6,7 @@ work done divided by the wall clock time. Its names: min, max, mean, median, per
 
 Differences: a call is timed on the host, by a monotonic nanosecond clock, from pixels in host memory to logits in host
 memory, which includes trtexec's H2D and D2H latency. One call per thread is in flight, where trtexec enqueues the next
-one ahead. The run goes on until it is steady (``steady``). A percentile with too few samples is not given.
+one ahead. The run goes on until it is steady (``steady``). A percentile with too few samples is None.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from alexnet_deploy.profiling.steady import run_until_steady
 from alexnet_deploy.runtime.runner import Runner
 
 QUANTILES = 101
-"""0, 1, ..., 100 %: they draw the same distribution as all samples, in a hundredth of the room."""
+"""0, 1, ..., 100 %: they show the same distribution as all samples, in a hundredth of the space."""
 CONFIDENCE = 0.95
-"""That the largest sample is not below the percentile; with less, a percentile is not given. See ``samples_for``."""
+"""Confidence that the largest sample is not below the percentile; else it is None. See ``samples_for``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """The times of one runner. They are of one call of ``batch`` images; None: too few samples."""
+    """The times of one runner, per call of ``batch`` images; None: too few samples."""
 
     description: str
     batch: int
@@ -57,7 +57,7 @@ class Latency:
     window_spread_percent: float
     windows: int
     samples_ns: tuple[int, ...] = field(repr=False)
-    """Every call that counts, in the order in which they ended; after ``thinned`` their quantiles."""
+    """The time of every call that counts, in the order in which they ended; after ``thinned`` their quantiles."""
 
     def quantiles_ns(self) -> tuple[int, ...]:
         """Nearest ranks of the samples at 0, 1, ..., 100 %."""
@@ -81,8 +81,8 @@ def measure(
 ) -> Latency:
     """Run ``runner`` on random pixels for at least ``duration_s`` seconds and ``iterations`` calls, until it is steady.
 
-    With ``concurrency`` N, N threads call at the same time, each a fork of its own. ``between`` is called before the
-    first window and after each. Raises UsageError for a number out of range, and what the runner raises.
+    With ``concurrency`` N, N threads call at the same time, each its own fork. ``between`` is called before the first
+    window and after each. Raises UsageError for a number out of range, and the errors of the runner.
     """
     require_positive(batch=batch, iterations=iterations, concurrency=concurrency)
     check_timing(duration_s, warm_up_s)
@@ -139,7 +139,7 @@ def percentile(ordered: Sequence[int], percent: float) -> int:
 
 
 def samples_for(percent: float) -> int:
-    """How many samples a percentile needs: 29 for p90, 59 for p95, 299 for p99, 2995 for p99.9.
+    """Number of samples that a percentile needs: 29 for p90, 59 for p95, 299 for p99, 2995 for p99.9.
 
     With fewer, all of them lie below the true percentile in more than one run of twenty, and the nearest rank bounds
     nothing (Wilks 1941, doi:10.1214/aoms/1177731788).

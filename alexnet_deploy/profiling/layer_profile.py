@@ -1,6 +1,6 @@
-"""What profiling by layer finds: types alone, so that whoever reads them from a file needs no ONNX.
+"""The results of profiling by layer: types alone, so reading them from a file needs no ONNX.
 
-How it is measured stands in ``layers``.
+The package ``layers`` measures them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Peak:
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """Reads and writes counted: from memory, and from an array that the last-level cache holds."""
+    """Rates of reading and writing together: in memory, and in an array that fits the last-level cache."""
 
     memory_gb_per_s: float
     cache_gb_per_s: float
@@ -33,7 +33,7 @@ class Bandwidth:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """Of one runtime on one machine with ``threads`` threads."""
+    """The limits of one runtime on one machine with ``threads`` threads."""
 
     runtime: str
     threads: int
@@ -41,13 +41,13 @@ class Roofline:
     bandwidth: Bandwidth
 
     def peak(self, precision: str) -> Peak | None:
-        """None where nothing computed at ``precision``."""
+        """The peak at ``precision``; None if no model computed in it."""
         return next((peak for peak in self.peaks if peak.precision == precision), None)
 
     def limit_us(self, flops: int, moved_bytes: int, precision: str) -> tuple[float, float] | None:
         """The least time for the arithmetic, and the least for the bytes from memory.
 
-        None where there is arithmetic but no peak for it.
+        None if there is arithmetic but no peak for it.
         """
         peak = self.peak(precision)
         if flops and peak is None:
@@ -60,24 +60,24 @@ class Roofline:
 class LayerRow:
     """One layer, or one conversion (``overhead``). Bytes are those of one call, at the element sizes that were used.
 
-    None: there is no arithmetic, or no peak at that precision. ``limit_us`` is the roofline's: the longer of
+    None: no arithmetic, or no peak at that precision. ``limit_us`` is the roofline's: the longer of
     ``compute_limit_us`` and ``memory_limit_us``; ``bound`` names that one.
     """
 
     layer: str
     overhead: bool
     op: str
-    """ONNX operators; for overhead the runtime's own."""
+    """ONNX operators; for overhead the operators of the runtime."""
     fused: tuple[str, ...]
-    """Other layers that are computed within, at no time of their own."""
+    """Other layers computed in the same kernel, without a time of their own."""
     next_layer: str | None
-    """Of overhead: the layer that reads its output."""
+    """For overhead: the layer that reads its output."""
     precision: str
     kernel: str
-    """The code that ran, as the runtime calls it."""
+    """The runtime's name of the code that ran."""
     median_us: float
     share_percent: float
-    """Of the whole call."""
+    """Share of the whole call."""
     flops: int
     moved_bytes: int | None
     flops_per_byte: float | None = None
@@ -87,7 +87,7 @@ class LayerRow:
     memory_limit_us: float | None = None
     limit_us: float | None = None
     of_limit_percent: float | None = None
-    """100: at the roof. Above: its bytes came from the cache, which is faster than the memory of the roof."""
+    """100: at the limit. Above: its bytes came from the cache, which is faster than memory."""
     bound: Literal["compute", "bandwidth"] | None = None
 
 
@@ -107,16 +107,16 @@ class LayerProfile:
     calls: int
     whole_us: float
     sum_us: float
-    """Of the rows."""
+    """Sum of the rows."""
     remainder_us: float
-    """What no row explains: the cost of a call itself, copies, waits between kernels, and disturbances."""
+    """The rest of the call: the cost of the call itself, copies, waits between kernels, and disturbances."""
     uncounted_us: float
-    """A call without counters, of the same engine right after."""
+    """Time of a call without counters, of the same engine right afterwards."""
     rows: tuple[LayerRow, ...]
     roofline: Roofline | None
     notes: tuple[str, ...] = ()
     invalid: tuple[str, ...] = ()
-    """Why the times do not count, by ``machine.watch``."""
+    """The reasons that the times do not count, from ``machine.watch``."""
     passed_over: tuple[PassedOver, ...] = ()
     unused_gpu: bool = False
     """As of ``open_runner``."""

@@ -1,4 +1,4 @@
-"""How to measure an engine; apart from the measuring, so that defaults can be read without loading NumPy."""
+"""Settings of a measurement. They are apart from it, so that defaults can be read without loading NumPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alexnet_deploy.errors import UsageError, require_positive
 WARM_UP_S = 0.2
 DURATION_S = 3.0
 MIN_ITERATIONS = 10
-"""The defaults of trtexec, as all three are."""
+"""All three are the defaults of trtexec."""
 
 LayerRuntime = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
 """Runtimes that time their kernels, in the order in which ``"auto"`` tries them. CUDA's provider times launches."""
@@ -22,17 +22,17 @@ class ProfileSettings:
 
     batch_sizes: tuple[int, ...] = (1,)
     concurrency: int = 1
-    """Threads that call at the same time."""
+    """Number of calls at the same time, each in its own thread."""
     runtime: str = "auto"
     threads: int | None = None
-    """Of the runtime, in all; None: its own choice."""
+    """Number of threads of the runtime, in all; None: its default."""
     duration_s: float = DURATION_S
     warm_up_s: float = WARM_UP_S
     iterations: int = MIN_ITERATIONS
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
-            raise UsageError("`batch_sizes`: takes at least one number, such as 1,8,32")
+            raise UsageError("`batch_sizes`: must hold at least one number, such as 1,8,32")
         require_positive(batch_sizes=min(self.batch_sizes), concurrency=self.concurrency, iterations=self.iterations)
         check_timing(self.duration_s, self.warm_up_s)
 
@@ -40,6 +40,6 @@ class ProfileSettings:
 def check_timing(duration_s: float, warm_up_s: float) -> None:
     """UsageError that names the parameter out of range."""
     if not 0 < duration_s <= 3600:  # false for NaN
-        raise UsageError(f"`duration_s` {duration_s:g}: takes seconds above 0, an hour at most")
+        raise UsageError(f"`duration_s` {duration_s:g}s: must be above 0s and at most 3600s")
     if not 0 <= warm_up_s <= 3600:
-        raise UsageError(f"`warm_up_s` {warm_up_s:g}: takes seconds from 0, an hour at most")
+        raise UsageError(f"`warm_up_s` {warm_up_s:g}s: must be within 0s..3600s")

@@ -29,23 +29,23 @@ from alexnet_deploy.runtime.runner import Runner
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 STAGES = ("decode", "resize", "batch", "host-to-device", "compute", "device-to-host", "top-k", "output", "waiting")
-"""In the order of an image; only a GPU has the two copies. ``waiting``: of a thread for work."""
+"""In the order in which an image passes them; only a GPU has the two copies. ``waiting``: a thread waits for work."""
 
 _DECODERS = frozenset(STAGES[:3])
-"""What all decoding threads do; one thread does the rest."""
+"""Stages of all decoding threads; one thread does the rest."""
 
 ROUNDS = 3
-"""So many times the pipeline and its two halves run in turn; their medians are compared."""
+"""Number of times that the pipeline and its two halves run in turn; their medians are compared."""
 
 ENGINE_S = 0.5
-"""Of the engine alone, per round."""
+"""Seconds of the engine alone, per round."""
 
 RUN_S = 1.0
-"""The least time of a run. A small folder is repeated, or starting and ending would be measured."""
+"""Minimum time of a run. A small folder is repeated; otherwise start and end would be measured."""
 MAX_PASSES = 1000
 
 TOP_K = 5
-"""Answers per image, as ``infer`` gives them."""
+"""Answers per image, as in ``infer``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class Stage:
 
     name: str
     thread_s: float
-    """Seconds of all threads together, waits for a core included: there may be more threads than cores."""
+    """Seconds of all threads together, including waits for a core: there may be more threads than cores."""
     share_percent: float
-    """Of all threads' time."""
+    """Share of the time of all threads."""
     ms_per_image: float
     images_per_s: float
     """The rate of its threads if they did nothing else."""
@@ -70,33 +70,33 @@ class StageReport:
     images: int
     """Files of the folder."""
     failed: int
-    """Those that cannot be used: they cost time in every run, and count in no rate."""
+    """Files that cannot be used: they cost time in every run, and count in no rate."""
     passes: int
     """How many times a run goes through the files."""
     batch: int
     threads: int
-    """Those that decode, and one that computes; the stages add up to ``threads`` x ``total_s``."""
+    """Decoding threads, and one that computes; the stages add up to ``threads`` x ``total_s``."""
     total_s: float
     images_per_s: float
     stages: tuple[Stage, ...]
     unaccounted_percent: float
-    """The part of ``threads`` x ``total_s`` that no stage has."""
+    """The part of ``threads`` x ``total_s`` that belongs to no stage."""
     clockless_images_per_s: float
-    """The same run without the timer: the median of ``ROUNDS``."""
+    """The same run without the timer, median of ``ROUNDS``."""
     decode_images_per_s: float
     """Decode, resize and batch alone on all cores, median of ``ROUNDS``."""
     engine_images_per_s: float
     """The engine alone at this batch, on pixels in memory, median of ``ROUNDS``."""
     additive_limit_images_per_s: float
-    """1 / (1 / decode + 1 / engine): the most that two halves on the same cores can reach."""
+    """1 / (1 / decode + 1 / engine): the limit of two halves on the same cores."""
     of_limit: float
-    """``clockless_images_per_s`` divided by that; above 1 where a GPU computes beside the decoding cores."""
+    """``clockless_images_per_s`` divided by that limit; above 1 if a GPU computes besides the decoding cores."""
     invalid: tuple[str, ...] = ()
-    """Why the rates do not count, by ``machine.watch``."""
+    """The reasons that the rates do not count, from ``machine.watch``."""
 
 
 class StageTimer:
-    """Adds up the stages of all threads, from the moment it is made.
+    """Adds up the stages of all threads, from its construction on.
 
     A thread calls ``end`` when a stage has ended; the time since its last call belongs to that stage. So after
     ``stop`` the stages add up to ``threads`` x ``total_s``.
@@ -104,17 +104,17 @@ class StageTimer:
 
     def __init__(self) -> None:
         self._started_ns = time.perf_counter_ns()
-        # Per thread, whose own keys each one writes: no lock.
+        # Per thread, and each thread writes only its own keys: no lock.
         self._last_ns: dict[int, int] = {}
         self._stages_ns: dict[int, Counter[str]] = {}
         self.total_s = 0.0
 
     def end(self, stage: str) -> None:
-        """Give the time since this thread's last call, or since the start, to ``stage``."""
+        """Add the time since this thread's last call, or since the start, to ``stage``."""
         self._end(threading.get_ident(), stage, time.perf_counter_ns())
 
     def stop(self, rest: str) -> None:
-        """End the measurement: what is left of each thread's time is ``rest``."""
+        """End the measurement: the remaining time of each thread is ``rest``."""
         now_ns = time.perf_counter_ns()
         self.total_s = (now_ns - self._started_ns) / 1e9
         for thread in self._stages_ns:
@@ -127,7 +127,7 @@ class StageTimer:
 
     @property
     def threads(self) -> int:
-        """How many threads ended a stage."""
+        """Number of threads that ended a stage."""
         return len(self._stages_ns)
 
     def seconds(self) -> dict[str, float]:
@@ -145,16 +145,16 @@ def profile_stages(
 ) -> StageReport:
     """Run ``files`` through decode, resize and ``runner``, timed once and untimed ``ROUNDS`` times.
 
-    A run takes ``RUN_S`` at least, by going through the files several times; ``on_progress`` counts files of all runs.
-
-    Raises UsageError for a number out of range, InputError where no file can be read, and what the runner raises.
+    A run lasts at least ``RUN_S``, if necessary with several passes over the files; ``on_progress`` counts files of
+    all runs. Raises UsageError for a number out of range, InputError if no file can be read, and the errors of the
+    runner.
     """
     require_positive(batch=batch, workers=workers)
     workers = cores() if workers is None else workers
     done, total = 0, len(files)
 
     def counted(predictions: Iterable[Prediction]) -> int:
-        """What a caller does with them: count those that failed."""
+        """Use them as a caller does: count those that failed."""
         nonlocal done
         failed = 0
         for row in predictions:
@@ -225,7 +225,7 @@ def profile_stages(
 def _timed(
     runner: Runner, files: Sequence[Path], timer: StageTimer, batch: int, workers: int
 ) -> Iterator[list[Prediction]]:
-    """``predict``, a batch at a time, of the same parts with ``timer`` between them."""
+    """``predict``, batch by batch, from the same parts with ``timer`` between them."""
 
     def load(path: Path, pre: Preprocessing, out: NDArray[np.uint8]) -> None:
         timer.end("waiting")

@@ -1,6 +1,6 @@
 """Repeat calls until they take the same time.
 
-A run is cut into windows of a third of the duration asked for. It has settled when the medians of its last
+A run is cut into windows of a third of the requested duration. It has settled when the medians of its last
 ``WINDOWS`` windows lie within ``MAX_SPREAD`` of one another; until then it goes on, to ``MAX_WINDOWS`` at most. The
 windows before those that agree are a longer warm-up and are dropped. If none agree, every window counts and the run is
 not steady. (The rule of Triton's perf_analyzer, with medians instead of means: one late call is no drift.)
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 WINDOWS = 3
 """Fewer cannot tell a drift from an outlier; more would make each too short for an engine of some 100 ms per call."""
 MAX_SPREAD = 0.05
-"""One run cannot tell engines apart that are closer than this; a warm machine at rest stays within 1 to 2 %."""
+"""One run cannot tell engines apart that are closer than this; a warm, idle machine stays within 1 to 2 %."""
 MAX_WINDOWS = 3 * WINDOWS
-"""What three durations did not settle, a fourth seldom does."""
+"""A run that did not settle in three durations seldom does in a fourth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Run:
     """The calls that count."""
 
     samples_ns: tuple[int, ...]
-    """Time of each, of all threads, in the order in which they ended."""
+    """Time of each call, of all threads, in the order in which they ended."""
     elapsed_ns: int
     windows: int
-    """How many were kept: ``WINDOWS``, or all if none agreed."""
+    """Number of windows kept: ``WINDOWS``, or all if none agreed."""
     spread: float
     """(largest - smallest) / smallest of the medians of the last ``WINDOWS`` windows."""
     steady: bool
@@ -46,11 +46,11 @@ def run_until_steady(
     iterations: int,
     between: Callable[[], object] = lambda: None,
 ) -> Run:
-    """Repeat each of ``calls`` at the same time: the first in this thread, each other one in a thread of its own.
+    """Repeat each of ``calls`` at the same time: the first in this thread, each other one in its own thread.
 
     At least ``iterations`` calls within at least ``duration_s`` seconds count, after a warm-up of one call each and
-    ``warm_up_s``. ``between`` runs before the first window and after each, outside all measured times. What a call
-    raises is raised here, when the other threads have ended.
+    ``warm_up_s``. ``between`` runs before the first window and after each, outside all measured times. An error of a
+    call is raised here, when the other threads have ended.
     """
     here, *elsewhere = calls
     samples_ns: list[int] = []  # append is atomic, so all threads share it
@@ -98,7 +98,7 @@ def _settled(medians: Sequence[float]) -> bool:
 def _window(
     call: Callable[[], object], samples_ns: list[int], stop: threading.Event, seconds: float, least: int
 ) -> tuple[list[int], int]:
-    """Call until ``seconds`` are over and ``least`` calls, of all threads, have ended: their times, the time in all."""
+    """Call until ``seconds`` are over and ``least`` calls of all threads have ended: their times and the total."""
     first, enough_ns = len(samples_ns), seconds * 1e9
     started = now = time.perf_counter_ns()
     while not stop.is_set():
@@ -115,4 +115,4 @@ def _repeat(call: Callable[[], object], samples_ns: list[int], stop: threading.E
     try:
         _window(call, samples_ns, stop, math.inf, 0)
     finally:
-        stop.set()  # one that failed ends them all
+        stop.set()  # a failed thread ends all of them

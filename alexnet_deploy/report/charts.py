@@ -20,7 +20,7 @@ _NOMINAL_PX = (560, 290)
 """Size of a frame on a desktop screen, to find room for labels."""
 _LABEL_PX = 8.0
 _SIDES = ((1, 0), (-1, 0), (0, -1), (0, 1), (0.75, 0.75), (0.75, -0.75), (-0.75, 0.75), (-0.75, -0.75))
-"""Where a number may stand beside its disc: the first place that has room."""
+"""Possible places of a number next to its disc: the first one with room is used."""
 _LOG_FROM = 3.0
 """Ratio of the largest value to the smallest; below it a linear axis is easier to read."""
 
@@ -36,7 +36,7 @@ class Axis:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Labelled places, in percent from the start."""
+        """Labelled positions, in percent from the start."""
         return [(self.at(value), f"{value:.6g}") for value in _ticks(self.low, self.high, self.log)]
 
     def at(self, value: float) -> float:
@@ -80,7 +80,7 @@ class Chart:
 
 
 def dominated_by(points: Sequence[tuple[float, ...]]) -> tuple[int | None, ...]:
-    """Return for each point the first other point that is no worse in any number and better in one.
+    """Return for each point the first other point that is not worse in any number and better in one.
 
     None means that the point is on the Pareto front. Smaller is better in every number.
     """
@@ -98,9 +98,9 @@ def dominated_by(points: Sequence[tuple[float, ...]]) -> tuple[int | None, ...]:
 
 
 def trade_off(engines: Sequence[EngineReport], batch: int) -> tuple[Chart | None, dict[int, int | None]]:
-    """Draw top-1 over median latency, area by size; also return which engine, by index, is dominated by which.
+    """Draw top-1 over median latency, area by size; also return for each engine the index of one that dominates it.
 
-    Engines without a latency at ``batch`` are left out; the chart is None if that is all of them.
+    Engines without a latency at ``batch`` are left out; the chart is None if no engine is left.
     """
     timed = [(i, e.result, row.latency) for i, e in enumerate(engines) if (row := e.row_at(batch)) is not None]
     if not timed:
@@ -124,7 +124,7 @@ def trade_off(engines: Sequence[EngineReport], batch: int) -> tuple[Chart | None
 
 
 def distributions(engines: Sequence[EngineReport], batch: int) -> Chart | None:
-    """Draw the share of calls that took no longer, per engine, up to 1.3 times the last p99."""
+    """Draw the distribution of call times per engine, up to 1.3 times the last p99."""
     runs = [(i, row.latency) for i, e in enumerate(engines) if (row := e.row_at(batch)) is not None]
     if not runs:
         return None
@@ -171,7 +171,7 @@ def axis(
 ) -> Axis:
     """Make an axis that holds ``values``, with ``margin`` (a share of its length) around them.
 
-    ``log`` None: logarithmic if all values are above 0 and far apart. ``within`` bounds what the margin may add.
+    ``log`` None: logarithmic if all values are above 0 and far apart. ``within`` bounds the margin.
     """
     low, high = min(values), max(values)
     if log is None:
@@ -227,7 +227,7 @@ def _polyline(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
 def _discs(
     measured: Sequence[tuple[int, float, float, float]], *, largest_px: float, smallest_px: float
 ) -> tuple[Mark, ...]:
-    """Make a disc of each (number, x, y, size), its area by size; numbers stand on the side with most room."""
+    """Make a disc of each (number, x, y, size), its area by size; each number is on the side with most room."""
     largest = max(size for *_, size in measured)
     radii = [max(largest_px * math.sqrt(size / largest), smallest_px) for *_, size in measured]
     width, height = _NOMINAL_PX

@@ -1,4 +1,4 @@
-"""The content of ``report.json``: everything that was measured, to draw a page from or to choose an engine by."""
+"""The content of ``report.json``: all measurements, from which a page is drawn or an engine is chosen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Part = Literal["accuracy", "latency", "stages", "layers", "calibration", "enviro
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where the report was measured: numbers of two machines do not compare."""
+    """The machine of the report: numbers of two machines cannot be compared."""
 
     cpu: str
     cores: Annotated[int, Meta(ge=1)]
@@ -33,7 +33,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Images, without the place where they lie."""
+    """Images, without their folder."""
 
     count: Annotated[int, Meta(ge=1)]
     digest: Sha256
@@ -46,14 +46,14 @@ class DataSet:
 
     name: str
     naming: str
-    """What the folders are named by."""
+    """Naming of the folders."""
     readable: ImageSet
     unreadable: Annotated[int, Meta(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
 class FromImages(Generic[Record]):
-    """What was made from images; ``record`` is without its list of them."""
+    """A result that depends on images; ``record`` is without its list of them."""
 
     images: ImageSet
     record: Record
@@ -61,7 +61,7 @@ class FromImages(Generic[Record]):
 
 @dataclass(frozen=True, slots=True)
 class EngineReport:
-    """One bundle, and all that was measured of it; a part that is None was left out, or is one of the gaps."""
+    """One bundle and all its measurements; a part that is None was left out, or is one of the gaps."""
 
     result: EngineResult
     created: str
@@ -79,9 +79,9 @@ class EngineReport:
     stages: StageReport | None = None
     layers: LayerProfile | None = None
     calibration: FromImages[CalibrationRecord] | None = None
-    """What calibrated a quantised bundle."""
+    """The calibration of a quantised bundle."""
     fit: FromImages[ConfidenceRecord] | None = None
-    """What the temperature comes from."""
+    """The fit of the temperature."""
 
     @property
     def name(self) -> str:
@@ -93,6 +93,11 @@ class EngineReport:
         """The latency at each batch size; empty if it was not measured."""
         return () if self.profile is None else self.profile.rows
 
+    @property
+    def fastest(self) -> BatchResult | None:
+        """The latency at the batch size that gives most images per second."""
+        return max(self.rows, key=lambda row: row.latency.images_per_s, default=None)
+
     def row_at(self, batch: int) -> BatchResult | None:
         """The latency at one batch size."""
         return next((row for row in self.rows if row.latency.batch == batch), None)
@@ -100,7 +105,7 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A part that could not be measured, and why; ``engine`` is None if it concerns all engines."""
+    """A part that could not be measured, and the reason; ``engine`` is None if it concerns all engines."""
 
     part: Part
     engine: str | None
@@ -109,13 +114,13 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Content of ``report.json``. The first engine is the most precise: the others are compared with it."""
+    """Content of ``report.json``. The first engine is the most precise one; the others are compared with it."""
 
     created: str
     version: str
     """Version of alexnet-deploy."""
     command: tuple[str, ...]
-    """The command that measured it, word by word, to repeat it."""
+    """The exact command that measured it, to repeat it."""
     machine: Machine
     data: DataSet
     labels: tuple[str, ...]

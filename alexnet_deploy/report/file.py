@@ -1,4 +1,4 @@
-"""``report.json`` on disk, read as a stranger's file: nothing in it may break the page that is drawn from it."""
+"""``report.json`` on disk, read without trust: nothing in it may break the page that is drawn from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alexnet_deploy.report.data import EngineReport, Report
 FORMAT = JsonFormat("report", 2, "measure again: alexnet-deploy report")
 
 _SMALLEST, _LARGEST = 1e-9, 1e18
-"""Bounds of every number that the page divides by, in the units of the fields: beyond them its axes would overflow."""
+"""Bounds of the numbers that the page divides by, in the units of the fields; outside them its axes would overflow."""
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -33,14 +33,14 @@ def to_json(report: Report, *, indent: int | None = None) -> str:
 
 
 def read_report(path: Path) -> Report:
-    """Read and check what ``write_report`` wrote.
+    """Read and check a file of ``write_report``.
 
     Raises InputError if there is no such file, ArtifactError if it is damaged, edited or of another schema.
     """
     try:
         report = FORMAT.read(path, Report)
     except FileNotFoundError as exc:
-        raise InputError(f"{path}: there is no such report; measure one: alexnet-deploy report") from exc
+        raise InputError(f"{path}: no such report; measure one: alexnet-deploy report") from exc
     with FORMAT.checking(str(path)):
         for contradiction in _contradictions(report):
             raise ValueError(contradiction)
@@ -48,10 +48,10 @@ def read_report(path: Path) -> Report:
 
 
 def _contradictions(report: Report) -> Iterator[str]:
-    """Yield what no measurement writes, though each field alone has the right type."""
+    """Yield errors that no measurement writes, though each field alone has the right type."""
     names = [engine.name for engine in report.engines]
     if len(set(names)) < len(names):
-        yield "two engines have one name"
+        yield "two engines have the same name"
     if len(report.labels) != len(report.class_ids):
         yield f"{len(report.labels)} labels, {len(report.class_ids)} class ids"
     for engine in report.engines:
@@ -61,7 +61,7 @@ def _contradictions(report: Report) -> Iterator[str]:
             yield f"{engine.name}: a class has no label"
         batches = [row.latency.batch for row in engine.rows]
         if len(set(batches)) < len(batches):
-            yield f"{engine.name}: two rows have one batch size"
+            yield f"{engine.name}: two rows have the same batch size"
         for what, value in _divisors(engine):
             if not _SMALLEST <= value <= _LARGEST:
                 yield f"{engine.name}: {what} is {value}"
@@ -75,7 +75,7 @@ def _contradictions(report: Report) -> Iterator[str]:
 
 
 def _divisors(engine: EngineReport) -> Iterator[tuple[str, float]]:
-    """Yield what the page or ``recommend`` divides by, or takes the logarithm of."""
+    """Yield the numbers that the page or ``recommend`` divides by or takes the logarithm of."""
     yield "model_bytes", engine.result.model_bytes
     yield "temperature", engine.result.temperature
     for row in engine.rows:

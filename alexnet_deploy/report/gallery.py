@@ -1,4 +1,4 @@
-"""Images that two engines answer differently, as one HTML page that needs nothing but itself."""
+"""Images that two engines answer differently, as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ THUMBNAIL_SIDE = 320
 class Flip:
     """One image that two engines answer differently.
 
-    ``answers`` are the classes of both engines, -1 for an output that is not finite; ``probabilities`` what each
-    engine gives its own answer, or 0. ``change`` is the probability that the first engine's answer lost.
+    ``answers`` are the classes of both engines, -1 for an output that is not finite; ``probabilities`` those of each
+    engine for its own answer, or 0. ``change`` is the probability that the first engine's answer lost.
     """
 
     file: Path
@@ -67,7 +67,7 @@ def flips(answers: Answers, index: int, temperatures: tuple[float, float]) -> li
 def write_gallery(found: Evaluation, path: Path, *, limit: int = GALLERY_IMAGES) -> None:
     """Write the ``limit`` worst flips of each engine compared with the first, atomically.
 
-    Files are named relative to the folder of the images: the page says nothing about the machine. Raises
+    File names are relative to the folder of the images, so the page shows no paths of the machine. Raises
     UnavailableError if ``path`` cannot be written; it is then as it was.
     """
     first, *others = found.engines

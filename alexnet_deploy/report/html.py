@@ -1,4 +1,4 @@
-"""The HTML pages of this room: one Jinja environment, and one way to write a page."""
+"""The HTML pages of this room: one Jinja environment, and one function that writes a page."""
 
 from __future__ import annotations
 

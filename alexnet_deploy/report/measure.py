@@ -1,6 +1,6 @@
 """Bundles + labelled images (+ photos) -> ``report.json``: every measurement of this package, in one run.
 
-A part that fails for one engine becomes a named gap in the report, and the rest goes on: measuring takes minutes.
+A part that fails for one engine becomes a named gap in the report, and the rest continues: measuring takes minutes.
 """
 
 from __future__ import annotations
@@ -43,28 +43,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Gaps:
-    """Gathers what failed."""
+    """Collects the parts that failed."""
 
     found: list[Gap] = field(default_factory=list)
 
     @contextmanager
     def around(self, part: Part, engine: str | None) -> Iterator[None]:
-        """Turn whatever is raised into a gap."""
+        """Turn any exception into a gap."""
         try:
             yield
         except DeployError as exc:
             self.found.append(Gap(part, engine, str(exc)))
-        except Exception as exc:  # a bug, and yet no reason to lose what was measured so far
+        except Exception as exc:  # a bug, but no reason to lose the measurements so far
             _log.debug("%s of %s failed", part, engine, exc_info=True)
             cause = f"failed: {type(exc).__name__}: {one_line(exc)} (logged at level DEBUG)"
             self.found.append(Gap(part, engine, cause))
 
 
 def measure_report(request: ReportRequest, *, on_progress: Progress = no_progress) -> Report:
-    """Measure what ``request`` asks for.
+    """Measure the parts of ``request``.
 
     Raises InputError for an empty store or a folder that does not fit the engines or holds images that calibrated them,
-    and what opening raises if no engine can be opened.
+    and the error of opening if no engine can be opened.
     """
     photos = request.photos or request.data
     find_images([photos])
@@ -183,7 +183,7 @@ def _open(request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, st
         first = found[0].runner.contract if found else engine.contract
         rule = pixel_rule_that_differs(engine.contract.preprocessing, first.preprocessing)
         if engine.contract.class_ids != first.class_ids or rule is not None:
-            reason = f"its classes or its preprocessing are not those of {found[0].name}; give it a report of its own"
+            reason = f"its classes or its preprocessing are not those of {found[0].name}; make a separate report for it"
             gaps.found.append(Gap("accuracy", name, reason))
             continue
         found.append(replace(opened, name=name))
@@ -193,7 +193,7 @@ def _open(request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, st
 
 
 def _records(engine: Engine) -> dict[str, Any]:
-    """Read what calibrated the bundle, and the fit of its temperature; without the images, which may be many."""
+    """Read the calibration of the bundle and the fit of its temperature, without the images, which may be many."""
     folder = engine.onnx_path.parent
     found: dict[str, Any] = {}
     if (folder / CALIBRATION).exists():
@@ -214,7 +214,7 @@ def _profile(engine: Engine, settings: ProfileSettings, gaps: _Gaps) -> EnginePr
     if not sizes:
         return None
     profile = profile_engine(engine, replace(settings, batch_sizes=tuple(sizes)))
-    # Why a runtime was passed over may quote paths of this machine, and is of no use elsewhere.
+    # The reasons against other runtimes may quote paths of this machine, and are useless elsewhere.
     rows = tuple(replace(row, latency=row.latency.thinned()) for row in profile.rows)
     return replace(profile, passed_over=(), rows=rows)
 

@@ -1,4 +1,4 @@
-"""``report.json`` as one HTML page that needs nothing but itself: no network, no script, every name escaped."""
+"""``report.json`` as one self-contained HTML page: no network, no script, every name escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import get_args
 
 from markupsafe import Markup
 
-from alexnet_deploy.profiling.latency import Latency
 from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.stages import STAGES, Stage, StageReport
 from alexnet_deploy.report import charts
@@ -34,17 +33,6 @@ class Fact:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class EngineRow:
-    """One engine in the first table. ``dominated_by`` is the index of an engine, None on the Pareto front."""
-
-    engine: EngineReport
-    latency: Latency | None
-    fastest: Latency | None
-    timed: bool
-    dominated_by: int | None
-
-
 def write_page(report: Report, path: Path) -> None:
     """Draw ``report`` into ``path``, atomically; UnavailableError if it cannot be written."""
     write_html(render_page(report), path)
@@ -64,27 +52,15 @@ def render_page(report: Report) -> str:
     )
     batch = min(report.batches(), default=1)
     trade_off, dominated = charts.trade_off(report.engines, batch)
-    rows = []
-    for i, engine in enumerate(report.engines):
-        latencies = [row.latency for row in engine.rows]
-        rows.append(
-            EngineRow(
-                engine=engine,
-                latency=next((each for each in latencies if each.batch == batch), None),
-                fastest=max(latencies, key=lambda each: each.images_per_s, default=None),
-                timed=i in dominated,
-                dominated_by=dominated.get(i),
-            )
-        )
     parts = _parts(report)
     text = to_json(report)
     return templates.get_template("report.html.j2").render(
         report=report,
         batch=batch,
-        facts=_facts(rows),
+        facts=_facts(report.engines, batch),
         sections=_sections(report, parts),
         parts=parts,
-        rows=rows,
+        dominated=dominated,
         doubtful=sum(row.mark != "ok" for engine in report.engines for row in engine.rows),
         classes_shown=CLASSES_SHOWN,
         trade_off=trade_off,
@@ -111,7 +87,7 @@ def number(value: float | None) -> str:
 
 
 def _moment(text: str) -> str:
-    """Return a time for people; any text that is not a time stays as it is."""
+    """Return a time for people; text that is not a time stays unchanged."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (ValueError, OverflowError):
@@ -119,7 +95,7 @@ def _moment(text: str) -> str:
 
 
 def _parts(report: Report) -> frozenset[Part]:
-    """Return the parts that were asked for: those that are there, and the gaps."""
+    """Return the requested parts: those that were measured, and the gaps."""
     there: dict[Part, bool] = {
         "latency": any(engine.profile for engine in report.engines),
         "stages": any(engine.stages for engine in report.engines),
@@ -140,35 +116,35 @@ def _sections(report: Report, parts: frozenset[Part]) -> list[tuple[str, str]]:
     return [(anchor, text) for anchor, text, shown in all_of_them if shown]
 
 
-def _facts(rows: Sequence[EngineRow]) -> list[Fact]:
+def _facts(engines: Sequence[EngineReport], batch: int) -> list[Fact]:
     """Name the most accurate, the fastest and the smallest engine, and the price of each."""
-    first = rows[0]
-    indices = range(len(rows))
+    first = engines[0]
+    indices = range(len(engines))
 
-    def compared(row: EngineRow) -> str:
-        delta = row.engine.delta
+    def compared(engine: EngineReport) -> str:
+        delta = engine.delta
         if delta is None:
             return "all others are compared with it"
         low, high = delta.points_interval.low, delta.points_interval.high
-        return f"{delta.points:+.2f} points of top-1 ({low:+.2f}..{high:+.2f}) compared with {first.engine.name}"
+        return f"{delta.points:+.2f} points of top-1 ({low:+.2f}..{high:+.2f}) compared with {first.name}"
 
-    best = max(indices, key=lambda i: (rows[i].engine.result.accuracy.top1_percent, -i))
-    top1 = rows[best].engine.result.accuracy
+    best = max(indices, key=lambda i: (engines[i].result.accuracy.top1_percent, -i))
+    top1 = engines[best].result.accuracy
     text = f"{top1.top1_percent:.2f} % top-1 ({top1.top1_interval.low:.1f}..{top1.top1_interval.high:.1f})"
     facts = [Fact("Most often right", best + 1, text)]
-    timed = {i: latency for i in indices if (latency := rows[i].latency) is not None}
-    if timed:
-        fastest = min(timed, key=lambda i: timed[i].median_ms)
-        text = f"{number(timed[fastest].median_ms)} ms at batch {timed[fastest].batch}"
-        if 0 in timed and fastest:
-            text += f", {timed[0].median_ms / timed[fastest].median_ms:.1f} times as fast as {first.engine.name}"
-        facts.append(Fact("Fastest", fastest + 1, f"{text}; {compared(rows[fastest])}"))
-    smallest = min(indices, key=lambda i: rows[i].engine.result.model_bytes)
-    size = rows[smallest].engine.result.model_bytes
+    ms = {i: row.latency.median_ms for i in indices if (row := engines[i].row_at(batch)) is not None}
+    if ms:
+        fastest = min(ms, key=lambda i: ms[i])
+        text = f"{number(ms[fastest])} ms at batch {batch}"
+        if 0 in ms and fastest:
+            text += f", {ms[0] / ms[fastest]:.1f} times as fast as {first.name}"
+        facts.append(Fact("Fastest", fastest + 1, f"{text}; {compared(engines[fastest])}"))
+    smallest = min(indices, key=lambda i: engines[i].result.model_bytes)
+    size = engines[smallest].result.model_bytes
     text = f"{number(size / 2**20)} MiB"
     if smallest:
-        text += f", {first.engine.result.model_bytes / size:.1f} times smaller than {first.engine.name}"
-    return [*facts, Fact("Smallest", smallest + 1, f"{text}; {compared(rows[smallest])}")]
+        text += f", {first.result.model_bytes / size:.1f} times smaller than {first.name}"
+    return [*facts, Fact("Smallest", smallest + 1, f"{text}; {compared(engines[smallest])}")]
 
 
 def _differences(engines: Sequence[EngineReport]) -> Axis:

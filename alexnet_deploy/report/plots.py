@@ -1,4 +1,4 @@
-"""Charts as files, drawn through matplotlib's objects alone: no display, no state that another chart would inherit."""
+"""Charts as files, drawn through matplotlib's objects only: no display, no state shared with another chart."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".svg", ".pdf")
 _INCHES_PER_LAYER = 0.35
-_MAX_INCHES = 60  # 160 layers; hardly any program opens a taller picture
+_MAX_INCHES = 60  # 160 layers; few programs open a taller picture
 
 
 def plot_diagnosis(diagnosis: Diagnosis, path: Path) -> None:
-    """Draw what each layer costs alone and what restoring it regains, the worst on top; written atomically.
+    """Draw the cost of each layer alone and the gain of restoring it, the worst on top; written atomically.
 
     The suffix of ``path`` is one of ``FORMATS``.
     """
@@ -61,7 +61,7 @@ def _draw_reliability(upper: Axes, lower: Axes, quality: Quality, images: int) -
     accuracies = [row.accuracy_percent or 0.0 for row in quality.bins]
     confidences = [row.confidence_percent or 0.0 for row in quality.bins]
     upper.bar(lefts, accuracies, widths, align="edge", edgecolor="white", label="accuracy")
-    # An empty bin has both at 0: a line without length.
+    # In an empty bin both are 0: a line without length.
     upper.vlines(confidences, accuracies, confidences, color="firebrick", linewidth=2, label="gap to confidence")
     upper.plot((0, 100), (0, 100), color="black", linewidth=0.8, linestyle="--", label="perfectly calibrated")
     upper.set(xlim=(0, 100), ylim=(0, 100))

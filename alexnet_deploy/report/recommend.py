@@ -1,7 +1,7 @@
 """The best bundle of a store within bounds, by the measurements of ``report``.
 
-The rule: of the bundles that meet every bound, the fastest; of those that one run cannot distinguish from it, the
-smallest.
+The rule: of the bundles that meet every bound, the fastest one; among bundles that one run cannot distinguish from
+it, the smallest one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from alexnet_deploy.report.settings import Bounds, Statistic
 
 @dataclass(frozen=True, slots=True)
 class NotChosen:
-    """A bundle that is not the best one, and why."""
+    """A bundle that is not the best one, and the reason."""
 
     name: str
     reason: str
@@ -30,7 +30,7 @@ class NotChosen:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The best bundle; ``warnings`` say why its numbers may be wrong."""
+    """The best bundle; ``warnings`` are reasons that its numbers may be wrong."""
 
     engine: EngineReport
     row: BatchResult
@@ -42,7 +42,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A bundle that can be judged; ``misses`` are the bounds that it does not meet.
+    """A measured bundle; ``misses`` are the bounds that it does not meet.
 
     Each is a text, and the distance as a multiple of the bound.
     """
@@ -64,7 +64,7 @@ class _Judged:
 def unchanged_bundles(report: Report, store: Path, source: Path) -> tuple[str, ...]:
     """Return the names of the bundles in ``store`` that are unchanged since ``source`` was measured.
 
-    Raises ArtifactError if one was built again since, or its files were edited.
+    Raises ArtifactError if one was built again since then, or its files were edited.
     """
     there = []
     for engine in report.engines:
@@ -159,20 +159,20 @@ def mib(count: float) -> str:
 def _misses(engine: EngineReport, ms: float, bounds: Bounds) -> list[tuple[str, float]]:
     found, size = [], engine.result.model_bytes
     if bounds.max_ms is not None and ms > bounds.max_ms:
-        found.append((f"too slow: {ms:.3g} ms, allowed are {bounds.max_ms:g}", ms / bounds.max_ms - 1))
+        found.append((f"too slow: {ms:.3g} ms, the bound is {bounds.max_ms:g} ms", ms / bounds.max_ms - 1))
     if bounds.max_drop is not None:
         drop, what = drop_points(engine, confident=bounds.confident)
         if not holds_max_drop(drop, bounds.max_drop):
             least = max(bounds.max_drop, 0.1)  # relative to a bound of 0, every drop would be infinite
-            text = f"{what} {drop:.2f} points of top-1, allowed are {bounds.max_drop:g}"
+            text = f"{what} {drop:.2f} points of top-1, the bound is {bounds.max_drop:g}"
             found.append((text, (drop - bounds.max_drop) / least))
     if bounds.max_bytes is not None and size > bounds.max_bytes:
-        found.append((f"too large: {mib(size)}, allowed are {mib(bounds.max_bytes)}", size / bounds.max_bytes - 1))
+        found.append((f"too large: {mib(size)}, the bound is {mib(bounds.max_bytes)}", size / bounds.max_bytes - 1))
     return found
 
 
 def drop_points(engine: EngineReport, *, confident: bool) -> tuple[float, str]:
-    """Return the points of top-1 below the first engine, or the most within the 95 % interval, and the verb for it."""
+    """Return the points of top-1 below the first engine, or the most within the 95 % interval, and a verb for it."""
     if engine.delta is None:
         return 0.0, "loses"
     if confident:
@@ -183,12 +183,12 @@ def drop_points(engine: EngineReport, *, confident: bool) -> tuple[float, str]:
 def _nothing(judged: Sequence[_Judged], passed_over: Mapping[str, str], bounds: Bounds, source: Path) -> str:
     others = [f"{name} {why}" for name, why in passed_over.items()]
     if not judged:
-        return f"{source}: no bundle can be judged ({others[0]}); measure again: alexnet-deploy report"
+        return f"{source}: has no measurement to choose by ({others[0]}); measure again: alexnet-deploy report"
     closest = min(judged, key=lambda each: (len(each.misses), max(excess for _, excess in each.misses), each.name))
     too_slow = bounds.max_ms is not None and closest.ms > bounds.max_ms
     why = [*(text for text, _ in closest.misses), *(_doubts(closest.row) if too_slow else [])]
     return (
-        f"none of the {len(judged)} bundles that can be judged meets the bounds; the closest is {closest.name} "
+        f"none of the {len(judged)} measured bundles meets the bounds; the closest is {closest.name} "
         f"({'; '.join(why)}): widen that bound, or build another engine" + (f" ({'; '.join(others)})" if others else "")
     )
 
@@ -201,18 +201,18 @@ def _reason(fit: int, tied: int, bounds: Bounds) -> str:
         f"size within {mib(bounds.max_bytes)}" if bounds.max_bytes else "",
     ]  # fmt: skip
     within = ", ".join(filter(None, asked)) or "no bound"
-    what = f"smallest of {tied} that are equally fast" if tied > 1 else "fastest"
-    return f"the {what}, of {fit} that {'meets' if fit == 1 else 'meet'} the bounds ({within})"
+    what = f"smallest of {tied} equally fast ones," if tied > 1 else "fastest"
+    return f"the {what} of {fit} that {'meets' if fit == 1 else 'meet'} the bounds ({within})"
 
 
 def _warnings(best: _Judged) -> tuple[str, ...]:
     found = _doubts(best.row)
     if count := best.engine.result.calibration_images:
-        found.append(f"{count} of the report's images calibrated it: its accuracy looks better than it is")
+        found.append(f"{count} of the report's images calibrated it, so its accuracy is too high")
     return tuple(found)
 
 
 def _doubts(row: BatchResult) -> list[str]:
     if row.mark == "unstable":
-        return ["its latency did not become steady; measure again on a machine at rest"]
+        return ["its latency did not become steady; measure again on an idle machine"]
     return [f"its latency cannot be trusted: {cause}" for cause in row.machine.invalid]

@@ -1,4 +1,4 @@
-"""What ``measure_report`` and ``recommend`` take; the command line reads its defaults here without loading SciPy."""
+"""Settings of ``measure_report`` and ``recommend``; the command line reads its defaults here without SciPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from alexnet_deploy.profiling.settings import ProfileSettings
 
 OptionalPart = Literal["latency", "stages", "layers", "environment"]
 OPTIONAL_PARTS: tuple[OptionalPart, ...] = get_args(OptionalPart)
-"""What ``without`` can leave out."""
+"""Parts that ``without`` can leave out."""
 PROFILE = ProfileSettings(batch_sizes=(1, 8, 32))
 Statistic = Literal["median", "p90", "p95", "p99"]
 GALLERY_IMAGES = 24
@@ -22,21 +22,21 @@ GALLERY_IMAGES = 24
 
 @dataclass(frozen=True, slots=True)
 class ReportRequest:
-    """What to measure, and on what."""
+    """The parts to measure, and the images."""
 
     data: Path
-    """One folder of images per class."""
+    """A folder with one subfolder of images per class."""
     photos: Path | None = None
     """Images that the stages are timed on; None: those of ``data``."""
     engines: tuple[str, ...] | None = None
-    """Bundles; None: all of the store. In any order: the most precise one is what the others are compared with."""
+    """Bundles; None: all of the store. In any order: the others are compared with the most precise one."""
     store: Path = STORE
     profile: ProfileSettings = PROFILE
-    """Its runtime and its threads hold for every part."""
+    """Its runtime and threads apply to every part."""
     without: frozenset[OptionalPart] = frozenset()
     allow_calibration_images: bool = False
     command: tuple[str, ...] = ()
-    """The command that asks for this, word by word; the report shows it."""
+    """The exact command of this request; the report shows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class Bounds:
         for name in ("max_ms", "max_bytes"):
             bound = getattr(self, name)
             if bound is not None and not 0 < bound < math.inf:  # false for NaN
-                raise UsageError(f"`{name}` {bound:g}: takes a bound above 0")
+                raise UsageError(f"`{name}` {bound:g}: must be above 0")
         if self.max_drop is not None:
             check_max_drop(self.max_drop)
         if self.confident and self.max_drop is None:
-            raise UsageError("`confident` has no use without `max_drop`; add it")
+            raise UsageError("`confident` needs `max_drop`; add it")

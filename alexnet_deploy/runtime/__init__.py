@@ -1,4 +1,4 @@
-"""Running an engine on whatever this machine has: TensorRT, ONNX Runtime (CPU or CUDA) or OpenVINO.
+"""Run an engine on a runtime that this machine has: TensorRT, ONNX Runtime (CPU or CUDA) or OpenVINO.
 
-Others use ``select.open_runner``, which returns a ``runner.Runner``; the modules of the runtimes load their library.
+Other rooms use ``select.open_runner``, which returns a ``runner.Runner``; each runtime's module loads its library.
 """

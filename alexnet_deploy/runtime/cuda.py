@@ -1,4 +1,4 @@
-"""The few CUDA calls that running a plan takes: through cuda-python or PyCUDA, through a fake in the tests.
+"""The few CUDA calls for running a plan: through cuda-python or PyCUDA, or through a fake in the tests.
 
 Handles (device pointers, streams, graphs) are plain integers, which both libraries and TensorRT accept.
 """
@@ -24,17 +24,15 @@ class Device(Protocol):
     capability: str
     """Compute capability, such as ``"sm89"``."""
     graphs: bool
-    """Whether the four methods about graphs work."""
+    """Whether the four methods for graphs work."""
 
     def allocate(self, nbytes: int) -> int:
         """Device memory, for ``free``."""
-        ...
 
     def free(self, pointer: int) -> None: ...
 
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Page-locked host memory, for asynchronous copies; ``free_pinned`` needs the same array."""
-        ...
 
     def free_pinned(self, array: NDArray[np.uint8]) -> None: ...
 
@@ -44,23 +42,18 @@ class Device(Protocol):
 
     def upload(self, pointer: int, source: NDArray[Any], stream: int) -> None:
         """Enqueue a copy of a whole pinned, contiguous array to the device."""
-        ...
 
     def download(self, target: NDArray[Any], pointer: int, stream: int) -> None:
         """Enqueue a copy from the device that fills a whole pinned, contiguous array."""
-        ...
 
     def synchronize(self, stream: int) -> None:
         """Wait until everything enqueued on ``stream`` is done."""
-        ...
 
     def begin_capture(self, stream: int) -> None:
         """Until ``end_capture``, this thread's work on ``stream`` is recorded, not run."""
-        ...
 
     def end_capture(self, stream: int) -> int:
         """The recorded work as a graph, for ``destroy_graph``."""
-        ...
 
     def launch(self, graph: int, stream: int) -> None: ...
 
@@ -69,22 +62,20 @@ class Device(Protocol):
     def clear_error(self) -> None:
         """Clear the error of a call that was allowed to fail; never raises.
 
-        CUDA keeps the last one until it is read, and the next library to read it would take it for its own.
+        CUDA keeps the last one until it is read, and the next library that reads it would take it for its own.
         """
-        ...
 
     def close(self) -> None:
-        """Give back what the object itself holds; calling it twice is fine."""
-        ...
+        """Release the object's own resources; may be called twice."""
 
 
 def open_device() -> Device:
-    """The first GPU (``CUDA_VISIBLE_DEVICES`` orders them); UnavailableError with the reason if there is none."""
+    """The first GPU (``CUDA_VISIBLE_DEVICES`` orders them); UnavailableError with the reason if none can be used."""
     causes = []
     for library, open_ in (("cuda-python", _through_cuda_python), ("PyCUDA", _through_pycuda)):
         try:
             return open_()
-        except ModuleNotFoundError as exc:  # not installed is a choice, not a cause
+        except ModuleNotFoundError as exc:  # not installed is a choice, not a defect
             _log.debug("%s: %s", library, exc)
         except ImportError as exc:  # PyCUDA is linked against the driver: without one it does not import
             causes.append(f"{library} does not load ({one_line(exc)})")
@@ -108,7 +99,7 @@ def _through_pycuda() -> Device:
 
 
 def current_capability() -> str | None:
-    """Compute capability of this machine's first GPU, or None where there is no usable one."""
+    """Compute capability of this machine's first GPU, or None without a usable one."""
     try:
         device = open_device()
     except UnavailableError as exc:

@@ -13,7 +13,7 @@ from alexnet_deploy.errors import UnavailableError
 
 
 class CudaVersions(NamedTuple):
-    """As CUDA counts: 13050 is 13.5."""
+    """In CUDA's notation: 13050 is 13.5."""
 
     driver: int
     """The newest CUDA that the driver supports; 0 without a driver."""
@@ -91,7 +91,7 @@ class CudartDevice:
         cudart.cudaGetLastError()  # not by _call: its result is the error that it clears
 
     def close(self) -> None:
-        """Nothing to give back: the runtime API's context belongs to the process."""
+        """Nothing to release: the runtime API's context belongs to the process."""
 
 
 def _call(function: str, *args: Any) -> Any:

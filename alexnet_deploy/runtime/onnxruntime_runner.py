@@ -40,7 +40,7 @@ def session_options(precision: str, *, threads: int | None = None, concurrency: 
 
 
 def start_cuda() -> None:
-    """Run a model of one node on CUDA; UnavailableError where ONNX Runtime falls back to the CPU."""
+    """Run a model of one node on CUDA; UnavailableError if ONNX Runtime falls back to the CPU."""
     from onnx import TensorProto, helper
 
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
@@ -48,7 +48,7 @@ def start_cuda() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = ort.InferenceSession(model.SerializeToString(), providers=[_PROVIDERS["cuda"]])
     if session.get_providers()[0] != _PROVIDERS["cuda"]:
-        raise UnavailableError("it falls back to the CPU; its messages name what is missing, such as cuDNN")
+        raise UnavailableError("it falls back to the CPU; its messages name the missing part, such as cuDNN")
     session.run(None, {"x": np.ones(1, np.float32)})
 
 
@@ -73,7 +73,7 @@ class OnnxRuntimeRunner:
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         self._path = onnx_path
         if self._session.get_providers()[0] != _PROVIDERS[device]:
-            # onnxruntime-gpu silently falls back to the CPU; a caller who asked for CUDA must know.
+            # onnxruntime-gpu silently falls back to the CPU, which a caller who requested CUDA must know.
             raise UnavailableError("ONNX Runtime could not start CUDA; check the driver, or use `runtime` onnxruntime")
         batch = self._session.get_inputs()[0].shape[0]
         self.batch = BatchProfile(batch, batch, batch) if isinstance(batch, int) else None
@@ -97,7 +97,7 @@ class OnnxRuntimeRunner:
         return compute_step(self, pixels_NHWC)
 
     def fork(self) -> OnnxRuntimeRunner:
-        """The same session: it takes calls from several threads."""
+        """The same session: it allows calls from several threads."""
         return copy.copy(self)
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.runtime.runner import Steps, compute_step
 
-# OpenVINO runs as well without this package, which sends usage data from a fork of the process. The fork can deadlock
+# OpenVINO also runs without this package, which sends usage data from a fork of the process. The fork can deadlock
 # beside our threads; it then outlives a process that is killed, and keeps its standard error open.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 import openvino as ov  # noqa: E402
@@ -59,7 +59,7 @@ class OpenVinoRunner:
         if len(logits_NK) != len(pixels_NHWC):
             # It does not fail by itself, but returns the result of an earlier call.
             raise InputError(
-                f"{self._path}: answers {len(logits_NK)} images of {len(pixels_NHWC)}; export it for any batch"
+                f"{self._path}: answers {len(logits_NK)} of {len(pixels_NHWC)} images; export it for any batch"
             )
         return logits_NK
 
@@ -80,8 +80,8 @@ class OpenVinoRunner:
 
 
 def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: int = 1, counters: bool = False) -> Any:
-    """The model as the runner runs it, optionally with performance counters; InputError where OpenVINO refuses it."""
-    # Without the hint a CPU with bf16 units may compute an fp32 engine in bf16.
+    """The model as the runner runs it, optionally with performance counters; InputError if OpenVINO refuses it."""
+    # Without this hint a CPU with bf16 units may compute an fp32 engine in bf16.
     config: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
@@ -99,8 +99,8 @@ def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: 
 def _core() -> ov.Core:
     """One core for the process, never freed.
 
-    A core's CPU plugin gives the thread an alternate signal stack and, when freed, restores the one it found. Where
-    cores are not freed in reverse order, that one is freed memory, and the next Ctrl-C kills the process (2026.4).
+    A core's CPU plugin gives the thread an alternate signal stack and, when freed, restores the earlier one. If cores
+    are not freed in reverse order, that one is freed memory, and the next Ctrl-C kills the process (2026.4).
     """
     return ov.Core()
 

@@ -84,7 +84,7 @@ class PycudaDevice:
     begin_capture = end_capture = launch = destroy_graph = _no_graphs
 
     def clear_error(self) -> None:
-        """Nothing to forget: only the runtime API keeps a last error."""
+        """Nothing to clear: only the runtime API keeps a last error."""
 
     def close(self) -> None:
         if self._context is not None:

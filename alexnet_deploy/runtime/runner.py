@@ -1,8 +1,8 @@
-"""What every runtime offers: pixels in, logits out."""
+"""The interface of every runtime, and ``AnyBatch``, the only place that splits and pads batches."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ Steps = Generator[str, None, NDArray[np.float32]]
 
 
 class Runner(Protocol):
-    """One engine, ready to run on one device. Not for two threads at once; ``fork`` gives each its own."""
+    """One engine, ready to run on one device, for one thread at a time; ``fork`` returns one for another thread."""
 
     contract: ModelContract
     runtime: str
@@ -31,26 +31,22 @@ class Runner(Protocol):
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""
-        ...
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         """The same call, for a timer: ``"host-to-device"``, ``"compute"``, ``"device-to-host"``.
 
-        Each step is waited for before the next one starts, so the whole can take longer than a plain call. A runtime
-        that does not copy, or does not separate copying from computing, has the step ``"compute"`` alone.
+        Each step ends before the next one starts, so the whole can take longer than a plain call. A runtime that does
+        not copy, or does not separate copying from computing, has only the step ``"compute"``.
         """
-        ...
 
     def fork(self) -> Runner:
         """Another request of the same loaded engine, for another thread; only the weights are shared.
 
         The caller closes it, before this one.
         """
-        ...
 
     def close(self) -> None:
-        """Give back device memory and threads; calling it twice is fine."""
-        ...
+        """Release device memory and threads; may be called twice."""
 
 
 def compute_step(runner: Runner, pixels_NHWC: NDArray[np.uint8]) -> Steps:
@@ -58,3 +54,50 @@ def compute_step(runner: Runner, pixels_NHWC: NDArray[np.uint8]) -> Steps:
     logits_NK = runner(pixels_NHWC)
     yield "compute"
     return logits_NK
+
+
+class AnyBatch:
+    """A Runner of any N >= 1: splits what exceeds the engine's ``max``, repeats the last image up to its ``min``."""
+
+    batch: BatchProfile | None = None
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.contract = runner.contract
+        self.runtime = runner.runtime
+        self.device = runner.device
+        self.description = runner.description
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""
+        return _joined([self._runner(part_NHWC)[:count] for part_NHWC, count in self._parts(pixels_NHWC)])
+
+    def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
+        """The steps of each call of the engine, one after the other."""
+        logits = []
+        for part_NHWC, count in self._parts(pixels_NHWC):
+            part_NK = yield from self._runner.steps(part_NHWC)
+            logits.append(part_NK[:count])
+        return _joined(logits)
+
+    def _parts(self, pixels_NHWC: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], int]]:
+        """Pixels that the engine accepts, and how many of them belong to the request."""
+        profile = self._runner.batch or BatchProfile(1, 1, max(len(pixels_NHWC), 1))
+        for start in range(0, max(len(pixels_NHWC), 1), profile.max):
+            part_NHWC = pixels_NHWC[start : start + profile.max]
+            count = len(part_NHWC)
+            if 0 < count < profile.min:
+                part_NHWC = np.concatenate([part_NHWC, np.repeat(part_NHWC[-1:], profile.min - count, axis=0)])
+            yield part_NHWC, count
+
+    def fork(self) -> AnyBatch:
+        """Another request of the same engine, of any batch size."""
+        return AnyBatch(self._runner.fork())
+
+    def close(self) -> None:
+        """Close the runner inside; may be called twice."""
+        self._runner.close()
+
+
+def _joined(logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return logits[0] if len(logits) == 1 else np.concatenate(logits)

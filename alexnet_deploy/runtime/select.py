@@ -1,13 +1,13 @@
-"""Open an engine on whichever runtime this machine has.
+"""Open an engine on a runtime that this machine has.
 
-``open_runner`` picks the runtime and returns why it passed others over. Each heavy library is imported at the top of
-one module of this room, and that module only inside ``open_runner``.
+``open_runner`` chooses the runtime and returns the reasons against the others. Each heavy library is imported at the
+top of one module of this room, and that module only inside ``open_runner``.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from alexnet_deploy.runtime.runner import Runner
 
 Runtime = Literal["auto", "tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
-"""What ``open_runner`` takes: ``"auto"``, or a key of ``RUNTIMES``."""
+"""The runtime of ``open_runner``: ``"auto"``, or a key of ``RUNTIMES``."""
 
 MAX_CALLS_PER_CORE = 64
-"""Concurrent calls per core. One keeps a CPU core busy, and a few a GPU; more only wait for each other, and a
-measurement of them takes minutes without saying anything about the engine."""
+"""Concurrent calls per core. One keeps a CPU core busy, and a few a GPU; more only wait for each other, and
+measuring them takes minutes and shows nothing about the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class SelectedRunner:
 
     runner: Runner
     passed_over: tuple[PassedOver, ...] = ()
-    """The runtimes that come before it in ``RUNTIMES``."""
+    """The runtimes before it in ``RUNTIMES``, which were tried."""
     unused_gpu: bool = False
     """``"auto"`` chose the CPU although this machine has an NVIDIA GPU: the reasons are worth showing."""
 
@@ -57,16 +57,16 @@ def open_runner(
     """Open ``engine`` on ``runtime``, or with ``"auto"`` on the first of ``RUNTIMES`` that can run it here.
 
     The runner and its forks run ``concurrency`` calls at the same time, on ``threads`` threads in all (None: the
-    runtime's own choice).
+    runtime's default).
 
-    Raises UsageError for an unknown runtime and for numbers out of range, UnavailableError where the machine cannot
-    run the requested one (or, with ``"auto"``, any), InputError where the runtime refuses the model.
+    Raises UsageError for an unknown runtime and for numbers out of range, UnavailableError if the machine cannot run
+    the requested one (or, with ``"auto"``, any), InputError if the runtime refuses the model.
     """
     require_positive(threads=threads, concurrency=concurrency)
     most = MAX_CALLS_PER_CORE * cores()
     if concurrency > most:
         raise UsageError(
-            f"`concurrency` {concurrency}: past {MAX_CALLS_PER_CORE} per core, {most} here, calls only wait for each "
+            f"`concurrency` {concurrency}: above {MAX_CALLS_PER_CORE} per core, {most} here, calls only wait for each "
             "other; choose fewer"
         )
     if runtime != "auto":
@@ -81,11 +81,11 @@ def open_runner(
             passed_over.append(PassedOver(name, str(exc)))
         else:
             return SelectedRunner(runner, tuple(passed_over), runner.device == "cpu" and has_nvidia_gpu())
-    raise UnavailableError(f"{engine.name}: nothing here can run it ({'; '.join(map(str, passed_over))})")
+    raise UnavailableError(f"{engine.name}: no runtime on this machine can run it ({'; '.join(map(str, passed_over))})")
 
 
 def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -> Runner:
-    from alexnet_deploy.runtime.any_batch import AnyBatch  # not above: whoever needs the names alone loads no NumPy
+    from alexnet_deploy.runtime.runner import AnyBatch  # late, because the names above must not load NumPy
 
     try:
         return AnyBatch(RUNTIMES[runtime](engine, threads, concurrency))
@@ -94,8 +94,6 @@ def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -
 
 
 def _tensorrt(engine: Engine, threads: int | None, concurrency: int) -> Runner:
-    if not engine.plans:
-        raise UnavailableError(f"{engine.name} holds no TensorRT plan; build one: alexnet-deploy build-engine")
     from alexnet_deploy.runtime.tensorrt_plans import open_plan
 
     return open_plan(engine)
@@ -113,10 +111,10 @@ def _onnxruntime(
     engine: Engine, threads: int | None, concurrency: int, device: Literal["cpu", "cuda"] = "cpu"
 ) -> Runner:
     folders = _onnxruntime_folders()
-    # Its list of providers has the answer as well, but the import takes 50 ms and 35 MiB, for nothing on most CPUs.
+    # Its list of providers would show it as well, but the import takes 50 ms and 35 MiB, in vain on most CPUs.
     if device == "cuda" and not any(list(folder.glob("capi/*onnxruntime_providers_cuda*")) for folder in folders):
         raise UnavailableError(
-            "ONNX Runtime here has no CUDA; pip install 'alexnet-deploy[gpu]' in an environment of its own"
+            "the installed ONNX Runtime has no CUDA; pip install 'alexnet-deploy[gpu]' in a separate environment"
         )
     from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
@@ -131,7 +129,7 @@ def _onnxruntime(
 
 
 def _onnxruntime_folders() -> list[Path]:
-    """Where the one ONNX Runtime is installed; UnavailableError where there are none or two."""
+    """Where the one ONNX Runtime is installed; UnavailableError if there are none or two."""
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if len(installed) > 1:
         raise UnavailableError(
@@ -160,4 +158,20 @@ RUNTIMES: dict[str, Callable[[Engine, int | None, int], Runner]] = {
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
 }
-"""In the order in which ``auto`` tries them."""
+"""The runtimes, in the order in which ``auto`` tries them."""
+
+
+def split_runtime(
+    text: str, *, store: Path | None = None, known: Sequence[str] = ("auto", *RUNTIMES)
+) -> tuple[str, str | None]:
+    """Split ``alexnet-int8@openvino`` into engine and runtime; the runtime is None if the text has none.
+
+    The whole name of a file or folder, or of a bundle in ``store``, is not split. Raises UsageError for a
+    runtime that is not one of ``known``.
+    """
+    name, at, runtime = text.rpartition("@")
+    if not at or Path(text).exists() or (store is not None and (store / text).exists()):
+        return text, None
+    if runtime not in known:
+        raise UsageError(f"{text}: {runtime!r} is not a runtime; write NAME@RUNTIME with one of {', '.join(known)}")
+    return name, runtime

@@ -1,4 +1,4 @@
-"""Which TensorRT is here: the full one (``tensorrt``), TensorRT-RTX (``tensorrt_rtx``), both, or none.
+"""The installed TensorRT: the full one (``tensorrt``), TensorRT-RTX (``tensorrt_rtx``), both, or none.
 
 The two share one Python API, so ``build.plans`` and ``tensorrt_runner`` take either as ``TensorRT.api``. It is untyped
 (``Any``); tests/runtime/test_tensorrt_names.py proves that the names used exist in every version.
@@ -32,7 +32,7 @@ _CONSEQUENCE = "[checkMacros"
 
 @dataclass(slots=True)
 class Messages:
-    """The part of TensorRT's log worth keeping; everything also goes to ``logging`` at DEBUG."""
+    """The important part of TensorRT's log; everything also goes to ``logging`` at DEBUG."""
 
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=16))
     layers: str = ""
@@ -56,7 +56,7 @@ class TensorRT:
     version: str
     api: Any
     logger: Any
-    """The only logger of the process: TensorRT keeps the first that it is given."""
+    """The only logger of the process: TensorRT keeps the first one that it gets."""
     messages: Messages
 
     def __str__(self) -> str:
@@ -67,10 +67,10 @@ class TensorRT:
 def load(name: str) -> TensorRT:
     """Import one of the two; UnavailableError with the reason and the extra to install if that fails.
 
-    ``name`` may come out of a manifest, and no other module is ever imported.
+    ``name`` may come from a manifest; no other module is ever imported.
     """
     if name not in EXTRA:
-        raise UnavailableError(f"{name!r} is not a TensorRT that this version knows ({', '.join(EXTRA)})")
+        raise UnavailableError(f"{name!r} is not a TensorRT that this version supports ({', '.join(EXTRA)})")
     hint = f"pip install 'alexnet-deploy[{EXTRA[name]}]'"
     try:
         api = importlib.import_module(name)
@@ -84,7 +84,7 @@ def load(name: str) -> TensorRT:
 
 
 def installed() -> dict[str, TensorRT]:
-    """Every TensorRT that loads here, by name."""
+    """Every TensorRT that loads on this machine, by name."""
     found = {}
     for name in (FULL, RTX):
         try:

@@ -1,4 +1,4 @@
-"""Which TensorRT plan of a bundle this machine can run, and loading it onto the GPU."""
+"""Find the TensorRT plan of a bundle that this machine can run, and load it onto the GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_plan(bundle: Engine) -> TensorRTRunner:
 
 
 def usable_plan(bundle: Engine) -> tuple[Plan, Path]:
-    """The first plan that this machine can run; UnavailableError with the reason for each plan if there is none."""
+    """The first plan that this machine can run; UnavailableError with the reason against each plan if there is none."""
     if bundle.batch is None or not bundle.plans:
         raise UnavailableError(f"{bundle.name} holds no TensorRT plan; build one: alexnet-deploy build-engine")
     reasons = []
@@ -36,10 +36,10 @@ def usable_plan(bundle: Engine) -> tuple[Plan, Path]:
 
 
 def why_not(plan: Plan, device: Device | None = None) -> str | None:
-    """Why this machine cannot run ``plan``, on one line; None where nothing is known to prevent it."""
+    """The reason that this machine cannot run ``plan``, on one line; None if no reason is known."""
     with ExitStack() as resources:
         if device is None:
-            # Before the library, which stays in memory: some 140 MiB that no machine without a GPU needs.
+            # Checked before the library, which stays in memory: 140 MiB that a machine without a GPU does not need.
             try:
                 device = open_device()
             except UnavailableError as exc:
@@ -50,9 +50,9 @@ def why_not(plan: Plan, device: Device | None = None) -> str | None:
         except UnavailableError as exc:
             return str(exc)
         if plan.version != library.version:
-            return f"built with {plan.builder} {plan.version}, here is {library.version}; build it again"
+            return f"built with {plan.builder} {plan.version}, this machine has {library.version}; build it again"
         if not _covers(plan.target, device.capability):
-            return f"built for {plan.target}, the GPU here is {device.capability}; build it again on this machine"
+            return f"built for {plan.target}, this GPU is {device.capability}; build it again on this machine"
     return None
 
 
@@ -67,7 +67,7 @@ def load_plan(
 ) -> TensorRTRunner:
     """Load a plan onto ``device``, or onto the first GPU.
 
-    Raises UnavailableError where the machine cannot run it and ArtifactError where the tensors of the plan do not fit
+    Raises UnavailableError if the machine cannot run it and ArtifactError if the tensors of the plan do not fit
     ``contract``; nothing stays allocated then.
     """
     with ExitStack() as resources:
@@ -105,7 +105,7 @@ def _deserialize(library: TensorRT, path: Path) -> Any:
 
 
 def _check_tensors(library: TensorRT, engine: Any, contract: ModelContract, path: Path) -> None:
-    """The contract sizes our buffers: an engine of other shapes would write past them."""
+    """ArtifactError for other tensors than the contract's: an engine of other shapes would write past our buffers."""
     api = library.api
     image = (contract.preprocessing.height, contract.preprocessing.width, 3)
     expected = {
@@ -121,4 +121,4 @@ def _check_tensors(library: TensorRT, engine: Any, contract: ModelContract, path
         tensors = ", ".join(
             f"{name} {kind.name.lower()} [N, {str(shape)[1:-1]}]" for name, (_, kind, shape) in found.items()
         )
-        raise ArtifactError(f"{path}: its tensors ({tensors}) are not its contract's; build the bundle again")
+        raise ArtifactError(f"{path}: its tensors ({tensors}) do not match its contract; build the bundle again")

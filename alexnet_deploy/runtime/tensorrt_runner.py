@@ -30,7 +30,7 @@ MAX_GRAPHS = 4
 
 
 class TensorRTRunner:
-    """A loaded plan, with a stream and buffers of its own."""
+    """A loaded plan, with its own stream and buffers."""
 
     runtime = "tensorrt"
 
@@ -45,7 +45,7 @@ class TensorRTRunner:
     ) -> None:
         """``engine`` is TensorRT's, with the tensors of ``contract``.
 
-        Takes over what ``resources`` holds, which is closed after everything else, also where this raises.
+        Takes over ``resources``, which are closed after everything else, even if this raises.
         """
         self.contract = contract
         self.batch: BatchProfile | None = batch
@@ -76,7 +76,7 @@ class TensorRTRunner:
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``, N within ``batch``; the caller owns the result.
 
-        Raises UnavailableError where the GPU fails; the runner stays usable if the GPU does.
+        Raises UnavailableError if the GPU fails; the runner stays usable if the GPU does.
         """
         count = self._fill(pixels_NHWC)
         if count in self._graphs:
@@ -86,14 +86,14 @@ class TensorRTRunner:
         else:
             self._context = self._context or self._new_context()
             self._enqueue(self._context, count)
-            # Before any capture: the first run of a shape does work on the host that no graph can hold.
+            # Before any capture: the first run of a shape does work on the host that a graph cannot hold.
             self._device.synchronize(self._stream)
             if self._captures:
                 self._capture(count)
         return self._logits_NK[:count].copy()
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
-        """The same call outside any graph, which has no steps, with a wait after each step."""
+        """The same call without a graph, which has no steps, and with a wait after each step."""
         count = self._fill(pixels_NHWC)
         self._context = self._context or self._new_context()
         self._device.upload(self._input, self._pixels_NHWC[:count], self._stream)
@@ -108,26 +108,26 @@ class TensorRTRunner:
         return self._logits_NK[:count].copy()
 
     def fork(self) -> TensorRTRunner:
-        """The same engine with a context, a stream and buffers of its own: its calls overlap with this one's."""
+        """The same engine with its own context, stream and buffers: its calls overlap with those of this one."""
         if self._closed:
             raise ValueError("the runner is closed")
         assert self.batch is not None  # set above; None is for runtimes without a profile
         return TensorRTRunner(self._library, self._engine, self._device, self.contract, self.batch)
 
     def close(self) -> None:
-        """Give back all GPU and pinned memory; calling it twice is fine."""
+        """Release all GPU and pinned memory; may be called twice."""
         self._resources.close()
 
     def report_kernels(self, report: Callable[[str, float], None]) -> None:
         """Call ``report`` with the name and the milliseconds of each kernel of every call of ``steps`` from now on."""
-        # Without TensorRT-RTX's runtime config: what it captures as a graph, no profiler sees.
+        # Without TensorRT-RTX's runtime config: a profiler does not see kernels captured as a graph.
         context = self._engine.create_execution_context()
         self._bind(context)
         context.profiler = kernel_profiler(self._library.api, report)
         self._context = context
 
     def _fill(self, pixels_NHWC: NDArray[np.uint8]) -> int:
-        """Copy the pixels of a call into pinned memory; their number."""
+        """Copy the pixels of a call into pinned memory; return their number."""
         if self._closed:
             raise ValueError("the runner is closed")
         count = len(pixels_NHWC)
@@ -150,15 +150,15 @@ class TensorRTRunner:
     def _capture(self, count: int) -> None:
         """Record one batch size, for the calls to come.
 
-        TensorRT's guide ties a captured graph to the state of its context, which nothing may change afterwards: the
-        context is the graph's own from then on.
+        By TensorRT's guide, a captured graph depends on the state of its context, which must not change afterwards:
+        from then on the context belongs to the graph.
         """
         try:
             self._device.begin_capture(self._stream)
             self._enqueue(self._context, count)
             graph = self._device.end_capture(self._stream)
         except UnavailableError:
-            # Some engines cannot be captured; they run kernel by kernel. Capture mode must be left in any case.
+            # Some engines cannot be captured and run kernel by kernel. Capture mode must be left in any case.
             with contextlib.suppress(UnavailableError):
                 self._device.destroy_graph(self._device.end_capture(self._stream))
             self._device.clear_error()
@@ -209,7 +209,7 @@ class TensorRTRunner:
         graphs = list(self._graphs.values())  # keeps their contexts until they are destroyed
         self._graphs.clear()
         self._context = self._engine = None
-        del self._pixels_NHWC, self._logits_NK  # views of pinned memory that is about to go
+        del self._pixels_NHWC, self._logits_NK  # views of pinned memory that is about to be freed
         with ExitStack() as each:
             for graph, _context in graphs:
                 each.callback(self._device.destroy_graph, graph)

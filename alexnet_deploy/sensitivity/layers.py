@@ -1,4 +1,4 @@
-"""What int8 or fp8 costs layer by layer: each layer quantised alone, and each one alone kept in float."""
+"""The cost of int8 or fp8 layer by layer: each layer quantised alone, and each one alone kept in float."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHARED_IMAGES_REMEDY = "the result would look better than it is: give two folder
 class LayerDiagnosis:
     """One quantisable layer, by its name in the PyTorch module and in the ONNX graph.
 
-    ``sqnr_db`` is that of its output: the noise from quantising its own input and weights.
+    ``sqnr_db`` is the SQNR of its output, with noise from quantising its own input and weights.
     """
 
     layer: str
@@ -34,9 +34,9 @@ class LayerDiagnosis:
     op: str
     sqnr_db: float
     alone: Effect
-    """Of quantising only this layer."""
+    """The effect of quantising only this layer."""
     restored: Effect
-    """Of quantising all but this layer."""
+    """The effect of quantising all but this layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class Diagnosis:
     calibration_images: int
     float_top1_percent: float | None
     everything: Effect
-    """Of quantising all layers."""
+    """The effect of quantising all layers."""
     layers: tuple[LayerDiagnosis, ...]
     unlabelled: str | None = None
-    """Why there is no accuracy."""
+    """The reason if the accuracy is missing."""
 
     def regained_nats(self, layer: LayerDiagnosis) -> float:
-        """KL regained by keeping only this layer in float; negative where its error hid that of another."""
+        """KL regained by keeping only this layer in float; negative if its error compensated that of another."""
         return self.everything.kl_nats - layer.restored.kl_nats
 
 
@@ -66,9 +66,9 @@ def diagnose(
     *,
     on_progress: Progress = no_progress,
 ) -> Diagnosis:
-    """Measure what quantising each layer of ``onnx`` costs, on images of the folder ``data``.
+    """Measure the cost of quantising each layer of ``onnx`` on images of the folder ``data``.
 
-    Raises InputError if a folder holds too few images, or if an image both calibrates and diagnoses.
+    Raises InputError if a folder holds too few images, or if an image is used to calibrate and to diagnose.
     """
     settings, onnx, data = settings or DiagnoseSettings(), Path(onnx), Path(data)
     require_positive(images=settings.images, calibration_images=settings.calibration_images)
@@ -118,7 +118,7 @@ def _effects(variants: Variants, quantised: Sequence[Collection[str]], on_progre
 
 
 def _choose(data: Path, settings: DiagnoseSettings) -> tuple[CalibrationSet, tuple[Path, ...]]:
-    """The images that calibrate, and those to diagnose on."""
+    """The calibration images, and those to diagnose on."""
     images, calibration_images = settings.images, settings.calibration_images
     if settings.calibration_data is None:
         both = choose_images(

@@ -1,7 +1,7 @@
 """``build_within_drop``: an int8 or fp8 engine with just enough layers in float16 to keep a bound on the drop of top-1.
 
-The layers are ranked by what each costs alone (``layers.rank_layers``), and the worst are kept. The bound is checked on
-the model as built, on every validation image, against the float model; the ranking only gives the order.
+The layers are ranked by the cost of each alone (``layers.rank_layers``), and the worst are kept. The bound is checked
+on the model as built, on every validation image, against the float model; the ranking only sets the order.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ def build_within_drop(
 
     The drop on the images of ``validation_data`` (one folder per class) is at most ``max_drop`` percentage points,
     compared with the float32 model. ``precision`` is int8+fp16 or fp8+fp16. The record's ``exclude`` names the layers
-    kept, and a note in the manifest says what they cost. Plans are built once, for the model that holds the bound.
+    kept, and a note in the manifest their cost. Plans are built once, for the model that meets the bound.
 
-    Raises ProofError if no try holds the bound, InputError if an image of ``validation_data`` also calibrates, and
-    what ``build_engine`` raises; ``output`` then stays as it was.
+    Raises ProofError if no try meets the bound, InputError if an image of ``validation_data`` also calibrates, and the
+    errors of ``build_engine``; ``output`` then stays as it was.
     """
     check_max_drop(max_drop)
     settings = settings or BuildSettings()
     dtype = quantized_type(precision)
     if dtype is None or float_type(precision) != "fp16":
-        raise UsageError("`max_drop` keeps layers of an int8 or fp8 engine in float16; build int8 or fp8 with fp16")
+        raise UsageError("`max_drop` needs int8 or fp8 with fp16, because it keeps layers in float16")
     images = choose_calibration(precision, calibration_data, settings)
     assert images is not None  # the precision is quantised
     with new_bundle(Path(onnx), output, precision, settings) as bundle:
@@ -86,7 +86,7 @@ def build_within_drop(
 
 @dataclass(frozen=True, slots=True)
 class AccuracyDrop:
-    """Top-1 of a model as built and of float32: ``lost`` images only float32 has right, ``won`` only the other."""
+    """Top-1 of a model as built and of float32: ``lost``: only float32 is right, ``won``: only the other."""
 
     top1_percent: float
     float_top1_percent: float
@@ -109,11 +109,11 @@ class AccuracyDrop:
 def fewest(
     ranking: Sequence[str], drop_of: Callable[[tuple[str, ...]], float], max_drop: float
 ) -> tuple[str, ...] | None:
-    """The shortest head of ``ranking`` found to hold ``max_drop`` if kept in float; None if none was found.
+    """The shortest head of ``ranking`` found to meet ``max_drop`` if kept in float; None if none was found.
 
-    ``drop_of`` builds with these kept and measures. Heads of 0, 1, 2, 4, ... are tried until one holds, then the gap
-    to the last that did not is halved: at most 2 log2(n) + 2 tries. The head returned was measured, and so was the
-    one shorter by one, which did not hold. The end of the ranking is never kept: nothing would be quantised.
+    ``drop_of`` builds with these kept and measures. Heads of 0, 1, 2, 4, ... are tried until one meets it, then the gap
+    to the last one that did not is halved: at most 2 log2(n) + 2 tries. The returned head was measured, and so was
+    the one shorter by one, which did not meet it. The whole ranking is never kept: nothing would be quantised.
     """
     most = max(len(ranking) - 1, 0)
     fails, holds = -1, 0
@@ -153,17 +153,17 @@ class _Search:
         self._float_right_N = self._right(bundle.model.path, "fp32", "float32")
 
     def run(self, max_drop: float) -> tuple[Path, str]:
-        """The folder of the model that holds ``max_drop``, and a note on what was kept and what that costs."""
+        """The folder of the model that meets ``max_drop``, and a note on the layers kept and their cost."""
         bound = f"accuracy bound of {max_drop:g} points"
         if holds_max_drop(self._drop_of(()), max_drop):
-            return self._folder(()), f"{bound}: holds with all layers quantised: {self._drops[()]}"
+            return self._folder(()), f"{bound}: met with all layers quantised: {self._drops[()]}"
         layer_by_node = self._rank()
         kept = fewest([*layer_by_node], self._drop_of, max_drop)
         if kept is None:
             most = max(self._drops, key=len)
             raise ProofError(
-                f"`max_drop` {max_drop:g}: not reached, nothing written: with {len(most)} of {len(layer_by_node)} "
-                f"layers in float16, {self._drops[most]}; take another `calibration_method` or more "
+                f"`max_drop` {max_drop:g}: not met, nothing written: with {len(most)} of {len(layer_by_node)} "
+                f"layers in float16, {self._drops[most]}; use another `calibration_method` or more "
                 "`calibration_images`, raise `max_drop`, or build fp16 alone"
             )
         layers = ", ".join(layer_by_node[node] for node in kept)
@@ -178,13 +178,13 @@ class _Search:
         return self._bundle.scratch / f"kept-{len(kept)}"
 
     def _drop_of(self, kept: tuple[str, ...]) -> float:
-        """Build with ``kept`` in float16 and measure the drop in points, once however often it is asked."""
+        """Build with ``kept`` in float16 and measure the drop in points, only once per ``kept``."""
         if kept not in self._drops:
             folder, bundle = self._folder(kept), self._bundle
             folder.mkdir()
             settings = replace(self._settings, exclude=exclude_nodes(self._settings.exclude, kept))
             notes = write_typed_onnx(bundle.model, folder, bundle.precision, self._images, settings, self._on_progress)
-            if not self._drops:  # the later tries always come from the cache
+            if not self._drops:  # later tries always find the ranges in the cache
                 bundle.notes.extend(notes)
             right_N = self._right(folder / MODEL, self._dtype, f"top-1 with {len(kept)} kept")
             exact_N = self._float_right_N
@@ -214,7 +214,7 @@ class _Search:
             with self._running(self._folder(k) / MODEL, self._dtype) as runner:
                 ms.append(measure(runner, duration_s=LATENCY_S).median_ms)
         return (
-            f"The price: model.onnx of {mib[0]:.1f} instead of {mib[1]:.1f} MiB, batch 1 in {ms[0]:.2f} instead of "
+            f"The cost: model.onnx of {mib[0]:.1f} instead of {mib[1]:.1f} MiB, batch 1 in {ms[0]:.2f} instead of "
             f"{ms[1]:.2f} ms ({self._runtime})"
         )
 
@@ -224,7 +224,7 @@ class _Search:
             answers = collect_answers(
                 [runner], self._data, on_progress=lambda _, done, total: self._on_progress(stage, done, total)
             )
-        # From here on only the images that could be read: every model answers the same ones.
+        # From here on only images that could be read: every model answers the same ones.
         self._data = LabelledImages(self._data.root, answers.files, tuple(answers.target_N.tolist()))
         right_N: NDArray[np.bool_] = predicted_classes(answers.logits_NK[0]) == answers.target_N
         return right_N

@@ -19,7 +19,7 @@ class DiagnoseSettings(CalibrationSettings):
     """Number of images to diagnose on, balanced over the class folders if there are any. 256 are enough to rank layers
     by KL; a change of accuracy needs thousands (docs/diagnose.md)."""
     calibration_data: str | Path | None = None
-    """Folder of images that calibrate; None: other images of the folder to diagnose on."""
+    """Folder of calibration images; None: other images of the folder to diagnose on."""
     calibration_images: int = 128
 
 
@@ -28,11 +28,11 @@ class StabilitySettings(CalibrationSettings):
     """Settings of ``measure_stability``; ``seed`` is the first of the seeds."""
 
     precision: Precision = "int8"
-    """A quantised one."""
+    """A quantised precision."""
     seeds: int = 5
     """Number of draws of images to compare."""
     batch_sizes: tuple[int, ...] | None = None
-    """Batch sizes to compare on the first draw; None: 1, 16, 32, or the one that a static model takes."""
+    """Batch sizes to compare on the first draw; None: 1, 16, 32, or the one of a static model."""
     validation_data: str | Path | None = None
     """Folder with one folder of images per class: compare top-1 on it."""
     runtime: str = "auto"

@@ -46,7 +46,7 @@ class ScaleSpread:
 
     @property
     def ratio(self) -> float:
-        """Largest to smallest; 1 if the choice of images does not matter."""
+        """Ratio of the largest to the smallest; 1 if the choice of images does not matter."""
         return self.largest / self.smallest
 
 
@@ -59,7 +59,7 @@ class Stability:
     images: int
     seeds: int
     first_seed: int
-    """The draws are those of this seed and the ``seeds`` - 1 that follow it."""
+    """The draws use this seed and the following ``seeds`` - 1."""
     scales: tuple[ScaleSpread, ...]
     """In the order of the graph."""
     batch_sizes: tuple[int, ...]
@@ -96,8 +96,8 @@ def measure_stability(
     """Calibrate ``onnx`` with the images that each seed draws, then with the first draw in each batch size.
 
     With ``validation_data`` the model of each seed and the float model answer its images; all of them are in memory at
-    once. Raises UsageError for fewer than two seeds and for batch sizes that are out of range or that a static model
-    does not take, InputError if an image of ``validation_data`` also calibrates, and what calibration raises.
+    once. Raises UsageError for fewer than two seeds and for batch sizes that are out of range or do not fit a static
+    model, InputError if an image of ``validation_data`` also calibrates, and the errors of calibration.
     """
     settings = settings or StabilitySettings()
     dtype = quantized_type(settings.precision)
@@ -162,7 +162,7 @@ def measure_stability(
 def _draw(calibration_data: Path, settings: StabilitySettings) -> list[CalibrationSet]:
     """The images that each seed chooses."""
     if settings.seeds < 2:
-        raise UsageError(f"`seeds` {settings.seeds}: takes 2 or more; one calibration has no spread")
+        raise UsageError(f"`seeds` {settings.seeds}: must be 2 or more; one calibration has no spread")
     sets = [
         choose_images(calibration_data, count=settings.calibration_images, seed=settings.seed + i)
         for i in range(settings.seeds)
@@ -178,11 +178,11 @@ def _batch_sizes(model: FloatModel, asked: Sequence[int] | None) -> tuple[int, .
     fixed = model.fixed_batch
     if fixed is not None:
         if asked is not None and set(asked) != {fixed}:
-            raise UsageError(f"{model.source}: takes batches of exactly {fixed}; leave out `batch_sizes`")
+            raise UsageError(f"{model.source}: accepts only batches of {fixed}; leave out `batch_sizes`")
         return (fixed,)
     sizes = tuple(dict.fromkeys((1, CALIBRATION_BATCH, 32) if asked is None else asked))
     if not sizes or min(sizes) < 1:
-        raise UsageError(f"`batch_sizes` {','.join(map(str, sizes))}: takes numbers of 1 or more, such as 1,16,32")
+        raise UsageError(f"`batch_sizes` {','.join(map(str, sizes))}: must be numbers of 1 or more, such as 1,16,32")
     return sizes
 
 

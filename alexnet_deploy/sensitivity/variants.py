@@ -1,4 +1,4 @@
-"""Variants of one float model, each with other layers quantised, measured on the same images.
+"""Variants of one float model, each with different layers quantised, measured on the same images.
 
 All run in ONNX Runtime with basic optimisations (``taps.TensorSession``): Q/DQ is then computed as the ONNX standard
 defines it, the same on every machine, while the integer kernels of the runtimes round differently. The tensor ranges
@@ -31,7 +31,7 @@ from alexnet_deploy.precision.types import QuantizedType
 # Legend: N image, H height, W width, C channel (RGB), K class
 
 BATCH = 16
-"""Images computed at once. The result does not depend on it, memory does."""
+"""Images computed at once. It changes the memory needed, not the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Variants:
         batches: Callable[[], Iterator[NDArray[np.uint8]]],
         targets: Sequence[int] | None,
     ) -> None:
-        """``graph`` is float32 with named nodes; ``nodes`` of it can be quantised. ``batches`` starts a pass."""
+        """``graph`` is float32 with named nodes, of which ``nodes`` can be quantised. ``batches`` starts a pass."""
         self.nodes = {node.name: node for node in nodes}
         """By name, in the order of the graph."""
         self._graph = graph
@@ -77,7 +77,7 @@ class Variants:
     def noise(self) -> dict[str, ErrorSums]:
         """The difference of each node's output from its float value if only that node is quantised.
 
-        One pass serves all: the graph gets a quantised twin of each node, which reads the same float input.
+        One pass is enough: the graph gets a quantised twin of each node, which reads the same float input.
         """
         model = copy.deepcopy(self._graph)
         body: list[onnx.NodeProto] = []
@@ -136,7 +136,7 @@ def calibrate_variants(
     *,
     cache: CalibrationCache | None = None,
 ) -> Variants:
-    """Calibrate ``model`` with ``images``, for variants measured on image ``files``; ``targets`` are their classes."""
+    """Calibrate ``model`` with ``images``, for variants measured on ``files``; ``targets`` are their classes."""
     graph, nodes, calibration = calibrate(
         model.path,
         dtype=dtype,

@@ -120,6 +120,8 @@ def test_a_pass_that_fails_ends_the_benchmark_and_shows_its_error() -> None:
     command = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"]
     with pytest.raises(SystemExit, match=r"(?s)exit 7\n.*why"):
         rounds.in_process(command)
+    with pytest.raises(SystemExit, match=r"(?s)exit 1\n.*nowhere"):
+        scaling.run(["infer", "nowhere"])
 
 
 def test_benchmark_apps_report_is_read() -> None:
@@ -188,7 +190,9 @@ def test_ultralytics_gets_the_same_network(store: Path, tmp_path: Path, tiny_che
     assert session.get_modelmeta().custom_metadata_map["task"] == "classify"
 
 
-def test_scaling_runs_the_command_through_links(store: Path, photos: Path) -> None:
+def test_scaling_runs_the_command_through_links(store: Path, photos: Path, tmp_path: Path) -> None:
+    links = [link.resolve() for link in sorted(scaling.link(photos, tmp_path / "links", 9).iterdir())]
+    assert (len(set(links)), links[0]) == (6, links[6])
     report = scaling.compare(photos, store / "alexnet-int8", [2, 9], 1)
     assert [row.case for row in report.rows] == [
         *("2 files", "9 files", "2 files, peak memory", "9 files, peak memory", "peak memory, 9 files"),
@@ -196,17 +200,6 @@ def test_scaling_runs_the_command_through_links(store: Path, photos: Path) -> No
     assert report.rows[-1].ours == report.rows[3].ours
     assert report.rows[-1].theirs == report.rows[2].ours
     assert report.rows[2].ours[0] > 20, "a Python with NumPy and a runtime takes more than 20 MiB"
-
-
-def test_links_repeat_the_photos(photos: Path, tmp_path: Path) -> None:
-    links = sorted(scaling.link(photos, tmp_path / "links", 9).iterdir())
-    assert len({link.resolve() for link in links}) == 6
-    assert links[0].resolve() == links[6].resolve()
-
-
-def test_a_command_that_fails_ends_the_benchmark() -> None:
-    with pytest.raises(SystemExit, match=r"(?s)exit 1\n.*nowhere"):
-        scaling.run(["infer", "nowhere"])
 
 
 def test_cold_start_times_both_commands(store: Path, photos: Path) -> None:

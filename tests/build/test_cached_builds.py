@@ -82,7 +82,7 @@ def test_the_second_run_reads_no_image_and_says_so(build: Build, passes: list[in
     record = read_record(tmp_path / "out" / CALIBRATION)
     second, notes = build()
     assert passes == [4, 4]
-    assert "the values of the 4 images come from the cache" in notes
+    assert "the value ranges of the 4 images come from the cache" in notes
     assert second == first
     assert read_record(tmp_path / "out" / CALIBRATION) == record
 

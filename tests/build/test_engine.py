@@ -137,7 +137,7 @@ def test_a_layer_that_misses_its_precision_fails_the_build(
 
     monkeypatch.setattr(engine, "build_plans", one_falls_back)
     with pytest.raises(
-        ProofError, match=r"1 layers did not get .* sm89.plan: features.0/Conv \(Conv\) asked for fp16, got fp32"
+        ProofError, match=r"1 layers did not get .* sm89.plan: features.0/Conv \(Conv\) requested fp16, achieved fp32"
     ):
         build_bundle(tiny_onnx, tmp_path / "bundle", "fp16")
     assert list(tmp_path.iterdir()) == []
@@ -151,7 +151,7 @@ def test_a_static_model_gets_its_own_batch(tiny_onnx: Path, tmp_path: Path, phot
         value.type.tensor_type.shape.dim[0].dim_value = 4
     static = tmp_path / "static.onnx"
     onnx.save(model, static)
-    with pytest.raises(UsageError, match="takes batches of exactly 4"):
+    with pytest.raises(UsageError, match="accepts only batches of 4"):
         build_bundle(static, tmp_path / "bundle", batch=BatchProfile(1, 8, 32))
     # One batch and a half calibrate.
     made = build_bundle(static, tmp_path / "bundle", "int8", photo_folder / "train", calibration_images=6)

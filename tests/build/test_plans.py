@@ -116,7 +116,7 @@ class TestFullTensorRT:
 
     def test_alone_it_builds_for_no_other_gpu(self, machine: Callable[..., None]) -> None:
         machine("sm90", self.stand_in([]), rtx=False)
-        with pytest.raises(UnavailableError, match=r"sm89: TensorRT 11.* builds only for the GPU it runs on \(sm90\)"):
+        with pytest.raises(UnavailableError, match=r"sm89: TensorRT 11.* builds only for its own GPU \(sm90\)"):
             choose_builder(["sm89"])
         machine(None, self.stand_in([]), rtx=False)
         with pytest.raises(UnavailableError, match=r"portable: .*the GPU it runs on \(none here\); pip install"):
@@ -155,7 +155,7 @@ class TestErrors:
         ("model", "targets", "kind", "says"),
         [
             (two_outputs, "sm89", InputError, "1 inputs and 2 outputs; export it with"),
-            (unknown_operator, "sm89", InputError, r"node logits \(Invent\): TensorRT-RTX \S+ has no such operator;"),
+            (unknown_operator, "sm89", InputError, r"node logits \(Invent\): TensorRT-RTX \S+ does not have this oper"),
             (mixed_types, "sm89", InputError, "m.onnx: "),
             (partial(tiny_classifier, side="S"), "sm89", InputError, "only the batch may vary"),
             (partial(tiny_classifier, batch=4), "sm89", UsageError, "batches of exactly 4; use `min_batch` 4"),
@@ -164,7 +164,7 @@ class TestErrors:
             (tiny_classifier, "sm89 sm75", InputError, r"sm75: Turing \(sm75\) has no FP32 .*; build with fp16"),
             (tiny_classifier, "sm89 4090", UsageError, "`targets` 4090: unknown; choose from sm75, .*current"),
             (tiny_classifier, "sm90", UsageError, r"`targets` sm90: TensorRT-RTX \S+ builds for sm75, .*\[gpu\]"),
-            (tiny_classifier, "current", UnavailableError, "`targets` current: no usable CUDA GPU here; name its"),
+            (tiny_classifier, "current", UnavailableError, "`targets` current: this machine has no usable CUDA GPU"),
         ],
     )
     def test_one_line_and_nothing_on_disk(

@@ -53,7 +53,7 @@ def test_fp8_has_no_kernel_for_the_first_convolution_of_alexnet(tmp_path: Path) 
     assert asked_and_got(made.achieved) == [("Conv", "fp8", "fp32"), ("Conv", "fp8", "fp8")]
     (layer,) = proof.fallbacks(made.achieved)
     assert proof.describe_fallback(layer) == (
-        f"{layer.node} (Conv) asked for fp8, got fp32: "
+        f"{layer.node} (Conv) requested fp8, achieved fp32: "
         "TensorRT has no fp8 kernel for this Conv and converts its operands to fp32 first"
     )
 

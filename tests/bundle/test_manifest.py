@@ -93,7 +93,7 @@ def test_two_bundles_of_one_second_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "message"),
     [
-        (MODEL, lambda file: file.write_bytes(b"mode"), "has 4 bytes, the manifest says 5; build the bundle again"),
+        (MODEL, lambda file: file.write_bytes(b"mode"), "has 4 bytes, the manifest records 5; build the bundle again"),
         (PLAN.file, lambda file: file.write_bytes(b"plan of modes"), "was edited"),
         (CALIBRATION, Path.unlink, "is missing from its bundle"),
     ],
@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_named(bundle: Path) -> None:
         (lambda raw: raw["achieved"][PLAN.file][0].update(got=None), "is not a valid bundle manifest"),
         (lambda raw: raw.update(surprise=1), "surprise"),
         (lambda raw: raw.pop("precision"), "precision"),
-        (lambda raw: raw.pop("schema"), "bundle manifest schema None, this version reads 1; build the bundle again"),
+        (lambda raw: raw.pop("schema"), "bundle manifest schema None, but this version reads schema 1; build the"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(
@@ -212,7 +212,7 @@ class TestPlace:
         assert verify(bundle) == BUNDLE
 
     def test_without_a_bundle_the_next_step_is_told(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"no engine bundle there .*list them: alexnet-deploy engines"):
+        with pytest.raises(InputError, match=r"is not an engine bundle .*list the bundles: alexnet-deploy engines"):
             open_bundle(tmp_path / "nothing")
 
 
@@ -267,7 +267,7 @@ def test_a_name_in_the_store_or_a_path(store: Path) -> None:
 
 
 def test_unknown_name_and_empty_store_say_what_to_do(store: Path) -> None:
-    with pytest.raises(InputError, match=r"nope: no such engine in .*; there is new, middle, old"):
+    with pytest.raises(InputError, match=r"nope: no such engine in .*; it contains new, middle, old"):
         find_bundle("nope", store)
     with pytest.raises(InputError, match="holds no engine; build one"):
         resolve_engine(None, store / "nothing").__enter__()

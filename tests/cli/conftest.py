@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from alexnet_deploy.cli import main
+from alexnet_deploy.cli import app
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 
 
@@ -19,15 +19,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpo
     save_checkpoint(tiny_checkpoint, folder / "tiny.safetensors")
     shutil.copytree(photo_folder, folder / "photos")
     (folder / "empty").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for arguments in (
-            ["export", "--weights", "tiny.safetensors"],
-            ["build-engine", "--fp16"],
-            ["build-engine", "--int8", "--calibration-data", "photos/train", "--calibration-images", "6"],
+    with contextlib.chdir(folder):
+        for line in (
+            "export --weights tiny.safetensors",
+            "build-engine --fp16",
+            "build-engine --int8 --calibration-data photos/train --calibration-images 6",
         ):
-            patch.setattr(sys, "argv", ["alexnet-deploy", *arguments])
-            with pytest.raises(SystemExit) as ended:
-                main()
-            assert ended.value.code == 0
+            app(line.split(), standalone_mode=False)
     return folder

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from alexnet_deploy.bundle.manifest import MANIFEST
 from tests.helpers.command import Command
 from tests.helpers.foreign_models import foreign_classifier
 
@@ -60,13 +59,6 @@ def test_int8_record_names_images_method_and_ranges(here: Path) -> None:
     assert [file["file"].split("/")[0] for file in record["files"]] == ["n01_red", "n02_green", "n03_blue"] * 2
     assert len(record["threshold_by_tensor"]) == 8
     assert str(here) not in json.dumps(record)
-
-
-def test_fewer_calibration_images_than_asked_is_refused(command: Command, here: Path) -> None:
-    ran = command("build-engine", "--int8", "--calibration-data", "photos/val", "--output", "fewer")
-    assert ran.code == 1
-    assert "photos/val: holds 6 usable images, --calibration-images asks for 512" in ran.error
-    assert not Path("fewer").exists()
 
 
 def test_a_second_calibration_comes_from_the_cache_unless_told_not_to(command: Command, here: Path) -> None:
@@ -123,9 +115,8 @@ def test_one_line_says_what_runs_and_a_gpu_that_does_not_brings_the_reasons(
     monkeypatch.setattr("alexnet_deploy.runtime.select.has_nvidia_gpu", lambda: gpu)
     *reasons, running = command("infer", "photos/val", "--engine", "alexnet-fp16").err.splitlines()
     assert running.startswith("running alexnet-fp16 (fp16) with OpenVINO")
-    assert [reason.partition(": ")[0] for reason in reasons] == (
-        ["passed over tensorrt", "passed over onnxruntime-cuda"] if gpu else []
-    )
+    unused = [reason.split(": ")[:2] for reason in reasons]
+    assert unused == ([["not used", "tensorrt"], ["not used", "onnxruntime-cuda"]] if gpu else [])
 
 
 def test_a_bare_fp8_onnx_runs_as_in_its_bundle(command: Command, here: Path) -> None:
@@ -174,12 +165,6 @@ def test_foreign_onnx_through_build_and_infer(command: Command, here: Path) -> N
     ran = command("infer", "photos/val", "--engine", "foreign.onnx", *said, "--format", "jsonl")
     assert ran.code == 0
     assert json.loads(ran.out.splitlines()[0])["top"][0]["label"] in ("0", "1", "2", "3", "4")
-
-
-def test_a_failed_build_leaves_the_old_bundle(command: Command, here: Path) -> None:
-    before = Path("engines/alexnet-fp16", MANIFEST).read_bytes()
-    assert command("build-engine", "--fp16", "--target", "sm90").code == 2
-    assert Path("engines/alexnet-fp16", MANIFEST).read_bytes() == before
 
 
 def test_summary_prints_the_paper_network(command: Command) -> None:

@@ -54,12 +54,12 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
     [
         ("infer nowhere", 1, "nowhere: no such file or folder"),
         ("infer empty", 1, "empty: holds no image"),
-        ("infer photos --engine nope", 1, "nope: no such engine in engines/; there is alexnet-int8"),
+        ("infer photos --engine nope", 1, "nope: no such engine in engines/; it contains alexnet-int8"),
         ("infer photos --store empty", 1, "build one: alexnet-deploy build-engine"),
         ("infer photos --top-k 0", 2, "--top-k 0"),
-        ("infer photos --format xml", 2, "'xml' is not one of 'table', 'jsonl'"),
+        ("infer photos --format xml", 2, "'--format': 'xml' is not one of 'table', 'jsonl'"),
         ("infer photos --format parquet", 2, "give an --output file"),
-        ("infer photos --runtime abacus", 2, "'abacus' is not one of 'auto', 'tensorrt'"),
+        ("infer photos --runtime abacus", 2, "'--runtime': 'abacus' is not one of 'auto', 'tensorrt'"),
         ("infer photos --threads 0", 2, "--threads 0"),
         ("infer photos --engines engines", 2, "No such option: --engines"),
         ("infer photos --mean 0,0", 2, "'0,0' is not three numbers with commas (R,G,B)"),
@@ -72,10 +72,15 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("build-engine --opt-batch 9 --max-batch 3", 2, "--opt-batch 9 exceeds --max-batch 3"),
         ("build-engine --min-batch 0", 2, "--min-batch 0"),
         ("build-engine --int8", 2, "int8 needs --calibration-data"),
-        ("build-engine --int8 --fp8", 2, "--int8 and --fp8 exclude each other"),
+        ("build-engine --int8 --fp8", 2, "--int8 and --fp8 cannot be combined"),
         ("build-engine --stability", 2, "No such option: --stability"),
         ("build-engine --fp16 --calibration-data photos", 2, "--calibration-data is for int8 and fp8"),
         ("build-engine --int8 --calibration-data empty", 1, "empty: holds no image"),
+        (
+            "build-engine --int8 --calibration-data photos/val --output fewer",
+            1,
+            "photos/val: holds 6 usable images, --calibration-images requires 512",
+        ),
         (
             "build-engine --int8 --calibration-data photos --calibration-method guess",
             2,
@@ -86,13 +91,13 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
             2,
             "--calibration-method entropy: does not fit fp8; choose one of max, percentile",
         ),
-        ("build-engine --target sm90", 2, "--target sm90"),
+        ("build-engine --fp16 --target sm90", 2, "--target sm90"),
         ("build-engine --target gtx", 2, "--target gtx: unknown"),
         ("build-engine --target sm75", 1, "engines/alexnet.onnx: no plan for sm75"),
         (f"{FP8} --target sm80", 1, "engines/alexnet.onnx: sm80 has no FP8; choose sm89 or later"),
         ("build-engine -o photos", 1, "photos: holds train, so it is not just an engine bundle"),
         ("build-engine -o /proc/no/bundle", 1, "cannot be written"),
-        ("evaluate photos", 1, "folder 'train' is no class of this model"),
+        ("evaluate photos", 1, "folder 'train' is not a class of this model"),
         ("evaluate empty", 1, "empty: holds no class folders"),
         ("profile --batch-sizes 0", 2, "--batch-sizes 0"),
         ("profile --store empty", 1, "empty/ holds no engine"),
@@ -112,10 +117,10 @@ def test_bad_input_is_one_clear_line(
     [
         (_garbage_onnx, "build-engine garbage.onnx", 1, "garbage.onnx: is not a valid ONNX model"),
         (_onnx_with_unknown_operator, "build-engine unknown.onnx", 1, "unknown.onnx"),
-        (_truncate_model, "infer photos --engine alexnet-fp16", 1, "the manifest says"),
+        (_truncate_model, "infer photos --engine alexnet-fp16", 1, "the manifest records"),
         (_edit(MODEL), "infer photos --engine alexnet-fp16", 1, "SHA-256 differs"),
-        (_edit("portable.plan"), "inspect alexnet-fp16", 1, "portable.plan: was edited, its SHA-256 differs"),
-        (_other_schema, "inspect alexnet-fp16", 1, "schema 99, this version reads 1"),
+        (_edit("portable.plan"), "inspect alexnet-fp16", 1, "portable.plan: was edited: its SHA-256 differs"),
+        (_other_schema, "inspect alexnet-fp16", 1, "schema 99, but this version reads schema 1"),
     ],
 )
 def test_a_damaged_file_is_one_clear_line(
@@ -126,9 +131,13 @@ def test_a_damaged_file_is_one_clear_line(
 
 
 def refused(command: Command, typed: str, code: int, message: str) -> None:
-    before = sorted(Path().rglob("*"))
+    before = files()
     ran = command(*typed.split())
     assert ran.code == code, ran.err
     assert message in ran.error
     assert "Traceback" not in ran.err
-    assert sorted(Path().rglob("*")) == before, "a failed command left something behind"
+    assert files() == before, "a failed command left something behind, or changed a file"
+
+
+def files() -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns if path.is_file() else 0 for path in Path().rglob("*")}

@@ -1,7 +1,8 @@
-"""One language in all commands: what ``--help`` lists, how options are called, what the shell completes."""
+"""One language in all commands: how options are called, in help, errors and pages, and what the shell completes."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -9,16 +10,20 @@ import sys
 import typing
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import typer.main
 
+import alexnet_deploy
 from alexnet_deploy.cli import GROUPS, app
-from alexnet_deploy.cli.flags import flag_of
+from alexnet_deploy.cli.flags import flag_of, in_flags, with_flags
+from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.errors import UsageError
 from tests.helpers.command import Command
 from tests.helpers.repository import ROOT
 
+PACKAGE = Path(alexnet_deploy.__file__).parent
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
 
 
@@ -109,3 +114,46 @@ def test_commands_in_the_pages_have_flags_that_exist() -> None:
                     if flag not in known[name]
                 ]
     assert wrong == []
+
+
+def test_an_error_of_the_library_names_parameters() -> None:
+    with pytest.raises(UsageError, match=r"^`opt_batch` 64 exceeds `max_batch` 32; raise `max_batch`$"):
+        BatchProfile(1, 64, 32)
+
+
+def test_an_error_of_a_command_names_its_flags() -> None:
+    def command(
+        images: Annotated[str, typer.Argument()],
+        onnx_path: Annotated[str, typer.Argument(metavar="ONNX")] = "",
+        max_batch: Annotated[int, typer.Option("--largest", "-l")] = 1,
+        stop_: Annotated[bool, typer.Option("--stop/--go")] = False,
+        top_k: Annotated[int, typer.Option()] = 5,
+    ) -> None:
+        raise UsageError("`images`, `onnx_path`, `max_batch`, `stop`, `top_k`, `other_one` and `not one`")
+
+    with pytest.raises(UsageError, match=r"^IMAGES, ONNX, --largest, --stop, --top-k, --other-one and `not one`$"):
+        with_flags(command)("photos/")
+
+
+NVIDIA_SMI = {"--query-gpu", "--format", "--lock-gpu-clocks"}
+"""Flags of another program."""
+
+
+def test_no_text_of_the_library_holds_a_flag() -> None:
+    """A Python caller never reads a flag: in strings, docstrings included, outside the command line."""
+    found = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno}: {flag[0]}"
+        for path in PACKAGE.rglob("*.py")
+        if path.relative_to(PACKAGE).parts[0] not in ("cli", "doctor.py")  # a fix of doctor's is a command to type
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for flag in re.finditer(r"(?<![\w-])--[a-z][a-z-]+", node.value)
+        if flag[0] not in NVIDIA_SMI
+    ]
+    assert found == []
+
+
+def test_a_reason_that_is_only_printed_names_flags_too() -> None:
+    assert (
+        in_flags("OpenVINO refuses it; try `runtime` onnxruntime") == "OpenVINO refuses it; try --runtime onnxruntime"
+    )

@@ -13,60 +13,48 @@ import pytest
 from alexnet_deploy.cli.standard_output import checked_standard_output
 from tests.helpers.repository import ROOT
 
-FULL = (
-    "error: the standard output cannot be written (No space left on device); send it to another place, such as > FILE"
-)
-CLOSED = "error: the standard output is closed; send it to another place, such as > FILE"
+_ELSEWHERE = "; redirect it, for example with > FILE\n"
+FULL = "error: the standard output cannot be written (No space left on device)" + _ELSEWHERE
+CLOSED = "error: the standard output is closed" + _ELSEWHERE
 
 
-def shell(line: str, *, unbuffered: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run a line of bash in which ``$python`` is ours; the code is that of the first command of a pipe."""
+def shell(line: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a line of bash in which ``$python`` is ours; ``$python -c "$program"`` runs ``program``."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    environment |= {"python": f"{sys.executable} -W error", "PYTHONPATH": str(ROOT)}
-    environment |= {"PYTHONUNBUFFERED": "1"} if unbuffered else {}
-    command = ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment |= {"python": f"{sys.executable} -W error", "PYTHONPATH": str(ROOT), "program": program}
+    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture
-def nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+OURS, UNBUFFERED = "$python -m alexnet_deploy", "PYTHONUNBUFFERED=1 $python -m alexnet_deploy"
 
 
-@pytest.mark.usefixtures("nothing")
-class TestCommands:
-    @pytest.mark.parametrize("unbuffered", [False, True])
-    @pytest.mark.parametrize("command", ["engines", "engines --json", "--help"])
-    def test_a_full_disk_is_one_line(self, command: str, unbuffered: bool) -> None:
-        done = shell(f"$python -m alexnet_deploy {command} > /dev/full", unbuffered=unbuffered)
-        assert (done.returncode, done.stderr.splitlines()) == (1, [FULL])
-
-    def test_so_it_is_in_training(self) -> None:
-        done = shell("$python -m training --help > /dev/full")
-        assert (done.returncode, done.stderr.splitlines()) == (1, [FULL])
-
-    @pytest.mark.parametrize("command", ["engines", "engines --json"])
-    def test_a_closed_output_is_one_line(self, command: str) -> None:
-        done = shell(f"$python -m alexnet_deploy {command} >&-")
-        assert (done.returncode, done.stderr.splitlines()) == (1, [CLOSED])
-
-    def test_all_three_may_be_closed(self) -> None:
-        done = shell("$python -m alexnet_deploy engines <&- >&- 2>&-")
-        assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
-
-    def test_a_closed_standard_error_costs_what_would_go_there(self) -> None:
-        done = shell("$python -m alexnet_deploy engines --json 2>&-")
-        assert (done.returncode, done.stdout) == (0, "[]\n")
-
-    @pytest.mark.parametrize("unbuffered", [False, True])
-    def test_a_reader_that_has_left_is_nothing_to_talk_about(self, unbuffered: bool) -> None:
+@pytest.mark.parametrize(
+    ("line", "code", "out", "err"),
+    [
+        *(
+            (f"{program} {command} > /dev/full", 1, "", FULL)
+            for program in (OURS, UNBUFFERED)
+            for command in ("engines", "engines --json", "--help")
+        ),
+        ("$python -m training --help > /dev/full", 1, "", FULL),
+        (f"{OURS} engines >&-", 1, "", CLOSED),
+        (f"{OURS} engines --json >&-", 1, "", CLOSED),
+        (f"{OURS} engines <&- >&- 2>&-", 1, "", ""),
+        (f"{OURS} engines --json 2>&-", 0, "[]\n", ""),
         # The reader is gone for sure before a line is written: bash waits for it.
-        line = "exec 3> >(:); wait $!; $python -m alexnet_deploy engines --json >&3"
-        done = shell(line, unbuffered=unbuffered)
-        assert (done.returncode, done.stderr) == (1, "")
+        (f"exec 3> >(:); wait $!; {OURS} engines --json >&3", 1, "", ""),
+        (f"exec 3> >(:); wait $!; {UNBUFFERED} engines --json >&3", 1, "", ""),
+    ],
+)
+def test_a_command_ends_with_one_line_or_none(
+    line: str, code: int, out: str, err: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = shell(line)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
 
 
-def test_infer_writes_its_lines_until_the_disk_is_full(tmp_path: Path) -> None:
+def test_infer_writes_its_lines_until_the_disk_is_full() -> None:
     program = """
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.inference.prediction import Answer, Prediction
@@ -78,9 +66,8 @@ try:
 except UnavailableError as exc:
     raise SystemExit(f"error: {exc}")
 """
-    (tmp_path / "program.py").write_text(program)
-    done = shell(f"$python {tmp_path}/program.py > /dev/full")
-    assert (done.returncode, done.stderr.splitlines()) == (1, [FULL])
+    done = shell('$python -c "$program" > /dev/full', program)
+    assert (done.returncode, done.stderr) == (1, FULL)
 
 
 def test_a_closed_number_is_not_given_to_the_next_file(tmp_path: Path) -> None:
@@ -90,12 +77,11 @@ from alexnet_deploy.cli.standard_output import checked_standard_output
 with checked_standard_output(), open({str(tmp_path / "model")!r}, "wb") as file:
     os.write(2, b"what a library says")
 """
-    (tmp_path / "program.py").write_text(program)
-    assert shell(f"$python {tmp_path}/program.py <&- >&- 2>&-").returncode == 0
+    assert shell('$python -c "$program" <&- >&- 2>&-', program).returncode == 0
     assert (tmp_path / "model").read_bytes() == b""
 
 
-def test_an_error_on_its_way_is_not_hidden_by_a_reader_that_left(tmp_path: Path) -> None:
+def test_an_error_on_its_way_is_not_hidden_by_a_reader_that_left() -> None:
     program = """
 from alexnet_deploy.cli.standard_output import checked_standard_output
 try:
@@ -105,8 +91,7 @@ try:
 except ValueError as exc:
     raise SystemExit(str(exc))
 """
-    (tmp_path / "program.py").write_text(program)
-    done = shell(f"exec 3> >(:); wait $!; $python {tmp_path}/program.py >&3")
+    done = shell('exec 3> >(:); wait $!; $python -c "$program" >&3', program)
     assert (done.returncode, done.stderr) == (1, "the gate failed\n")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,9 @@ from alexnet_deploy.evaluation.accuracy import (
     confidence,
     reliability_bins,
 )
-from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.inference.predict import top_answers
 from alexnet_deploy.inference.probabilities import predicted_classes
+from tests.helpers.answers import given_answers
 
 CLASSES = 7
 
@@ -31,11 +30,6 @@ CLASSES = 7
 def contract(temperature: float = 1.0) -> ModelContract:
     names = tuple(map(str, range(CLASSES)))
     return ModelContract("any", names, names, temperature=temperature)
-
-
-def answers(targets: list[int], *logits: Any) -> Answers:
-    files = tuple(Path(str(i)) for i in range(len(targets)))
-    return Answers(files, np.array(targets, np.int64), tuple(np.array(x, np.float32) for x in logits), ())
 
 
 def saying(*classes: int) -> NDArray[np.float32]:
@@ -53,7 +47,7 @@ LOGITS = hnp.arrays(
 
 def test_top1_and_top5_by_hand() -> None:
     order = [[6, 5, 4, 3, 2, 1, 0]]  # class 0 is first, class 6 last
-    found = accuracy(answers([0, 4, 5, 6], order * 4), 0, contract())
+    found = accuracy(given_answers([0, 4, 5, 6], order * 4), 0, contract())
     assert (found.images, found.top1_percent, found.top5_percent) == (4, 25.0, 50.0)
     assert found.top1_interval.low < 25 < found.top1_interval.high
     assert found.top5_interval.low < 50 < found.top5_interval.high
@@ -61,7 +55,7 @@ def test_top1_and_top5_by_hand() -> None:
 
 def test_few_classes_are_all_among_the_first_five() -> None:
     names = ("a", "b", "c")
-    found = accuracy(answers([2], [[3, 2, 1]]), 0, ModelContract("three", names, names))
+    found = accuracy(given_answers([2], [[3, 2, 1]]), 0, ModelContract("three", names, names))
     assert (found.top1_percent, found.top5_percent) == (0, 100)
 
 
@@ -70,7 +64,7 @@ def test_few_classes_are_all_among_the_first_five() -> None:
 def test_the_same_answers_as_infer_gives(logits_NK: NDArray[np.float32], random: Any) -> None:
     targets = [random.randrange(CLASSES) for _ in logits_NK]
     shown = [[answer.index for answer in row] for row in top_answers(logits_NK, contract(), 5)]
-    found = accuracy(answers(targets, logits_NK), 0, contract())
+    found = accuracy(given_answers(targets, logits_NK), 0, contract())
     assert found.top1_percent == pytest.approx(
         100 * np.mean([row[0] == k for row, k in zip(shown, targets, strict=True)])
     )
@@ -82,18 +76,18 @@ def test_the_same_answers_as_infer_gives(logits_NK: NDArray[np.float32], random:
 def test_an_answer_that_is_not_finite_is_wrong(bad: float) -> None:
     logits = saying(0, 0)
     logits[1, 3] = bad
-    found = accuracy(answers([0, 0], logits), 0, contract())
+    found = accuracy(given_answers([0, 0], logits), 0, contract())
     assert (found.top1_percent, found.top5_percent, found.not_finite) == (50, 50, 1)
     assert found.confidence is None
     assert found.uncalibrated is None
-    assert accuracy_delta(answers([0, 0], saying(0, 0), logits), 0, 1).lost == 1
+    assert accuracy_delta(given_answers([0, 0], saying(0, 0), logits), 0, 1).lost == 1
 
 
 def test_likelihood_by_hand_at_both_temperatures() -> None:
     """Two classes at logits 0 and ln 3 have chances 1/4 and 3/4; at temperature 1/2, 1/10 and 9/10."""
     names = ("a", "b")
-    given_answers = answers([1, 0], [[0, math.log(3)]] * 2)
-    found = accuracy(given_answers, 0, ModelContract("two", names, names, temperature=0.5))
+    both = given_answers([1, 0], [[0, math.log(3)]] * 2)
+    found = accuracy(both, 0, ModelContract("two", names, names, temperature=0.5))
     assert found.uncalibrated is not None
     assert found.confidence is not None
     assert found.uncalibrated.nll_nats == pytest.approx(-(math.log(3 / 4) + math.log(1 / 4)) / 2)
@@ -117,7 +111,7 @@ def test_delta_by_hand() -> None:
     targets = [0, 0, 0, 1, 1, 2]
     first = saying(0, 0, 5, 1, 1, 3)
     second = saying(0, 5, 0, 1, 5, 4)
-    found = accuracy_delta(answers(targets, first, second), 0, 1)
+    found = accuracy_delta(given_answers(targets, first, second), 0, 1)
     assert (found.images, found.lost, found.won) == (6, 2, 1)
     assert found.agreement_percent == pytest.approx(100 * 2 / 6)  # the last is wrong in both, but otherwise
     assert found.points == pytest.approx(-100 / 6)
@@ -134,9 +128,9 @@ def test_delta_by_hand() -> None:
 @settings(max_examples=30)
 def test_what_holds_for_any_pair(first_NK: NDArray[np.float32], random: Any) -> None:
     second_NK = np.array([[random.choice([0.0, 1.0, 2.0]) for _ in row] for row in first_NK], np.float32)
-    given_answers = answers([random.randrange(CLASSES) for _ in first_NK], first_NK, second_NK)
-    there, back = accuracy_delta(given_answers, 0, 1), accuracy_delta(given_answers, 1, 0)
-    a, b = (accuracy(given_answers, i, contract()) for i in (0, 1))
+    both = given_answers([random.randrange(CLASSES) for _ in first_NK], first_NK, second_NK)
+    there, back = accuracy_delta(both, 0, 1), accuracy_delta(both, 1, 0)
+    a, b = (accuracy(both, i, contract()) for i in (0, 1))
     assert there.points == pytest.approx(b.top1_percent - a.top1_percent)
     assert (there.lost, there.won, there.agreement_percent) == (back.won, back.lost, back.agreement_percent)
     assert there.mcnemar_p == pytest.approx(back.mcnemar_p)
@@ -144,7 +138,7 @@ def test_what_holds_for_any_pair(first_NK: NDArray[np.float32], random: Any) -> 
     # Of the classes, weighed by their images, comes the whole.
     assert sum(c.images * c.points for c in there.classes) / there.images == pytest.approx(there.points, abs=1e-9)
     assert [c.points for c in there.classes] == sorted(c.points for c in there.classes)
-    same = accuracy_delta(given_answers, 0, 0)
+    same = accuracy_delta(both, 0, 0)
     assert (same.agreement_percent, same.lost, same.won, same.mcnemar_p) == (100, 0, 0, 1)
 
 

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract, Precision
 from alexnet_deploy.errors import InputError, ProofError, UsageError
-from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.compare import (
     ComparedEngine,
     Comparison,
@@ -32,6 +32,7 @@ from alexnet_deploy.evaluation.compare import (
 from alexnet_deploy.evaluation.compare_layers import ErrorSums, compare_layers
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, layer_of, load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
+from tests.helpers.answers import given_answers
 from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
 from tests.helpers.foreign_models import random_pixels
@@ -41,10 +42,8 @@ CONTRACT = ModelContract("any", ("a", "b", "c"), ("a", "b", "c"))
 NAN = float("nan")
 
 
-def answers(a: object, b: object) -> Answers:
-    logits_NK = np.array(a, np.float32), np.array(b, np.float32)
-    images = len(logits_NK[0])
-    return Answers(tuple(Path(f"{i}.jpg") for i in range(images)), np.full(images, -1), logits_NK, ())
+def difference(a: Any, b: Any) -> LogitDifference:
+    return logit_difference(given_answers([-1] * len(a), a, b), CONTRACT)
 
 
 def comparison(logits: LogitDifference, *, same_graph: bool = False) -> Comparison:
@@ -53,7 +52,7 @@ def comparison(logits: LogitDifference, *, same_graph: bool = False) -> Comparis
 
 
 def test_numbers_by_hand() -> None:
-    found = logit_difference(answers([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]]), CONTRACT)
+    found = difference([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]])
     assert (found.images, found.disagreements, found.agreement_percent) == (2, 1, 50)
     assert (found.max_abs, found.mean_abs, found.largest_logit) == (5, 5 / 6, 4)
     assert found.relative == 1.25
@@ -67,14 +66,14 @@ def test_numbers_by_hand() -> None:
 
 def test_equal_logits_leave_nothing_to_show() -> None:
     zeros = [[0, 0, 0], [1, 2, 3]]
-    found = logit_difference(answers(zeros, zeros), CONTRACT)
+    found = difference(zeros, zeros)
     assert (found.max_abs, found.relative, found.kl_nats, found.worst) == (0, 0, 0, ())
     assert found.cosine_min == pytest.approx(1)  # a sum of squares and its root
     gate(comparison(found), max_error=0, min_agreement=100)
 
 
 def test_what_is_not_finite_is_no_agreement_and_breaks_every_bound() -> None:
-    found = logit_difference(answers([[1, 2, 3], [NAN, 0, 0]], [[1, 2, 3], [NAN, 0, 0]]), CONTRACT)
+    found = difference([[1, 2, 3], [NAN, 0, 0]], [[1, 2, 3], [NAN, 0, 0]])
     assert (found.not_finite_a, found.not_finite_b, found.agreement_percent, found.max_abs) == (1, 1, 50, 0)
     assert (found.worst[0].file, found.worst[0].answer_a) == (Path("1.jpg"), None)
     for bound in ({"max_error": 1e9}, {"min_agreement": 0.0}):
@@ -82,7 +81,7 @@ def test_what_is_not_finite_is_no_agreement_and_breaks_every_bound() -> None:
             gate(comparison(found), **bound)
     gate(comparison(found))
     with pytest.raises(InputError, match="no image has finite logits in both"):
-        logit_difference(answers([[NAN, 0, 0]], [[1, 2, 3]]), CONTRACT)
+        difference([[NAN, 0, 0]], [[1, 2, 3]])
 
 
 LOGITS = hnp.arrays(np.float32, (4, 3), elements=st.floats(-500, 500, width=32))
@@ -90,7 +89,7 @@ LOGITS = hnp.arrays(np.float32, (4, 3), elements=st.floats(-500, 500, width=32))
 
 @given(a=LOGITS, b=LOGITS)
 def test_ranges_of_the_measures(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
-    found = logit_difference(answers(a, b), CONTRACT)
+    found = difference(a, b)
     assert 0 <= found.mean_abs <= found.max_abs <= 1000
     assert -1 - 1e-9 <= found.cosine_min <= found.cosine_mean + 1e-9 <= 1 + 1e-8
     assert found.kl_nats >= 0
@@ -99,11 +98,11 @@ def test_ranges_of_the_measures(a: NDArray[np.float32], b: NDArray[np.float32]) 
 
 
 def test_the_gate_holds_at_its_bound_and_breaks_beyond() -> None:
-    found = logit_difference(answers([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]]), CONTRACT)
+    found = difference([[3, 0, 0], [0, 4, 0]], [[3, 0, 0], [5, 4, 0]])
     gate(comparison(found), max_error=5, min_agreement=50)
     with pytest.raises(ProofError, match=r"`max_error` 4\.9: a logit differs by 5 \(1\.jpg\); .* with `layers`"):
         gate(comparison(found), max_error=4.9)
-    with pytest.raises(ProofError, match=r"\(1\.jpg\); both run the same graph, so the runtimes differ"):
+    with pytest.raises(ProofError, match=r"\(1\.jpg\); both run the same graph, so the runtimes disagree"):
         gate(comparison(found, same_graph=True), max_error=4.9)
     with pytest.raises(ProofError, match=r"`min_agreement` 50\.1: 50\.00 % of 2 answers agree"):
         gate(comparison(found), min_agreement=50.1)
@@ -111,7 +110,7 @@ def test_the_gate_holds_at_its_bound_and_breaks_beyond() -> None:
 
 @pytest.mark.parametrize(("error", "agreement"), [(-1.0, None), (NAN, None), (None, 101.0), (None, NAN)])
 def test_bounds_that_are_none(error: float | None, agreement: float | None) -> None:
-    with pytest.raises(UsageError, match="takes"):
+    with pytest.raises(UsageError, match="must be"):
         check_bounds(error, agreement)
 
 
@@ -278,8 +277,8 @@ def test_one_graph_has_no_layers_to_compare(here: Path, run: Command) -> None:
         (("colours.onnx", "bicubic.onnx", *DATA, *RUNTIME), 2, DIFFERENT),
         (("exact", "nothing", *DATA, *RUNTIME), 1, "no such engine"),
         (("exact", "ruined", "--data", "engines", *RUNTIME), 1, "holds no image"),
-        (("exact", "ruined", *DATA, "--images", "7", *RUNTIME), 1, "--images asks for 7"),
-        (("exact", "ruined", *DATA, "--max-error", "-1"), 2, "--max-error -1: takes"),
+        (("exact", "ruined", *DATA, "--images", "7", *RUNTIME), 1, "--images requires 7"),
+        (("exact", "ruined", *DATA, "--max-error", "-1"), 2, "--max-error -1: must be"),
     ],
 )
 def test_one_line_for_what_cannot_be(

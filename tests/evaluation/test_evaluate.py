@@ -9,17 +9,16 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.evaluation.accuracy import accuracy_delta
-from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.evaluate import gate
 from alexnet_deploy.evaluation.max_drop import check_max_drop
 from alexnet_deploy.evaluation.results import AccuracyDelta
+from tests.helpers.answers import given_answers
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES, save_photo
 
@@ -97,12 +96,12 @@ def test_images_that_calibrated_are_refused(run: Command, here: Path) -> None:
     ran = run("photos/train", *BOTH, "--no-latency")
     assert ran.code == 1
     assert not ran.out
-    assert "calibrated ruined, like 5 more of these images" in ran.err
+    assert "calibrated ruined, along with 5 more of these images" in ran.err
     allowed = run("photos/train", *BOTH, "--no-latency", "--allow-calibration-images", "--json")
     assert allowed.code == 0
     assert [row["calibration_images"] for row in json.loads(allowed.out)["engines"]] == [None, 6]
     shown = run("photos/train", *BOTH, "--no-latency", "--allow-calibration-images")
-    assert "ruined: 6 of these images calibrated it, so it looks too good" in shown.out
+    assert "ruined: 6 of these images calibrated it, so its accuracy is too high" in shown.out
 
 
 def test_the_gate_ends_with_1_after_the_results(run: Command, here: Path) -> None:
@@ -115,7 +114,7 @@ def test_the_gate_ends_with_1_after_the_results(run: Command, here: Path) -> Non
     assert run("photos/val", *BOTH, "--no-latency", "--max-drop", "70").code == 3
     unsure = run("photos/val", *BOTH, "--no-latency", "--max-drop", "70", "--confident")
     assert unsure.code == 1
-    assert "give more images, or the worst layers back to float" in unsure.err
+    assert "use more images, or keep the worst layers in float" in unsure.err
 
 
 def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> None:
@@ -130,23 +129,23 @@ def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("photos/val", *BOTH, "--json", "--markdown"), 2, "--json and --markdown exclude each other"),
-        (("photos/val", *BOTH, "--confident"), 2, "--confident has no use without --max-drop"),
-        (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: takes points"),
+        (("photos/val", *BOTH, "--json", "--markdown"), 2, "--json and --markdown cannot be combined"),
+        (("photos/val", *BOTH, "--confident"), 2, "--confident needs --max-drop"),
+        (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: must be points"),
         (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "a comparison needs two; give a second --engine"),
         (
             ("photos/val", "--engine", "exact", "--gallery", "g.html"),
             2,
             "a comparison needs two; give a second --engine",
         ),
-        (("photos/val", *BOTH, "--gallery", "g.html", "--gallery-images", 0), 2, "--gallery-images 0: takes 1 or more"),
+        (("photos/val", *BOTH, "--gallery", "g.html", "--gallery-images", 0), 2, "--gallery-images 0: must be 1 or"),
         (("photos/val", *BOTH, "--gallery", "photos"), 2, "--gallery photos: is not a plain file"),
         (
             ("photos", *BOTH),
             1,
-            "photos: folder 'train' is no class of this model, but holds class folders; give photos/",
+            "photos: folder 'train' is not a class of this model, but holds class folders; give photos/",
         ),
-        (("photos/val", "--engine", "absent"), 1, "absent: no such engine in engines/; there is exact, ruined"),
+        (("photos/val", "--engine", "absent"), 1, "absent: no such engine in engines/; it contains exact, ruined"),
         (("photos/val", "--store", "photos"), 1, "photos/ holds no engine"),
     ],
 )
@@ -175,12 +174,9 @@ def test_odd_names_do_not_stop_the_tables(run: Command, here: Path) -> None:
 
 def table(both: int, lost: int, won: int, neither: int) -> AccuracyDelta:
     """What is found of two engines with these counts of right answers."""
-    images = both + lost + won + neither
-    first = [True] * (both + lost) + [False] * (won + neither)
-    second = [True] * both + [False] * lost + [True] * won + [False] * neither
-    logits = tuple(np.array([[right, not right] for right in rights], np.float32) for rights in (first, second))
-    files = tuple(Path(str(i)) for i in range(images))
-    return accuracy_delta(Answers(files, np.zeros(images, np.int64), logits, ()), 0, 1)
+    first = [[True, False]] * (both + lost) + [[False, True]] * (won + neither)
+    second = [[True, False]] * both + [[False, True]] * lost + [[True, False]] * won + [[False, True]] * neither
+    return accuracy_delta(given_answers([0] * len(first), first, second), 0, 1)
 
 
 def test_the_gate_compares_what_was_measured_or_its_bound() -> None:
@@ -210,7 +206,7 @@ def test_who_passes_with_confidence_passes_without(counts: tuple[int, int, int, 
 
 @pytest.mark.parametrize("bound", [-0.1, 100.5, float("nan"), float("inf")])
 def test_what_is_no_bound(bound: float) -> None:
-    with pytest.raises(UsageError, match=r"takes points of top-1 accuracy within 0\.\.100, such as 0\.3"):
+    with pytest.raises(UsageError, match=r"must be points of top-1 accuracy within 0\.\.100, such as 0\.3"):
         check_max_drop(bound)
 
 

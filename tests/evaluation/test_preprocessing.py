@@ -141,7 +141,7 @@ def test_unreadable_files_are_left_out_and_targets_stay_in_step(tmp_path: Path) 
         files.append(tmp_path / f"{name}.png")
     found = run_variants(Sums(STRETCH), files, [1, 0, 1])
     assert (found.images, found.top1_percent, len(found.unreadable)) == (2, 100, 1)
-    with pytest.raises(InputError, match=r"none of the 1 images is readable \(.*broken\.jpg"):
+    with pytest.raises(InputError, match=r"none of the 1 images can be read \(.*broken\.jpg"):
         run_variants(Sums(STRETCH), [broken], None)
 
 

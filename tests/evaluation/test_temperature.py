@@ -39,10 +39,17 @@ from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.runtime.select import open_runner
+from tests.helpers.bundles import make_workplace
 from tests.helpers.command import Command
-from tests.helpers.logits import drawn_logits
 from tests.helpers.photos import CLASSES
-from tests.helpers.workplace import make_workplace
+
+
+def drawn_logits(count: int, temperature: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits, and true classes drawn from softmax(logits / temperature)."""
+    rng = np.random.default_rng(seed)
+    logits_NK = rng.normal(0, 3, (count, 10)).astype(np.float32)
+    # Gumbel's trick: the argmax of logits plus Gumbel noise is a draw from their softmax.
+    return logits_NK, (logits_NK / temperature + rng.gumbel(size=logits_NK.shape)).argmax(axis=1)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
@@ -77,8 +84,8 @@ GOOD, RIGHT = drawn_logits(200, 1.0)
         (GOOD[:99], RIGHT[:99], "99 usable images are too few"),
         (GOOD, np.zeros_like(RIGHT), "one class"),
         (np.where(np.arange(200)[:, None] == 7, np.float32("nan"), GOOD), RIGHT, "not finite"),
-        (np.ones_like(GOOD), RIGHT, "same answer"),
-        (np.repeat(GOOD[:1], 200, axis=0), RIGHT, "same answer"),
+        (np.ones_like(GOOD), RIGHT, "every image alike"),
+        (np.repeat(GOOD[:1], 200, axis=0), RIGHT, "every image alike"),
         (GOOD, GOOD.argmax(axis=1), "all 200 answers are right"),
         (GOOD, GOOD.argmin(axis=1), "no temperature within"),
     ],
@@ -247,7 +254,7 @@ def test_folders_that_share_an_image_are_refused(here: Path) -> None:
     fitted(EXACT, training_data=other)
     for i in range(2):
         copy_of(DATA / f"n03_blue/{i}.png", other / f"deep/{i}.png")
-    shared = r"0\.png: also lies in `training_data` .*other, like 1 more of"
+    shared = r"0\.png: also lies in `training_data` .*other, along with 1 more of"
     assert_refused(EXACT, InputError, shared, training_data=other)
 
 
@@ -300,7 +307,7 @@ def test_images_of_the_fit_are_refused_by_evaluate(here: Path, command: Command)
     on_its_images = ("data", "--engine", "exact")
     refused = run(*on_its_images)
     assert (refused.code, refused.out) == (1, "")
-    assert "0.png: fitted the temperature of exact, like 119 more of these images; on these" in refused.err
+    assert "0.png: fitted the temperature of exact, along with 119 more of these images; its pro" in refused.err
     (engine,) = json.loads(run(*on_its_images, "--allow-calibration-images", "--json").out)["engines"]
     assert (engine["calibration_images"], engine["temperature_images"]) == (None, 3 * IMAGES)
     shown = run(*on_its_images, "--allow-calibration-images").out
@@ -310,7 +317,7 @@ def test_images_of_the_fit_are_refused_by_evaluate(here: Path, command: Command)
     assert run("data", "--engine", "ruined").code == 0
     shutil.copy(EXACT / MODEL, "alone.onnx")
     alone = run("data", "--engine", "alone.onnx").out
-    assert "not recorded whether its temperature was fitted" in " ".join(alone.split())
+    assert "no record shows whether its temperature was fitted" in " ".join(alone.split())
 
 
 @pytest.mark.parametrize(
@@ -318,7 +325,7 @@ def test_images_of_the_fit_are_refused_by_evaluate(here: Path, command: Command)
     [
         (("--data", "photos/val"), 1, "6 usable images are too few"),
         (("--data", "data", "--evaluation-data", "data/n01_red"), 1, "also lies in --evaluation-data data/n01_red"),
-        (("--data", "data", "--plot", "r.bmp"), 2, "--plot r.bmp: ends in none of .png, .svg, .pdf"),
+        (("--data", "data", "--plot", "r.bmp"), 2, "--plot r.bmp: does not end in one of .png, .svg, .pdf"),
         (("--data", "data", "--plot", "photos.png"), 2, "--plot photos.png: is not a plain file; name a file"),
         (("--data", "data", "--plot", "/proc/r.png"), 1, "--plot /proc/r.png: cannot be written"),
     ],

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +37,29 @@ def find() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-@dataclass
-class Page:
-    """One tab. ``requests`` gathers what it loads, ``complaints`` what it writes to its console."""
+class Browser:
+    """A running Chromium. ``requests`` is what the page in its tab loads, ``complaints`` what its console shows."""
 
-    browser: Browser
-    session: str
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
+    def __init__(self, write: int, read: int) -> None:
+        self._write, self._read, self._buffer, self._calls = write, read, b"", 0
+        self._tab: dict[str, str] = {}
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
 
     def open(self, path: Path, *, width: int = 1280, dark: bool = False, media: str = "screen") -> None:
-        """Load a file into a window ``width`` pixels wide."""
+        """Load a file into a new tab, watched from the start, in a window ``width`` pixels wide."""
+        self._tab = {}
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._tab = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        self.requests, self.complaints = [], []
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.call(f"{domain}.enable")
         metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.browser.wait(lambda message: message.get("method") == "Page.loadEventFired")
+        self.wait(lambda message: message.get("method") == "Page.loadEventFired")
 
     def ask(self, expression: str) -> Any:
         """The value of a JavaScript expression."""
@@ -68,31 +73,10 @@ class Page:
         path.write_bytes(base64.b64decode(printed["data"]))
 
     def call(self, method: str, **params: Any) -> Any:
-        """One command of the protocol, and its result."""
-        return self.browser.call(method, self.session, **params)
-
-
-class Browser:
-    """A running Chromium."""
-
-    def __init__(self, write: int, read: int) -> None:
-        self._write, self._read, self._buffer, self._calls = write, read, b"", 0
-        self._page: Page | None = None
-
-    def page(self) -> Page:
-        """A new tab, watched from the start."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self._page = Page(self, session)
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self._page.call(f"{domain}.enable")
-        return self._page
-
-    def call(self, method: str, session: str | None = None, **params: Any) -> Any:
-        """Send one command and return its result; AssertionError if the browser refuses it."""
+        """Send one command of the protocol and return its result; AssertionError if the browser refuses it."""
         self._calls += 1
         mine = self._calls
-        message = {"id": mine, "method": method, "params": params} | ({"sessionId": session} if session else {})
+        message = {"id": mine, "method": method, "params": params} | self._tab
         os.write(self._write, json.dumps(message).encode() + b"\0")
         answer = self.wait(lambda message: message.get("id") == mine)
         assert "error" not in answer, answer
@@ -110,18 +94,13 @@ class Browser:
                 self._buffer += piece
             line, _, self._buffer = self._buffer.partition(b"\0")
             message = json.loads(line)
-            self._note(message)
+            method = message.get("method")
+            if method == "Network.requestWillBeSent":
+                self.requests.append(message["params"]["request"]["url"])
+            elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
+                self.complaints.append(json.dumps(message["params"]))
             if wanted(message):
                 return message
-
-    def _note(self, message: dict[str, Any]) -> None:
-        method, params = message.get("method"), message.get("params", {})
-        if self._page is None:
-            return
-        if method == "Network.requestWillBeSent":
-            self._page.requests.append(params["request"]["url"])
-        elif method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-            self._page.complaints.append(json.dumps(params))
 
 
 @contextlib.contextmanager

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, save_onnx, set_contract
+from alexnet_deploy.onnx_graph.onnx_file import OPSET, save_onnx, set_contract
+from tests.helpers.graphs import graph_model
 from tests.helpers.photos import CLASSES
 
 CHANNELS = 16
@@ -33,32 +32,22 @@ def hostile_classifier(path: Path, *, outlier: float = OUTLIER, batch: int | str
     colours = np.zeros((len(CLASSES), CHANNELS), np.float32)
     colours[:, :3] = np.array([*CLASSES.values()]) / 255.0
     # |x - c|^2 = |x|^2 - 2 c.x + |c|^2: the nearest colour has the largest c.x - |c|^2 / 2.
-    weights = {
-        "scale": np.array(1 / 255, np.float32),
-        "spread": spread,
-        "extra": extra,
-        "back": back,
-        "colours": 100 * colours,
-        "norms": -50 * (colours**2).sum(axis=1),
-    }
-    nodes: list[tuple[str, list[str], str, str, dict[str, Any]]] = [
-        ("Cast", ["pixels"], "cast", "pixels/Cast", {"to": TensorProto.FLOAT}),
-        ("Transpose", ["cast"], "nchw", "pixels/Transpose", {"perm": [0, 3, 1, 2]}),
-        ("Mul", ["nchw", "scale"], "scaled", "pixels/Mul", {}),
-        ("Conv", ["scaled", "spread", "extra"], "a", "features.0/Conv", {}),
-        ("Conv", ["a", "back"], "b", "features.1/Conv", {}),
-        ("GlobalAveragePool", ["b"], "pooled", "avgpool/GlobalAveragePool", {}),
-        ("Flatten", ["pooled"], "flat", "flatten/Flatten", {}),
-        ("Gemm", ["flat", "colours", "norms"], "logits", "classifier/Gemm", {"transB": 1}),
-    ]
-    graph = helper.make_graph(
-        [helper.make_node(op, inputs, [output], name, **more) for op, inputs, output, name, more in nodes],
-        "colours",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, [batch, 8, 8, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, len(CLASSES)])],
-        [numpy_helper.from_array(values, name) for name, values in weights.items()],
+    model = graph_model(
+        f"(uint8[{batch},8,8,3] pixels) => (float[{batch},{len(CLASSES)}] logits)",
+        "cast = Cast <to = 1> (pixels); nchw = Transpose <perm = [0, 3, 1, 2]> (cast); scaled = Mul (nchw, scale);"
+        "a = Conv (scaled, spread, extra); b = Conv (a, back); pooled = GlobalAveragePool (b);"
+        "flat = Flatten (pooled); logits = Gemm <transB = 1> (flat, colours, norms)",
+        opset=OPSET,
+        scale=np.float32(1 / 255),
+        spread=spread,
+        extra=extra,
+        back=back,
+        colours=100 * colours,
+        norms=-50 * (colours**2).sum(axis=1),
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    modules = ("pixels", "pixels", "pixels", "features.0", "features.1", "avgpool", "flatten", "classifier")
+    for node, module in zip(model.graph.node, modules, strict=True):
+        node.name = f"{module}/{node.op_type}"
     pre = Preprocessing(8, 8, "stretch", None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     set_contract(model, ModelContract("colours", ("red", "green", "blue"), tuple(CLASSES), pre))
     return save_onnx(model, path)

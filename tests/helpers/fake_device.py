@@ -18,11 +18,12 @@ import pytest
 from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Plan
-from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.tensorrt_library import Messages, TensorRT
 from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
+from tests.helpers.runners import numbered_contract
 
 Work = Callable[[], None]
 
@@ -251,9 +252,7 @@ def fake_tensorrt(
 class FakeMachine:
     """A machine whose TensorRT is a fake one, and which has one plan file of that."""
 
-    contract = ModelContract(
-        "alexnet", ("a", "b", "c"), ("n1", "n2", "n3"), Preprocessing(4, 4, resize="stretch", resize_to=None)
-    )
+    contract = numbered_contract(3, side=4)
     batch = BatchProfile(1, 4, 8)
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -266,8 +265,9 @@ class FakeMachine:
         self._monkeypatch.setattr(tensorrt_plans, "load", lambda name: library)
         return Plan(self.plan_file.name, library.name, library.version, "sm89")
 
-    def load(self, device: FakeDevice, **options: Any) -> tuple[TensorRTRunner, FakeEngine]:
-        """Load the plan onto ``device``; ``options`` are those of ``fake_tensorrt``."""
-        library, engine = fake_tensorrt(device, **options)
+    def load(self, device: FakeDevice | None = None, **options: Any) -> TensorRTRunner:
+        """Load the plan onto ``device``, or a usual one; ``options`` are those of ``fake_tensorrt``."""
+        self.device = device or FakeDevice()
+        library, self.engine = fake_tensorrt(self.device, **options)
         plan = self.install(library)
-        return tensorrt_plans.load_plan(self.plan_file, plan, self.contract, self.batch, device=device), engine
+        return tensorrt_plans.load_plan(self.plan_file, plan, self.contract, self.batch, device=self.device)

@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
-from tests.helpers.graphs import graph_model
+from tests.helpers.graphs import graph_model, run_graph
 from tests.helpers.onnx_models import Graph
 
 SIDE, CLASSES = 12, 5
@@ -114,14 +113,13 @@ def random_pixels(count: int, side: int = SIDE, seed: int = 0) -> NDArray[np.uin
 
 def scores_by_hand(path: Path, pixels_NHWC: NDArray[np.uint8], *, channels_last: bool = False) -> NDArray[np.float32]:
     """What the file answers to pixels normalised outside of it, one image at a time where its batch is fixed."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(path)
     images = ((pixels_NHWC / 255.0 - MEAN) / STD).astype(np.float32)
     if not channels_last:
         images = images.transpose(0, 3, 1, 2)
-    (feed,) = session.get_inputs()
-    scores: NDArray[np.float32] = session.run(None, {feed.name: images})[0]
+    weights = {weight.name for weight in model.graph.initializer}
+    (feed,) = (value.name for value in model.graph.input if value.name not in weights)
+    (scores,) = run_graph(model, **{feed: images})
     return scores.reshape(len(pixels_NHWC), -1)
 
 
@@ -160,3 +158,8 @@ def with_random_weights(source: Path, path: Path) -> Path:
     model.ir_version = 4  # the first that does not want weights among the inputs
     onnx.save(model, path)
     return path
+
+
+def after(node: str) -> str:
+    """``node``, then ``AFFINE`` on its output."""
+    return f"{node}; {AFFINE.replace('(x)', '(' + node.partition(' ')[0] + ')')}"

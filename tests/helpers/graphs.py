@@ -32,6 +32,7 @@ def graph_model(
 def run_graph(model: onnx.ModelProto, *, basic: bool = False, **feeds: NDArray[Any]) -> list[NDArray[Any]]:
     """All outputs in ONNX Runtime; with ``basic`` optimisations alone, because the others compute fp8 wrongly."""
     options = ort.SessionOptions()
+    options.log_severity_level = 3  # no warnings
     if basic:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

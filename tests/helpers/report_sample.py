@@ -113,7 +113,7 @@ def _layers(precision: str, us: float) -> LayerProfile:
         ),
         Roofline("openvino", 2, (Peak("fp32", 150.0, "jit"), Peak("int8", 500.0, "jit")),
                  Bandwidth(30.0, 200.0, 32 << 20, True)),
-        ("no roof for fp16: openvino computes nothing else in it here",),
+        ("no peak for fp16: openvino does not compute the models that measure it in fp16 here",),
     )  # fmt: skip
 
 

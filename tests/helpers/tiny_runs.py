@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 from pathlib import Path
@@ -26,16 +27,15 @@ TINY = {"widths": (8, 16, 16, 16, 16), "hidden": 16}
 """An ``alexnet`` of 20 thousand weights: a step takes milliseconds, a state 300 KiB."""
 
 
-def run_of(photos: Path, output: Path, *, epochs: int, batch: int, dropout: float = 0.5, **changes: Any) -> Run:
-    """``modern`` with averaged weights on ``photo_folder``, small pictures, no augmentation, and ``changes``."""
+def run_of(photos: Path, output: Path, *, epochs: int, batch: int, dropout: float = 0.5) -> Run:
+    """``modern`` with averaged weights on ``photo_folder``, with small pictures and no augmentation."""
     images = list_class_folders(photos / "train")
-    recipe = get_recipe("modern", epochs=epochs, batch=batch, ema_decay=0.998)
+    recipe = get_recipe("modern", epochs=epochs, batch=batch, ema_decay=0.998, augment="none", sides=SMALL_PICTURES)
     return Run(
         arch=get_architecture("alexnet", num_classes=len(CLASSES), dropout=dropout, **TINY),
-        recipe=dataclasses.replace(recipe, **({"augment": "none", "sides": SMALL_PICTURES} | changes)),
+        recipe=recipe,
         train=images,
         val=list_class_folders(photos / "val", class_ids=images.class_ids),
-        data_digest=images.digest(photos / "train"),
         labels=("red", "green", "blue"),
         preprocessing=Preprocessing(),
         output=output,
@@ -43,10 +43,19 @@ def run_of(photos: Path, output: Path, *, epochs: int, batch: int, dropout: floa
     )
 
 
+def changed(run: Run, **changes: Any) -> Run:
+    """``run`` with ``changes``; a dict changes single fields of the recipe, the architecture and the like."""
+    whole = {
+        name: dataclasses.replace(getattr(run, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(run, **whole)
+
+
 def rows_of(run: Run, on_progress: Progress = no_progress) -> list[EpochMetrics]:
     """Train; one row per epoch."""
     rows: list[EpochMetrics] = []
-    fit(run, on_epoch=rows.append, on_progress=on_progress)
+    fit(run, on_epoch=lambda row, _: rows.append(row), on_progress=on_progress)
     return rows
 
 
@@ -58,6 +67,11 @@ def interrupt_at(*steps: int, number: signal.Signals = signal.SIGINT) -> Progres
             os.kill(os.getpid(), number)
 
     return on_progress
+
+
+def metrics_of(output: Path) -> list[dict[str, Any]]:
+    """The record of a run directory, one dict per epoch."""
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
 def weights_of(output: Path) -> dict[str, torch.Tensor]:

@@ -119,12 +119,12 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "count", "error", "cause"),
         [
-            ("nowhere", 1, InputError, "nowhere: no such folder; `calibration_data` takes a folder"),
+            ("nowhere", 1, InputError, "nowhere: no such folder; `calibration_data` must be a folder"),
             ("a.png", 1, InputError, "a.png: no such folder"),
             ("empty", 1, InputError, "holds no image"),
             ("damaged", 1, InputError, "holds no readable image"),
-            (".", 0, UsageError, "`calibration_images` 0: takes 1 or more"),
-            (".", -1, UsageError, "`calibration_images` -1: takes 1 or more"),
+            (".", 0, UsageError, "`calibration_images` 0: must be 1 or more"),
+            (".", -1, UsageError, "`calibration_images` -1: must be 1 or more"),
         ],
     )
     def test_no_images_or_none_asked_for(
@@ -139,7 +139,7 @@ class TestRefused:
 
     def test_fewer_than_asked(self, tmp_path: Path) -> None:
         folder_of(tmp_path, ant=3, bee=2)
-        with pytest.raises(InputError, match=r"holds 5 usable images, `calibration_images` asks for 6; .* 5$"):
+        with pytest.raises(InputError, match=r"holds 5 usable images, `calibration_images` requires 6; .* 5$"):
             choose_images(tmp_path, count=6)
         shutil.copy(tmp_path / "ant" / "00.png", tmp_path / "bee" / "copy.png")
         (tmp_path / "bee" / "broken.png").write_text("not an image")
@@ -244,7 +244,7 @@ def test_hashes_are_of_the_content_and_leave_out_what_cannot_be_read(files: list
 def test_shared_images_are_found_and_refused(files: list[Path]) -> None:
     shared = shared_images(image_hashes(files), [hashlib.sha256(b"1").hexdigest()])
     assert shared == (files[0], files[2])
-    message = rf"^{files[0]}: calibrated it, like 1 more of these images; give others$"
+    message = rf"^{files[0]}: calibrated it, along with 1 more of these images; give others$"
     with pytest.raises(InputError, match=message):
         refuse_shared_images(shared, "calibrated it", "give others")
     with pytest.raises(InputError, match=rf"^{files[0]}: calibrated it; give others$"):

@@ -71,16 +71,16 @@ def test_what_is_no_class_folder_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "holds no class folders; its classes are n01, n02, n03, ...: give one folder of images per class"),
-        (("Garbage_Truck",), "folder 'Garbage_Truck' is no class of this model; did you mean 'garbage truck'?"),
+        ((), "holds no class folders; its classes are n01, n02, n03, ...: give a folder with one subf"),
+        (("Garbage_Truck",), "folder 'Garbage_Truck' is not a class of this model; did you mean 'garbage truck'?"),
         (
             ("golden retreiver", "n01", "n03"),
-            "'golden retreiver' is no class of this model (2 of 3 folders are named by class id); "
+            "'golden retreiver' is not a class of this model (2 of 3 folders are named by class id); "
             "did you mean 'golden retriever'?",
         ),
-        (("zebra",), "'zebra' is no class of this model; its classes are n01 (tench), n02 (golden retriever), n03 (c"),
-        (("5",), "folder '5' is no class of this model; its classes are"),
-        (("train/n01", "val/n01"), "folder 'train' is no class of this model, but holds class folders; give {}/train"),
+        (("zebra",), "'zebra' is not a class of this model; its classes are n01 (tench), n02 (golden retriever)"),
+        (("5",), "folder '5' is not a class of this model; its classes are"),
+        (("train/n01", "val/n01"), "'train' is not a class of this model, but holds class folders; give {}/train"),
         (("crane", "n01"), "'crane' is the label of 2 classes; name the folder n03 or n05"),
         (("n01", "tench"), "folders 'n01' and 'tench' are the same class (n01 (tench)); merge them, or remove one"),
         (("1", "01"), "folders '01' and '1' are the same class (n02 (golden retriever))"),

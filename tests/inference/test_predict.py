@@ -1,4 +1,4 @@
-"""Predictions stream in order, with error rows, bounded memory, and no thread left behind."""
+"""Predictions stream in order, with error rows and true probabilities, bounded memory, and no thread left behind."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from itertools import islice, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,28 +18,16 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.inference.predict import predict, read_batches, top_answers
 from alexnet_deploy.inference.prediction import Prediction
-from tests.helpers.runners import FakeRunner
+from alexnet_deploy.inference.probabilities import kl_nats
+from tests.helpers.runners import FakeRunner, numbered_contract
 
 SIDE = 8
-LABELS = tuple(f"label {k}" for k in range(256))
-CONTRACT = ModelContract("fake", LABELS, LABELS, Preprocessing(SIDE, SIDE, resize="stretch", resize_to=None))
-
-
-class BrightnessRunner(FakeRunner):
-    """The class is the red value of the image's first pixel."""
-
-    def __init__(self) -> None:
-        super().__init__(CONTRACT)
-
-    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        super().__call__(pixels_NHWC)
-        return 10.0 * np.eye(256, dtype=np.float32)[pixels_NHWC[:, 0, 0, 0]]
+CONTRACT = numbered_contract(256, SIDE)
 
 
 def decoding_threads() -> list[threading.Thread]:
@@ -65,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("batch", [1, 2, 32, 70, 100])
 def test_one_row_a_file_in_order_with_errors_in_place(folder: Path, batch: int, workers: int) -> None:
-    runner = BrightnessRunner()
+    runner = FakeRunner(CONTRACT)
     rows = list(predict(runner, find_images([folder]), batch=batch, workers=workers))
     assert [Path(row.file).name for row in rows] == [f"{i:03}.png" for i in range(70)]
     for i, row in enumerate(rows):
@@ -80,13 +69,13 @@ def test_one_row_a_file_in_order_with_errors_in_place(folder: Path, batch: int, 
 
 
 def test_a_row_is_what_the_manual_says(folder: Path) -> None:
-    good, *_, bad = (row.as_row() for row in islice(predict(BrightnessRunner(), find_images([folder]), top_k=2), 4))
+    good, *_, bad = (row.as_row() for row in islice(predict(FakeRunner(CONTRACT), find_images([folder]), top_k=2), 4))
     probability = math.exp(10) / (math.exp(10) + 255)
     assert good == {
         "file": str(folder / "000.png"),
         "top": [
-            {"index": 0, "label": "label 0", "probability": pytest.approx(probability)},
-            {"index": 1, "label": "label 1", "probability": pytest.approx(math.exp(-10) * probability)},
+            {"index": 0, "label": "0", "probability": pytest.approx(probability)},
+            {"index": 1, "label": "1", "probability": pytest.approx(math.exp(-10) * probability)},
         ],
         "error": None,
     }
@@ -102,45 +91,34 @@ def test_the_runner_sees_the_pixels_of_images_py(folder: Path) -> None:
 
 
 def test_a_batch_of_damaged_files_does_not_reach_the_runner(tmp_path: Path) -> None:
-    runner = BrightnessRunner()
+    runner = FakeRunner(CONTRACT)
     rows = list(predict(runner, [tmp_path / "gone.png"] * 5, batch=2))
     assert [row.error is not None for row in rows] == [True] * 5
     assert runner.sizes == []
 
 
 def test_no_files_no_rows() -> None:
-    assert list(predict(BrightnessRunner(), [])) == []
+    assert list(predict(FakeRunner(CONTRACT), [])) == []
 
 
 @pytest.mark.parametrize("parameter", ["top_k", "batch", "workers"])
 def test_numbers_out_of_range_are_named_at_the_call(parameter: str) -> None:
-    with pytest.raises(UsageError, match=f"^`{parameter}` 0: takes 1 or more"):
-        predict(BrightnessRunner(), [], **{parameter: 0})
-
-
-def test_more_answers_than_classes_gives_all_classes(folder: Path) -> None:
-    (row,) = predict(BrightnessRunner(), [folder / "007.png"], top_k=1000)
-    assert sorted(answer.index for answer in row.top) == list(range(256))
-    assert sum(answer.probability for answer in row.top) == pytest.approx(1.0)
+    with pytest.raises(UsageError, match=f"^`{parameter}` 0: must be 1 or more"):
+        predict(FakeRunner(CONTRACT), [], **{parameter: 0})
 
 
 def test_output_that_is_not_finite_is_an_error_of_its_file_only(folder: Path) -> None:
-    class Overflowing(BrightnessRunner):
+    class Overflowing(FakeRunner):
         def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
             logits_NK = super().__call__(pixels_NHWC)
             logits_NK[1, 5] = np.nan
             logits_NK[2, 5] = np.inf
             return logits_NK
 
-    rows = list(predict(Overflowing(), [folder / f"{i:03}.png" for i in range(10, 15)]))
+    rows = list(predict(Overflowing(CONTRACT), [folder / f"{i:03}.png" for i in range(10, 15)]))
     assert [row.error is None for row in rows] == [True, False, False, True, True]
     assert "not finite" in str(rows[1].error)
     assert rows[3].top[0].index == 13
-
-
-def contract_of(classes: int, temperature: float) -> ModelContract:
-    names = tuple(map(str, range(classes)))
-    return ModelContract("fake", names, names, temperature=temperature)
 
 
 @given(
@@ -157,9 +135,8 @@ def test_probabilities_are_a_distribution_in_the_order_of_the_logits(
 ) -> None:
     before = logits_NK.copy()
     classes = logits_NK.shape[1]
-    for logits_K, answers in zip(
-        logits_NK, top_answers(logits_NK, contract_of(classes, temperature), top_k), strict=True
-    ):
+    contract = numbered_contract(classes, temperature=temperature)
+    for logits_K, answers in zip(logits_NK, top_answers(logits_NK, contract, top_k), strict=True):
         assert len(answers) == min(top_k, classes)
         ranking = [(-logits_K[answer.index], answer.index) for answer in answers]
         assert ranking == sorted((-logit, k) for k, logit in enumerate(logits_K))[:top_k]
@@ -169,29 +146,39 @@ def test_probabilities_are_a_distribution_in_the_order_of_the_logits(
 
 
 def test_temperature_divides_the_logits() -> None:
-    ((answer,),) = top_answers(np.array([[2.0, 0.0]], np.float32), contract_of(2, 2.0), 1)
+    ((answer,),) = top_answers(np.array([[2.0, 0.0]], np.float32), numbered_contract(2, temperature=2.0), 1)
     assert answer.probability == pytest.approx(1 / (1 + math.exp(-1)))
 
 
-def endless(path: Path, taken: list[int]) -> Iterator[Path]:
-    for i, same in enumerate(repeat(path)):
-        taken[0] = i + 1
-        yield same
+LOGITS = hnp.arrays(np.float32, (2, 5), elements=st.floats(-50, 50, width=32))
+
+
+@given(LOGITS, LOGITS, st.floats(-100, 100, width=32))
+def test_kl_is_that_of_the_textbook(p: np.ndarray, q: np.ndarray, shift: float) -> None:
+    def softmax(x: np.ndarray) -> Any:
+        powers = np.exp(x.astype(np.float64))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    expected = (softmax(p) * np.log(softmax(p) / softmax(q))).sum(axis=1)
+    assert kl_nats(p, q) == pytest.approx(expected, abs=1e-9)
+    assert (kl_nats(p, q) >= 0).all()
+    # Adding a number to all logits changes no probability; float32 rounds the sum to some 1e-5.
+    assert kl_nats(p, p + np.float32(shift)) == pytest.approx(0, abs=1e-8)
 
 
 def test_reading_ahead_is_bounded_and_close_ends_it(folder: Path) -> None:
-    taken = [0]
-    rows = predict(BrightnessRunner(), endless(folder / "000.png", taken), batch=4)
+    taken = count()
+    rows = predict(FakeRunner(CONTRACT), (folder / "000.png" for _ in taken), batch=4)
     for _ in range(41):
         next(rows)
-    assert taken[0] <= 44 + 2 * 4  # eleven batches begun, two ahead
+    assert next(taken) <= 44 + 2 * 4  # eleven batches begun, two ahead
     rows.close()  # type: ignore[attr-defined]
     assert decoding_threads() == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError("device lost"), KeyboardInterrupt()])
 def test_a_failing_runner_ends_the_run_and_its_threads(folder: Path, error: BaseException) -> None:
-    class Failing(BrightnessRunner):
+    class Failing(FakeRunner):
         def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
             if len(self.sizes) == 2:
                 raise error
@@ -199,7 +186,7 @@ def test_a_failing_runner_ends_the_run_and_its_threads(folder: Path, error: Base
 
     rows: list[Prediction] = []
     with pytest.raises(type(error)):
-        rows.extend(predict(Failing(), endless(folder / "001.png", [0]), batch=4))
+        rows.extend(predict(Failing(CONTRACT), repeat(folder / "001.png"), batch=4))
     assert decoding_threads() == []
 
 
@@ -209,15 +196,15 @@ def test_a_failing_source_ends_the_run_and_its_threads(folder: Path) -> None:
         raise InputError("list.txt: line 51 is no path")
 
     with pytest.raises(InputError, match="line 51"):
-        list(predict(BrightnessRunner(), source(), batch=4))
+        list(predict(FakeRunner(CONTRACT), source(), batch=4))
     assert decoding_threads() == []
 
 
 def test_memory_does_not_grow_with_the_number_of_files(folder: Path) -> None:
-    def peak_bytes(count: int) -> int:
+    def peak_bytes(files: int) -> int:
         tracemalloc.start()
         try:
-            assert sum(1 for _ in predict(BrightnessRunner(), repeat(folder / "000.png", count), batch=16)) == count
+            assert sum(1 for _ in predict(FakeRunner(CONTRACT), repeat(folder / "000.png", files), batch=16)) == files
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -158,11 +158,6 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
-def test_parquet_needs_a_file() -> None:
-    with pytest.raises(UsageError, match="give an `output` file"), open_writer("parquet", None, top_k=2):
-        pass
-
-
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "alexnet_deploy.inference.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -171,9 +166,16 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("output", [".", os.devnull])
-def test_an_output_that_is_no_plain_file_is_refused(output: str) -> None:
-    with pytest.raises(UsageError, match="not a plain file"), open_writer("jsonl", Path(output), top_k=2):
+@pytest.mark.parametrize(
+    ("format_", "output", "message"),
+    [
+        ("jsonl", Path("."), "not a plain file"),
+        ("jsonl", Path(os.devnull), "not a plain file"),
+        ("parquet", None, "give an `output` file"),
+    ],
+)
+def test_an_output_that_will_not_do_is_refused(format_: Format, output: Path | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message), open_writer(format_, output, top_k=2):
         pass
     assert Path(os.devnull).is_char_device()
 

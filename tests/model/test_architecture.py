@@ -249,7 +249,7 @@ def test_an_architecture_that_cannot_be_is_refused(change: Any) -> None:
     [
         ("lenet", {}, "`architecture` lenet: unknown; choose one of alexnet, alexnet-2012"),
         ("alexnet", {"dropout": 1.0}, "`dropout` 1.0"),
-        ("alexnet", {"dense_rank": 0}, "`dense_rank` 0: takes 1 to 4095"),
+        ("alexnet", {"dense_rank": 0}, "`dense_rank` 0: must be within 1..4095"),
         ("alexnet", {"num_classes": 1}, "needs at least 2"),
     ],
 )

@@ -127,7 +127,7 @@ class TestRefused:
             (RECIPE_KEY, "5", ArtifactError, "again"),
             (ARCHITECTURE_KEY, json.dumps(architecture | {"lrn": "sometimes"}), InputError, "not one of this family"),
             (METADATA_KEY, two_classes.to_json(), InputError, "has 2 labels for 3 outputs"),
-            (METADATA_KEY, larger.to_json(), InputError, "says 200 x 224 pixels, AlexNet takes 224 x 224"),
+            (METADATA_KEY, larger.to_json(), InputError, "has 200 x 224 pixels, AlexNet needs 224 x 224"),
         ):
             save_file(tiny_checkpoint.weights, path, whole | {key: text})
             self.check(path, error, says)
@@ -192,7 +192,7 @@ class TestPublished:
             load_published(path, tiny_checkpoint.arch, tiny_checkpoint.contract)
         assert not marker.exists()
         assert str(caught.value) == (
-            f"{path}: is not a plain state dict of tensors (it holds more than that); save model.state_dict() alone"
+            f"{path}: is not a plain state dict of tensors (it holds more than tensors); save model.state_dict() alone"
         )
 
     @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ class TestWhatWeightsNames:
     def test_a_published_file_whose_name_tells_another_hash_is_refused(self, published: Path, tmp_path: Path) -> None:
         wrong = tmp_path / "alexnet-owt-00000000.pth"
         wrong.write_bytes(published.read_bytes())
-        with pytest.raises(ArtifactError, match=r"SHA-256 starts with [0-9a-f]{8}, its name says 00000000; download"):
+        with pytest.raises(ArtifactError, match=r"SHA-256 starts with [0-9a-f]{8}, its name has 00000000; download"):
             load_weights(str(wrong))
 
     def test_an_unknown_architecture_is_refused_before_any_download(self) -> None:

@@ -105,7 +105,7 @@ def test_given_prefix_overrides_the_name(download: Download) -> None:
 def test_connection_that_is_always_cut_is_given_up(download: Download) -> None:
     download.server.answers = [Answer(ranges=False, cut_after=CHUNK_BYTES)]
     message = download.refused(UnavailableError)
-    assert "given up after 4 tries" in message
+    assert "gave up after 4 tries" in message
     assert "download it by hand and pass the path" in message
     assert len(download.server.asked) == 4
     assert download.waits == [0.5, 1.0, 2.0]

@@ -67,7 +67,7 @@ class TestLoad:
         model = onnx.load(path)
         model.graph.ClearField(part)
         onnx.save(model, path)
-        with pytest.raises(InputError, match=r"is not an ONNX model, or one without nodes or outputs"):
+        with pytest.raises(InputError, match=r"is not an ONNX model, or has no nodes or outputs"):
             onnx_file.load_onnx(path)
 
     def test_what_onnx_does_not_have(self, path: Path) -> None:

@@ -98,7 +98,7 @@ class TestReader:
         assert read_record(saved(path, record)) == record
 
     def test_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"none.json: there is no calibration record"):
+        with pytest.raises(InputError, match=r"none.json: no such calibration record"):
             read_record(tmp_path / "none.json")
 
 
@@ -134,10 +134,10 @@ class TestOfABundle:
             build_bundle(tmp_path / "first" / MODEL, tmp_path / "third", "int8", root, calibration_images=5)
 
         (root / record.files[1].file).unlink()
-        with pytest.raises(InputError, match=rf"{record.files[1].file}: is in the record and cannot be read"):
+        with pytest.raises(InputError, match=rf"{record.files[1].file}: is in the record, but cannot be read"):
             record.calibration_set(root)
         shutil.copy(root / record.files[0].file, root / record.files[1].file)
-        with pytest.raises(InputError, match=rf"{record.files[1].file}: is not the image that calibrated"):
+        with pytest.raises(InputError, match=rf"{record.files[1].file}: is not the recorded calibration image"):
             record.calibration_set(root)
 
 
@@ -186,5 +186,5 @@ def test_a_bundle_for_a_float_onnx_is_answered_with_the_file(
 ) -> None:
     monkeypatch.chdir(folder)
     ran = command(given[0], name, given[1], photo_folder / "train")
-    expected = f"error: {name}: is an engine bundle ({precision}), this takes a float32 ONNX: give {instead}\n"
+    expected = f"error: {name}: is an engine bundle ({precision}), but a float32 ONNX is needed: give {instead}\n"
     assert (ran.code, ran.err) == (1, expected)

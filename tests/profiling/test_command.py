@@ -37,7 +37,7 @@ def test_a_table_of_every_engine_and_batch(command: Command, here: Path) -> None
     assert [row.split()[:2] for row in rows[:4]] == [[f"tiny-{p}", b] for p in ("int8", "fp32") for b in ("1", "4")]
     assert "tiny-int8 (int8): OpenVINO" in ran.out
     assert "peak memory" in ran.out
-    assert "-: fewer calls than that percentile takes (p90 29, p95 59, p99 299, p99.9 2995)" in ran.out
+    assert "-: too few calls for that percentile (p90 29, p95 59, p99 299, p99.9 2995)" in ran.out
 
 
 def test_json_and_exported_times_agree(command: Command, here: Path) -> None:
@@ -74,19 +74,19 @@ def test_what_was_passed_over_is_shown_unasked_only_beside_a_gpu(
     monkeypatch.setattr(engine, "profile_engine", lambda *_: report)
     ran = command("profile", "tiny-fp32")
     assert ran.code == 0
-    assert ("passed over tensorrt: no plan" in ran.err) == unused_gpu
+    assert ("not used: tensorrt: no plan" in ran.err) == unused_gpu
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--batch-sizes", "1,x"], 2, "'1,x' is not a list of whole numbers with commas, such as 1,8,32"),
-        (["--batch-sizes", "1,5"], 2, "--batch-sizes 5: tiny-int8 has a profile of 1..4; choose within, or build"),
+        (["--batch-sizes", "1,5"], 2, "--batch-sizes 5: tiny-int8 has a profile of 1..4; choose one within it, or"),
         (["tiny-fp32", "frozen.onnx", "--batch-sizes", "4"], 2, "--batch-sizes 4: frozen has a profile of 2..2"),
         (["--duration", 3], 2, "'--duration': '3' is not a time with its unit, such as 3s, 200ms or 800us"),
-        (["--warmup", "2h"], 2, "--warmup 7200: takes seconds from 0, an hour at most"),
-        (["--threads", 0], 2, "--threads 0: takes 1 or more"),
-        (["tiny-fp32", "nope"], 1, "nope: no such engine in engines/; there is tiny-int8, tiny-fp32"),
+        (["--warmup", "2h"], 2, "--warmup 7200s: must be within 0s..3600s"),
+        (["--threads", 0], 2, "--threads 0: must be 1 or more"),
+        (["tiny-fp32", "nope"], 1, "nope: no such engine in engines/; it contains tiny-int8, tiny-fp32"),
         (["none.onnx"], 1, "none.onnx: no such ONNX file"),
         (["--export-times", "engines"], 2, "--export-times engines: is not a plain file"),
         (["--export-times", "/proc/no/times.json"], 1, "/proc/no/times.json: cannot be written"),
@@ -110,7 +110,7 @@ def test_an_edited_bundle_is_refused_before_any_is_measured(command: Command, he
     model.write_bytes(model.read_bytes()[:-1])
     ran = command("profile", *SHORT)
     assert (ran.code, "measuring" in ran.err) == (1, False)
-    assert "the manifest says" in ran.error
+    assert "the manifest records" in ran.error
 
 
 def test_an_engine_that_crashes_does_not_take_the_others_along(
@@ -157,7 +157,7 @@ def test_marks_come_with_their_cause(shown: Callable[..., RunResult]) -> None:
     assert [r.mark for r in rows] == ["ok", "unstable", "invalid"]
     out = shown(*rows).out
     assert [line.split()[-1] for line in out.splitlines()[1:4]] == ["ok", "unstable", "invalid"]
-    assert "unstable: tiny-fp32 batch 1: the medians of its last windows lie 7.2 % apart; let " in out
+    assert "unstable: tiny-fp32 batch 1: the medians of its last windows differ by 7.2 %; measure " in out
     assert "invalid: tiny-fp32 batch 1: it was hot; cool it\n" in out
     assert "invalid: tiny-fp32 batch 1: it was shared; wait\n" in out
     assert "fewer calls" not in out
@@ -229,9 +229,9 @@ def test_an_engine_is_found_by_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frozen", "batches", "message"),
     [
-        (False, (1, 5), r"`batch_sizes` 5: tiny has a profile of 1\.\.4; choose within, or build it again with"),
+        (False, (1, 5), r"`batch_sizes` 5: tiny has a profile of 1\.\.4; choose one within it, or build it again with"),
         (False, (1, 1000), r"`batch_sizes` 1000: tiny has a profile of 1\.\.4"),
-        (True, (2, 4), r"`batch_sizes` 4: tiny has a profile of 2\.\.2; choose within, or export it for any batch"),
+        (True, (2, 4), r"`batch_sizes` 4: tiny has a profile of 2\.\.2; choose one within it, or export it for any"),
     ],
 )
 def test_a_batch_outside_the_profile_is_refused_before_anything_runs(

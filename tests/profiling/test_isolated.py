@@ -61,7 +61,7 @@ def test_an_error_over_there_is_the_same_error_here_and_it_goes_on(process: Isol
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        (signal.SIGKILL, r"^tiny: .* was killed \(SIGKILL\), as for lack of memory; free some, or choose a smaller b"),
+        (signal.SIGKILL, r"^tiny: .* was killed \(SIGKILL\), probably for lack of memory; free some, or choose a"),
         (signal.SIGSEGV, r"^tiny: .* ended by SIGSEGV; try another `runtime`$"),
         (signal.SIGABRT, r"^tiny: .* ended by SIGABRT; try another `runtime`$"),
     ],
@@ -75,7 +75,7 @@ def test_a_killed_or_crashed_process_is_one_line_with_subject_and_signal(
 
 
 def test_a_bug_over_there_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
-    message = "tiny: the process that measured it ended with code 1; its messages"
+    message = "tiny: the process that measured it ended with code 1; see its messages"
     with pytest.raises(UnavailableError, match=message), IsolatedProcess("tiny") as process:
         process.call(operator.truediv, 1, 0)
     assert "ZeroDivisionError: division by zero" in capfd.readouterr().err

@@ -111,7 +111,7 @@ def test_a_thread_pays_each_stage_with_the_time_since_its_last(monkeypatch: pyte
 
 
 def test_numbers_out_of_range_and_nothing_to_read(runner: Runner, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="`batch` 0: takes 1 or more"):
+    with pytest.raises(UsageError, match="`batch` 0: must be 1 or more"):
         profile_stages(runner, [], batch=0)
     with pytest.raises(InputError, match="cannot be used, nor can any other of the 1 files"):
         profile_stages(runner, [tmp_path / "gone.jpg"])
@@ -130,4 +130,4 @@ def test_the_command(command: Command, tmp_path: Path, photos: list[Path]) -> No
     assert json.loads(ran.out)["failed"] == 1
     assert "1 of 60 images cannot be used" in ran.err
     ran = command(*given, "--workers", 0)
-    assert (ran.code, ran.error) == (2, "error: --workers 0: takes 1 or more")
+    assert (ran.code, ran.error) == (2, "error: --workers 0: must be 1 or more")

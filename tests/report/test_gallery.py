@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.evaluate import Evaluation
 from alexnet_deploy.evaluation.results import EngineResult
 from alexnet_deploy.report.gallery import THUMBNAIL_SIDE, flips, write_gallery
+from tests.helpers.answers import given_answers
 from tests.helpers.html_page import Page
 
 CONTRACT = ModelContract("any", ("cat", "dog", "<b>&cow"), ("n0", "n1", "n2"))
@@ -29,7 +31,7 @@ def answers(root: Path, targets: list[int], *logits: Any) -> Answers:
     for i, file in enumerate(files):
         file.parent.mkdir(exist_ok=True)
         Image.new("RGB", (640, 480), (i, 0, 0)).save(file)
-    return Answers(files, np.array(targets, np.int64), tuple(np.array(x, np.float32) for x in logits), ())
+    return given_answers(targets, *logits, files=files)
 
 
 def written(root: Path, found: Answers, *names: str, **options: Any) -> Page:
@@ -98,8 +100,7 @@ def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:
 def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
     found = answers(tmp_path, [2], [[0, 0, 2]], [[2, 0, 0]])
     odd = found.files[0].rename(tmp_path / "n2" / '"><img src=x onerror=alert(1)>\udcff.png')
-    found = Answers((odd,), found.target_N, found.logits_NK, ())
-    page = written(tmp_path, found, "{{ 7 * 6 }}", "<script>alert(2)</script>")
+    page = written(tmp_path, replace(found, files=(odd,)), "{{ 7 * 6 }}", "<script>alert(2)</script>")
     page.assert_runs_nothing()
     assert not page.all("b")
     for shown in ("<b>&cow", "<script>alert(2)</script>", "{{ 7 * 6 }}", "onerror=alert(1)>\\udcff.png"):

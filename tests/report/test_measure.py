@@ -114,25 +114,24 @@ def test_an_engine_of_other_classes_is_a_gap(run: Command, here: Path) -> None:
     found = read_report(here / "report.json")
     assert [engine.name for engine in found.engines] == ["exact"]
     (gap,) = found.gaps
-    assert gap.reason == "its classes or its preprocessing are not those of exact; give it a report of its own"
+    assert gap.reason == "its classes or its preprocessing are not those of exact; make a separate report for it"
 
 
 def test_images_that_made_an_engine_are_refused_and_told(run: Command, here: Path) -> None:
-    """With a record of a temperature as calibrate-confidence writes it, of one of the photos."""
-    bundle = here / "engines/exact"
-    manifest, _ = load_manifest(bundle)
-    photo, some = sha256_of(here / "photos/val/n01_red/0.jpg"), Quality(0.5, 5.0, ())
-    record = ConfidenceRecord(manifest.contract.temperature, 3, (photo,), some, some, "fake", {})
-    (bundle / CONFIDENCE).write_text(record.to_json())
-    save_manifest(manifest, bundle)
-    refused = run(*ONLY_ACCURACY)
-    assert (refused.code, refused.err.count("\n")) == (1, 1)
-    assert "0.jpg: fitted the temperature of exact; on these its probabilities look better" in refused.err
     for file in (here / "photos/train").rglob("*.jpg"):
         shutil.copy(file, here / "photos/val" / file.parent.name / f"train-{file.name}")
     refused = run(*ONLY_ACCURACY)
     assert (refused.code, refused.err.count("\n")) == (1, 1)
-    assert "calibrated ruined, like" in refused.err
+    assert "calibrated ruined, along with" in refused.err
+    bundle = here / "engines/exact"
+    manifest, _ = load_manifest(bundle)
+    photo, some = sha256_of(here / "photos/val/n01_red/0.jpg"), Quality(0.5, 5.0, ())
+    record = ConfidenceRecord(manifest.contract.temperature, 3, (photo,), some, some, "fake", {})
+    (bundle / CONFIDENCE).write_text(record.to_json())  # as calibrate-confidence writes it
+    save_manifest(manifest, bundle)
+    refused = run(*ONLY_ACCURACY)
+    assert (refused.code, refused.err.count("\n")) == (1, 1)
+    assert "0.jpg: fitted the temperature of exact; its probabilities would fit them" in refused.err
     assert run(*ONLY_ACCURACY, "--allow-calibration-images").code == 0
     exact, ruined = (engine.result for engine in read_report(here / "report.json").engines)
     assert (exact.temperature_images, ruined.temperature_images) == (1, None)
@@ -153,19 +152,19 @@ def test_a_folder_name_that_is_no_text(run: Command, here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "report measures --data, or draws --from a report.json; give one of them"),
-        (("--data", "photos/val", "--from", "x.json"), 2, "give one of them"),
-        (("--data", "photos/val", "-o", "page.pdf"), 2, "--output page.pdf: ends in none of .html, .htm; choose one"),
+        ((), 2, "report needs either --data, to measure, or --from, to draw an earlier report.json"),
+        (("--data", "photos/val", "--from", "x.json"), 2, "report needs either --data"),
+        (("--data", "photos/val", "-o", "page.pdf"), 2, "--output page.pdf: does not end in one of .html, .htm"),
         (("--data", "photos/val", "-o", "photos.html"), 2, "--output photos.html: is not a plain file"),
         (("--data", "photos/val", "-o", "/proc/no/page.html"), 1, "--output /proc/no/page.html: cannot be written"),
         (("--data", "photos/val", "--store", "none"), 1, "none/ holds no engine; build one"),
-        (("other", "--data", "photos/val"), 1, "other: no such engine in engines/; there is"),
+        (("other", "--data", "photos/val"), 1, "other: no such engine in engines/; it contains"),
         (("exact", "engines/exact", *QUICK), 2, "engines/exact: is named twice; name each bundle once"),
-        (("--data", "photos"), 1, "photos: folder 'train' is no class of this model"),
+        (("--data", "photos"), 1, "photos: folder 'train' is not a class of this model"),
         (("--data", "nowhere"), 1, "nowhere: no such"),
         (("--data", "photos/val", "--photos", "nowhere"), 1, "nowhere: no such"),
-        (("--data", "photos/val", "--batch-sizes", "0"), 2, "--batch-sizes 0: takes 1 or more"),
-        (("--from", "missing.json"), 1, "missing.json: there is no such report"),
+        (("--data", "photos/val", "--batch-sizes", "0"), 2, "--batch-sizes 0: must be 1 or more"),
+        (("--from", "missing.json"), 1, "missing.json: no such report"),
     ],
 )
 def test_bad_input_is_one_line(run: Command, here: Path, arguments: tuple[Any, ...], code: int, words: str) -> None:
@@ -193,8 +192,8 @@ def layers(report: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda r: r.update(schema=1), "report schema 1, this version reads 2; measure again"),
-        (lambda r: r.pop("schema"), "report schema None, this version reads 2"),
+        (lambda r: r.update(schema=1), "report schema 1, but this version reads schema 2; measure again"),
+        (lambda r: r.pop("schema"), "report schema None, but this version reads schema 2"),
         (lambda r: r.update(extra=1), "unknown field 'extra'"),
         (lambda r: r.update(engines=[]), "`$.engines`"),
         (lambda r: r["engines"][0]["result"].update(model_bytes="1"), "`$.engines[0].result.model_bytes`"),
@@ -208,8 +207,8 @@ def layers(report: dict[str, Any]) -> Any:
         (lambda r: layers(r)["roofline"]["bandwidth"].update(memory_gb_per_s=0), "quick: memory_gb_per_s is 0.0"),
         (lambda r: latency(r)["samples_ns"].pop(), "quick: its 100 samples are not 101 rising quantiles"),
         (lambda r: latency(r)["samples_ns"].reverse(), "quick: its 101 samples are not 101 rising quantiles"),
-        (lambda r: latency(r).update(batch=8), "two rows have one batch size"),
-        (lambda r: r["engines"][1]["result"].update(name="exact"), "two engines have one name"),
+        (lambda r: latency(r).update(batch=8), "two rows have the same batch size"),
+        (lambda r: r["engines"][1]["result"].update(name="exact"), "two engines have the same name"),
         (lambda r: r["engines"][1].update(delta=None), "only the first engine is not compared"),
         (lambda r: r["engines"][1]["delta"]["classes"][0].update(target=3), "a class has no label"),
         (lambda r: r["labels"].pop(), "2 labels, 3 class ids"),

@@ -66,7 +66,7 @@ def test_the_page_shows_what_was_measured() -> None:
     shown = " ".join(page.text.split())
     for part in (
         "3 engines on val", "81.00 % top-1 (77.0..84.0)", "4.0 times as fast as exact", "-0.50 (-1.70..+0.60)",
-        "no: 1is no worse in all three", "OpenVINO gives no counters", "classifier.1", "Method entropy on 512 images",
+        "no: 1is not worse in all three", "OpenVINO gives no counters", "classifier.1", "Method entropy on 512 images",
         "ECE 3.1 %", "alexnet-deploy report --data 'my photos/val'", "495 images/s: 100 images, 5 times, in 1.00 s",
         "9.00", "8.00 ms at batch 8, OpenVINO 2026.4.1 on CPU",
     ):  # fmt: skip
@@ -194,12 +194,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Brows
         yield running
 
 
-def opened(browser: chromium.Browser, folder: Path, report: Report, **options: Any) -> chromium.Page:
+def opened(browser: chromium.Browser, folder: Path, report: Report, **options: Any) -> chromium.Browser:
     """The page on ``report`` in a new tab."""
     write_page(report, folder / "report.html")
-    page = browser.page()
-    page.open(folder / "report.html", **options)
-    return page
+    browser.open(folder / "report.html", **options)
+    return browser
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])

@@ -88,7 +88,7 @@ def test_of_equally_fast_ones_the_smallest(tmp_path: Path) -> None:
     )
     found = recommend(report, tmp_path / "engines", Bounds(), SOURCE)
     assert found.engine.name == "small"
-    assert "smallest of 2 that are equally fast" in found.reason
+    assert "smallest of 2 equally fast ones, of " in found.reason
     why = {other.name: other.reason for other in found.passed_over}
     assert why["large"] == "as fast (1 ms) and no smaller (9 MiB)"
     assert why["smaller but slower"] == "slower: 1.06 ms"
@@ -107,7 +107,7 @@ def test_each_other_one_is_told_with_its_reason(tmp_path: Path) -> None:
     found = recommend(report, tmp_path / "engines", Bounds(max_drop=0.5, max_bytes=30 * MIB), SOURCE)
     assert found.engine.name == "exact"
     assert {other.name: other.reason for other in found.passed_over} == {
-        "rough": "loses 3.00 points of top-1, allowed are 0.5; too large: 40 MiB, allowed are 30 MiB",
+        "rough": "loses 3.00 points of top-1, the bound is 0.5; too large: 40 MiB, the bound is 30 MiB",
         "untimed": "was not timed at batch 1",
         "gone": f"is no longer in {tmp_path}/engines/",
         "newcomer": "is not in report.json; measure again",
@@ -120,12 +120,12 @@ def test_nothing_within_the_bounds_names_the_closest(tmp_path: Path) -> None:
     row = batch_result(1, 9.0, invalid=("other processes took 80 % of the cores; stop them",))
     busy = dataclasses.replace(engine_report("busy", points=-0.6), profile=engine_profile(row))
     report = store_of(tmp_path, exact(40.0), busy, engine_report("far", points=-9.0, ms=0.5))
-    none = "none of the 3 bundles that can be judged meets the bounds; the closest is"
+    none = "none of the 3 measured bundles meets the bounds; the closest is"
     for bounds, closest in (
-        ({"max_drop": 0.5, "max_ms": 10.0}, "busy (loses 0.60 points of top-1, allowed are 0.5)"),
+        ({"max_drop": 0.5, "max_ms": 10.0}, "busy (loses 0.60 points of top-1, the bound is 0.5)"),
         (
             {"max_drop": 0.6, "max_ms": 5.0},
-            "busy (too slow: 9 ms, allowed are 5; its latency cannot be trusted: other processes took 80 % of the "
+            "busy (too slow: 9 ms, the bound is 5 ms; its latency cannot be trusted: other processes took 80 % of the "
             "cores; stop them)",
         ),
     ):
@@ -138,7 +138,7 @@ def test_a_report_of_other_files_is_refused(tmp_path: Path) -> None:
     report = store_of(tmp_path, exact(), engine_report("quick", ms=1.0))
     model = tmp_path / "engines/quick" / MODEL
     model.write_bytes(b"QUICK")
-    with pytest.raises(ArtifactError, match="was edited, its SHA-256 differs from the manifest"):
+    with pytest.raises(ArtifactError, match="was edited: its SHA-256 differs from the manifest"):
         best(tmp_path, report)
     save_manifest(Manifest("int8", CONTRACT, BatchProfile(), {}), model.parent)
     with pytest.raises(ArtifactError, match=r"report.json: quick was built again since it was measured \(model.onnx"):
@@ -170,27 +170,26 @@ def test_the_command(command: Command, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     missing = command("recommend")
     assert (missing.code, missing.err.count("\n")) == (1, 1)
-    assert "report.json: there is no such report; measure one: alexnet-deploy report" in missing.err
+    assert "report.json: no such report; measure one: alexnet-deploy report" in missing.err
     write_report(store_of(tmp_path, exact(), engine_report("quick", ms=1.0)), SOURCE)
     ran = command("recommend", "--max-latency", "5ms", "--max-drop", "0.5")
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[0] == "quick"
     assert (
-        "the fastest, of 2 that meet the bounds (median within 5 ms at batch 1, top-1 drop within 0.5 points)"
-        in ran.out
+        "the fastest of 2 that meet the bounds (median within 5 ms at batch 1, top-1 drop within 0.5 points)" in ran.out
     )
-    assert "exact        slower: 4 ms" in ran.out
+    assert "exact       slower: 4 ms" in ran.out
     assert "report.json was measured on A processor" in ran.err
     shown = json.loads(command("recommend", "--max-size", "10MiB", "--json").out)
     assert (shown["engine"], shown["latency"]["median_ms"], shown["points"]) == ("quick", 1.0, -0.5)
-    assert shown["passed_over"] == [{"name": "exact", "reason": "too large: 22 MiB, allowed are 10 MiB"}]
+    assert shown["passed_over"] == [{"name": "exact", "reason": "too large: 22 MiB, the bound is 10 MiB"}]
     none = command("recommend", "--max-latency", "1us")
     assert (none.code, none.err.count("\n")) == (1, 1)
     assert "the closest is quick" in none.err
     for arguments, words in (
-        (("--confident",), "--confident has no use without --max-drop"),
-        (("--max-drop", "101"), "--max-drop 101: takes points of top-1"),
-        (("--max-latency", "0ms"), "--max-latency 0: takes a bound above 0"),
+        (("--confident",), "--confident needs --max-drop"),
+        (("--max-drop", "101"), "--max-drop 101: must be points of top-1"),
+        (("--max-latency", "0ms"), "--max-latency 0: must be above 0"),
     ):
         wrong = command("recommend", *arguments)
         assert (wrong.code, wrong.err.count("\n")) == (2, 1)

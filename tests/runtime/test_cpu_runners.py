@@ -1,4 +1,4 @@
-"""That OpenVINO and ONNX Runtime answer alike, hand over their results, and refuse what they cannot run."""
+"""OpenVINO and ONNX Runtime answer alike, hand over their results, take any batch, refuse what they cannot run."""
 
 from __future__ import annotations
 
@@ -17,21 +17,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, UnavailableError
 from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.runtime.runner import AnyBatch, Runner
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.foreign_models import random_pixels
 from tests.helpers.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_engine
-from tests.helpers.runners import run_steps
+from tests.helpers.runners import FakeRunner, numbered_contract, run_steps
 from tests.runtime.test_select import no_gpu
 
 ON_CPU = ("onnxruntime", "openvino")
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return tiny_engine(tmp_path_factory.mktemp("dynamic") / "net.onnx")
 
 
 @pytest.fixture(params=ON_CPU)
@@ -52,13 +48,9 @@ class TestAnswers:
         np.testing.assert_allclose(first_NK, second_NK, rtol=0, atol=2e-5 * np.abs(first_NK).max())
         assert np.ptp(first_NK, axis=0).max() > 1e-3
 
-    def test_logits_have_their_form(self, runner: Runner) -> None:
-        logits_NK = runner(pixels(3))
-        assert logits_NK.shape == (3, CLASSES)
-        assert logits_NK.dtype == np.float32
-
     def test_the_caller_owns_the_logits(self, runner: Runner) -> None:
         first_NK = runner(pixels(2, seed=1))
+        assert (first_NK.shape, first_NK.dtype) == ((2, CLASSES), np.float32)
         kept_NK = first_NK.copy()
         second_NK = runner(pixels(2, seed=2))
         assert not np.array_equal(second_NK, kept_NK)
@@ -130,6 +122,41 @@ def test_a_static_batch_takes_any_number(count: int, static_runners: dict[str, t
         np.testing.assert_allclose(static(pixels(count)), expected_NK, rtol=0, atol=2e-5 * np.abs(expected_NK).max())
 
 
+CONTRACT = numbered_contract(20)
+
+
+def numbered(count: int) -> NDArray[np.uint8]:
+    return np.ones((1, 8, 8, 3), np.uint8) * np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
+
+
+@given(
+    count=st.integers(1, 20),
+    profile=st.tuples(st.integers(1, 5), st.integers(1, 9)).map(lambda p: BatchProfile(p[0], max(p), max(p))),
+)
+def test_calls_are_split_and_padded_and_so_are_their_steps(count: int, profile: BatchProfile) -> None:
+    inner = FakeRunner(CONTRACT, profile)
+    runner: Runner = AnyBatch(inner)
+    assert runner(numbered(count)).argmax(axis=1).tolist() == list(range(count))
+    assert runner.batch is None
+    assert sum(inner.sizes) - count < profile.min  # the padding, of the last call only
+    sizes = inner.sizes.copy()
+    names, logits_NK = run_steps(runner.steps(numbered(count)))
+    assert logits_NK.argmax(axis=1).tolist() == list(range(count))
+    assert inner.sizes == 2 * sizes
+    assert names == ["compute"] * len(sizes)
+
+
+def test_the_rest_is_that_of_the_runner_inside() -> None:
+    inner = FakeRunner(CONTRACT, BatchProfile(4, 4, 4))
+    runner = AnyBatch(inner)
+    assert runner.contract is inner.contract
+    assert (runner.runtime, runner.device, runner.description) == ("fake", "cpu", "fake on CPU")
+    assert runner.fork()(numbered(3)).shape == (3, 20)
+    assert inner.forks[0].sizes == [4]
+    runner.close()
+    assert inner.closed
+
+
 class TestRefused:
     @pytest.mark.parametrize("runtime", ON_CPU)
     def test_a_file_that_is_no_model(
@@ -177,11 +204,15 @@ class TestRefused:
             OnnxRuntimeRunner(engine.onnx_path, engine.contract, device="cuda")
 
 
-def test_a_signal_after_several_openvino_runners_is_only_a_signal(engine: Engine) -> None:
-    """A core that went before a later one left the thread a freed signal stack, and Ctrl-C became a segfault."""
+def test_openvino_leaves_signals_alone_and_forks_no_process(engine: Engine) -> None:
+    """A core that went before a later one left the thread a freed signal stack, and Ctrl-C became a segfault.
+
+    Its telemetry forks. Such a fork can deadlock, outlive a killed process, and keep its standard error open.
+    """
     code = f"""
-import faulthandler, os, signal
+import faulthandler, os, signal, sys
 faulthandler.enable()
+os.fork = None
 from pathlib import Path
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.runtime.openvino_runner import OpenVinoRunner
@@ -193,24 +224,7 @@ while runners:
 heard = []
 signal.signal(signal.SIGINT, lambda *_: heard.append(1))
 os.kill(os.getpid(), signal.SIGINT)
-print(heard)
+print(heard, sys.modules["openvino_telemetry"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
-
-
-def test_openvino_forks_no_process_that_would_outlive_a_killed_one(engine: Engine) -> None:
-    """Its telemetry does: a fork that deadlocks beside our threads and keeps our standard error open."""
-    code = f"""
-import os, sys
-os.fork = None
-from pathlib import Path
-from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.runtime.openvino_runner import OpenVinoRunner
-
-contract = ModelContract.from_json({TINY_CONTRACT.to_json()!r}, source="test")
-OpenVinoRunner(Path({str(engine.onnx_path)!r}), contract)
-print(sys.modules["openvino_telemetry"])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "None\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "[1] None\n"), done.stderr

@@ -1,4 +1,4 @@
-"""Which plan of a bundle runs here, and what a plan must be; on a fake GPU, and on a real one (marker ``gpu``)."""
+"""Which plan runs here, what a plan must be, and TensorRT's own causes; on a fake GPU, a real one with ``gpu``."""
 
 from __future__ import annotations
 
@@ -13,18 +13,14 @@ from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.cuda import current_capability
-from alexnet_deploy.runtime.tensorrt_library import installed
+from alexnet_deploy.runtime.tensorrt_library import cause_in, installed
 from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
+from tests.helpers.foreign_models import random_pixels
 from tests.helpers.onnx_models import SIDE as TINY_SIDE
 from tests.helpers.onnx_models import TINY_CONTRACT, tiny_classifier
 
 SIDE, CLASSES = 4, 3
 CONTRACT, BATCH = FakeMachine.contract, FakeMachine.batch
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
-    return FakeMachine(monkeypatch, tmp_path)
 
 
 class TestWhyNot:
@@ -56,9 +52,8 @@ class TestWhyNot:
     def test_another_version(self, machine: FakeMachine) -> None:
         device = FakeDevice()
         plan = dataclasses.replace(machine.install(fake_tensorrt(device)[0]), version="10.16.1.11")
-        assert (
-            tensorrt_plans.why_not(plan, device) == "built with tensorrt 10.16.1.11, here is 11.4.0.106; build it again"
-        )
+        reason = "built with tensorrt 10.16.1.11, this machine has 11.4.0.106; build it again"
+        assert tensorrt_plans.why_not(plan, device) == reason
 
     def test_not_installed(self) -> None:
         absent = "tensorrt" if "tensorrt" not in installed() else None
@@ -71,7 +66,7 @@ class TestWhyNot:
     def test_a_manifest_cannot_name_a_module_to_import(self) -> None:
         sys.modules.pop("this", None)
         reason = tensorrt_plans.why_not(Plan("sm89.plan", "this", "1", "sm89"), FakeDevice())
-        assert reason == "'this' is not a TensorRT that this version knows (tensorrt, tensorrt_rtx)"
+        assert reason == "'this' is not a TensorRT that this version supports (tensorrt, tensorrt_rtx)"
         assert "this" not in sys.modules
 
     def test_no_gpu_costs_no_tensorrt(self, monkeypatch: pytest.MonkeyPatch, machine: FakeMachine) -> None:
@@ -131,6 +126,38 @@ class TestBadPlans:
         assert not device.live
 
 
+@pytest.mark.parametrize(
+    ("messages", "line"),
+    [
+        ([], "no reason given"),
+        (
+            [
+                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] Cannot compile "
+                "operation 'fc' for Turing (SM75): FP32 GEMM is not supported. In compile at /_src/a.cpp:2012)"
+            ],
+            "Cannot compile operation 'fc' for Turing (SM75): FP32 GEMM is not supported",
+        ),
+        (
+            [
+                "Invalid Node - mul\nITensor::getDimensions: Error Code 4: API Usage Error (mul: ElementWiseOperation "
+                "PROD must have same input types. In validateTypes at /_src/elementWiseNode.cpp:40)\n"
+                "[checkMacros.cpp::catchCudaError::250] Error Code 1: Cuda Runtime (In catchCudaError at /_src/x.cpp:1)"
+            ],
+            "mul: ElementWiseOperation PROD must have same input types",
+        ),
+        (
+            [
+                "IRuntime::deserializeCudaEngine: Error Code 1: Cuda Runtime (In ScopedCudaStream at /_src/c.cpp:25 "
+                "(cudaError 35: CUDA driver version is insufficient for CUDA runtime version))"
+            ],
+            "cudaError 35: CUDA driver version is insufficient for CUDA runtime version",
+        ),
+    ],
+)
+def test_tensorrts_messages_become_one_line(messages: list[str], line: str) -> None:
+    assert cause_in(messages) == line
+
+
 @pytest.mark.gpu
 class TestOnGpu:
     def test_a_plan_answers_as_onnx_runtime_does(self, tmp_path: Path) -> None:
@@ -145,7 +172,7 @@ class TestOnGpu:
         runner = tensorrt_plans.load_plan(tmp_path / built.plan.file, built.plan, TINY_CONTRACT, BATCH)
         reference = OnnxRuntimeRunner(path, TINY_CONTRACT)
         for count in (1, 8, 3, 8, 1):
-            images = np.random.default_rng(count).integers(0, 256, (count, TINY_SIDE, TINY_SIDE, 3), dtype=np.uint8)
+            images = random_pixels(count, TINY_SIDE, seed=count)
             # TF32 products carry 10 bits of mantissa; the sums here have some hundred terms of order 1.
             np.testing.assert_allclose(runner(images), reference(images), atol=2e-2)
         runner.close()

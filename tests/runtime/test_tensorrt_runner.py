@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +15,14 @@ from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.tensorrt_runner import MAX_GRAPHS, TensorRTRunner
 from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
+from tests.helpers.foreign_models import random_pixels
 from tests.helpers.runners import run_steps
 
 SIDE, CLASSES = 4, 3
 
 
 def pixels(count: int, seed: int = 0) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeMachine:
-    return FakeMachine(monkeypatch, tmp_path)
+    return random_pixels(count, SIDE, seed)
 
 
 class TestRun:
@@ -35,14 +30,14 @@ class TestRun:
     def test_logits_belong_to_their_images_at_every_batch_size(
         self, rtx: bool, graphs: bool, machine: FakeMachine
     ) -> None:
-        runner, _ = machine.load(FakeDevice(graphs=graphs), rtx=rtx)
+        runner = machine.load(FakeDevice(graphs=graphs), rtx=rtx)
         for round_trip in range(3):
             for count in range(FakeMachine.batch.min, FakeMachine.batch.max + 1):
                 given_pixels = pixels(count, seed=round_trip)
                 np.testing.assert_array_equal(runner(given_pixels), expected_logits(given_pixels, CLASSES))
 
     def test_logits_are_the_callers_own(self, machine: FakeMachine) -> None:
-        runner, _ = machine.load(FakeDevice())
+        runner = machine.load()
         first = runner(pixels(2, seed=1))
         kept = first.copy()
         runner(pixels(2, seed=2))
@@ -50,29 +45,27 @@ class TestRun:
         np.testing.assert_array_equal(first, kept)
 
     def test_pixels_need_not_be_contiguous(self, machine: FakeMachine) -> None:
-        runner, _ = machine.load(FakeDevice())
+        runner = machine.load()
         reversed_pixels = pixels(8)[::-2, :, ::-1]
         np.testing.assert_array_equal(runner(reversed_pixels), expected_logits(reversed_pixels, CLASSES))
 
     def test_buffers_are_allocated_once(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device)
-        after_opening = [call for call in device.calls if call.startswith("allocate")]
+        runner = machine.load()
+        after_opening = [call for call in machine.device.calls if call.startswith("allocate")]
         for count in (1, 8, 3, 8):
             runner(pixels(count))
-        assert [call for call in device.calls if call.startswith("allocate")] == after_opening
-        assert sorted(map(len, device.memory.values())) == [
+        assert [call for call in machine.device.calls if call.startswith("allocate")] == after_opening
+        assert sorted(map(len, machine.device.memory.values())) == [
             FakeMachine.batch.max * CLASSES * 4,
             FakeMachine.batch.max * SIDE * SIDE * 3,
         ]
 
     @pytest.mark.parametrize("rtx", [False, True])
     def test_only_the_images_of_a_call_are_copied(self, rtx: bool, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device, rtx=rtx)
+        runner = machine.load(rtx=rtx)
         for _ in range(2):
             runner(pixels(2))
-        assert device.moved == [2 * SIDE * SIDE * 3, 2 * CLASSES * 4] * 2
+        assert machine.device.moved == [2 * SIDE * SIDE * 3, 2 * CLASSES * 4] * 2
 
     @pytest.mark.parametrize(
         "wrong",
@@ -84,12 +77,12 @@ class TestRun:
         ],
     )
     def test_what_would_not_fit_the_buffers_is_refused(self, wrong: NDArray[np.uint8], machine: FakeMachine) -> None:
-        runner, _ = machine.load(FakeDevice())
+        runner = machine.load()
         with pytest.raises(ValueError, match="are not pixels of"):
             runner(wrong)
 
     def test_its_fields_name_what_it_runs_on(self, machine: FakeMachine) -> None:
-        runner, _ = machine.load(FakeDevice(), rtx=True)
+        runner = machine.load(rtx=True)
         assert runner.description == "TensorRT-RTX 1.7.1.116 on fake GPU sm89"
         assert (runner.runtime, runner.device, runner.batch) == ("tensorrt", "sm89", machine.batch)
 
@@ -98,107 +91,99 @@ class TestForks:
     def test_a_fork_has_a_stream_and_buffers_of_its_own_and_leaves_the_parent_usable(
         self, machine: FakeMachine
     ) -> None:
-        device = FakeDevice()
-        runner, engine = machine.load(device)
-        before = set(device.live)
+        runner = machine.load()
+        before = set(machine.device.live)
         fork = runner.fork()
-        kinds = Counter(kind for kind, _ in device.live - before)
+        kinds = Counter(kind for kind, _ in machine.device.live - before)
         assert kinds == {"stream": 1, "memory": 2, "pinned": 2}
-        assert len(engine.contexts) == 2
+        assert len(machine.engine.contexts) == 2
         first, second = pixels(2, seed=1), pixels(3, seed=2)
         assert np.array_equal(fork(first), expected_logits(first, CLASSES))
         assert np.array_equal(runner(second), expected_logits(second, CLASSES))
         fork.close()
         assert np.array_equal(runner(first), expected_logits(first, CLASSES))
         runner.close()
-        assert device.live == set()
+        assert machine.device.live == set()
         with pytest.raises(ValueError, match="closed"):
             runner.fork()
 
 
 class TestSteps:
     def test_each_step_is_waited_for_and_no_graph_is_made(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device)
-        device.calls.clear()
+        runner = machine.load()
+        machine.device.calls.clear()
         given_pixels = pixels(3)
         names, logits_NK = run_steps(runner.steps(given_pixels))
         assert names == ["host-to-device", "compute", "device-to-host"]
         np.testing.assert_array_equal(logits_NK, expected_logits(given_pixels, CLASSES))
-        assert device.calls == ["upload", "synchronize", "synchronize", "download", "synchronize"]
+        assert machine.device.calls == ["upload", "synchronize", "synchronize", "download", "synchronize"]
         np.testing.assert_array_equal(runner(given_pixels), logits_NK)
 
     def test_a_graph_is_left_alone(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device)
+        runner = machine.load()
         runner(pixels(2))
-        launches = device.calls.count("launch")
+        launches = machine.device.calls.count("launch")
         assert len(run_steps(runner.steps(pixels(2)))[0]) == 3
-        assert device.calls.count("launch") == launches
+        assert machine.device.calls.count("launch") == launches
         runner(pixels(2))
-        assert device.calls.count("launch") == launches + 1
+        assert machine.device.calls.count("launch") == launches + 1
 
 
 class TestGraphs:
     def test_a_batch_size_is_captured_once_and_launched_from_then_on(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device)
+        runner = machine.load()
         for _ in range(3):
             runner(pixels(2))
-        assert device.calls.count("begin_capture") == 1
-        assert device.calls.count("launch") == 2
+        assert machine.device.calls.count("begin_capture") == 1
+        assert machine.device.calls.count("launch") == 2
 
     def test_each_graph_has_a_context_that_nothing_changes_after_the_capture(self, machine: FakeMachine) -> None:
-        runner, engine = machine.load(FakeDevice())
+        runner = machine.load()
         for count in (1, 2, 3, 1, 2, 3):
             runner(pixels(count))
-        assert [context.shape[0] for context in engine.contexts] == [1, 2, 3]
+        assert [context.shape[0] for context in machine.engine.contexts] == [1, 2, 3]
 
     def test_only_the_latest_batch_sizes_keep_their_graph(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device)
+        runner = machine.load()
         for count in (1, 2, 3, 4, 1, 5):  # 2 is the least recently used when 5 comes
             runner(pixels(count))
-        assert len(device.recorded) == MAX_GRAPHS
-        captures = device.calls.count("begin_capture")
+        assert len(machine.device.recorded) == MAX_GRAPHS
+        captures = machine.device.calls.count("begin_capture")
         runner(pixels(1))
-        assert device.calls.count("begin_capture") == captures
+        assert machine.device.calls.count("begin_capture") == captures
         runner(pixels(2))
-        assert device.calls.count("begin_capture") == captures + 1
+        assert machine.device.calls.count("begin_capture") == captures + 1
 
     def test_an_engine_that_cannot_be_captured_runs_without(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device, capturable=False)
+        runner = machine.load(capturable=False)
         for _ in range(2):
             np.testing.assert_array_equal(runner(pixels(2)), expected_logits(pixels(2), CLASSES))
-        assert device.recording is None
-        assert device.calls.count("begin_capture") == 1
-        assert not device.recorded
-        assert device.last_error == "", "what fails next must not be told this error"
+        assert machine.device.recording is None
+        assert machine.device.calls.count("begin_capture") == 1
+        assert not machine.device.recorded
+        assert machine.device.last_error == "", "what fails next must not be told this error"
 
     def test_rtx_captures_by_itself(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, engine = machine.load(device, rtx=True)
+        runner = machine.load(rtx=True)
         runner(pixels(2))
-        assert "begin_capture" not in device.calls
-        assert [config.cuda_graph_strategy for config in engine.runtime_configs] == ["whole graph"]
+        assert "begin_capture" not in machine.device.calls
+        assert [config.cuda_graph_strategy for config in machine.engine.runtime_configs] == ["whole graph"]
 
 
 class TestCleanUp:
     def test_close_gives_everything_back_and_may_be_called_twice(self, machine: FakeMachine) -> None:
-        device = FakeDevice()
-        runner, _ = machine.load(device)
+        runner = machine.load()
         for count in range(1, 7):
             runner(pixels(count))
         runner.close()
         runner.close()
-        assert not device.live
+        assert not machine.device.live
         with pytest.raises(ValueError, match="closed"):
             runner(pixels(1))
 
     def test_whatever_call_fails_nothing_stays_allocated(self, machine: FakeMachine) -> None:
         def session(device: FakeDevice) -> None:
-            runner, _ = machine.load(device)
+            runner = machine.load(device)
             try:
                 for count in (2, 2, 3):
                     runner(pixels(count))

@@ -103,7 +103,7 @@ def test_numbers_are_those_of_graphs_built_one_by_one(
 
 def test_images_that_diagnose_do_not_calibrate(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"val.*\.jpg: also calibrates, like 5 more of these images; the result would look better"
+        InputError, match=r"val.*\.jpg: also calibrates, along with 5 more of these images; the result would look"
     ):
         with_both_folders(hostile, photo_folder, calibration_data=photo_folder / "val", calibration_images=6)
     shutil.copytree(photo_folder / "train", tmp_path / "train")
@@ -178,9 +178,9 @@ def test_models_of_other_tools_keep_their_names(photo_folder: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": 0}, UsageError, "`images` 0: takes 1 or more"),
-        ({"calibration_images": 0}, UsageError, "`calibration_images` 0: takes 1 or more"),
-        ({"data": Path("nowhere")}, InputError, "nowhere: no such folder; `data` takes a folder"),
+        ({"images": 0}, UsageError, "`images` 0: must be 1 or more"),
+        ({"calibration_images": 0}, UsageError, "`calibration_images` 0: must be 1 or more"),
+        ({"data": Path("nowhere")}, InputError, "nowhere: no such folder; `data` must be a folder"),
         ({"images": 7}, InputError, "holds 6 usable images, `images` asks for 7"),
         ({"calibration_method": "mse", "precision": "fp8"}, UsageError, "`calibration_method` mse: does not fit fp8"),
         ({"exclude": "."}, InputError, "check `exclude`"),

@@ -135,7 +135,7 @@ def test_where_nothing_need_be_kept_nothing_is(photo_folder: Path, hostile: Path
     """The search ends with its first build; 66.67 points is what the ruined layer costs."""
     made = build_within(hostile, tmp_path / "b", photo_folder, 66.7)
     assert len(quantised_nodes(tmp_path / "b")) == 3
-    holds = "accuracy bound of 66.7 points: holds with all layers quantised: top-1 drops by 66.67 points"
+    holds = "accuracy bound of 66.7 points: met with all layers quantised: top-1 drops by 66.67 points"
     assert made.notes[0].startswith(holds)
     assert json.loads((tmp_path / "b/calibration.json").read_text())["exclude"] is None
 
@@ -157,7 +157,7 @@ def test_a_bound_out_of_reach_leaves_the_old_bundle(hostile: Path, photo_folder:
     with pytest.raises(ProofError) as caught:
         build_within(hostile, out, photo_folder, 0.3, replace(CALIBRATED, exclude="features.0|classifier"))
     assert str(caught.value).startswith(
-        "`max_drop` 0.3: not reached, nothing written: with 0 of 1 layers in float16, top-1 drops by 66.67 points"
+        "`max_drop` 0.3: not met, nothing written: with 0 of 1 layers in float16, top-1 drops by 66.67 points"
     )
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -199,9 +199,9 @@ def test_an_unreadable_image_judges_nothing(hostile: Path, photo_folder: Path, t
 @pytest.mark.parametrize(
     ("max_drop", "precision", "message"),
     [
-        *((bound, "int8+fp16", "takes points of top-1 accuracy") for bound in (-0.1, 100.1, math.nan, math.inf)),
-        (1, "int8", "keeps layers of an int8 or fp8 engine in float16"),
-        (1, "fp16", "keeps layers of an int8 or fp8 engine in float16"),
+        *((bound, "int8+fp16", "must be points of top-1 accuracy") for bound in (-0.1, 100.1, math.nan, math.inf)),
+        (1, "int8", "needs int8 or fp8 with fp16"),
+        (1, "fp16", "needs int8 or fp8 with fp16"),
     ],
 )
 def test_what_is_no_bound(
@@ -217,9 +217,9 @@ def test_command(hostile: Path, photo_folder: Path, tmp_path: Path, command: Com
     calibrated += ("--calibration-method", "max", "--no-calibration-cache")
     bound = ("--max-drop", 0.3, "--validation-data", photo_folder / "val")
     for arguments, message in (
-        (("--int8", *calibrated, *bound[:2]), "--max-drop is a bound on the images of --validation-data: give both"),
-        (("--int8", *calibrated, *bound[2:]), "--max-drop is a bound on the images of --validation-data: give both"),
-        (("--fp16", *bound), "--max-drop keeps layers of an int8 or fp8 engine in float16"),
+        (("--int8", *calibrated, *bound[:2]), "--max-drop is measured on --validation-data: give both"),
+        (("--int8", *calibrated, *bound[2:]), "--max-drop is measured on --validation-data: give both"),
+        (("--fp16", *bound), "--max-drop needs int8 or fp8 with fp16"),
         (("--int8", *bound), "int8 needs --calibration-data: without the value ranges"),
     ):
         ran = command("build-engine", hostile, *arguments)

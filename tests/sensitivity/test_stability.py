@@ -114,7 +114,7 @@ class TestSpread:
     def test_a_static_model_has_one_batch_size(self, photos: Path, tmp_path: Path) -> None:
         net = foreign_classifier(tmp_path / "static.onnx", batch=2)
         assert measure(net, photos).batch_sizes == (2,)
-        with pytest.raises(UsageError, match="takes batches of exactly 2; leave out `batch_sizes`"):
+        with pytest.raises(UsageError, match="accepts only batches of 2; leave out `batch_sizes`"):
             measure(net, photos, batch_sizes=(1, 2))
 
 
@@ -166,8 +166,8 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("settings", "error", "message"),
         [
-            ({"seeds": 1}, UsageError, "`seeds` 1: takes 2 or more"),
-            ({"batch_sizes": (0, 1)}, UsageError, "`batch_sizes` 0,1: takes numbers of 1 or more"),
+            ({"seeds": 1}, UsageError, "`seeds` 1: must be 2 or more"),
+            ({"batch_sizes": (0, 1)}, UsageError, "`batch_sizes` 0,1: must be numbers of 1 or more"),
             ({"precision": "fp8", "calibration_method": "mse"}, UsageError, "`calibration_method` mse: does not fit"),
             ({"precision": "fp16"}, UsageError, "precision fp16: has no calibration to repeat"),
             ({"exclude": "."}, InputError, "net.onnx: has no layer to quantise"),  # not a name of ours
@@ -210,7 +210,7 @@ class TestCommand:
         assert "Conv_0" not in ran.out
         ran = run("--engine", "b", "--store", tmp_path / "engines", "--exclude", "Gemm")
         assert (ran.code, ran.out) == (2, "")
-        assert "error: --engine brings its own settings of the calibration" in ran.err
+        assert "error: --engine has its own calibration settings" in ran.err
 
     def test_batch_sizes_are_numbers(self, run: Command) -> None:
         ran = run("--calibration-images", 6, "--batch-sizes", "1,x")

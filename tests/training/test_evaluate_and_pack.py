@@ -77,10 +77,13 @@ class TestEvaluate:
 
 
 class TestPack:
+    @pytest.fixture
+    def source(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> Path:
+        return save_checkpoint(tiny_checkpoint, tmp_path / "source.safetensors")
+
     def test_half_the_size_with_the_accuracy_that_it_then_has(
-        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path
+        self, tiny_checkpoint: Checkpoint, source: Path, photo_folder: Path, tmp_path: Path
     ) -> None:
-        source = save_checkpoint(tiny_checkpoint, tmp_path / "source.safetensors")
         result = pack(source, tmp_path / "packed.safetensors", photo_folder / "val", workers=0)
         packed = load_checkpoint(tmp_path / "packed.safetensors")
         assert {value.dtype for value in packed.weights.values()} == {torch.float16}
@@ -88,18 +91,15 @@ class TestPack:
         assert result == evaluate_checkpoint(packed, list_class_folders(photo_folder / "val"), workers=0)
         assert (packed.arch, packed.contract) == (tiny_checkpoint.arch, tiny_checkpoint.contract)
 
-    def test_a_weight_beyond_float16_is_refused(
-        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path
-    ) -> None:
-        source = save_checkpoint(with_bias(tiny_checkpoint, 0.0, 70_000.0, 0.0), tmp_path / "source.safetensors")
+    def test_a_weight_beyond_float16_is_refused(self, source: Path, photo_folder: Path, tmp_path: Path) -> None:
+        save_checkpoint(with_bias(load_checkpoint(source), 0.0, 70_000.0, 0.0), source)
         with pytest.raises(InputError, match=r"classifier.6.bias exceeds float16's 65504"):
             pack(source, tmp_path / "packed.safetensors", photo_folder / "val", workers=0)
         assert not (tmp_path / "packed.safetensors").exists()
 
     def test_the_original_is_not_overwritten(
-        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, cli: Command
+        self, source: Path, photo_folder: Path, tmp_path: Path, cli: Command
     ) -> None:
-        source = save_checkpoint(tiny_checkpoint, tmp_path / "source.safetensors")
         link = tmp_path / "link.safetensors"
         link.symlink_to(source)
         for output in (source, link):

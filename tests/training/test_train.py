@@ -1,16 +1,195 @@
-"""``train`` from Python: a folder of photos, settings, a checkpoint."""
+"""``train``, by its command line and from Python: what its options mean, and that what is wrong is one line."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.model.checkpoint import load_checkpoint
+from alexnet_deploy.model.architecture import FAMILY, AlexNet, get_architecture
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from tests.helpers.command import Command, RunResult
+from tests.helpers.photos import CLASSES, save_photo
 from training.data.preflight import PreflightReport
-from training.loop.run import EpochMetrics
-from training.train import TrainSettings, train
+from training.loop.run import EpochMetrics, Run
+from training.recipes import get_recipe
+from training.train import TrainSettings
+from training.train import train as train_in_python
+from training.train_command import ArchitectureName
+
+
+@pytest.fixture
+def train(cli: Command, photo_folder: Path, tmp_path: Path) -> Command:
+    return lambda *flags: cli("train", photo_folder, "--output", tmp_path / "run", *flags)
+
+
+class TestOptions:
+    def test_the_papers_switches_change_the_architecture(self, train: Command, planned: list[Run]) -> None:
+        flags = ("--activation", "tanh", "--lrn", "after-pool", "--pool", "plain", "--groups", "1,2,1,2,4")
+        assert train(*flags).code == 0
+        assert planned[0].arch == dataclasses.replace(
+            get_architecture("alexnet", num_classes=3),
+            activation="tanh", lrn="after-pool", overlapping_pool=False, groups=(1, 2, 1, 2, 4),
+        )  # fmt: skip
+        AlexNet(planned[0].arch)
+
+    def test_without_them_it_is_the_familys_own(self, train: Command, planned: list[Run]) -> None:
+        for flags in ((), ("--lrn", "none")):
+            assert train("--arch", "alexnet-2012", *flags).code == 0
+        own = get_architecture("alexnet-2012", num_classes=3)
+        assert [run.arch for run in planned] == [own, dataclasses.replace(own, lrn="none")]
+
+    def test_all_of_the_family_can_be_named(self) -> None:
+        assert get_args(ArchitectureName) == tuple(FAMILY)
+
+    def test_the_paper_has_raw_pixels_in_its_contract(self, train: Command, planned: list[Run]) -> None:
+        assert train("--recipe", "paper", "--resize", "stretch").code == 0
+        assert planned[0].preprocessing == Preprocessing(resize="stretch", resize_to=None, std=(1 / 255,) * 3)
+
+    def test_recipe_names_and_times(self, train: Command, planned: list[Run], tmp_path: Path) -> None:
+        (tmp_path / "names.json").write_text(json.dumps(dict(zip(CLASSES, "rgb", strict=True))))
+        more = ("--set", "augment=none", "--set", "clip_norm=null", "--save-every", "1.5m")
+        assert train("--class-names", tmp_path / "names.json", "--epochs", "3", "--lr", "0.5", *more).code == 0
+        run = planned[0]
+        recipe = dataclasses.replace(get_recipe("modern", epochs=3, lr=0.5, augment="none"), clip_norm=None)
+        assert (run.recipe, run.labels, run.save_every_s) == (recipe, ("r", "g", "b"), 90.0)
+
+
+@pytest.mark.usefixtures("planned")
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("flags", "code", "message"),
+        [
+            ("--lr 0", 2, "--lr 0.0: must be a number from 1e-08 to 100"),
+            ("--epochs 0", 2, "--epochs 0: must be a whole number from 1 to 10000"),
+            ("--dropout 1", 2, "--dropout 1.0: must be a probability"),
+            ("--dense-rank 4096", 2, "--dense-rank 4096: must be within 1..4095"),
+            ("--groups 2", 2, "--groups 2: must be five whole numbers, one per convolution, such as 1,2,1,2,2"),
+            ("--groups 1,2,1,0,2", 2, "--groups 1,2,1,0,2: must be five whole numbers"),
+            ("--groups 2,1,1,1,1", 2, "2 does not divide the 3 channels into convolution 1 of alexnet"),
+            ("--groups 1,1,1,1,3", 2, "3 does not divide the 256 channels into convolution 5 of alexnet"),
+            ("--set flip=yes", 2, "--set flip=yes: flip must be true or false; modern has true"),
+            ("--val nowhere", 1, "nowhere: no such folder"),
+            ("--val-share nan", 2, "/val is for validation; leave --val-share out"),
+            ("--class-names nowhere.json", 1, "nowhere.json: is not a readable JSON object"),
+            ("--output /sys/run", 1, "--output /sys/run: cannot be made"),
+            ("--output /dev/null", 1, "--output /dev/null: cannot be made"),
+        ],
+    )
+    def test_a_flag_that_cannot_be(self, train: Command, tmp_path: Path, flags: str, code: int, message: str) -> None:
+        result = train(*flags.split())
+        assert result.code == code
+        assert result.err.startswith("error: ")
+        assert result.err.count("\n") == 1
+        assert message in result.err
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize(
+        ("flag", "value", "choices"),
+        [
+            ("--seed", "-1", ""),
+            ("--seed", str(2**63), ""),
+            ("--workers", "-1", ""),
+            ("--workers", "257", "256"),
+            ("--lr", "fast", ""),
+            ("--arch", "lenet", "alexnet alexnet-2012 alexnet-review alexnet-review-code"),
+            ("--recipe", "quick", "torchvision modern paper finetune"),
+            ("--activation", "gelu", "relu tanh"),
+            ("--lrn", "yes", "none before-pool after-pool"),
+            ("--pool", "mean", "overlapping plain"),
+            ("--resize", "crop", "shorter-side stretch"),
+            ("--precision", "int8", "bf16 fp16 fp32"),
+            ("--groups", "1,2,one,2,2", "1,2,1,2,2"),
+            ("--save-every", "10", "3s"),
+        ],
+    )
+    def test_a_value_that_the_parser_refuses_with_what_it_takes(
+        self, train: Command, flag: str, value: str, choices: str
+    ) -> None:
+        code, _, err = train(flag, value)
+        assert code == 2
+        _, _, message = err.partition(f"Invalid value for '{flag}': ")
+        assert all(choice in message for choice in (*choices.split(), "\n"))
+
+    def test_folders_and_files_that_do_not_fit(
+        self, cli: Command, train: Command, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        missing = tmp_path / "[/x] [bold]" / ("long " * 20)
+        result = cli("train", missing, "--output", tmp_path / "run")
+        assert result.code == 1
+        assert result.err.startswith(f"error: {missing}: no such folder")
+        assert result.err.count("\n") == 1
+        result = cli("train", photo_folder / "train", "--output", tmp_path / "run", "--val-labels", "val.txt")
+        assert result == (2, "", "error: --val-labels val.txt: needs a validation folder; add --val\n")
+        save_photo(tmp_path / "val" / "zebra" / "0.jpg", (0, 0, 0), 0)
+        assert "class 'zebra' is not in the training data" in train("--val", tmp_path / "val").err
+        names = tmp_path / "names.json"
+        names.write_text(json.dumps({"n01_red": "red"}))
+        assert train("--class-names", names) == (1, "", f"error: {names}: has no name for class 'n02_green'; add it\n")
+
+    def test_a_start_of_another_network_or_other_classes_or_with_standardised_weights(
+        self, train: Command, tiny_checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "start.safetensors"
+
+        def refused(checkpoint: Checkpoint, *flags: str) -> str:
+            save_checkpoint(checkpoint, path)
+            return train("--start", path, *flags).err
+
+        other = f"error: --start {path}: has another architecture (alexnet, dense rank None)"
+        assert refused(tiny_checkpoint).startswith(other)
+        contract = dataclasses.replace(tiny_checkpoint.contract, class_ids=("a", "b", "c"))
+        known = f"error: --start {path}: has 3 classes (a, ...), the data has 3 (n01_red, ...)"
+        assert refused(dataclasses.replace(tiny_checkpoint, contract=contract)).startswith(known)
+        arch = get_architecture("alexnet", num_classes=3, dense_rank=2)
+        fitting = dataclasses.replace(tiny_checkpoint, arch=arch, weights=AlexNet(arch).state_dict())
+        assert "add --recipe finetune or --set standardise=false" in refused(fitting, "--dense-rank", "2")
+
+
+def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, photo_folder: Path, tmp_path: Path) -> None:
+    """Resuming with another --val-share would train on images that were held out before."""
+    photos = Path(shutil.copytree(photo_folder / "train", tmp_path / "photos"))
+    (photos / "n01_red" / "0.jpg").write_bytes(b"")  # what the preflight would report, in a table
+    small = ("--dense-rank", "4", "--epochs", "1", "--batch", "12", "--workers", "0", "--allow-unreadable")
+    fast = ("--set", "augment=none", "--set", "sides=[[0, 64]]", "--val-share", "0.2")
+
+    def train(*more: str) -> RunResult:
+        return cli("train", photos, "--output", tmp_path / "run", *small, *fast, *more)
+
+    def refused(*more: str) -> str:
+        code, _, err = train(*more)
+        assert (code, err.count("\n")) == (1, 1)
+        return err
+
+    assert train("--batch", "19").error == "error: --batch 19: exceeds the 14 training images; lower it"
+    assert "holds no run to resume; leave --resume out to start one" in refused("--resume")
+    assert train().code == 0
+    assert train("--resume").code == 0
+    assert "already holds a run; add --resume" in refused()
+    other_rate = refused("--resume", "--lr", "1e-3")
+    assert "this run had recipe.lr 0.0005, now it is 0.001; use the same settings" in other_rate
+    assert "this run had other data; " in train("--resume", "--val-share", "0.4").err
+
+
+@pytest.mark.parametrize("arguments", [["photos", "--output", "run"], ["compres"]])
+def test_an_unknown_command_is_a_usage_error_that_lists_the_commands(cli: Command, arguments: list[str]) -> None:
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert err.startswith("Usage: python -m training [OPTIONS] COMMAND")
+    expected = "name one of train, evaluate, compress, pack, such as python -m training train"
+    assert f"No such command '{arguments[0]}'; {expected} {arguments[0]}\n" in err
+
+
+def test_help_lists_the_commands(cli: Command) -> None:
+    code, out, _ = cli("--help")
+    assert code == 0
+    assert all(f"\n  {name} " in out for name in ("train", "evaluate", "compress", "pack"))
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -21,7 +200,7 @@ def test_a_folder_becomes_a_checkpoint(photo_folder: Path, tmp_path: Path) -> No
     reports: list[PreflightReport] = []
     epochs: list[tuple[EpochMetrics, int]] = []
     stages: list[tuple[str, int, int]] = []
-    checkpoint = train(
+    checkpoint = train_in_python(
         photo_folder, tmp_path / "run", settings,
         on_preflight=reports.append, on_epoch=lambda *epoch: epochs.append(epoch),
         on_progress=lambda *step: stages.append(step),
@@ -35,7 +214,7 @@ def test_a_folder_becomes_a_checkpoint(photo_folder: Path, tmp_path: Path) -> No
 
 def test_its_errors_name_parameters(photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^`allow_leak`: has no effect with `skip_preflight`; leave"):
-        train(photo_folder, tmp_path / "run", TrainSettings(allow_leak=True, skip_preflight=True))
+        train_in_python(photo_folder, tmp_path / "run", TrainSettings(allow_leak=True, skip_preflight=True))
     with pytest.raises(UsageError, match=r"^`overrides` speed=9: has no field 'speed'"):
-        train(photo_folder, tmp_path / "run", TrainSettings(overrides=["speed=9"]))
+        train_in_python(photo_folder, tmp_path / "run", TrainSettings(overrides=["speed=9"]))
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
 """Low-rank compression: a trained checkpoint with its two hidden dense layers as products of thin ones.
 
-Others use ``compress`` and ``measure_ranks`` (compress); the mathematics is in ``low_rank``.
+The other modules use ``compress`` and ``measure_ranks`` (compress); the mathematics is in ``low_rank``.
 """

@@ -25,40 +25,40 @@ _DURATION_S = Seconds(3)
 
 
 def compress_command(
-    checkpoint: Annotated[Path, Argument(help="A trained checkpoint.safetensors of full rank.")],
-    data: Annotated[Path, Argument(help="The data it was trained on: train/ and val/, or training images.")],
+    checkpoint: Annotated[Path, Argument(metavar="CHECKPOINT", help="A trained checkpoint of full rank.")],
+    data: Annotated[Path, Argument(metavar="DATA", help="Its training data: train/ and val/, or class folders.")],
     rank: Annotated[int | None, Option(help="Rank of the two hidden dense layers.")] = None,
     energy: Annotated[
-        float | None, Option(help="Instead of --rank: the share of each layer's energy to keep, such as 0.9.")
+        float | None, Option(help="Instead of --rank: share of each layer's energy to keep, such as 0.9.")
     ] = None,
-    table: Annotated[
+    ranks: Annotated[
         Numbers | None,
-        Option(parser=Numbers.parse, metavar="N,N,...", help="Instead of both: ranks to measure and compare."),
+        Option("--table", parser=Numbers.parse, metavar="N,N,...", help="Instead of both: ranks to measure."),
     ] = None,
     output: Annotated[Path | None, Option(help="The .safetensors to write.")] = None,
     images: Annotated[
-        int, Option(min=0, help="Training images whose outputs are kept best; 0: the weights, a plain SVD.")
+        int, Option(min=0, help="Training images to fit the outputs on; 0: fit the weights, a plain SVD.")
     ] = 512,
-    epochs: Annotated[int, Option(min=0, help="Epochs of fine-tuning; 0: none.")] = 0,
+    epochs: Annotated[int, Option(min=0, help="Epochs of fine-tuning; 0: no fine-tuning.")] = 0,
     batch: Batch = None,
     lr: LearningRate = None,
     val: Val = None,
     val_labels: ValLabels = None,
     workers: Workers = 2,
-    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Decides which images, their order and crops.")] = 0,
+    seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Seed of the choice of images, their order and crops.")] = 0,
     duration_s: Duration = _DURATION_S,
     resume: Annotated[bool, Option("--resume", help="Continue the fine-tuning of --output.")] = False,
     as_json: Json = False,
 ) -> None:
     """Factorise the two hidden dense layers, which hold nine tenths of all weights, and fine-tune the result."""
-    if sum(choice is not None for choice in (rank, energy, table)) != 1:
-        raise UsageError("give one of --rank, --energy and --table; --table shows what a rank costs")
-    if table is not None and (output is not None or epochs):
-        raise UsageError("--table: measures and writes nothing; leave --output and --epochs out")
+    if sum(choice is not None for choice in (rank, energy, ranks)) != 1:
+        raise UsageError("give one of --rank, --energy and --table; --table shows the cost of ranks")
+    if ranks is not None and (output is not None or epochs):
+        raise UsageError("--table: only measures; leave --output and --epochs out")
     settings = settings_from(CompressSettings, locals())
-    if table is not None:
+    if ranks is not None:
         with reporting() as on_progress:
-            rows = measure_ranks(checkpoint, data, table, settings, duration_s=duration_s, on_progress=on_progress)
+            rows = measure_ranks(checkpoint, data, ranks, settings, duration_s=duration_s, on_progress=on_progress)
         if as_json:
             print_json([dataclasses.asdict(row) for row in rows])
         else:
@@ -77,7 +77,7 @@ def compress_command(
 
 
 def rank_table(rows: Sequence[RankRow]) -> Table:
-    """The rows for people; the first is the full model, with whose weights the others are compared."""
+    """Print the rows for people; the first one is the full model, whose size is 100 %."""
     full = rows[0]
     grid = table(">rank", ">parameters", ">of full", ">MiB float16", ">energy kept", ">top-1", ">batch 1")
     for row in rows:

@@ -1,4 +1,4 @@
-"""From a trained checkpoint to one with its hidden dense layers at a lower rank, and what each rank would cost."""
+"""From a trained checkpoint to one with its hidden dense layers at a lower rank, and the cost of each rank."""
 
 from __future__ import annotations
 
@@ -14,26 +14,18 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
-from training.compress.low_rank import (
-    Spectrum,
-    check_energy,
-    check_full_rank,
-    check_rank,
-    compress_to_rank,
-    decompose_hidden_layers,
-    rank_for,
-)
+from training.compress.low_rank import Spectrum, check_rank, compress_to_rank, decompose_hidden_layers, rank_for
 from training.compress.rank_table import RankRow, measure_checkpoint
 from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images
 from training.data.loader import check_batch, eval_batches
 from training.loop.fit import fit
-from training.loop.run import EpochMetrics, Run
+from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_no_run, no_run
 from training.output import check_output
 from training.recipes import get_recipe
 
 START = "start.safetensors"
-"""What the run began with: a resumed run must not depend on a second decomposition, whose last bits may differ."""
+"""The start of the run: a resumed run must not depend on a second decomposition, whose last bits may differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +35,9 @@ class CompressSettings:
     rank: int | None = None
     energy: float | None = None
     images: int = 512
-    """Training images whose outputs are kept best; 0: the weights, a plain SVD."""
+    """Training images to fit the outputs on; 0: fit the weights, a plain SVD."""
     epochs: int = 0
-    """Of fine-tuning; 0: none."""
+    """Epochs of fine-tuning; 0: no fine-tuning."""
     batch: int | None = None
     lr: float | None = None
     val: Path | None = None
@@ -53,15 +45,15 @@ class CompressSettings:
     workers: int = 2
     seed: int = 0
     resume: bool = False
-    """Go on with a fine-tuning of the same output."""
+    """Continue a fine-tuning of the same output."""
 
     def __post_init__(self) -> None:
         if self.images == 1:
-            raise UsageError("`images` 1: one image has no variance; take some hundred, or 0 for the weights alone")
-        if self.energy is not None:
-            check_energy(self.energy)
+            raise UsageError("`images` 1: one image has no variance; use some hundred, or 0 for the weights alone")
+        if self.energy is not None and not 0 < self.energy <= 1:
+            raise UsageError(f"`energy` {self.energy}: must be a share above 0 and at most 1, such as 0.9")
         if self.resume and not self.epochs:
-            raise UsageError("`resume`: goes on with a fine-tuning; give the `epochs` that it had")
+            raise UsageError("`resume`: continues a fine-tuning; give the `epochs` that it had")
 
 
 def compress(
@@ -70,15 +62,15 @@ def compress(
     output: Path,
     settings: CompressSettings,
     *,
-    on_epoch: Callable[[EpochMetrics, int], None] = lambda row, epochs: None,
+    on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
 ) -> Checkpoint:
-    """Write a compressed, and where asked fine-tuned, copy of ``checkpoint`` to ``output``; return it.
+    """Write a compressed and, with ``epochs``, fine-tuned copy of ``checkpoint`` to ``output``; return it.
 
     ``data`` is what the checkpoint was trained on: ``train/`` and ``val/``, or training images. Fine-tuning keeps its
     run beside ``output``, as ``NAME.run``; ``on_epoch`` gets each epoch's metrics and the number of epochs.
-    Raises UsageError for a rank that makes nothing smaller, InputError for unfit data or checkpoints, and what ``fit``
-    raises.
+    Raises UsageError for a rank that makes nothing smaller, InputError for unsuitable data or checkpoints, and the
+    errors of ``fit``.
     """
     if (settings.rank is None) == (settings.energy is None):
         raise UsageError("give one of `rank` and `energy`")
@@ -103,9 +95,7 @@ def compress(
 
     if settings.epochs:
         run = _fine_tuning(parent, data, train, output, settings)
-        compressed = fine_tune(
-            run, decompose, record, on_epoch=lambda row: on_epoch(row, settings.epochs), on_progress=on_progress
-        )
+        compressed = fine_tune(run, decompose, record, on_epoch=on_epoch, on_progress=on_progress)
     else:
         compressed = decompose()
     save_checkpoint(compressed, output)
@@ -123,13 +113,13 @@ def measure_ranks(
 ) -> list[RankRow]:
     """The full model and the checkpoint at each of ``ranks``, without fine-tuning; each latency takes ``duration_s``.
 
-    Of the settings only the images, the validation folder, workers and seed count.
+    Of the settings, only the images, the validation folder, workers and seed are used.
     """
     parent = _load_full(checkpoint)
     for rank in ranks:
-        check_rank(rank, parent.arch, asked=f"`table` {','.join(map(str, ranks))}")
+        check_rank(rank, parent.arch, asked=f"`ranks` {','.join(map(str, ranks))}")
     train = _list_train(data, parent, checkpoint)
-    _, val = _list_val(data, train, settings)
+    val = _list_val(data, train, settings)
     spectra = _decompose(parent, _sample(train, settings), settings.workers, on_progress)
     rows: list[RankRow] = []
     for candidate in (parent, *(compress_to_rank(parent, spectra, rank) for rank in ranks)):
@@ -140,7 +130,10 @@ def measure_ranks(
 
 def _load_full(checkpoint: Path) -> Checkpoint:
     parent = load_checkpoint(checkpoint)
-    check_full_rank(parent, checkpoint)
+    if parent.arch.dense_rank is not None:
+        raise InputError(
+            f"{checkpoint}: already has rank {parent.arch.dense_rank}; give the full checkpoint that it was made from"
+        )
     return parent
 
 
@@ -158,11 +151,11 @@ def _list_train(data: Path, parent: Checkpoint, source: Path) -> ImageList:
     return train
 
 
-def _list_val(data: Path, train: ImageList, settings: CompressSettings) -> tuple[Path, ImageList]:
+def _list_val(data: Path, train: ImageList, settings: CompressSettings) -> ImageList:
     folder = settings.val or find_splits(data)[1]
     if folder is None:
         raise InputError(f"{data}: has no val/; give `val` with images that the checkpoint was not trained on")
-    return folder, list_val_images(folder, train.class_ids, settings.val_labels)
+    return list_val_images(folder, train.class_ids, settings.val_labels)
 
 
 def _sample(train: ImageList, settings: CompressSettings) -> ImageList:
@@ -178,17 +171,16 @@ def _decompose(parent: Checkpoint, sample: ImageList, workers: int, on_progress:
 
 
 def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path, settings: CompressSettings) -> Run:
-    val_folder, val = _list_val(data, train, settings)
+    val = _list_val(data, train, settings)
     pre = parent.contract.preprocessing
     recipe = get_recipe("finetune", epochs=settings.epochs, batch=settings.batch, lr=settings.lr, pixel_std=pre.std)
     if not settings.resume:
-        check_batch(recipe.batch, len(train.files))  # the loop checks it too, but after the decomposition
+        check_batch(recipe.batch, len(train.files))  # the loop also checks it, but only after the decomposition
     return Run(
         arch=parent.arch,
         recipe=recipe,
         train=train,
         val=val,
-        data_digest=train.digest(find_splits(data)[0]) + val.digest(val_folder),
         labels=parent.contract.labels,
         preprocessing=pre,
         output=output.with_suffix(".run"),
@@ -203,14 +195,14 @@ def fine_tune(
     make_start: Callable[[], Checkpoint],
     record: dict[str, Any],
     *,
-    on_epoch: Callable[[EpochMetrics], None] = lambda row: None,
+    on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
 ) -> Checkpoint:
     """Train the checkpoint of ``make_start``: its architecture and weights replace those of ``run``.
 
-    The recipe of the result joins that of the run and that of the start. With ``run.resume`` the start is read from the
-    run's folder instead: InputError where its recipe does not hold ``record`` under ``compressed``. Raises what ``fit``
-    does.
+    The recipe of the result combines those of the run and the start. With ``run.resume`` the start is read from the
+    run's folder instead: InputError if its recipe does not hold ``record`` under ``compressed``. Raises the errors of
+    ``fit``.
     """
     start = _resume(run.output, record) if run.resume else _begin(run.output, make_start)
     tuned = dataclasses.replace(run, arch=start.arch, start=start)

@@ -1,4 +1,4 @@
-"""Size, accuracy and latency by rank, before any fine-tuning: what to choose a rank by."""
+"""Size, accuracy and latency by rank, before any fine-tuning, to choose a rank."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RankRow:
 
 
 def measure_checkpoint(checkpoint: Checkpoint, images: ImageList, *, workers: int, duration_s: float) -> RankRow:
-    """Accuracy on ``images``, and the latency of the exported model."""
+    """Measure the accuracy on ``images`` and the latency of the exported model."""
     pre = checkpoint.contract.preprocessing
     chosen = np.linspace(0, len(images.files) - 1, min(PARITY_IMAGES, len(images.files)), dtype=int)
     pixels_NHWC = np.stack([load_pixels(images.files[i], pre) for i in chosen])

@@ -102,7 +102,7 @@ def add_colour_noise(
     """The paper's colour noise (section 4.1): one shift for all pixels, sum over k of N(0, sigma) λ_k p_k.
 
     The paper does not give the scale on which λ is the variance. It is 0..1 here, as in most implementations since (on
-    0..255 the noise would drown the picture). The shift is rounded and the result clipped to 0..255.
+    0..255 the noise would hide the picture). The shift is rounded and the result clipped to 0..255.
     """
     strengths = rng.normal(0.0, sigma, 3) * np.array(colours.eigenvalues)
     shift_C = np.rint(255 * (strengths @ np.array(colours.eigenvectors))).astype(np.int16)

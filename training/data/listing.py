@@ -1,8 +1,9 @@
-"""Which images there are and which class each has: one folder per class, or ImageNet's own layout."""
+"""The images and their classes: one folder per class, or ImageNet's own layout."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
@@ -15,36 +16,38 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.find import find_images
 
 _LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
-"""Kaggle's edition, Caffe's, and the list that TensorFlow's scripts made common; looked for beside a flat folder."""
+"""Kaggle's edition, Caffe's, and the list of TensorFlow's scripts; searched for next to a flat folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageList:
-    """Files with their class numbers. ``class_ids`` are the folder names in sorted order."""
+    """Files below ``root`` with their class numbers. ``class_ids`` are the folder names in sorted order."""
 
+    root: Path
     class_ids: tuple[str, ...]
     files: tuple[Path, ...]
     targets: tuple[int, ...]
 
-    def digest(self, root: Path) -> str:
-        """SHA-256 over class names and relative paths: equal where two runs saw the same list."""
-        lines = [*self.class_ids, *(str(file.relative_to(root)) for file in self.files)]
+    def digest(self) -> str:
+        """SHA-256 over class names and relative paths: equal if two runs have the same list."""
+        lines = [*self.class_ids, *(str(file.relative_to(self.root)) for file in self.files)]
         return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
     def where(self, mask: NDArray[np.bool_]) -> ImageList:
         """The files for which ``mask`` is true, with the same classes."""
         chosen = np.flatnonzero(mask)
-        return ImageList(self.class_ids, tuple(self.files[i] for i in chosen), tuple(self.targets[i] for i in chosen))
+        files, targets = tuple(self.files[i] for i in chosen), tuple(self.targets[i] for i in chosen)
+        return dataclasses.replace(self, files=files, targets=targets)
 
 
 def list_class_folders(root: Path, *, class_ids: tuple[str, ...] | None = None) -> ImageList:
     """All images below ``root/<class>/``.
 
-    With ``class_ids`` (a validation split) the classes must be among them; some may be missing. Raises InputError
-    where there is nothing to use: no folder, no classes, a class without images, a name that cannot be printed.
+    With ``class_ids`` (a validation split) the classes must be among them; some may be missing. Raises InputError if
+    the folder cannot be used: missing, no classes, a class without images, a name that cannot be printed.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give one that holds one folder of images per class")
+        raise InputError(f"{root}: no such folder; give a folder with one subfolder of images per class")
     found = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
     if odd := [name for name in found if not name.isprintable()]:
         raise InputError(f"{root}: class folder {odd[0]!r} has a name that cannot be printed; rename it")
@@ -55,19 +58,15 @@ def list_class_folders(root: Path, *, class_ids: tuple[str, ...] | None = None) 
     elif unknown := sorted(set(found) - set(class_ids)):
         raise InputError(f"{root}: class {unknown[0]!r} is not in the training data; rename or remove the folder")
     elif not found:
-        raise InputError(f"{root}: holds no class folder; give one that holds one folder of images per class")
-    files, targets = [], []
-    for name in found:
-        images = list(find_images([root / name]))
-        files += images
-        targets += [class_ids.index(name)] * len(images)
-    return ImageList(class_ids, tuple(files), tuple(targets))
+        raise InputError(f"{root}: holds no class folder; give a folder with one subfolder of images per class")
+    listed = [(file, class_ids.index(name)) for name in found for file in find_images([root / name])]
+    return ImageList(root, class_ids, tuple(file for file, _ in listed), tuple(target for _, target in listed))
 
 
 def train_val_split(images: ImageList, val_share: float, seed: int) -> tuple[ImageList, ImageList]:
     """A seeded split into training and validation, with ``val_share`` of each class (at least one image) held out."""
     if not 0 < val_share < 1:
-        raise UsageError(f"`val_share` {val_share}: takes a share between 0 and 1, such as 0.1")
+        raise UsageError(f"`val_share` {val_share}: must be a share between 0 and 1, such as 0.1")
     targets = np.array(images.targets)
     held_out = np.zeros(len(targets), bool)
     rng = np.random.default_rng(seed)
@@ -85,7 +84,7 @@ def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | No
 
     ``labels`` (else one of the usual names beside the folder or above it) has one line per image: Kaggle's CSV
     ``ImageId,PredictionString``, ``file class`` with a class id or a number among the sorted ids, or a class id alone,
-    in the order of the sorted file names. Raises InputError where a line names an unknown class or a file has none.
+    in the order of the sorted file names. Raises InputError if a line names an unknown class or a file has no line.
     """
     path = labels or _find_labels(folder)
     files = sorted(find_images([folder]))
@@ -102,13 +101,13 @@ def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | No
         class_of = {Path(row[0]).stem: row[1] for row in rows}
     numbers = {class_id: number for number, class_id in enumerate(class_ids)}
     targets = [_class_number(class_of.get(file.stem), numbers, file, path) for file in files]
-    return ImageList(class_ids, tuple(files), tuple(targets))
+    return ImageList(folder, class_ids, tuple(files), tuple(targets))
 
 
 def list_val_images(folder: Path, class_ids: tuple[str, ...], labels: Path | None = None) -> ImageList:
     """Images to measure on, in class folders (all among ``class_ids``) or in ImageNet's flat layout.
 
-    ``labels``, as ``list_flat_folder`` takes it, means the flat layout. Raises InputError as the two list functions
+    ``labels``, as for ``list_flat_folder``, means the flat layout. Raises InputError as the two list functions
     do, and for a whole data set instead of one of its splits.
     """
     train, val = find_splits(folder)
@@ -141,7 +140,7 @@ def _find_labels(folder: Path) -> Path:
     found = next((place / name for place in places for name in _LABEL_FILES if (place / name).is_file()), None)
     if found is None:
         raise InputError(
-            f"{folder}: holds images without class folders, and no {_LABEL_FILES[0]} is near; "
+            f"{folder}: holds images without class folders, and there is no {_LABEL_FILES[0]}; "
             "give the list of their classes with `val_labels`"
         )
     return found
@@ -157,7 +156,9 @@ def _label_rows(text: str, source: Path) -> list[list[str]]:
     for (number, line), row in zip(numbered, rows, strict=True):
         if len(row) != len(rows[0]):
             expected = "a class alone" if len(rows[0]) == 1 else "a file and its class"
-            raise InputError(f"{source}: line {number} ({line.strip()[:80]!r}) is not {expected} as the first; fix it")
+            raise InputError(
+                f"{source}: line {number} ({line.strip()[:80]!r}) is not {expected} like the first; fix it"
+            )
     return rows
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from training.data.policies import Policy
 
 Item = tuple[int, int]
-"""(epoch, index): what a worker needs to draw the same crop in every run."""
+"""(epoch, index): with it a worker draws the same crop in every run."""
 Sample = tuple[NDArray[np.uint8], int]
 """Pixels ``[H, W, 3]`` (ten crops: ``[10, H, W, 3]``) and the class number."""
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -50,7 +51,11 @@ class TrainingCrops(Dataset[Sample]):
             raise ValueError(f"the recipe {recipe.name} adds colour noise; pass the result of measure_colours")
         self.images, self.pre, self.recipe, self.seed, self.colours = images, pre, recipe, seed, colours
         self.cache = cache
-        self._policy = _policy(recipe.augment) if recipe.augment != "none" else None
+        self._policy: Policy | None = None
+        if recipe.augment != "none":
+            from training.data.policies import Policy  # kornia takes seconds to import
+
+            self._policy = Policy(recipe.augment)
 
     def __len__(self) -> int:
         return len(self.images.files)
@@ -58,7 +63,8 @@ class TrainingCrops(Dataset[Sample]):
     def __getitem__(self, item: Item) -> Sample:
         epoch, index = item
         rng = np.random.default_rng((self.seed, epoch, index))
-        pixels = self._crop(self._open(index), epoch, rng)
+        image = self.cache.open(index) if self.cache else open_rgb(self.images.files[index])
+        pixels = self._crop(image, epoch, rng)
         if self.recipe.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if self._policy is not None:
@@ -66,9 +72,6 @@ class TrainingCrops(Dataset[Sample]):
         if self.colours is not None:
             pixels = add_colour_noise(pixels, self.colours, self.recipe.pca_sigma, rng)
         return np.ascontiguousarray(pixels), self.images.targets[index]
-
-    def _open(self, index: int) -> Image.Image:
-        return self.cache.open(index) if self.cache else open_rgb(self.images.files[index])
 
     def _crop(self, image: Image.Image, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         height, width = (self.recipe.side_at(epoch, side) for side in (self.pre.height, self.pre.width))
@@ -82,35 +85,24 @@ class TrainingCrops(Dataset[Sample]):
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
 
 
-def _policy(name: Literal["trivial", "rand"]) -> Policy:
-    from training.data.policies import Policy  # kornia takes seconds to import
-
-    return Policy(name)
-
-
 class EvalImages(Dataset[Sample]):
-    """Images as inference sees them: through ``load_pixels``."""
+    """Images as inference sees them, through ``load_pixels``, or the paper's ten test views of each."""
 
-    def __init__(self, images: ImageList, pre: Preprocessing) -> None:
-        self.images, self.pre = images, pre
+    def __init__(self, images: ImageList, pre: Preprocessing, *, ten_crop: bool = False) -> None:
+        self.images, self.pre, self.ten_crop = images, pre, ten_crop
 
     def __len__(self) -> int:
         return len(self.images.files)
 
     def __getitem__(self, index: int) -> Sample:
-        return load_pixels(self.images.files[index], self.pre), self.images.targets[index]
-
-
-class EvalTenCrops(EvalImages):
-    """The paper's ten test views of each image."""
-
-    def __getitem__(self, index: int) -> Sample:
-        square_HWC = load_pixels(self.images.files[index], paper_square(self.pre))
-        return ten_crops(square_HWC, self.pre.height, self.pre.width), self.images.targets[index]
+        pixels = load_pixels(self.images.files[index], paper_square(self.pre) if self.ten_crop else self.pre)
+        if self.ten_crop:
+            pixels = ten_crops(pixels, self.pre.height, self.pre.width)
+        return pixels, self.images.targets[index]
 
 
 def check_batch(batch: int, count: int, world: int = 1) -> None:
-    """UsageError where ``world`` processes cannot share global batches of ``batch`` out of ``count`` images."""
+    """UsageError if ``world`` processes cannot share global batches of ``batch`` out of ``count`` images."""
     if world > count:
         raise UsageError(f"{world} processes for {count} training images: start fewer (torchrun --nproc-per-node)")
     if batch % world:
@@ -143,32 +135,38 @@ class ResumableBatchSampler(Sampler[list[Item]]):
 
 
 def training_batches(crops: TrainingCrops, sampler: ResumableBatchSampler, workers: int) -> Iterator[Batch]:
-    """This process's share of each global batch, without end. InputError where an image cannot be read."""
+    """This process's share of each global batch, without end. InputError if an image cannot be read."""
     return _batches(crops, workers, batch_sampler=sampler, prefetch_factor=4 if workers else None)
 
 
 def eval_batches(
     images: ImageList, pre: Preprocessing, *, batch: int, workers: int, ten_crop: bool = False
 ) -> Iterator[Batch]:
-    """All images once, in the order of the list, as inference sees them or as ten crops.
+    """All images once, in the order of the list, preprocessed as in inference or as ten crops.
 
-    Raises InputError where an image cannot be read.
+    Raises InputError if an image cannot be read.
     """
-    return _batches((EvalTenCrops if ten_crop else EvalImages)(images, pre), workers, batch_size=batch)
+    return _batches(EvalImages(images, pre, ten_crop=ten_crop), workers, batch_size=batch)
 
 
 def _batches(dataset: Dataset[Sample], workers: int, **options: Any) -> Iterator[Batch]:
     loader = DataLoader(
         _ErrorsAsValues(dataset), num_workers=workers, collate_fn=_collate, worker_init_fn=_start_session, **options
     )
-    for batch in loader:
-        if isinstance(batch, InputError):
-            raise batch
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+    except (EOFError, ConnectionError) as exc:
+        # A worker died while it transferred a batch. torch's handler of SIGCHLD raises a RuntimeError: here, so that it
+        # does not come while the first error is reported. Typer would take an EOFError for the end of the input.
+        time.sleep(0.5)
+        raise ConnectionError("a process that decodes images ended while it transferred a batch") from exc
 
 
 class _ErrorsAsValues(Dataset[Sample | InputError]):
-    """Returns an InputError as a value: raised in a worker it would arrive as a page of traceback."""
+    """Returns an InputError as a value: raised in a worker, it would arrive as a page of traceback."""
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
         self.dataset = dataset

@@ -27,7 +27,7 @@ class PixelCache:
     """What ``open_rgb`` reads from each file, as pixels ``[H, W, 3]`` one after the other."""
 
     pixels: NDArray[np.uint8]
-    """Mapped from a file that has no name any more: it disappears with the last process that reads it."""
+    """Mapped from a file without a name, which disappears with the last process that reads it."""
     offsets: NDArray[np.int64]
     sizes: tuple[tuple[int, int], ...]
     """Height and width of each picture."""
@@ -42,8 +42,8 @@ class PixelCache:
 def cache_pixels(files: Sequence[Path], folder: Path, *, threads: int) -> PixelCache:
     """Decode ``files`` into a nameless file in ``folder``: 3 bytes per pixel, in free memory, else on disk.
 
-    Raises InputError for a file that cannot be read, UnavailableError where the disk is full, UsageError where
-    processes are not forked, so could not share the mapping.
+    Raises InputError for a file that cannot be read, UnavailableError if the disk is full, UsageError if processes are
+    not forked and could not share the mapping.
     """
     if multiprocessing.get_start_method() != "fork":
         raise UsageError("`cache`: needs a system that forks processes, such as Linux; leave it out")

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a labelled data set before the first step instead of after the last epoch."""
+"""Finds the errors in a labelled data set before the first step instead of after the last epoch."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from training.data.listing import ImageList
 _CHUNK = 64  # files per task: one task for each of a million files would need gigabytes
 
 ALLOW_UNREADABLE, ALLOW_LEAK, ALLOW_TWO_CLASSES = "allow_unreadable", "allow_leak", "allow_two_classes"
-"""Settings that let training go on in spite of a finding."""
+"""Settings that let training start in spite of a finding."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One kind of flaw with all its cases, one line each.
 
-    Where ``consequence`` is given, training would stop later or mislead; the setting ``allow`` goes on all the same.
+    With a ``consequence``, training would stop later or mislead; the setting ``allow`` starts it anyway.
     """
 
     kind: str
@@ -58,11 +58,11 @@ class PreflightReport:
             temporary.write_text("".join(lines), encoding="utf-8")
 
     def check(self, allowed: Collection[str]) -> None:
-        """Raise InputError for the first finding that is neither harmless nor among the ``allowed`` settings."""
+        """Raise InputError for the first finding that is neither harmless nor ``allowed``."""
         for finding in self.findings:
             if finding.is_refused(allowed):
                 more = f" (and {len(finding.cases) - 1} more)" if len(finding.cases) > 1 else ""
-                or_allow = f", or pass `{finding.allow}`" if finding.allow else ""
+                or_allow = f", or set `{finding.allow}`" if finding.allow else ""
                 raise InputError(f"{finding.cases[0]}{more}; {finding.consequence}{or_allow}")
 
 
@@ -71,7 +71,7 @@ def inspect_data(
 ) -> PreflightReport:
     """Read every file of both splits.
 
-    Every file is decoded in full, as training will: the header does not show that the rest is cut off or damaged, and
+    Every file is decoded in full, as in training: the header does not show whether the rest is cut off or damaged, and
     decoding everything costs a small part of one epoch. Only files that share their size with another are hashed.
     Threads are enough: Pillow decodes without the interpreter's lock.
     """
@@ -100,7 +100,7 @@ def inspect_data(
 
 
 def _flaws(files: Sequence[Path]) -> list[str | None]:
-    """Why each file cannot be read, or None."""
+    """For each file the reason that it cannot be read, or None."""
     flaws: list[str | None] = []
     for file in files:
         try:
@@ -131,14 +131,14 @@ def _copy_findings(train: ImageList, val: ImageList, readable: NDArray[np.bool_]
     files, targets = (*train.files, *val.files), (*train.targets, *val.targets)
     leaks, conflicts, repeats = [], [], []
     for first, *others in _copies(files, np.flatnonzero(readable).tolist()):
-        # Training files come first, so ``first`` is one wherever a copy was trained on.
+        # Training files come first, so ``first`` is one of them whenever a copy is.
         leaked = [i for i in others if i >= len(train.files)] if first < len(train.files) else []
         mislabelled = [i for i in others if targets[i] != targets[first]]
         cases = {i: printable(f"{files[i]}: has the same bytes as {files[first]}") for i in others}
         leaks += [cases[i] for i in leaked]
         conflicts += [cases[i] for i in mislabelled]
         repeats += [cases[i] for i in others if i not in (*leaked, *mislabelled)]
-    memory = "validation would measure memory: remove one of the two"
+    memory = "validation would include training images: remove one of the two"
     yield Finding("training image in the validation split", tuple(leaks), memory, ALLOW_LEAK)
     wrong = "one of the two classes is wrong: remove it there"
     yield Finding("image under two classes", tuple(conflicts), wrong, ALLOW_TWO_CLASSES)

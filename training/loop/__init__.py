@@ -1,4 +1,4 @@
 """The training loop, from a described run to its checkpoint, the same for one process and for many.
 
-Others use ``Run`` and ``EpochMetrics`` (run) and ``fit`` (fit).
+The other modules use ``Run`` and ``EpochMetrics`` (run) and ``fit`` (fit).
 """

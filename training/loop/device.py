@@ -1,4 +1,4 @@
-"""The device that computes, and what is set for it."""
+"""The device that computes, and its settings."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def without_tf32() -> AbstractContextManager[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that a step frees for the next step, where its C library is glibc.
+    """Let this process keep the memory that a step frees for the next step, if its C library is glibc.
 
-    glibc maps every block above 32 MiB anew and unmaps it when it is freed, and the kernel fills each page of a new
-    mapping with zeros. A step on a CPU makes dozens of such blocks, which for ``alexnet-2012`` at batch 128 takes more
-    than a third of the time. The price is fragmentation: a tenth to a fifth more memory there.
+    glibc maps every block above 32 MiB separately and unmaps it when it is freed, and the kernel fills each page of a
+    new mapping with zeros. A step on a CPU makes dozens of such blocks, which for ``alexnet-2012`` at batch 128 takes
+    more than a third of the time. The price is fragmentation: a tenth to a fifth more memory there.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:  # neither macOS nor musl has it
+    if mallopt is not None:  # macOS and musl do not have it
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)

@@ -1,4 +1,4 @@
-"""Stops a run that has diverged or learns nothing, and reports why, instead of burning hours."""
+"""Stops a run that has diverged or learns nothing, with the reason, instead of wasting hours."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ the warm-up, is back after nine and leaves chance after thirty. Several times th
 CHANCE_EPOCHS = 5
 """Epochs at chance after which a run is stopped; AlexNet on ten classes leaves chance in the first or second."""
 EXPLODED = 4.0
-"""Limit of the loss, relative to a blind guess. First steps may exceed it; a settled run that does never recovers."""
+"""Limit of the loss, relative to a blind guess. First steps may exceed it; later, such a run never recovers."""
 WINDOW = 50
 """Steps whose mean loss is compared with that limit: a single small batch may exceed it by chance."""
 
 
 class DivergenceCheck:
-    """Checks losses and accuracy. It keeps no state, so a resumed run is judged as an undisturbed one."""
+    """Checks losses and accuracy. It keeps no state, so a resumed run is judged like an uninterrupted one."""
 
     def __init__(self, run: Run, steps_per_epoch: int) -> None:
         self.run, self.steps_per_epoch = run, steps_per_epoch
@@ -30,7 +30,7 @@ class DivergenceCheck:
         self.warmup_steps = math.ceil(run.recipe.warmup_epochs * steps_per_epoch)
 
     def check_losses(self, step: int, losses: Sequence[float]) -> None:
-        """Raise ProofError where the training losses of the ``WINDOW`` (or fewer) steps before ``step`` diverge."""
+        """Raise ProofError if the training losses of the ``WINDOW`` (or fewer) steps before ``step`` diverge."""
         epoch = -(-step // self.steps_per_epoch)
         for loss in losses:
             self.check_finite(epoch, loss)
@@ -53,7 +53,7 @@ class DivergenceCheck:
             )
 
     def check_epochs(self, rows: Sequence[EpochMetrics]) -> None:
-        """Raise ProofError where loss and accuracy have not left chance for too long; judged in validated epochs."""
+        """Raise ProofError if loss and accuracy have stayed at chance for too long; checked in validated epochs."""
         last = rows[-1]
         left = max((row.epoch for row in rows if self._has_left_chance(row)), default=0)
         steps = last.epoch * self.steps_per_epoch - max(left * self.steps_per_epoch, self.warmup_steps)

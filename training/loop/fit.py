@@ -7,8 +7,9 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,27 +19,25 @@ from torch import Tensor, nn
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.augment import measure_colours
+from training.data.augment import Colours, measure_colours
 from training.data.loader import Batch, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
 from training.data.pixel_cache import cache_pixels
 from training.loop.device import keep_freed_memory, pick_device
 from training.loop.divergence import WINDOW, DivergenceCheck
-from training.loop.run import EpochMetrics, Run, as_json
+from training.loop.run import EpochMetrics, OnEpoch, Run, as_json, no_epochs
 from training.loop.state import STATE_FILE, RunState, check_run_folder, load_state, save_state
 from training.loop.step import Trainer, autocast
 from training.loop.writer import CHECKPOINT, RunWriter
 
 
 class Interrupted(DeployError):
-    """SIGINT or SIGTERM came; the state is saved and ``resume`` goes on from it."""
+    """SIGINT or SIGTERM arrived; the state is saved, and ``resume`` continues from it."""
 
     exit_code = 130
 
 
-def fit(
-    run: Run, *, on_epoch: Callable[[EpochMetrics], None] = lambda row: None, on_progress: Progress = no_progress
-) -> Path:
-    """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights where the recipe averages).
+def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress) -> Path:
+    """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights if the recipe averages).
 
     The checkpoint is written after every validation; ``state.safetensors`` after every epoch, every
     ``run.save_every_s`` seconds and on SIGINT or SIGTERM (then Interrupted is raised, in all processes after the same
@@ -54,15 +53,13 @@ def fit(
     config = run.config() | {"colours": as_json(dataclasses.asdict(colours)) if colours else None}
     state = _begin(run, config, trainer)
     sampler = ResumableBatchSampler(len(run.train.files), run.recipe.batch, run.seed, state.step, rank, world)
-    cache = cache_pixels(run.train.files, run.output, threads=run.workers) if run.cache else None
-    crops = TrainingCrops(run.train, run.preprocessing, run.recipe, run.seed, colours, cache)
-    batches = training_batches(crops, sampler, run.workers)
+    batches = open_batches(run, sampler, colours)
     check, last_step = DivergenceCheck(run, sampler.steps_per_epoch), run.recipe.epochs * sampler.steps_per_epoch
     # Only the first process writes.
     with _stop_signal() as stop, closing(RunWriter(run, config)) if rank == 0 else nullcontext() as writer:
         loop = _Loop(run, trainer, state, sampler, check, stop, on_progress)
         if state.rows and writer:
-            writer.write_epochs(state.rows)  # a kill may have come between the state and its record
+            writer.write_epochs(state.rows)  # a kill may have happened between the state and its record
             if state.step == last_step and not (run.output / CHECKPOINT).is_file():
                 writer.write_checkpoint(trainer.final, state.rows[-1])
         while state.step < last_step:
@@ -75,8 +72,15 @@ def fit(
                     writer.write_checkpoint(trainer.final, row)
                 loop.save()
                 writer.write_epochs(state.rows)
-                on_epoch(row)
+                on_epoch(row, run.recipe.epochs)
     return run.output / CHECKPOINT
+
+
+def open_batches(run: Run, sampler: ResumableBatchSampler, colours: Colours | None) -> Iterator[Batch]:
+    """The training batches of ``run``, without end; with ``run.cache`` every picture is decoded here and now."""
+    cache = cache_pixels(run.train.files, run.output, threads=run.workers) if run.cache else None
+    crops = TrainingCrops(run.train, run.preprocessing, run.recipe, run.seed, colours, cache)
+    return training_batches(crops, sampler, run.workers)
 
 
 def _begin(run: Run, config: dict[str, object], trainer: Trainer) -> RunState:
@@ -86,23 +90,21 @@ def _begin(run: Run, config: dict[str, object], trainer: Trainer) -> RunState:
     return RunState(0, config)
 
 
+@dataclass
 class _Loop:
     """The parts of one epoch."""
 
-    def __init__(
-        self,
-        run: Run,
-        trainer: Trainer,
-        state: RunState,
-        sampler: ResumableBatchSampler,
-        check: DivergenceCheck,
-        stop: _Stop,
-        on_progress: Progress,
-    ) -> None:
-        self.run, self.trainer, self.state, self.sampler = run, trainer, state, sampler
-        self.check, self.stop, self.on_progress = check, stop, on_progress
-        self._saved = time.monotonic()
-        self._recent: deque[Tensor] = deque(maxlen=WINDOW)
+    run: Run
+    trainer: Trainer
+    state: RunState
+    sampler: ResumableBatchSampler
+    check: DivergenceCheck
+    stop: _Stop
+    on_progress: Progress
+    saved: float = field(default_factory=time.monotonic)
+    """When the state was written last."""
+    recent: deque[Tensor] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    """The last losses, on the device."""
 
     def train_epoch(self, batches: Iterator[Batch]) -> EpochMetrics:
         """Train to the end of the epoch that ``state`` is in."""
@@ -117,7 +119,7 @@ class _Loop:
             pixels_NHWC, targets_N = next(batches)
             waited += time.perf_counter() - asked
             losses.append(self.trainer.step(state.step, lr, pixels_NHWC, targets_N))
-            self._recent.append(losses[-1])
+            self.recent.append(losses[-1])
             state.step += 1
             if state.step % WINDOW == 0:
                 self._check_recent()
@@ -125,9 +127,9 @@ class _Loop:
         mean = torch.stack(losses).mean()
         if self.sampler.world > 1:
             dist.all_reduce(mean)  # each process has seen only its own images
-        mean_loss = mean.item() / self.sampler.world  # waits for the GPU, so the time stops after it
+        mean_loss = mean.item() / self.sampler.world  # waits for the GPU, so the time is taken after it
         seconds = time.perf_counter() - started
-        self.check.check_finite(epoch + 1, mean_loss)  # here all processes know it at once
+        self.check.check_finite(epoch + 1, mean_loss)  # here all processes know the loss at the same time
         images = (state.step - first) * run.recipe.batch
         return EpochMetrics(epoch + 1, lr, mean_loss, None, None, images / seconds, 100 * waited / seconds)
 
@@ -149,28 +151,28 @@ class _Loop:
         return dataclasses.replace(row, val_top1_percent=None if shared.isnan() else shared.item())
 
     def save(self) -> None:
-        """Write the state, in the first process. ProofError where the run has diverged."""
+        """Write the state, in the first process. ProofError if the run has diverged."""
         if self.sampler.rank == 0:
             self._check_recent()
             save_state(self.run.output / STATE_FILE, self.state, self.trainer)
-        self._saved = time.monotonic()
+        self.saved = time.monotonic()
 
     def _check_recent(self) -> None:
         """Check the last losses. Not in every step: reading them makes the host wait for a GPU."""
-        if self._recent:
-            self.check.check_losses(self.state.step, torch.stack(list(self._recent)).tolist())
+        if self.recent:
+            self.check.check_losses(self.state.step, torch.stack(list(self.recent)).tolist())
 
     def _save_when_due(self) -> None:
         if self._asked_to_stop():
             self.save()
             if self.sampler.world > 1:
-                dist.all_reduce(torch.zeros(1))  # nobody leaves before it is saved: torchrun ends the others then
-            raise Interrupted(f"{self.run.output}: stopped at step {self.state.step}, saved; go on with `resume`")
-        if time.monotonic() - self._saved > self.run.save_every_s:
+                dist.all_reduce(torch.zeros(1))  # torchrun ends the others when one leaves, so wait for the save
+            raise Interrupted(f"{self.run.output}: stopped at step {self.state.step}, saved; continue with `resume`")
+        if time.monotonic() - self.saved > self.run.save_every_s:
             self.save()
 
     def _asked_to_stop(self) -> bool:
-        """Whether any process was: all leave after the same step, or one would wait for gradients of another."""
+        """Whether any process was stopped: all leave after the same step, or one would wait for others' gradients."""
         if self.sampler.world == 1:
             return self.stop.asked
         asked = torch.tensor(int(self.stop.asked))  # on the CPU: no wait for a GPU
@@ -193,7 +195,7 @@ def validate(model: nn.Module, run: Run, device: torch.device) -> tuple[float, f
 
 
 class _Stop:
-    """Remembers that SIGINT or SIGTERM came, so that the loop can finish its step and save."""
+    """Records SIGINT or SIGTERM; the loop then finishes its step and saves."""
 
     asked = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,51 +20,56 @@ from training.recipe import Recipe
 TrainingPrecision = Literal["bf16", "fp16", "fp32"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """How the loop trains, whatever the network, the recipe and the data."""
+
+    seed: int = 0
+    workers: int = 2
+    resume: bool = False
+    precision: TrainingPrecision = "bf16"
+    """Precision of the matrix products, by autocast; fp32: no autocast. Weights are always float32."""
+    cache: bool = False
+    """Decode every training picture once, into a file in ``output`` that lives as long as the run."""
+    compile: bool = False
+    """Compile the network with torch.compile: faster on a GPU, after minutes of compiling."""
+    val_every: int = 1
+    """Epochs from one validation to the next; the last epoch always has one."""
+    save_every_s: float = 600.0
+    """Seconds after which the state is also saved within an epoch."""
+
+
 @dataclass(frozen=True, slots=True)
-class Run:
+class Run(LoopSettings):
     """One training run: the network, the recipe, the data, and where the results go."""
 
     arch: Architecture
     recipe: Recipe
     train: ImageList
     val: ImageList
-    data_digest: str
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     output: Path
-    seed: int = 0
-    workers: int = 2
-    resume: bool = False
     start: Checkpoint | None = None
     """Initial weights instead of random ones; of the same architecture and classes, and not to be standardised."""
-    precision: TrainingPrecision = "bf16"
-    """Of the matrix products, by autocast; fp32: no autocast. Weights are always float32."""
-    cache: bool = False
-    """Decode every training picture once, into a file in ``output`` that lives as long as the run."""
-    compile: bool = False
-    """Run the network through torch.compile: pays off on a GPU, after minutes of compiling."""
-    val_every: int = 1
-    """Epochs from one validation to the next; the last epoch always has one."""
-    save_every_s: float = 600.0
-    """Seconds after which the state is also saved within an epoch."""
 
     def __post_init__(self) -> None:
         if self.start is not None and self.recipe.standardise:
-            # Each filter would lose its mean and its scale, so the run would begin with another function.
+            # Each filter would lose its mean and its scale, so the run would start with another function.
             raise UsageError(
                 f"`start`: the recipe {self.recipe.name} standardises convolutions, which would change the given "
                 "weights; add `recipe` finetune or `overrides` standardise=false"
             )
 
     def config(self) -> dict[str, Any]:
-        """What decides the weights bit by bit on one machine; a resumed run must have the same."""
+        """Everything that determines the weights bit by bit on one machine; a resumed run must have the same."""
         return as_json(
             {
                 "arch": self.arch.to_dict(),
-                "recipe": self.recipe.to_dict(),
+                "recipe": dataclasses.asdict(self.recipe),
                 "preprocessing": dataclasses.asdict(self.preprocessing),
                 "seed": self.seed,
-                "data": self.data_digest,
+                "data": self.train.digest() + self.val.digest(),
                 "precision": self.precision,
                 "start": weights_digest(self.start) if self.start else None,
                 # With ``plateau`` the rate, and so the weights, depend on the validations.
@@ -80,7 +86,7 @@ class Run:
 class EpochMetrics:
     """One line of metrics.jsonl. After a resume, ``train_loss`` and the speeds are of the rest of that epoch.
 
-    Validation uses the averaged weights where the recipe averages; None in an epoch without validation.
+    Validation uses the averaged weights if the recipe averages; None in an epoch without validation.
     """
 
     epoch: int
@@ -92,8 +98,16 @@ class EpochMetrics:
     data_wait_percent: float
 
 
+OnEpoch = Callable[[EpochMetrics, int], None]
+"""Gets the metrics of each epoch and the number of epochs of the run."""
+
+
+def no_epochs(row: EpochMetrics, epochs: int) -> None:
+    """For callers that look at no epoch."""
+
+
 def weights_digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the names and values of the weights, whatever file they came from."""
+    """SHA-256 over the names and values of the weights, independent of their file."""
     digest = hashlib.sha256()
     for name, value in sorted(checkpoint.weights.items()):
         digest.update(name.encode())
@@ -102,6 +116,6 @@ def weights_digest(checkpoint: Checkpoint) -> str:
 
 
 def as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` as JSON gives them back: a tuple becomes a list."""
+    """``values`` after a round trip through JSON: a tuple becomes a list."""
     plain: dict[str, Any] = json.loads(json.dumps(values))
     return plain

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on after a kill: tensors in safetensors, numbers as JSON in its metadata."""
+"""Everything that a run needs to continue after a kill: tensors in safetensors, numbers as JSON in its metadata."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _KEY = "alexnet_deploy.training"
 
 @dataclass(slots=True)
 class RunState:
-    """How far a run has come. ``config`` must be equal for a run to be continued."""
+    """The progress of a run. It can be continued only with an equal ``config``."""
 
     step: int
     config: dict[str, Any]
     rows: list[EpochMetrics] = field(default_factory=list)
     """One per finished epoch."""
     scaler: dict[str, Any] = field(default_factory=dict)
-    """Of the loss scale, as torch's GradScaler saves itself."""
+    """State of the loss scale, as torch's GradScaler saves itself."""
 
     @property
     def val_errors(self) -> list[tuple[int, float]]:
@@ -43,18 +43,18 @@ class RunState:
 def save_state(path: Path, state: RunState, trainer: Trainer) -> None:
     """Write model, optimizer and loss scale atomically: a kill or a full disk leaves the last good state.
 
-    ProofError, with that state still in place, where a number of the new one is not finite.
+    ProofError, with that state still in place, if a number of the new one is not finite.
     """
     tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
     if trainer.ema is not None:
         tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
     for index, slot in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
-    # A loss belongs to the weights before its step, so the last step's weights may be lost though all losses are good.
+    # A loss belongs to the weights before its step, so the last weights may be broken although all losses are finite.
     broken = next((name for name, value in tensors.items() if not torch.isfinite(value).all()), None)
     if broken is not None:
         raise ProofError(
-            f"{path.parent}: {broken} is not finite any more after step {state.step}; "
+            f"{path.parent}: {broken} is no longer finite after step {state.step}; "
             "lower `lr` and choose another `output`"
         )
     state.scaler = trainer.scaler.state_dict()
@@ -62,10 +62,10 @@ def save_state(path: Path, state: RunState, trainer: Trainer) -> None:
 
 
 def check_run_folder(run: Run, *, unknown: Collection[str] = ()) -> None:
-    """Refuse early, from the header of the state alone, what the beginning of the run would refuse.
+    """Raise early, from the header of the state alone, the errors that the start of the run would raise.
 
-    InputError where the folder holds a run that is not to be resumed, none to resume, or one of another configuration;
-    ArtifactError where its state is damaged. ``unknown``: keys of the configuration that are not settled yet.
+    InputError if the folder holds a run that is not to be resumed, none to resume, or one of another configuration;
+    ArtifactError if its state is damaged. ``unknown``: keys of the configuration that are not known yet.
     """
     path = run.output / STATE_FILE
     if run.resume:
@@ -77,7 +77,7 @@ def check_run_folder(run: Run, *, unknown: Collection[str] = ()) -> None:
 
 
 def check_no_run(folder: Path) -> None:
-    """InputError where ``folder`` already holds the state of a run."""
+    """InputError if ``folder`` already holds the state of a run."""
     if (folder / STATE_FILE).exists():
         raise InputError(f"{folder}: already holds a run; add `resume` to continue it, or choose another `output`")
 
@@ -90,7 +90,7 @@ def no_run(folder: Path) -> InputError:
 def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> RunState:
     """Put a saved state back in place.
 
-    Raises InputError where there is none or it belongs to another configuration, ArtifactError where it is damaged.
+    Raises InputError if there is none or it belongs to another configuration, ArtifactError if it is damaged.
     """
     with _opened(path) as (file, state):
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
@@ -101,7 +101,7 @@ def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> RunState
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in _below("optimizer.", tensors).items():
         index, _, name = key.partition(".")
-        # In the memory layout of the weights (step.py): a fused step walks both without a look at their strides.
+        # In the memory layout of the weights (step.py): a fused step iterates over both and ignores their strides.
         layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format
         slots.setdefault(int(index), {})[name] = value.contiguous(memory_format=layout)
     trainer.optimizer.load_state_dict(trainer.optimizer.state_dict() | {"state": slots})
@@ -111,7 +111,7 @@ def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> RunState
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, RunState]]:
-    """The open file and the state in its header; what cannot be read there or in the block is an ArtifactError."""
+    """The open file and the state in its header; an error in reading them or in the block is an ArtifactError."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file, msgspec.json.decode((file.metadata() or {})[_KEY], type=RunState)
@@ -136,7 +136,7 @@ def _check_same(had: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
 _DIGESTS = {"data": "other data", "start": "other weights to start with"}
 """Fields that are a digest, which means nothing to a reader."""
 _NAMED = 3
-"""Fields that a message names: another recipe differs in a dozen."""
+"""Maximum number of fields in a message: another recipe differs in a dozen."""
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -55,13 +55,13 @@ class Trainer:
 
     @property
     def final(self) -> nn.Module:
-        """The model to validate and ship: the averaged one where the recipe averages."""
+        """The model to validate and ship: the averaged one if the recipe averages."""
         return self.model if self.ema is None else self.ema.module
 
     def step(self, step: int, lr: float, pixels_NHWC: Tensor, targets_N: Tensor) -> Tensor:
-        """Learn from one batch; the loss as a scalar on the device. Random numbers depend on seed, step and rank."""
+        """Learn from one batch; return the loss, on the device. Random numbers depend on seed, step and rank."""
         recipe = self.run.recipe
-        # Not earlier: a loader draws a number when it starts its workers.
+        # Not earlier, because a loader draws a number when it starts its workers.
         torch.manual_seed(seed_from(self.run.seed, step, self.rank))
         targets = targets_N
         if recipe.mix == "cutmix":
@@ -92,14 +92,14 @@ def autocast(precision: TrainingPrecision, device: torch.device) -> torch.autoca
 
 
 def check_precision(precision: TrainingPrecision, device: torch.device) -> None:
-    """UsageError where ``device`` cannot train in ``precision``."""
+    """UsageError if ``device`` cannot train in ``precision``."""
     if precision == "fp16" and device.type == "cpu":
         raise UsageError("`precision` fp16: a CPU has no gradient scaling in float16; use bf16 or fp32")
 
 
 @contextmanager
 def _compile_errors(compiles: bool) -> Iterator[None]:
-    """One line instead of the page that torch's compiler raises; the first call of the network compiles."""
+    """One line instead of the long error of torch's compiler; the first call of the network compiles."""
     try:
         yield
     except Exception as exc:

@@ -1,4 +1,4 @@
-"""The files of a run beside its state: checkpoint, metrics.jsonl, curves.png, TensorBoard events."""
+"""The files of a run besides its state: checkpoint, metrics.jsonl, curves.png, TensorBoard events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class RunWriter:
             temporary.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows), encoding="utf-8")
         plot_curves(rows, self.run.output / "curves.png")
         if self._events is None and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter  # it makes the folder, so not before there is a row
+            from torch.utils.tensorboard import SummaryWriter  # it creates the folder, so not before there is a row
 
             self._events = SummaryWriter(self.run.output)
         if self._events is not None:
@@ -63,7 +63,7 @@ class RunWriter:
 
 
 def source_digest() -> str:
-    """SHA-256 over the code that decides the weights: equal where the same code made two checkpoints.
+    """SHA-256 over the code that determines the weights: equal if the same code made two checkpoints.
 
     All of ``training/`` and the modules of the package that decode pixels and build the network, each under its path.
     """

@@ -1,35 +1,39 @@
-"""``compare``: two engines on the same pixels."""
+"""``compare``, ``preprocessing-parity``, ``calibrate-confidence``: another engine, other pixels, calibration."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
-from alexnet_deploy.cli.engines import exit_where_left_out, needs
+from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
 from alexnet_deploy.cli.tables import add_row, print_json, print_left_out, print_line, table
-from alexnet_deploy.cli.terminal import out, reporting
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.cli.terminal import note_written, out, reporting
+from alexnet_deploy.files import check_file
 
-if TYPE_CHECKING:  # it loads SciPy; here it is only a shape to print
+if TYPE_CHECKING:  # these load SciPy; only the types are needed here
     from alexnet_deploy.evaluation.compare import Comparison
+    from alexnet_deploy.evaluation.preprocessing import PreprocessingParity
+    from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord
 
 _SIDE = "Bundle (name in the store, or path), ONNX file or checkpoint; NAME@RUNTIME chooses its runtime"
 
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", autocompletion=opt.complete_engine, help=f"The reference. {_SIDE}.")],
-    b: Annotated[str, typer.Argument(metavar="B", autocompletion=opt.complete_engine, help="What to compare with it.")],
+    b: Annotated[str, typer.Argument(metavar="B", autocompletion=opt.complete_engine, help="Compared with A.")],
     *,
     data: opt.ImagesData,
     images: opt.ImageCount = None,
     layers: Annotated[bool, typer.Option("--layers", help="Compare the layers of the two graphs as well.")] = False,
-    max_error: Annotated[float | None, typer.Option(help="Exit 1 if a logit differs by more.")] = None,
+    max_error: Annotated[float | None, typer.Option(help="Exit code 1 if a logit differs by more.")] = None,
     min_agreement: Annotated[
-        float | None, typer.Option(metavar="PERCENT", help="Exit 1 if fewer of the first answers agree.")
+        float | None, typer.Option(metavar="PERCENT", help="Exit code 1 if fewer of the first answers agree.")
     ] = None,
     runtime: opt.Runtime = "auto",
     threads: opt.Threads = None,
@@ -57,7 +61,7 @@ def compare(
             store=store,
             runtime=runtime,
             threads=threads,
-            import_options=ImportOptions(mean, std, labels),
+            import_options=opt.ImportOptions(mean, std, labels),
             images=images,
             layers=layers,
             on_progress=report,
@@ -65,12 +69,12 @@ def compare(
     if json_:
         print_json(_raw(found))
     else:
-        _print_tables(found)
+        _print_comparison(found)
     gate(found, max_error=max_error, min_agreement=min_agreement)
     exit_where_left_out(found.logits.unreadable, found.logits.images)
 
 
-def _print_tables(comparison: Comparison) -> None:
+def _print_comparison(comparison: Comparison) -> None:
     found, layers = comparison.logits, comparison.layers
     for letter, side in (("A", comparison.a), ("B", comparison.b)):
         print_line(f"{letter}  {side.name} ({side.precision}, {side.runner})")
@@ -103,7 +107,7 @@ def _print_tables(comparison: Comparison) -> None:
             add_row(grid, (layer.layer, layer.op, *numbers))
         out.print()
         out.print(grid)
-        print_line("layers: both graphs in ONNX Runtime with its basic optimisations only, whatever runs A and B above")
+        print_line("layers: both graphs in ONNX Runtime with its basic optimisations only, not in the runtimes above")
     for letter, broken in (("A", found.not_finite_a), ("B", found.not_finite_b)):
         if broken:
             print_line(f"{letter}: {broken} answers are not finite and count as disagreement", style="yellow")
@@ -116,7 +120,7 @@ def _raw(comparison: Comparison) -> dict[str, Any]:
         letter: {"engine": side.name, "runner": f"{side.precision}, {side.runner}"}
         for letter, side in (("a", comparison.a), ("b", comparison.b))
     }
-    worst = [_finite(dataclasses.asdict(row) | {"file": str(row.file)}) for row in found.worst]
+    worst = [_finite(dataclasses.asdict(row)) for row in found.worst]
     derived = {"agreement_percent": found.agreement_percent, "relative": found.relative}
     numbers = _finite(dataclasses.asdict(found) | derived) | {"worst": worst}
     return raw | numbers | {"layers": None if layers is None else [_finite(dataclasses.asdict(row)) for row in layers]}
@@ -125,3 +129,113 @@ def _raw(comparison: Comparison) -> dict[str, Any]:
 def _finite(raw: dict[str, Any]) -> dict[str, Any]:
     """JSON has neither infinity nor NaN: null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in raw.items()}
+
+
+def preprocessing_parity(
+    engine: opt.OneEngine,
+    *,
+    data: opt.ImagesData,
+    images: opt.ImageCount = None,
+    runtime: opt.Runtime = "auto",
+    threads: opt.Threads = None,
+    mean: opt.Mean = None,
+    std: opt.Std = None,
+    labels: opt.Labels = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
+) -> None:
+    """Show what another image decoder or resizer changes.
+
+    Exit code 3: finished, but some images cannot be read.
+    """
+    with needs("measure"):
+        from alexnet_deploy.evaluation.preprocessing import preprocessing_parity as measured
+
+    import_options = opt.ImportOptions(mean, std, labels)
+    with running(engine, store, runtime, threads, import_options) as opened, reporting() as report:
+        found = measured(opened, data, images=images, on_progress=report)
+    if json_:
+        print_json(found)
+    else:
+        _print_variants(found)
+    exit_where_left_out(found.unreadable, found.images)
+
+
+def _print_variants(found: PreprocessingParity) -> None:
+    """Print every variant compared with our own pixels."""
+    pre = found.preprocessing
+    rule = pre.resize if pre.resize_to is None else f"{pre.resize} {pre.resize_to}"
+    labelled = found.top1_percent is not None
+    accuracy = f", top-1 {found.top1_percent:.2f} %" if labelled else ""
+    print_line(
+        f"reference: {rule} to {pre.width} x {pre.height}, {pre.interpolation}, antialiased: {found.images} images"
+        f"{accuracy}, largest logit {found.largest_logit:.1f}"
+    )
+    grid = table(
+        *("variant", ">answers changed", ">%", *([">top-1 points (95 %)"] if labelled else [])),
+        *(">max logit change", ">mean pixel change", ">images touched", "differs in"),
+    )
+    for row in found.variants:
+        cells = [row.name, str(row.changed), f"{100 * row.changed / found.images:.2f}"]
+        if row.top1_points is not None and row.points_interval is not None:
+            low, high = row.points_interval.low, row.points_interval.high
+            cells.append(f"{row.top1_points:+.2f} ({low:+.2f}..{high:+.2f})")
+        cells += [f"{row.max_logit_change:.2f}", f"{row.mean_abs_pixel:.2f}", str(row.touched), row.differs]
+        add_row(grid, cells)
+    out.print(grid)
+    if found.unlabelled is not None:
+        print_line(f"no accuracy: {found.unlabelled}")
+    print_left_out(found.unreadable)
+
+
+def calibrate_confidence(
+    engine: opt.Bundle,
+    *,
+    data: opt.LabelledData,
+    evaluation_data: Annotated[
+        Path | None, typer.Option(help="Folder to measure accuracy on; must share no image with --data.")
+    ] = None,
+    training_data: Annotated[
+        Path | None, typer.Option(help="Folder that the model was trained on; must share no image with --data.")
+    ] = None,
+    runtime: opt.Runtime = "auto",
+    threads: opt.Threads = None,
+    plot: opt.Plot = None,
+    store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
+) -> None:
+    """Fit a bundle's temperature: calibrated probabilities.
+
+    Its labels stay the same. Use images that serve no other purpose.
+    """
+    with needs("measure"):
+        from alexnet_deploy.evaluation.temperature import calibrate
+
+        if plot is not None:
+            from alexnet_deploy.report.plots import FORMATS, plot_reliability
+
+            check_file(plot, "plot", formats=FORMATS)
+    bundle = find_bundle(engine, store)
+    with running(bundle, store, runtime, threads) as opened, reporting() as report:
+        record = calibrate(
+            bundle, opened, data, evaluation_data=evaluation_data, training_data=training_data, on_progress=report
+        )
+    if json_:
+        print_json({"bundle": bundle} | record.summary())
+    else:
+        _print_fit(bundle, record)
+    if plot is not None:
+        plot_reliability(record, plot)
+        note_written(plot)
+
+
+def _print_fit(bundle: Path, record: ConfidenceRecord) -> None:
+    """The temperature and its effect on the probabilities."""
+    grid = table(">temperature", ">NLL", ">ECE %")
+    for temperature, quality in ((1.0, record.before), (record.temperature, record.after)):
+        add_row(grid, (f"{temperature:.4f}", f"{quality.nll_nats:.4f}", f"{quality.ece_percent:.2f}"))
+    out.print(grid)
+    print_line(
+        f"{bundle}/ now has temperature {record.temperature:.4f}, fitted on {record.images} images of {record.classes} "
+        f"classes in {record.runtime}; measure it on others: alexnet-deploy evaluate"
+    )

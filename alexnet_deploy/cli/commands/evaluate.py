@@ -17,11 +17,10 @@ from alexnet_deploy.cli.terminal import note_written, out, reporting
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError, printable, require_positive
 from alexnet_deploy.files import check_file
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.report.settings import GALLERY_IMAGES
 from alexnet_deploy.runtime.select import Runtime
 
-if TYPE_CHECKING:  # these load SciPy; here they are only shapes to print
+if TYPE_CHECKING:  # these load SciPy; only the types are needed here
     from alexnet_deploy.evaluation.evaluate import Evaluation
     from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, Confidence, Interval
 
@@ -41,7 +40,7 @@ def evaluate(
     ] = None,
     runtime: Annotated[
         EngineRuntime,
-        typer.Option(help="Runtime; auto takes the first that can run the engine here, all takes every one."),
+        typer.Option(help="Runtime; auto uses the first that can run the engine here, all uses each."),
     ] = "auto",
     threads: opt.Threads = None,
     max_drop: opt.MaxDrop = None,
@@ -59,12 +58,13 @@ def evaluate(
 ) -> None:
     """Measure accuracy and confidence on labelled images.
 
-    Engines after the first are compared with it. Exit code 3: finished, but some images cannot be read.
+    Engines after the first are compared with it. Exit code 1: --max-drop is exceeded; 3: finished, but some images
+    cannot be read.
     """
     if json_ and markdown:
-        raise UsageError("--json and --markdown exclude each other; give one")
+        raise UsageError("--json and --markdown cannot be combined; choose one")
     if confident and max_drop is None:
-        raise UsageError("`confident` has no use without `max_drop`; add it")
+        raise UsageError("`confident` needs `max_drop`; add it")
     with needs("measure"):
         from alexnet_deploy.evaluation.evaluate import LATENCY_S, gate
         from alexnet_deploy.evaluation.evaluate import evaluate as measured
@@ -84,7 +84,7 @@ def evaluate(
             store=store,
             runtimes=[runtime],
             threads=threads,
-            import_options=ImportOptions(mean, std, labels),
+            import_options=opt.ImportOptions(mean, std, labels),
             allow_calibration_images=allow_calibration_images,
             latency_s=LATENCY_S if latency else None,
             min_engines=1 if max_drop is None and gallery is None else 2,
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def _print_tables(found: Evaluation) -> None:
-    """On the screen."""
+    """Print for people."""
     for i, (title, grid) in enumerate(_tables(found)):
         if i:
             out.print()
@@ -118,7 +118,7 @@ def _print_tables(found: Evaluation) -> None:
 
 
 def _print_markdown(found: Evaluation) -> None:
-    """To paste into an issue or a README."""
+    """Print Markdown, to paste into an issue or a README."""
     for title, grid in _tables(found):
         print(f"{printable(title)}\n")
         print_markdown(grid)
@@ -128,7 +128,7 @@ def _print_markdown(found: Evaluation) -> None:
 
 
 def _tables(found: Evaluation) -> Iterator[tuple[str, Table]]:
-    """Each with its title."""
+    """Yield each table with its title."""
     first, *others = found.engines
     time = [] if first.latency_ms is None else [">ms"]
     grid = table("engine", ">top-1 %", ">top-5 %", ">NLL", ">ECE %", *time, ">MiB", "runner")
@@ -173,21 +173,22 @@ def _remarks(found: Evaluation) -> Iterator[str]:
         yield f"{len(found.unreadable)} images left out: {found.unreadable[0]}"
     if found.copies:
         are = "image is a copy of another" if found.copies == 1 else "images are copies of others"
-        yield f"{found.copies} {are} (same content) and count like any: the intervals are too narrow"
+        yield f"{found.copies} {are} (same content) and count like any other image, so the intervals are too narrow"
     for result in found.engines:
         if result.accuracy.not_finite:
             yield f"{result.name}: {result.accuracy.not_finite} answers are not finite and count as wrong"
         if result.calibration_images:
-            yield f"{result.name}: {result.calibration_images} of these images calibrated it, so it looks too good"
+            count = result.calibration_images
+            yield f"{result.name}: {count} of these images calibrated it, so its accuracy is too high"
         elif result.calibration_images is None and result.precision.startswith(("int8", "fp8")):
-            yield f"{result.name}: it is not recorded whether these images calibrated it"
+            yield f"{result.name}: no record shows whether these images calibrated it"
         if result.temperature_images:
             yield (
-                f"{result.name}: its temperature was fitted on {result.temperature_images} of these images, so NLL and "
-                "ECE look too good"
+                f"{result.name}: its temperature was fitted on {result.temperature_images} of these images, so its "
+                "NLL and ECE are too low"
             )
         elif result.temperature_images is None and result.temperature != 1:
-            yield f"{result.name}: it is not recorded whether its temperature was fitted on these images"
+            yield f"{result.name}: no record shows whether its temperature was fitted on these images"
 
 
 def _class_name(contract: ModelContract, k: int) -> str:
@@ -200,7 +201,7 @@ def _share(percent: float, interval: Interval) -> str:
 
 
 def _before_and_after(accuracy: Accuracy, field: str, digits: int) -> str:
-    """At temperature 1 and, where the contract has another temperature, at that one."""
+    """The value at temperature 1 and, if the contract has another temperature, at that one."""
 
     def text(confidence: Confidence | None) -> str:
         return "-" if confidence is None else f"{getattr(confidence, field):.{digits}f}"
@@ -210,7 +211,7 @@ def _before_and_after(accuracy: Accuracy, field: str, digits: int) -> str:
 
 
 def _raw(found: Evaluation) -> dict[str, Any]:
-    """Everything, all classes of every pair included."""
+    """Everything that was measured, with all classes of every pair."""
     names = found.contract
     engines = []
     for result in found.engines:
@@ -227,7 +228,7 @@ def _raw(found: Evaluation) -> dict[str, Any]:
         raw = dataclasses.asdict(delta) | {"classes": classes}
         pairs.append({"reference": found.engines[0].name, "engine": result.name} | raw)
     return {
-        "data": str(found.data),
+        "data": found.data,
         "folders_named_by": found.naming,
         "images": found.images,
         "copies": found.copies,

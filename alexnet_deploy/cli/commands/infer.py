@@ -12,7 +12,6 @@ from alexnet_deploy.cli.engines import running
 from alexnet_deploy.cli.terminal import err, note, note_written, out, progress_bars
 from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.inference.writers import Format, open_writer
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 
 
 def infer(
@@ -24,7 +23,7 @@ def infer(
     workers: opt.Workers = None,
     threads: opt.Threads = None,
     format_: Annotated[Format, typer.Option("--format", help="Format of the output.")] = "table",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.  [default: the screen]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.  [default: stdout]")] = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
     labels: opt.Labels = None,
@@ -38,12 +37,12 @@ def infer(
 
     files = find_images(images)
     failed = count = 0
-    with running(engine, store, runtime, threads, ImportOptions(mean, std, labels)) as opened:
+    with running(engine, store, runtime, threads, opt.ImportOptions(mean, std, labels)) as opened:
         columns = min(top_k, len(opened.contract.labels))
-        # One console draws bar and table where both go to a terminal, so that neither writes over the other.
+        # If bar and table both go to a terminal, one console draws both, and neither overwrites the other.
         screen = err if err.is_terminal and out.is_terminal else out
         with progress_bars() as bars, open_writer(format_, output, top_k=columns, console=screen) as write:
-            # Counting first only lists the folders; a bar without an end would be of no use.
+            # Counting first only lists the folders, and a bar needs the total.
             total = None if bars.disable else sum(1 for _ in find_images(images))
             task = bars.add_task("images", total=total)
             for prediction in opened.predict(files, top_k=top_k, batch=batch, workers=workers):
@@ -54,5 +53,5 @@ def infer(
     if output is not None:
         note_written(output)
     if failed:
-        note(f"{failed} of {count} inputs failed; their rows give the reason", style="yellow")
+        note(f"{failed} of {count} inputs failed; their rows contain the reason", style="yellow")
         raise typer.Exit(3)

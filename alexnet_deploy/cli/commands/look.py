@@ -1,4 +1,4 @@
-"""``engines``, ``inspect``, ``summary``, ``doctor``: what there is, and what this machine can do with it."""
+"""``engines``, ``inspect``, ``summary``, ``doctor``: show bundles, an architecture, and this machine."""
 
 from __future__ import annotations
 
@@ -69,12 +69,11 @@ def inspect(engine: opt.Bundle, store: opt.Store = opt.STORE, json_: opt.Json = 
 
 
 def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: bool = False) -> None:
-    """One bundle: its files and plans, and the achieved precision in short or layer by layer."""
+    """Print one bundle: its files and plans, and the achieved precision in short or layer by layer."""
     files = load_manifest(directory)[1]
     if as_json:
         raw = dataclasses.asdict(manifest) | {"contract": json.loads(manifest.contract.to_json())}
-        sizes = {name: dataclasses.asdict(record) for name, record in files.items()}
-        print_json({"bundle": str(directory), "files": sizes} | raw)
+        print_json({"bundle": directory, "files": files} | raw)
         return
     profile = manifest.batch
     print_line(
@@ -104,12 +103,12 @@ def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: 
 
 def _in_short(achieved: Sequence[LayerPrecision]) -> str:
     counts = Counter((layer.asked, layer.got) for layer in achieved)
-    parts = [f"{n} {got}" if asked == got else f"{n} {got} (asked {asked})" for (asked, got), n in counts.items()]
+    parts = [f"{n} {got}" if asked == got else f"{n} {got} (requested {asked})" for (asked, got), n in counts.items()]
     return f"{len(achieved)} layers: " + ", ".join(parts)
 
 
 def _print_temperature(directory: Path, manifest: Manifest) -> None:
-    """Where the temperature comes from; ArtifactError where record and contract disagree."""
+    """Print the origin of the temperature; ArtifactError if record and contract disagree."""
     from alexnet_deploy.evaluation.temperature_record import read_confidence
 
     temperature, record = manifest.contract.temperature, read_confidence(directory, manifest.contract)
@@ -119,7 +118,7 @@ def _print_temperature(directory: Path, manifest: Manifest) -> None:
             f"ECE {record.before.ece_percent:.2f} -> {record.after.ece_percent:.2f} %"
         )
     elif temperature != 1.0:
-        print_line(f"temperature {temperature:.4f}, from the model the bundle was built from; not fitted to the bundle")
+        print_line(f"temperature {temperature:.4f}, from the bundle's source model; not fitted to the bundle")
     else:
         print_line("temperature 1, probabilities are not calibrated: alexnet-deploy calibrate-confidence")
 
@@ -148,14 +147,14 @@ def summary(
 def doctor(json_: opt.Json = False) -> None:
     """Check Python, CPU, GPU and every runtime, with fixes.
 
-    Exit code 1 if something must be fixed before an engine can run.
+    Exit code 1 if no engine can run before something is fixed.
     """
     from alexnet_deploy.doctor import can_run, examine
 
     checks = examine()
     fit = can_run(checks)
     if json_:
-        print_json({"can_run": fit, "checks": [dataclasses.asdict(check) for check in checks]})
+        print_json({"can_run": fit, "checks": checks})
     else:
         grid = table("what", "state", "found", "fix")
         for check in checks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,6 @@ from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.tables import print_json, print_line, size
 from alexnet_deploy.cli.terminal import reporting
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 
 _DEFAULTS = BuildSettings()
 
@@ -35,13 +33,13 @@ def export(
         str | None, typer.Option("--arch", help="Architecture of a .pth file (see summary --help).")
     ] = None,
     parity_images: Annotated[
-        Path | None, typer.Option(help="Folder of images to prove parity on.  [default: the sample photos]")
+        Path | None, typer.Option(help="Folder of images for the proof of parity.  [default: the sample photos]")
     ] = None,
     json_: opt.Json = False,
 ) -> None:
-    """Export a checkpoint to ONNX; parity is proved.
+    """Export a checkpoint to ONNX, with proof of parity.
 
-    The graph takes uint8 pixels and returns logits, which must be those of PyTorch.
+    The graph has uint8 pixels as input and logits as output, which must equal those of PyTorch.
     """
     with needs("export"):
         from alexnet_deploy.model.export import export_with_parity
@@ -52,7 +50,7 @@ def export(
         )
     count = output.stat().st_size
     if json_:
-        print_json({"onnx": str(output), "bytes": count, "parity": dataclasses.asdict(parity)})
+        print_json({"onnx": str(output), "bytes": count, "parity": parity})
         return
     pre = contract.preprocessing
     print_line(f"{output}  {size(count)}  {contract.architecture}, {len(contract.labels)} classes")
@@ -91,10 +89,11 @@ def build_engine(
     exclude: opt.Exclude = None,
     max_drop: Annotated[
         float | None,
-        typer.Option(metavar="POINTS", help="Maximum drop of top-1: the worst layers become float16 until it holds."),
+        typer.Option(metavar="POINTS", help="Maximum drop of top-1; the worst layers stay float16 to meet it."),
     ] = None,
     validation_data: Annotated[
-        Path | None, typer.Option(help="Folder for --max-drop, one subfolder per class; with other images.")
+        Path | None,
+        typer.Option(help="Folder for --max-drop, one subfolder per class; no image of it may calibrate."),
     ] = None,
     targets: Annotated[
         list[str] | None,
@@ -105,7 +104,7 @@ def build_engine(
     max_batch: Annotated[int | None, typer.Option(help="Largest batch of the plan.  [default: 32]")] = None,
     allow_fallback: Annotated[
         list[str] | None,
-        typer.Option(metavar="REGEX", help="Nodes that may miss their precision.  [repeatable]"),
+        typer.Option(metavar="REGEX", help="Nodes that need not get their precision.  [repeatable]"),
     ] = None,
     mean: opt.Mean = None,
     std: opt.Std = None,
@@ -113,12 +112,12 @@ def build_engine(
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
-    """Build an engine bundle; its precision is proved.
+    """Build an engine bundle, with proof of its precision.
 
-    A bundle holds the typed ONNX and TensorRT plans. A layer that did not get its precision fails the build.
+    A bundle holds the typed ONNX and TensorRT plans. The build fails if a layer did not get its precision.
     """
     if (max_drop is None) != (validation_data is None):
-        raise UsageError("`max_drop` is a bound on the images of `validation_data`: give both, or neither")
+        raise UsageError("`max_drop` is measured on `validation_data`: give both, or neither")
     # The layers that --max-drop keeps are float16.
     precision = opt.precision_of(fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8)
     from alexnet_deploy.build.engine import build_engine, default_output
@@ -133,7 +132,7 @@ def build_engine(
         batch=opt.batch_profile(min_batch, opt_batch, max_batch),
         targets=tuple(targets or ()),
         allow_fallback=tuple(allow_fallback or ()),
-        import_options=ImportOptions(mean, std, labels),
+        import_options=opt.ImportOptions(mean, std, labels),
     )
     build: Callable[..., Path] = build_engine
     if max_drop is not None and validation_data is not None:

@@ -1,4 +1,4 @@
-"""``mlperf``: an engine in MLPerf's scenarios, under MLPerf's names."""
+"""``mlperf``: measure an engine in MLPerf's scenarios, with MLPerf's names."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from alexnet_deploy.cli.engines import needs, note_passed_over
 from alexnet_deploy.cli.quantities import Milliseconds, Seconds
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note, note_written, out, reporting
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.profiling.mlperf.settings import SCENARIOS, SUBMISSION_S, MlperfSettings, Scenario
 
-if TYPE_CHECKING:  # these load LoadGen; here they are only shapes to print
+if TYPE_CHECKING:  # these load LoadGen; only the types are needed here
     from alexnet_deploy.profiling.mlperf.results import MlperfReport, ScenarioResult
 
 LOGS = Path("mlperf")
@@ -48,7 +47,7 @@ def mlperf(
         float,
         opt.time_option(
             "--latency-bound",
-            "Server: bound of the 99th percentile; the default is ResNet-50's.",
+            "Server: bound of the 99th percentile, as for ResNet-50.",
             parser=Milliseconds.parse,
         ),
     ] = _LATENCY_BOUND_MS,
@@ -83,7 +82,7 @@ def mlperf(
         seed=seed,
     )
     scenarios = [known for known in SCENARIOS if scenario in (known, "all")]
-    with resolve_engine(engine, store, ImportOptions(mean, std, labels)) as found, reporting() as bar:
+    with resolve_engine(engine, store, opt.ImportOptions(mean, std, labels)) as found, reporting() as bar:
 
         def on_progress(text: str, done: int, total: int) -> None:
             note(text, style="dim")
@@ -118,7 +117,7 @@ def _print_table(engine: Engine, settings: MlperfSettings, report: MlperfReport)
 def _cells(result: ScenarioResult) -> tuple[str, str, str]:
     if result.accuracy is not None:
         return "top-1 %", f"{result.accuracy.top1_percent:.2f}", f"{result.accuracy.images} images"
-    assert result.summary is not None  # a result has the one or the other
+    assert result.summary is not None  # a result has one of the two
     value = f"{result.summary.value:,.{0 if '(ns)' in result.summary.metric else 2}f}"
     return result.summary.metric, value, "VALID" if result.summary.valid else "INVALID"
 
@@ -134,9 +133,9 @@ def _remarks(settings: MlperfSettings, report: MlperfReport) -> Iterator[str]:
                 f"{len(result.search)} runs, for a 99th percentile within {settings.latency_bound_ms:g} ms"
             )
         for cause in result.disturbed:
-            yield f"{result.scenario}: not to be trusted: {cause}"
+            yield f"{result.scenario}: cannot be trusted: {cause}"
         if summary is not None and (summary.warnings or summary.errors):
-            yield f"{result.scenario}: LoadGen counts {summary.warnings} warnings and {summary.errors} errors"
+            yield f"{result.scenario}: LoadGen reports {summary.warnings} warnings and {summary.errors} errors"
         if result.unreadable:
             what = "left out" if result.accuracy else "run as black pixels"
             yield f"{result.scenario}: {len(result.unreadable)} images {what}: {result.unreadable[0]}"
@@ -149,18 +148,18 @@ def _remarks(settings: MlperfSettings, report: MlperfReport) -> Iterator[str]:
 def _too_short(settings: MlperfSettings) -> str | None:
     if settings.accuracy or settings.min_duration_s >= SUBMISSION_S:
         return None
-    return f"not a valid MLPerf submission length: {settings.min_duration_s:g} s, the rules ask for {SUBMISSION_S:g} s"
+    return f"not a valid MLPerf submission length: {settings.min_duration_s:g} s, the rules require {SUBMISSION_S:g} s"
 
 
 def _raw(engine: Engine, settings: MlperfSettings, report: MlperfReport) -> dict[str, Any]:
-    """Everything, with LoadGen's own names where it has some."""
+    """Everything that was measured, with LoadGen's own names where they exist."""
     return {
         "engine": engine.name,
         "precision": engine.precision,
         "runner": report.system.description,
         "passed_over": [str(each) for each in report.system.passed_over],
         "loadgen": report.loadgen,
-        "options": dataclasses.asdict(settings) | {"data": None if settings.data is None else str(settings.data)},
+        "options": settings,
         "submission_length": _too_short(settings) is None,
         "images": report.images,
         "memory_bytes": report.system.memory_bytes,
@@ -169,7 +168,7 @@ def _raw(engine: Engine, settings: MlperfSettings, report: MlperfReport) -> dict
 
 
 def _raw_result(result: ScenarioResult) -> dict[str, Any]:
-    raw = dataclasses.asdict(result) | {"logs": str(result.logs), "reasons": result.reasons}
+    raw = dataclasses.asdict(result) | {"reasons": result.reasons}
     if result.accuracy is not None:
         raw["accuracy"]["top1_percent"] = result.accuracy.top1_percent
     return raw

@@ -1,4 +1,4 @@
-"""``profile`` and ``profile-stages``: how long an engine takes, and where the time of ``infer`` goes."""
+"""``profile`` and ``profile-stages``: how fast an engine is, and where the time of ``infer`` goes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.files import check_file
 from alexnet_deploy.inference.prediction import BATCH
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS
 from alexnet_deploy.profiling.settings import ProfileSettings
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _STYLE = {"ok": None, "unstable": "yellow", "invalid": "red"}
 _TIMES = ("min", "mean", "median", "p90", "p95", "p99", "p99.9", "max", "stdev")
 _NARROW_TIMES = ("median", "p90", "p99", "max")
 _ALL_COLUMNS = 112
-"""Characters that a row of all times takes beside a name of usual length."""
+"""Characters of a row with all times and a name of usual length."""
 
 
 def profile(
@@ -46,10 +46,10 @@ def profile(
     runtime: opt.Runtime = "auto",
     threads: opt.Threads = None,
     duration_s: opt.Duration = _DURATION_S,
-    warm_up_s: Annotated[float, opt.time_option("--warmup", "Time to warm up before.")] = _WARM_UP_S,
+    warm_up_s: Annotated[float, opt.time_option("--warmup", "Time to warm up before each measurement.")] = _WARM_UP_S,
     iterations: Annotated[int, typer.Option(help="Minimum number of calls to measure.")] = _DEFAULTS.iterations,
     export_times: Annotated[Path | None, typer.Option(help="JSON file to write: the time of every call.")] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if a row is unstable or invalid.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a row is unstable or invalid.")] = False,
     mean: opt.Mean = None,
     std: opt.Std = None,
     labels: opt.Labels = None,
@@ -58,12 +58,12 @@ def profile(
 ) -> None:
     """Measure latency and throughput by trtexec's rules.
 
-    Each engine runs in a process of its own, until its times are steady.
+    Each engine runs in its own process, until its times are steady.
     """
     from alexnet_deploy.profiling.engine import check_batch_sizes, profile_engine, write_times
 
     settings = ProfileSettings(tuple(batch_sizes), concurrency, runtime, threads, duration_s, warm_up_s, iterations)
-    import_options = ImportOptions(mean, std, labels)
+    import_options = opt.ImportOptions(mean, std, labels)
     names = engines or some_bundle_names(store)
     has_onnx = any(name.endswith(".onnx") for name in names)
     with ExitStack() as stack:
@@ -109,9 +109,9 @@ def profile(
 
 
 def _print_profiles(found: Sequence[EngineProfile]) -> None:
-    """One row per engine and batch size, then how each engine was run, and what is wrong.
+    """Print one row per engine and batch size, then how each engine was run, and what is wrong.
 
-    A narrow terminal gets fewer columns; a pipe and JSON get all.
+    A narrow terminal gets fewer columns. A pipe and JSON get all of them.
     """
     out.print(_times_table(found, _TIMES if out.width >= _ALL_COLUMNS else _NARROW_TIMES))
     out.print()
@@ -125,7 +125,7 @@ def _print_profiles(found: Sequence[EngineProfile]) -> None:
         from alexnet_deploy.profiling.latency import samples_for
 
         least = ", ".join(f"p{percent} {samples_for(percent)}" for percent in (90, 95, 99, 99.9))
-        print_line(f"-: fewer calls than that percentile takes ({least}); raise --duration", style="dim")
+        print_line(f"-: too few calls for that percentile ({least}); raise --duration", style="dim")
 
 
 def _times_table(found: Sequence[EngineProfile], times: Sequence[str]) -> Table:
@@ -144,7 +144,7 @@ def _remarks(row: BatchResult) -> tuple[str, ...]:
         return row.machine.invalid
     spread = row.latency.window_spread_percent
     return (
-        f"the medians of its last windows lie {spread:.1f} % apart; let the machine come to rest, or raise --duration",
+        f"the medians of its last windows differ by {spread:.1f} %; measure on an idle machine, or raise --duration",
     )
 
 
@@ -189,24 +189,22 @@ def profile_stages(
 ) -> None:
     """Measure where the time from file to answer goes.
 
-    All stages are timed within one run, beside decoding alone and the engine alone. Exit code 3: finished, but some
-    images cannot be used.
+    All stages are timed within one run. Decoding alone and the engine alone are timed for comparison. Exit code 3:
+    finished, but some images cannot be used.
     """
     from alexnet_deploy.images.find import find_images
     from alexnet_deploy.profiling.stages import profile_stages as measured
 
     files = list(find_images(data))
-    with (
-        running(engine, store, runtime, threads, ImportOptions(mean, std, labels)) as opened,
-        reporting() as report,
-    ):
+    import_options = opt.ImportOptions(mean, std, labels)
+    with running(engine, store, runtime, threads, import_options) as opened, reporting() as report:
         result = measured(opened, files, batch=batch, workers=workers, on_progress=report)
         if json_:
             print_json({"engine": opened.name, "precision": opened.precision} | asdict(result))
         else:
             _print_stages(f"{opened.name} ({opened.precision})", result)
     if result.failed:
-        note(f"{result.failed} of {result.images} images cannot be used; infer gives the reasons", style="yellow")
+        note(f"{result.failed} of {result.images} images cannot be used; infer prints the reasons", style="yellow")
         raise typer.Exit(3)
 
 
@@ -227,8 +225,8 @@ def _print_stages(engine: str, found: StageReport) -> None:
     print_line("thread s includes waiting for a core where threads outnumber cores", style="dim")
     print_line(
         f"without timing {found.clockless_images_per_s:.0f} images/s; decoding alone "
-        f"{found.decode_images_per_s:.0f}, engine alone {found.engine_images_per_s:.0f}: both on the same cores "
-        f"{found.additive_limit_images_per_s:.0f} at best, reached {found.of_limit:.2f} of that"
+        f"{found.decode_images_per_s:.0f}, engine alone {found.engine_images_per_s:.0f}; limit of both on the "
+        f"same cores {found.additive_limit_images_per_s:.0f}, reached {100 * found.of_limit:.0f} %"
     )
     for cause in found.invalid:
         print_line(f"invalid: {cause}", style="yellow")

@@ -1,10 +1,9 @@
-"""``profile-layers``: where the time of one call goes, layer by layer, and what the machine could do."""
+"""``profile-layers``: where the time of one call goes, layer by layer, and how fast the machine could be."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,7 +29,7 @@ def profile_layers(
     ] = None,
     batch: opt.Batch = 1,
     runtime: Annotated[
-        LayerRuntime, typer.Option(help="Runtime; auto takes the first that can run the engine here.")
+        LayerRuntime, typer.Option(help="Runtime; auto uses the first that can run the engine here.")
     ] = "auto",
     threads: opt.Threads = None,
     store: opt.Store = opt.STORE,
@@ -55,17 +54,12 @@ def profile_layers(
             for i, each in enumerate(found):
                 note(f"timing the layers of {each.name} ({each.precision})")
                 report("engines", i, len(found))
-                # The second runs where the first did, whatever else could run it.
+                # The second runs on the runtime of the first, even if another one could run it.
                 profiles.append(profiled(each, profiles[0].runtime if profiles else runtime, batch, threads))
                 note_passed_over(profiles[-1].passed_over, unused_gpu=profiles[-1].unused_gpu)
     compared = verdicts(*profiles) if len(profiles) == 2 else ()
     if json_:
-        print_json(
-            {
-                "profiles": [asdict(profile) for profile in profiles],
-                "compared": [asdict(verdict) for verdict in compared],
-            }
-        )
+        print_json({"profiles": profiles, "compared": compared})
         return
     for profile in profiles:
         _print_profile(profile)
@@ -74,7 +68,7 @@ def profile_layers(
 
 
 def _print_profile(profile: LayerProfile) -> None:
-    threads = "threads of its own choice" if profile.threads is None else f"{profile.threads} threads"
+    threads = "default threads" if profile.threads is None else f"{profile.threads} threads"
     print_line(
         f"{profile.engine} ({profile.precision}), {profile.runner}, {threads}, batch {profile.batch}, median of "
         f"{profile.calls} calls"
@@ -125,7 +119,7 @@ def _cells(row: LayerRow) -> tuple[str, ...]:
 
 def _print_comparison(engine: str, baseline: str, compared: Sequence[Verdict]) -> None:
     print_line(f"{engine} compared with {baseline}; times with the conversions that feed a layer")
-    grid = table("layer", "ran in", "there", ">us", ">there us", ">speed-up", "why not faster")
+    grid = table("layer", "ran in", "baseline", ">us", ">baseline us", ">speed-up", "why not faster")
     for row in compared:
         times = (f"{row.us:.1f}", f"{row.beside_us:.1f}", f"{row.speedup:.2f}x")
         cells = (row.layer, row.precision, row.beside_precision, *times, row.why or "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +20,7 @@ from alexnet_deploy.files import check_file
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.report.settings import OPTIONAL_PARTS, PROFILE, Bounds, ReportRequest, Statistic
 
-if TYPE_CHECKING:  # it loads SciPy; here it is only a shape to print
+if TYPE_CHECKING:  # it loads SciPy; only the type is needed here
     from alexnet_deploy.report.recommend import Recommendation
 
 Part = StrEnum("Part", ["latency", "stages", "layers", "environment"])  # Typer takes no list of a Literal
@@ -43,7 +42,7 @@ def report(
     allow_calibration_images: opt.AllowCalibrationImages = False,
     from_: Annotated[Path | None, typer.Option("--from", help="report.json to draw again, without measuring.")] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="HTML page to write, with the data beside it as .json.")
+        Path, typer.Option("--output", "-o", help="HTML page to write; the data go into a .json of the same name.")
     ] = Path("report.html"),
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -52,7 +51,7 @@ def report(
     Accuracy, latency, stages and layers; the page needs no network.
     """
     if (data is None) == (from_ is None):
-        raise UsageError("report measures `data`, or draws `from` a report.json; give one of them")
+        raise UsageError("report needs either `data`, to measure, or `from`, to draw an earlier report.json")
     with needs("measure"):
         from alexnet_deploy.report.file import read_report, write_report
         from alexnet_deploy.report.page import write_page
@@ -86,7 +85,7 @@ def report(
 
 
 def recommend(
-    source: Annotated[Path, typer.Argument(metavar="REPORT", help="What report measured.")] = Path("report.json"),
+    source: Annotated[Path, typer.Argument(metavar="REPORT", help="File that report wrote.")] = Path("report.json"),
     max_ms: Annotated[
         float | None,
         opt.time_option("--max-latency", "Maximum time per call, such as 5ms or 800us.", parser=Milliseconds.parse),
@@ -106,19 +105,14 @@ def recommend(
 ) -> None:
     """Name the best engine of a store within bounds.
 
-    Of those that meet the bounds, the fastest, then the smallest.
+    That is the fastest one that meets the bounds; among equally fast ones, the smallest.
     """
     with needs("measure"):
         from alexnet_deploy.report.file import read_report
         from alexnet_deploy.report.recommend import machine_warning
         from alexnet_deploy.report.recommend import recommend as best_of
     bounds = Bounds(
-        max_ms=max_ms,
-        max_drop=max_drop,
-        max_bytes=max_bytes,
-        batch=batch,
-        statistic=percentile,
-        confident=confident,
+        max_ms=max_ms, max_drop=max_drop, max_bytes=max_bytes, batch=batch, statistic=percentile, confident=confident
     )
     found = read_report(source)
     best = best_of(found, store, bounds, source)
@@ -133,7 +127,7 @@ def recommend(
 
 
 def _print_recommendation(best: Recommendation) -> None:
-    """The engine on a line of its own, why, and why not the others."""
+    """Print the engine on its own line, the reason, and the reasons against the others."""
     engine, run, delta = best.engine, best.row.latency, best.engine.delta
     drop = "the most precise one" if delta is None else (
         f"{delta.points:+.2f} points, {delta.points_interval.low:+.2f}..{delta.points_interval.high:+.2f}"
@@ -146,7 +140,7 @@ def _print_recommendation(best: Recommendation) -> None:
         f"{run.batch}; {engine.result.model_bytes / 2**20:.1f} MiB; {engine.result.runner}"
     )
     if best.passed_over:
-        grid = table("passed over", "why")
+        grid = table("not chosen", "why")
         for other in best.passed_over:
             add_row(grid, (other.name, other.reason))
         out.print()
@@ -158,8 +152,8 @@ def _raw(best: Recommendation, bounds: Bounds, source: Path, warnings: list[str]
     return {
         "engine": engine.name,
         "reason": best.reason,
-        "report": str(source),
-        "bounds": dataclasses.asdict(bounds),
+        "report": source,
+        "bounds": bounds,
         "precision": engine.result.precision,
         "runner": engine.result.runner,
         "file": engine.file,
@@ -167,8 +161,8 @@ def _raw(best: Recommendation, bounds: Bounds, source: Path, warnings: list[str]
         "file_sha256": engine.file_sha256,
         "top1_percent": engine.result.accuracy.top1_percent,
         "points": 0.0 if delta is None else delta.points,
-        "points_interval": None if delta is None else dataclasses.asdict(delta.points_interval),
+        "points_interval": None if delta is None else delta.points_interval,
         "latency": best.row.to_dict() | {"invalid": best.row.machine.invalid},
-        "passed_over": [dataclasses.asdict(other) for other in best.passed_over],
+        "passed_over": best.passed_over,
         "warnings": warnings,
     }

@@ -1,4 +1,4 @@
 """The time of each layer, from the counters of a runtime, and the roofline of the machine that limits it.
 
-Others use ``profile.profile_layers`` and ``verdicts.verdicts``.
+Other rooms use ``profile.profile_layers`` and ``verdicts.verdicts``.
 """

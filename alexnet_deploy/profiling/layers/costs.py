@@ -1,4 +1,4 @@
-"""What the layers of an ONNX graph cost on paper: multiplications, and elements that go in and out.
+"""The theoretical cost of the layers of an ONNX graph: multiplications, and elements read and written.
 
 Only Conv, ConvTranspose, Gemm and MatMul are counted as arithmetic, two operations per multiply-accumulate; additions
 of a bias, comparisons of a pooling and the like cost nothing compared with the memory they move.
@@ -36,7 +36,7 @@ class Costs:
     """The graph of one ONNX file at one batch size."""
 
     def __init__(self, onnx_path: Path, batch: int) -> None:
-        """InputError where the file cannot be read, or its shapes cannot be inferred."""
+        """InputError if the file cannot be read, or its shapes cannot be inferred."""
         graph = _with_shapes(load_onnx(onnx_path), batch)
         self._input = graph_inputs(onnx.ModelProto(graph=graph))[0].name
         self._outputs = {value.name for value in graph.output}
@@ -69,12 +69,12 @@ class Costs:
         return None
 
     def before(self, name: str) -> str | None:
-        """The node that makes the first non-constant input of node ``name``; None at the graph's input."""
+        """The node that computes the first non-constant input of node ``name``; None at the graph's input."""
         varying = (tensor for tensor in self.nodes[name].input if tensor not in self._constant)
         return next((self._makers[tensor] for tensor in varying if tensor in self._makers), None)
 
     def readers(self, name: str) -> list[str]:
-        """The nodes that read what node ``name`` makes."""
+        """The nodes that read the outputs of node ``name``."""
         return [reader for tensor in self.nodes[name].output for reader in self._readers.get(tensor, ())]
 
     def layer(self, name: str) -> str:
@@ -86,7 +86,7 @@ class Costs:
         return self.nodes[name].op_type in COMPUTE_OPS
 
     def converts(self, name: str) -> bool:
-        """Whether a node only changes types between layers; that of the pixels is part of a layer."""
+        """Whether a node only changes types between layers; the Cast of the pixels is part of a layer."""
         node = self.nodes[name]
         return node.op_type in CONVERSIONS and self._input not in node.input
 
@@ -95,7 +95,7 @@ class Costs:
         return sum(self._flops(self.nodes[name]) for name in names)
 
     def elements(self, names: Collection[str]) -> Elements:
-        """What the named nodes, fused into one kernel, read and write."""
+        """The elements that the named nodes, fused into one kernel, read and write."""
         inputs = {tensor for name in names for tensor in self.nodes[name].input if tensor}
         made = {tensor for name in names for tensor in self.nodes[name].output}
         left = {

@@ -1,4 +1,4 @@
-"""The counters of the CPU runtimes, each of which loads its library only when it counts."""
+"""The counters of the CPU runtimes; each loads its library only when it is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layer of the ONNX graph each kernel of a runtime computes."""
+"""Assign each kernel of a runtime to the layer of the ONNX graph that it computes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONVERTING = ("Reorder", "Convert", "Quantize", "Dequantize", "FakeQuantize", "
 """Prefixes of the runtimes' own operators that only change types or the order of numbers in memory."""
 
 _VIEWS = frozenset({"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
-"""ONNX operators that need not move anything; some runtimes copy, some reuse the same memory."""
+"""ONNX operators that need not move data; some runtimes copy, others reuse the same memory."""
 
 
 @dataclass(slots=True)
@@ -23,13 +23,13 @@ class LayerKernels:
     layer: str
     overhead: bool
     kernels: list[tuple[Kernel, list[str]]]
-    """Each with its nodes, in graph order."""
+    """The kernels, each with its nodes, in graph order."""
     costs: Costs = field(repr=False)
     next_layer: str | None = None
 
     @property
     def us(self) -> list[float]:
-        """Of each call, summed over the kernels."""
+        """Time of each call, summed over the kernels."""
         return [sum(times) for times in zip(*(kernel.us for kernel, _ in self.kernels), strict=True)]
 
     @property
@@ -39,12 +39,12 @@ class LayerKernels:
 
     @property
     def main(self) -> Kernel:
-        """The kernel that multiplies, else the slowest."""
+        """The kernel that multiplies, or else the slowest one."""
         return max(self.kernels, key=lambda pair: (self.costs.flops(pair[1]), sum(pair[0].us)))[0]
 
     @property
     def op(self) -> str:
-        """The layer's ONNX operators; for overhead the runtime's own."""
+        """The layer's ONNX operators; for overhead the operators of the runtime."""
         if self.overhead:
             return self.main.op
         own = (name for _, nodes in self.kernels for name in nodes if self.costs.layer(name) == self.layer)
@@ -52,13 +52,13 @@ class LayerKernels:
 
     @property
     def fused(self) -> tuple[str, ...]:
-        """Other layers within; conversions of types do not count."""
+        """Other layers in the same kernel, without conversions of types."""
         inside = (name for _, nodes in self.kernels for name in nodes if not self.costs.converts(name))
         layers = dict.fromkeys(map(self.costs.layer, inside))
         return tuple(layer for layer in layers if layer != self.layer)
 
     def moved_bytes(self, element_bytes: Mapping[str, int]) -> int | None:
-        """Read and written in one call; None where the nodes or types of a kernel are unknown, or nothing must move."""
+        """Read and written in one call; None if the nodes or types of a kernel are unknown, or no data need move."""
         total = 0
         for kernel, nodes in self.kernels:
             sizes = [element_bytes.get(kind) for kind in (kernel.input_type, kernel.weight_type, kernel.output_type)]
@@ -90,7 +90,7 @@ def group_kernels(times: KernelTimes, costs: Costs) -> list[LayerKernels]:
 
 
 def _fed(kernel: Kernel, costs: Costs) -> str | None:
-    """The layer that a conversion feeds, by its name; None where it is named after what it reads."""
+    """The layer that a conversion feeds, by its name; None if it is named after its input."""
     for source in kernel.sources:
         name = costs.find(source)
         while name is not None and costs.converts(name):
@@ -116,7 +116,7 @@ def _nodes_of(kernels: Sequence[Kernel], costs: Costs) -> Iterator[list[str]]:
     """The nodes that each kernel computes, in graph order; a node belongs to one kernel at most."""
     kernel_of: dict[str, int] = {}
     arithmetic = [index for index, kernel in enumerate(kernels) if multiplies(kernel.op)]
-    for index in arithmetic:  # first: a runtime also names what prepares a bias or a scale after the node it is for
+    for index in arithmetic:  # first, because a runtime also names the preparation of a bias or a scale after its node
         named = [name for name in map(costs.find, kernels[index].sources) if name is not None]
         # ONNX Runtime names a fused convolution after the output of the activation that follows it.
         walk = None if any(map(costs.multiplies, named)) else next(iter(named), None)
@@ -134,7 +134,7 @@ def _nodes_of(kernels: Sequence[Kernel], costs: Costs) -> Iterator[list[str]]:
             found = costs.find(source)
             if found is None or (costs.multiplies(found) and found != source):
                 continue
-            # A conversion is named after a tensor that it converts, not after what made it.
+            # A conversion is named after the tensor that it converts, not after the node that computed it.
             if costs.nodes[found].op_type in CONVERSIONS or not kernel.op.startswith((*_CONVERTING, "Cast")):
                 kernel_of.setdefault(found, index)
     for name in costs.nodes:

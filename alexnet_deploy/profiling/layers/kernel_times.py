@@ -1,6 +1,6 @@
-"""What the counters of a runtime report about one engine: a kernel at a time, in the order in which they run.
+"""The counters of a runtime for one engine: one entry per kernel, in the order in which they run.
 
-A kernel is what a runtime executes at once: an ONNX node, several that it fused, or a conversion of its own.
+A kernel is one execution step of a runtime: an ONNX node, several fused ones, or a conversion that it added.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 WARM_UP_CALLS = 10
-"""Before the calls that count: the first ones allocate memory and choose kernels."""
+"""Calls before those that count: the first ones allocate memory and choose kernels."""
 CALLS = 60
 ELEMENT_BYTES = {
     "fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8,
@@ -19,22 +19,22 @@ ELEMENT_BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel; types are keys of ``ELEMENT_BYTES``, or the runtime's own word where it has no such key."""
+    """One kernel; types are keys of ``ELEMENT_BYTES``, or the runtime's own name if it has no such key."""
 
     name: str
     op: str
     """The runtime's own operator, such as ``Convolution``, ``QLinearConv``, ``Reorder``."""
     implementation: str
-    """The code that ran, if the runtime reports it, such as ``brgconv_avx512_f32``; else the operator."""
+    """The code that ran, if the runtime reports it, such as ``brgconv_avx512_f32``, or else the operator."""
     sources: tuple[str, ...]
-    """Names of ONNX nodes or tensors, with what the runtime has added to them; empty for a kernel of its own."""
+    """Names of ONNX nodes or tensors, with the additions of the runtime; empty for a kernel that it added."""
     precision: str
-    """What it computes in; ``int8`` for an integer convolution, whether its input is signed or not."""
+    """The type it computes in; ``int8`` for an integer convolution, whether its input is signed or not."""
     input_type: str
     weight_type: str
     output_type: str
     us: tuple[float, ...]
-    """Of each sample: one call, or the mean of several where the runtime reports only means."""
+    """Time of each sample: one call, or the mean of several if the runtime reports only means."""
 
 
 @dataclass(frozen=True, slots=True)

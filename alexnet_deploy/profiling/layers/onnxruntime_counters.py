@@ -20,7 +20,7 @@ _SUFFIX = "_kernel_time"
 _INTEGER = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "DynamicQuantize")
 """Prefixes of the operators that compute in integers."""
 _WIDENED = "InsertedPrecisionFreeCast_"
-"""Prefix of a float16 tensor that is computed in float32, where the CPU has no kernel for float16."""
+"""Prefix of a float16 tensor that is computed in float32, because the CPU has no kernel for float16."""
 
 Event = dict[str, Any]
 
@@ -30,7 +30,7 @@ def kernel_times(
 ) -> KernelTimes:
     """Run ``calls`` calls with the profile on, with the options of ``OnnxRuntimeRunner``.
 
-    Raises InputError where ONNX Runtime refuses the model, UnavailableError where its profile cannot be read.
+    Raises InputError if ONNX Runtime refuses the model, UnavailableError if its profile cannot be read.
     """
     with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
         options = session_options(precision, threads=threads)
@@ -71,7 +71,7 @@ def _kernel(event: Event, us: tuple[float, ...]) -> Kernel:
     name = event["name"].removesuffix(_SUFFIX)
     op = args["op_name"]
     input_type = _first_type(args["input_type_shape"])
-    # Weights that were packed beforehand are no longer among the inputs; their type follows from the operator.
+    # Weights that were packed earlier are no longer among the inputs; their type follows from the operator.
     precision = "int8" if op.startswith(_INTEGER) else input_type
     return Kernel(
         name=name,

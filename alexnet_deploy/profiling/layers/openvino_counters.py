@@ -29,8 +29,8 @@ def kernel_times(onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads:
     """Run at least ``calls`` calls with the counters on, on the model as ``OpenVinoRunner`` runs it.
 
     The counters hold the mean over all calls since the model was compiled, in whole microseconds (2026.4): a slow call
-    stays in them. So the model is compiled again for every ten calls, and the mean of these is one sample, to 1 us.
-    Raises InputError where OpenVINO refuses the model.
+    stays in them. The model is therefore compiled again for every ten calls, and their mean is one sample, to 1 us.
+    Raises InputError if OpenVINO refuses the model.
     """
     samples: list[Counters] = []
     call_us: list[float] = []
@@ -54,7 +54,7 @@ def kernel_times(onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads:
 
 
 def take_sample(request: Any, feeds: Mapping[str, NDArray[Any]]) -> tuple[Counters, float]:
-    """Microseconds of each kernel and of a call, means over ``_SAMPLE_CALLS`` calls after a warm-up."""
+    """Microseconds of each kernel and of a call: means over ``_SAMPLE_CALLS`` calls after a warm-up."""
 
     def infer() -> None:
         request.infer(dict(feeds), share_inputs=True)

@@ -1,4 +1,4 @@
-"""Two small ONNX models that a machine computes as fast as it can: the peak of a roofline is measured with them."""
+"""Two small ONNX models with which the peak of a roofline is measured."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _INT8_NODES = """
     made_q = QuantizeLinear (made, out_scale, zero)
     y = DequantizeLinear (made_q, out_scale, zero)
 """
-"""Runtimes take an integer kernel only if the output is quantised as well."""
+"""Runtimes use an integer kernel only if the output is quantised as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +49,11 @@ class PeakModel:
         return 2 * math.prod(self.output_shape) * math.prod(self.weight_shape[1:])
 
     def feeds(self) -> dict[str, NDArray[Any]]:
-        """Random numbers: some units are faster with zeros."""
+        """Random numbers, because some units are faster with zeros."""
         return {"x": _random(self.input_shape)}
 
     def save(self, path: Path, precision: str) -> bool:
-        """Write the model at ``precision``; False where there is no such form."""
+        """Write the model at ``precision``; False if it has no such form."""
         weight, kind = _random(self.weight_shape) / 8, _FLOATS.get(precision)
         if kind is not None:
             nodes, constants = _FLOAT_NODES, {"w": weight.astype(kind)}

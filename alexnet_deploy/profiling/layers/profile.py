@@ -1,9 +1,9 @@
-"""Where the time of one call goes: a row per layer under its PyTorch name, and what the machine could do.
+"""Where the time of one call goes: a row per layer under its PyTorch name, with the limits of the machine.
 
 A runtime fuses nodes into kernels, adds conversions of its own, and leaves some nodes out. The time of a kernel goes to
-the module of the node that multiplies in it, else of its first node; a node without a kernel of its own counts as fused
-into the one that makes its input. What only changes types or the order of numbers in memory is no layer: it is a row
-of its own, marked as overhead.
+the module of the node that multiplies in it, or else of its first node; a node without its own kernel counts as fused
+into the one that computes its input. A kernel that only changes types or the order of numbers in memory is not a layer:
+it is a separate row, marked as overhead.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def profile_layers(
     """Time each layer of ``engine`` on random pixels, and compare it with the machine's roofline.
 
     The roofline is measured on CPUs only. Raises UsageError for a parameter out of range, UnavailableError for a
-    runtime that does not report layers, InputError where the ONNX cannot be read or the runtime refuses it.
+    runtime that does not report layers, InputError if the ONNX cannot be read or the runtime refuses it.
     """
     require_positive(batch=batch, threads=threads)
     check_batch_sizes(engine, [batch], "batch")
@@ -85,7 +85,7 @@ def profile_layers(
 
 
 def _choose(engine: Engine, runtime: str) -> tuple[str, tuple[PassedOver, ...]]:
-    """The runtime to count with, and why ``auto`` passed others over; each candidate is opened once to know."""
+    """The runtime to count with, and the reasons against others; ``auto`` opens each candidate once."""
     if runtime == "onnxruntime-cuda":
         raise UnavailableError(
             "`runtime` onnxruntime-cuda: its counters time the launch of a kernel, not the kernel; use tensorrt"
@@ -101,7 +101,8 @@ def _choose(engine: Engine, runtime: str) -> tuple[str, tuple[PassedOver, ...]]:
                 passed_over.append(PassedOver(name, str(exc)))
         else:
             return name, tuple(passed_over)
-    raise UnavailableError(f"{engine.name}: nothing here can time its layers ({'; '.join(map(str, passed_over))})")
+    reasons = "; ".join(map(str, passed_over))
+    raise UnavailableError(f"{engine.name}: no runtime on this machine can time its layers ({reasons})")
 
 
 def _kernel_times(

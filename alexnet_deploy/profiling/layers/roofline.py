@@ -37,8 +37,8 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 def measure_roofline(runtime: str, precisions: Collection[str], threads: int | None = None) -> Roofline:
     """Measure ``runtime`` ("openvino" or "onnxruntime") at each of ``precisions``, and memory; some 2 s each.
 
-    Each part is measured once per process, so all engines have the same roof. A precision that the runtime computes in
-    another one has no peak.
+    Each part is measured once per process, so all engines have the same limits. A precision that the runtime computes
+    in another one has no peak.
     """
     peaks = (measured_peak(runtime, precision, threads) for precision in sorted(precisions))
     known = tuple(peak for peak in peaks if peak is not None)
@@ -47,7 +47,7 @@ def measure_roofline(runtime: str, precisions: Collection[str], threads: int | N
 
 @functools.cache
 def measured_peak(runtime: str, precision: str, threads: int | None) -> Peak | None:
-    """The best of ``PEAK_MODELS``; None where the runtime computes none of them at ``precision``."""
+    """The best of ``PEAK_MODELS``; None if the runtime computes none of them at ``precision``."""
     found = (_peak_of(model, runtime, precision, threads) for model in PEAK_MODELS)
     return max(filter(None, found), key=lambda peak: peak.gflop_per_s, default=None)
 
@@ -59,7 +59,7 @@ def _peak_of(model: PeakModel, runtime: str, precision: str, threads: int | None
             return None
         try:
             times = count_on_cpu(runtime, path, model.feeds(), threads=threads, calls=PEAK_CALLS)
-        except InputError:  # it has no kernel for that at all
+        except InputError:  # it has no kernel for the precision
             return None
     ran = [kernel for kernel in times.kernels if multiplies(kernel.op) and kernel.precision == precision]
     if not ran:
@@ -70,7 +70,7 @@ def _peak_of(model: PeakModel, runtime: str, precision: str, threads: int | None
 
 @functools.cache
 def measured_bandwidth(threads: int) -> Bandwidth:
-    """Streams of that many threads, each through an array of its own."""
+    """Streams of several threads, each through its own array."""
     reported = cache_bytes()
     size = reported or DEFAULT_CACHE_BYTES
     with ThreadPoolExecutor(threads) as pool:
@@ -107,7 +107,7 @@ def _copy(array: NDArray[np.float32], passes: int) -> None:
 
 
 def cache_bytes() -> int | None:
-    """Size of the largest cache of the first core; None where the system does not report it."""
+    """Size of the largest cache of the first core; None if the system does not report it."""
     try:
         sizes = [(index / "size").read_text().strip() for index in _CACHES.glob("index*")]
         return max(int(text.removesuffix("K")) for text in sizes) << 10

@@ -36,7 +36,7 @@ def row_of(group: LayerKernels, whole_us: float) -> LayerRow:
 
 
 def with_limits(row: LayerRow, roofline: Roofline) -> LayerRow:
-    """``row`` with the limits of ``roofline``; unchanged where it sets none."""
+    """``row`` with the limits of ``roofline``; unchanged if it sets none."""
     limits = None if row.moved_bytes is None else roofline.limit_us(row.flops, row.moved_bytes, row.precision)
     if limits is None:
         return row
@@ -52,13 +52,13 @@ def with_limits(row: LayerRow, roofline: Roofline) -> LayerRow:
 
 
 def notes_on(rows: Sequence[LayerRow], roofline: Roofline | None) -> list[str]:
-    """A line for everything in the table that would puzzle its reader."""
+    """A line for each thing in the table that needs an explanation."""
     untraced = [row.layer for row in rows if row.overhead and multiplies(row.op)]
     notes = [f"not traced to a layer, and shown as conversions: {', '.join(untraced)}"] if untraced else []
     if roofline is None:
         return [*notes, "no roofline: it is measured on CPUs only"]
     notes += [
-        f"no roof for {precision}: {roofline.runtime} computes nothing else in it here"
+        f"no peak for {precision}: {roofline.runtime} does not compute the models that measure it in {precision} here"
         for precision in sorted({row.precision for row in rows if row.flops and roofline.peak(row.precision) is None})
     ]
     memory = roofline.bandwidth
@@ -69,15 +69,15 @@ def notes_on(rows: Sequence[LayerRow], roofline: Roofline | None) -> list[str]:
         fastest = max(row.gb_per_s or 0 for row in cached)
         fits = "fits into" if total <= memory.cache_bytes else "is more than"
         notes.append(
-            f"above the roof of memory, so served from the cache: {_names(cached)}, at up to {fastest:.0f} GB/s where "
-            f"memory gives {memory.memory_gb_per_s:.0f} and the cache {memory.cache_gb_per_s:.0f}; all that a call "
-            f"moves, {total / 2**20:.1f} MiB, {fits} the cache of {memory.cache_bytes / 2**20:.0f} MiB"
+            f"faster than memory allows, so read from the cache: {_names(cached)}, at up to {fastest:.0f} GB/s "
+            f"(memory {memory.memory_gb_per_s:.0f}, cache {memory.cache_gb_per_s:.0f}); one call moves "
+            f"{total / 2**20:.1f} MiB, which {fits} the cache of {memory.cache_bytes / 2**20:.0f} MiB"
         )
     faster = [row for row in above if row.bound == "compute"]
     if faster:
         notes.append(
-            f"faster than the kernels that measured the peak: {_names(faster)}; a few percent are chance, more means "
-            "that the machine was busier then: run it again at rest"
+            f"faster than the kernels that measured the peak: {_names(faster)}; a few percent are chance; if it is "
+            "more, the machine was busy during the peak measurement: run again on an idle machine"
         )
     return notes
 

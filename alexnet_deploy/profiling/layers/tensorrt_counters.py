@@ -25,7 +25,7 @@ def kernel_times(
     """Run ``calls`` calls with a profiler attached, then close the runner.
 
     TensorRT names its fused layers; ``achieved``, the proof of precision of the same plan, names their ONNX nodes and
-    types. Raises UnavailableError where TensorRT reports no layer, or the GPU fails.
+    types. Raises UnavailableError if TensorRT reports no layer, or the GPU fails.
     """
     us_by_name: defaultdict[str, list[float]] = defaultdict(list)
     with closing(runner):

@@ -1,4 +1,4 @@
-"""Why a layer is not faster in one engine than in another: a line per layer, from the profiles of both."""
+"""The reason that a layer is not faster in one engine than in another: one line, from both profiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.profiling.layer_profile import LayerProfile, LayerRow
 
 FASTER = 0.95
-"""Below this part of the other's time a layer counts as faster; two runs differ by some percent."""
+"""Below this share of the other's time a layer counts as faster; two runs differ by some percent."""
 SMALL_US = 20.0
 """Layers as short as this take about as long as starting the threads of a kernel."""
 
@@ -17,7 +17,7 @@ SMALL_US = 20.0
 class Verdict:
     """One layer in both engines. Times include the conversions that feed it; ``why`` is None if it is faster.
 
-    ``beside`` in a name: of the engine that it is compared with.
+    ``beside`` in a name: of the engine of comparison.
     """
 
     layer: str
@@ -66,25 +66,25 @@ def _conversions_us(profile: LayerProfile, layer: LayerRow) -> float:
 
 
 def _why(row: LayerRow, other: LayerRow, conversions_us: float) -> str:
-    on_top = f"; {conversions_us:.0f} us of conversions on top" if conversions_us >= 1 else ""
+    on_top = f"; plus {conversions_us:.0f} us of conversions" if conversions_us >= 1 else ""
     if row.flops and row.precision == other.precision:
-        return f"computed in {row.precision} all the same ({row.kernel}): the runtime found no other kernel{on_top}"
+        return f"also computed in {row.precision} ({row.kernel}): the runtime has no other kernel for it{on_top}"
     if (row.flops, row.precision, row.moved_bytes) == (other.flops, other.precision, other.moved_bytes):
-        return f"the same work on the same bytes, in {row.precision} as there{on_top}"
+        return f"same work, bytes and precision ({row.precision}) in both{on_top}"
     if row.median_us < FASTER * other.median_us:
         return (
-            f"itself {other.median_us / row.median_us:.1f}x as fast, but {conversions_us:.0f} us of conversions "
-            "before it take that back"
+            f"{other.median_us / row.median_us:.1f}x as fast alone, but the {conversions_us:.0f} us of conversions "
+            "before it cost more than that"
         )
     if row.median_us < SMALL_US and other.median_us < SMALL_US:
-        return f"too small: {row.median_us:.0f} us is about what starting a kernel costs{on_top}"
+        return f"too small: {row.median_us:.0f} us is about the cost of starting a kernel{on_top}"
     same_bytes = None not in (row.moved_bytes, other.moved_bytes) and _mib(row) > 0.9 * _mib(other)
     if same_bytes and row.bound == "bandwidth" and (row.of_limit_percent or 0) > 50:
         return f"bound by memory, and moves the same {_mib(row):.2f} MiB{on_top}"
     if not row.flops:
         return (
-            f"nothing to multiply, and its {row.precision} kernel ({row.kernel}) moves {_rate(row)} where the "
-            f"{other.precision} one moves {_rate(other)}{on_top}"
+            f"no arithmetic to save; its {row.precision} kernel ({row.kernel}) moves {_rate(row)}, the "
+            f"{other.precision} kernel {_rate(other)}{on_top}"
         )
     return (
         f"its {row.precision} kernel ({row.kernel}) reaches {_reached(row)} of its limit, the {other.precision} one "

@@ -1,4 +1,4 @@
-"""An engine in MLPerf's scenarios, measured by MLPerf's own LoadGen in a process of its own.
+"""An engine in MLPerf's scenarios, measured by MLPerf's own LoadGen in a separate process.
 
-Others use ``run.run_scenarios`` with ``settings.MlperfSettings``, and ``results.require_valid``.
+Other rooms use ``run.run_scenarios`` with ``settings.MlperfSettings``, and ``results.require_valid``.
 """

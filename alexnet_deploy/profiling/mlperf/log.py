@@ -1,4 +1,4 @@
-"""Reading what LoadGen writes: its summary, strictly, and the answers in its accuracy log."""
+"""Read LoadGen's files: its summary, strictly, and the answers in its accuracy log."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Summary:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the result is INVALID: checks that failed and what LoadGen recommends; empty where it is VALID."""
+        """The reasons that the result is INVALID: failed checks and LoadGen's recommendations; empty if it is VALID."""
         if self.valid:
             return ()
         failed = tuple(f"{name}: NO" for name, passed in self.checks.items() if passed is False)
@@ -68,7 +68,7 @@ class Summary:
 
 
 def read_summary(folder: Path) -> Summary:
-    """Read the summary of a performance run; ArtifactError where a required entry is missing, or there twice."""
+    """Read the summary of a performance run; ArtifactError if a required entry is missing, or present twice."""
     path = folder / SUMMARY
     headers: dict[str, str] = {}
     checks: dict[str, bool | None] = {}
@@ -136,8 +136,8 @@ def encode_answers(logits_NK: NDArray[np.float32]) -> NDArray[np.int32]:
 def read_answers(folder: Path, images: int) -> NDArray[np.int32]:
     """Class numbers ``[N]`` from the accuracy log of ``images`` images; -2 for an image without an answer.
 
-    MultiStream fills its last query up with images that were there before: the first answer counts, as in MLPerf's own
-    accuracy-imagenet.py. Raises ArtifactError where the log is not a JSON list of answers to each image.
+    MultiStream fills up its last query with earlier images: the first answer counts, as in MLPerf's own
+    accuracy-imagenet.py. Raises ArtifactError if the log is not a JSON list with an answer for each image.
     """
     path = folder / ACCURACY
     answer_N = np.full(images, -2, _ANSWER)
@@ -146,7 +146,7 @@ def read_answers(folder: Path, images: int) -> NDArray[np.int32]:
         for row in json.loads(_read(path)):
             index, data = row["qsl_idx"], bytes.fromhex(row["data"])
             if not (isinstance(index, int) and 0 <= index < images and len(data) in (0, _ANSWER.itemsize)):
-                raise ValueError(f"no answer of ours: {row}")
+                raise ValueError(f"not an answer of this program: {row}")
             if data and index not in seen:
                 answer_N[index] = np.frombuffer(data, _ANSWER)[0]
             seen.add(index)
@@ -161,10 +161,10 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as exc:
-        raise ArtifactError(f"{path}: LoadGen left no such log ({exc.strerror}); run it again") from exc
+        raise ArtifactError(f"{path}: LoadGen did not write this log ({exc.strerror}); run it again") from exc
 
 
 def _once(found: dict[str, _T], name: str, value: _T, path: Path) -> None:
     if name in found:
-        raise ArtifactError(f"{path}: LoadGen's summary says {name!r} twice; see {DETAIL} beside it")
+        raise ArtifactError(f"{path}: LoadGen's summary contains {name!r} twice; see {DETAIL} beside it")
     found[name] = value

@@ -1,4 +1,4 @@
-"""What was measured in MLPerf's scenarios, and whether it counts."""
+"""The results in MLPerf's scenarios, and whether they count."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from alexnet_deploy.runtime.select import PassedOver
 
 @dataclass(frozen=True, slots=True)
 class ScenarioAccuracy:
-    """From the accuracy log: share of images whose class is the first answer."""
+    """From the accuracy log: share of images whose first answer is right."""
 
     images: int
-    """That could be read; the others are left out."""
+    """Images that could be read; the others are left out."""
     right: int
     not_finite: int
     """Answers with a NaN or an infinity, which count as wrong."""
@@ -40,7 +40,7 @@ class ScenarioResult:
 
     scenario: str
     max_batch: int
-    """Images that were computed at once, at most."""
+    """Maximum number of images computed at once."""
     logs: Path
     unreadable: tuple[str, ...]
     """The reason on one line, per image; in a performance run they run as black pixels."""
@@ -48,11 +48,11 @@ class ScenarioResult:
     accuracy: ScenarioAccuracy | None = None
     search: tuple[RateTrial, ...] = ()
     disturbed: tuple[str, ...] = ()
-    """What else took part in its runs, by ``machine.watch``; the verdict is LoadGen's, which does not know."""
+    """Disturbances of its runs, from ``machine.watch``; LoadGen's verdict does not consider them."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it does not count; empty where it does."""
+        """The reasons that it does not count; empty if it does."""
         if self.summary is None or self.summary.valid:
             return ()
         lowest = min((known.rate for known in self.search), default=None)
@@ -62,32 +62,32 @@ class ScenarioResult:
 
 @dataclass(frozen=True, slots=True)
 class OpenSystem:
-    """What runs the engine, and what it holds in memory."""
+    """The runtime of the engine, and the images in memory."""
 
     description: str
     passed_over: tuple[PassedOver, ...]
     unused_gpu: bool
     """Of ``open_runner``, as ``passed_over`` is."""
     images_at_once: int
-    """In memory, of ``memory_bytes`` together."""
+    """Number of images in memory, ``memory_bytes`` in all."""
     memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class MlperfReport:
-    """Everything that was measured of one engine."""
+    """All results of one engine."""
 
     system: OpenSystem
     loadgen: str
     """Its version."""
     images: int
-    """Different ones that were used; without data they are random pixels."""
+    """Number of different images used; without data they are random pixels."""
     results: tuple[ScenarioResult, ...]
 
 
 def require_valid(report: MlperfReport) -> None:
-    """ProofError where a result does not count."""
+    """ProofError if a result does not count."""
     for result in report.results:
         if result.reasons:
             reasons = "; ".join(result.reasons)
-            raise ProofError(f"{result.scenario}: LoadGen says INVALID: {reasons}; see {result.logs}/")
+            raise ProofError(f"{result.scenario}: the result is INVALID: {reasons}; see {result.logs}/")

@@ -1,7 +1,7 @@
 """An engine in MLPerf's scenarios, through MLPerf's own LoadGen: latency, throughput, and accuracy under load.
 
 Each scenario is a way in which queries arrive (github.com/mlcommons/inference_policies, inference_rules.adoc).
-SingleStream and MultiStream send the next query, of one image or of eight, when the last is answered. Server sends
+SingleStream and MultiStream send the next query, of one image or of eight, when the last one is answered. Server sends
 single images at random times (Poisson); its result is the highest rate at which the 99th percentile of the latency
 stays within a bound. Offline sends everything at once.
 """
@@ -37,11 +37,11 @@ from alexnet_deploy.profiling.mlperf.worker import measure_latency, open_system,
 from alexnet_deploy.progress import Progress, no_progress
 
 MEASURE_S = 0.3
-"""Seconds per batch size for a first idea of latency and throughput, from which LoadGen's settings come."""
+"""Seconds per batch size for a first estimate of latency and throughput, which sets LoadGen's parameters."""
 SEARCH_PRECISION = 0.025
-"""The search ends when the rate that passes and the one that fails are this close; a run hardly repeats better."""
+"""The search ends when a passing and a failing rate are this close; runs hardly repeat better."""
 MAX_RATES = 14
-"""Rates that a search tries: six to come near, and eight for bisection, which needs five or six."""
+"""Maximum number of rates in a search: six to approach, and eight for bisection, which needs five or six."""
 
 
 def run_scenarios(
@@ -54,11 +54,11 @@ def run_scenarios(
 ) -> MlperfReport:
     """Run ``engine`` in ``scenarios``, one after the other; LoadGen's logs land in ``output/<scenario>/``.
 
-    If no rate meets Server's bound, its result is the run with the lowest one, INVALID. ``on_progress`` gets a line of
-    text for each run, and the scenarios done and in all.
+    If no rate meets Server's bound, its result is the run with the lowest rate, INVALID. ``on_progress`` gets a line of
+    text for each run, and the number of scenarios done and in all.
 
-    Raises ProofError if a single image alone takes longer than the bound, InputError if the images are of no use, what
-    ``open_runner`` raises, UnavailableError if LoadGen's process fails and, before anything is measured, if ``output``
+    Raises ProofError if a single image takes longer than the bound, InputError if the images cannot be used, the errors
+    of ``open_runner``, and UnavailableError if LoadGen's process fails or, before anything is measured, if ``output``
     cannot be written.
     """
     targets = {scenario: _target(output, scenario) for scenario in scenarios}
@@ -81,7 +81,7 @@ def run_scenarios(
 
 
 def _spread(data: Path | None) -> tuple[Path, ...]:
-    """As many images of the folder as fit a performance run, evenly over its classes."""
+    """The images of the folder for a performance run, at most as many as fit, evenly from its classes."""
     files = [] if data is None else list(find_images([data]))
     count = min(len(files), PERFORMANCE_SAMPLES)
     return tuple(files[i * len(files) // count] for i in range(count))
@@ -93,7 +93,7 @@ def _target(output: Path, scenario: Scenario) -> Path:
     check_directory(target)
     foreign = sorted(path.name for path in target.iterdir() if path.name not in LOGS) if target.is_dir() else []
     if foreign:
-        raise InputError(f"{target}: holds {foreign[0]}, which is no log of LoadGen's; choose another `output`")
+        raise InputError(f"{target}: holds {foreign[0]}, which is not a LoadGen log; choose another `output`")
     return target
 
 
@@ -121,7 +121,7 @@ class _Runs:
 
     def _accuracy(self, labelled: LabelledImages, scenario: Scenario, target: Path) -> ScenarioResult:
         self.report(f"{scenario}: {len(labelled.files)} images, each once")
-        # Half of its throughput: no queue grows, and accuracy needs no hurry.
+        # Half of its throughput: no queue grows, and accuracy needs no speed.
         with self._run(scenario, self.fastest[1] / 2) as (folder, unreadable):
             answer_N = read_answers(folder, len(labelled.files))
             _keep(folder, target)
@@ -135,8 +135,8 @@ class _Runs:
         return ScenarioResult(scenario, self._max_batch(scenario), target, tuple(unreadable.values()), accuracy=found)
 
     def _performance(self, scenario: Scenario, target: Path) -> ScenarioResult:
-        """LoadGen makes its queries up front. A run that uses them up early is INVALID, and is repeated with more."""
-        # Not less than it may reach; but what is left over costs LoadGen memory, and time in Offline.
+        """LoadGen prepares queries in advance. A run that uses them up early is INVALID, and is repeated with more."""
+        # Not less than it may reach; but surplus queries cost LoadGen memory, and time in Offline.
         if scenario == "SingleStream":
             rate = 1e3 / self.one.min_ms
         else:
@@ -155,8 +155,8 @@ class _Runs:
         bound_ms = self.settings.latency_bound_ms
         if self.one.median_ms >= bound_ms:
             raise ProofError(
-                f"`latency_bound_ms` {bound_ms:g}: no rate meets it, one image alone takes {self.one.median_ms:.2f} "
-                f"ms ({self.description}); raise the bound, or take a faster engine"
+                f"`latency_bound_ms` {bound_ms:g}ms: no rate meets it, one image alone takes {self.one.median_ms:.2f} "
+                f"ms ({self.description}); raise the bound, or use a faster engine"
             )
         tries: list[RateTrial] = []
         best: tuple[Summary, dict[int, str]] | None = None
@@ -165,7 +165,7 @@ class _Runs:
             nonlocal best
             with self._run("Server", rate) as (folder, unreadable):
                 summary = read_summary(folder)
-                # A rate that passes is higher than all that passed before.
+                # A rate that passes is higher than all earlier passing rates.
                 if summary.valid or not any(known.valid for known in tries):
                     best = summary, unreadable
                     _keep(folder, target)
@@ -175,7 +175,7 @@ class _Runs:
             return summary.valid
 
         def passes(rate: float) -> bool:
-            # A machine that was busy for a moment must not exclude all higher rates: a narrow failure is run again.
+            # A short disturbance must not exclude all higher rates: after a narrow failure the run is repeated.
             return is_valid(rate) or (tries[-1].p99_ms < 2 * bound_ms and is_valid(rate))
 
         find_highest_rate(passes, start=0.7 * self.fastest[1], floor=100 / self.one.median_ms)
@@ -211,7 +211,7 @@ class _Runs:
 
 
 def find_highest_rate(passes: Callable[[float], bool], *, start: float, floor: float) -> float | None:
-    """The highest rate found to pass, within ``SEARCH_PRECISION`` of one that fails; None where none does.
+    """The highest rate found to pass, within ``SEARCH_PRECISION`` of one that fails; None if none passes.
 
     From ``start`` up by half, or down by half as far as ``floor``, until one passes and one fails; then bisection
     between them. ``MAX_RATES`` calls at most.

@@ -25,9 +25,9 @@ from alexnet_deploy.runtime.runner import Runner
 PERFORMANCE_SAMPLES = 1024
 """Images in memory at once: ``performance_sample_count`` of MLPerf's ResNet-50, which sees the same 224 x 224."""
 MAX_SAMPLE_BYTES = 256 << 20
-"""Of them in memory: 1024 images of 224 x 224 are 147 MiB; of a model with larger ones there are fewer."""
+"""Memory for them: 1024 images of 224 x 224 are 147 MiB; of larger images, fewer are held."""
 SAMPLES_PER_QUERY = 8
-"""Of MultiStream, by MLPerf's rules."""
+"""Images per query of MultiStream, by MLPerf's rules."""
 
 
 class SampleLibrary:
@@ -47,9 +47,9 @@ class SampleLibrary:
         self._pixels_NHWC = np.zeros((0, pre.height, pre.width, 3), np.uint8)
 
     def load(self, indices: Sequence[int]) -> None:
-        """Replace what is in memory; MultiStream names some images twice, to have each query contiguous.
+        """Replace the images in memory; MultiStream names some of them twice, which makes each query contiguous.
 
-        Raises InputError where none of them can be read.
+        Raises InputError if none of them can be read.
         """
         shape = (len(indices), self._pre.height, self._pre.width, 3)
         self._row_of = {index: row for row, index in reversed(list(enumerate(indices)))}
@@ -71,7 +71,7 @@ class SampleLibrary:
         return None
 
     def pixels(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Pixels ``[N, H, W, 3]`` of loaded images, without a copy where they are contiguous."""
+        """Pixels ``[N, H, W, 3]`` of loaded images, without a copy if they are contiguous."""
         rows = [self._row_of[index] for index in indices]
         first, count = rows[0], len(rows)
         in_a_row = rows == list(range(first, first + count))
@@ -86,7 +86,7 @@ class _Sample(Protocol):
 
 
 class SystemUnderTest:
-    """LoadGen's system under test: a queue, and a thread per runner that takes what waits as one batch."""
+    """LoadGen's system under test: a queue, and one thread per runner that takes the waiting samples as one batch."""
 
     def __init__(
         self, runners: Sequence[Runner], samples: SampleLibrary, on_failure: Callable[[BaseException], None]
@@ -102,7 +102,7 @@ class SystemUnderTest:
             threading.Thread(target=self._work, args=(runner,), daemon=True).start()
 
     def prepare(self, max_batch: int) -> None:
-        """Before a run: set the most images per call, and let every runner see each batch size that can occur.
+        """Before a run: set the maximum batch size, and run each batch size that can occur once on every runner.
 
         A runtime prepares for a size when it first sees it (OpenVINO: 10 to 40 ms), which is not latency of a query.
         """
@@ -121,7 +121,7 @@ class SystemUnderTest:
             self._arrived.notify_all()
 
     def _take(self) -> list[tuple[int, int]]:
-        """The share of this thread, among those that are idle, of what waits."""
+        """The share of the waiting samples for this thread, among the idle ones."""
         with self._arrived:
             self._idle += 1
             while not self._waiting:
@@ -150,5 +150,5 @@ class SystemUnderTest:
 
 @functools.cache
 def batch_sizes(most: int) -> tuple[int, ...]:
-    """Powers of two below ``most``, and ``most``: few sizes for a runtime to prepare for, and none is padded."""
+    """Powers of two below ``most``, and ``most``: a runtime prepares only few sizes, and none is padded."""
     return (*(1 << i for i in range((most - 1).bit_length())), most)

@@ -1,7 +1,7 @@
-"""An engine under MLPerf's LoadGen: what the process that is isolated for it does.
+"""An engine under MLPerf's LoadGen: the functions of its separate process.
 
-LoadGen is C++ with threads of its own. Whatever fails inside one of its callbacks, or a log file that it cannot open,
-ends its process by ``abort``. So it gets a process to itself, and an error there is sent before that process ends.
+LoadGen is C++ with its own threads. An error inside one of its callbacks, or a log file that it cannot open, ends the
+process by ``abort``. So LoadGen has a process to itself, and an error there is sent before that process ends.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ MIN_QUERIES = 662
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What a run leaves beside LoadGen's logs."""
+    """The result of a run besides LoadGen's logs."""
 
     unreadable: dict[int, str]
-    """By number of the image, the reason why it could not be read."""
+    """By number of the image, the reason that it could not be read."""
     readings: tuple[Reading, Reading]
-    """Of the machine, before the run and after it: LoadGen does not know who else was at work."""
+    """Readings of the machine before and after the run: LoadGen does not notice other programs."""
 
 
 class _Worker:
-    """The engine of this process, and the images that LoadGen asks it about."""
+    """The engine of this process, and the images of LoadGen's queries."""
 
     def __init__(self, engine: Engine, settings: MlperfSettings, files: tuple[Path, ...]) -> None:
         self.settings = settings
@@ -76,8 +76,8 @@ def measure_latency(batch: int, concurrency: int, duration_s: float) -> Latency:
 def run_loadgen(scenario: Scenario, rate: float, max_batch: int, output: Path) -> RunOutcome:
     """Let LoadGen write its logs into the folder ``output``.
 
-    ``rate`` is in queries per second (Offline: images): those that Server issues, elsewhere those that LoadGen prepares
-    for.
+    ``rate`` is in queries per second (Offline: images): those that Server issues, in other scenarios those that LoadGen
+    prepares for.
     """
     before = _worker.watch.read()
     _worker.system.prepare(max_batch)
@@ -87,7 +87,7 @@ def run_loadgen(scenario: Scenario, rate: float, max_batch: int, output: Path) -
     logs = mlperf_loadgen.LogSettings()
     logs.enable_trace = False
     logs.log_output.outdir = str(output)
-    # No audit file: by default LoadGen obeys an audit.config that happens to stand in the current folder.
+    # No audit file: by default LoadGen obeys an audit.config that happens to be in the current folder.
     mlperf_loadgen.StartTestWithLogSettings(sut, qsl, _test_settings(scenario, rate, _worker.settings), logs, "")
     mlperf_loadgen.DestroyQSL(qsl)
     mlperf_loadgen.DestroySUT(sut)
@@ -95,7 +95,7 @@ def run_loadgen(scenario: Scenario, rate: float, max_batch: int, output: Path) -
 
 
 def _guarded(callback: Callable[[Any], None]) -> Callable[[Any], None]:
-    """``callback`` for LoadGen, which no exception may reach."""
+    """``callback`` for LoadGen; no exception may leave it."""
 
     def call(argument: Any) -> None:
         try:

@@ -132,8 +132,8 @@ def test_running_means_are_taken_apart() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ({"batch": 0}, UsageError, "`batch` 0: takes 1 or more"),
-        ({"threads": 0}, UsageError, "`threads` 0: takes 1 or more"),
+        ({"batch": 0}, UsageError, "`batch` 0: must be 1 or more"),
+        ({"threads": 0}, UsageError, "`threads` 0: must be 1 or more"),
         ({"runtime": "abacus"}, UsageError, "`runtime` abacus: unknown; choose auto"),
         ({"runtime": "onnxruntime-cuda"}, UnavailableError, "its counters time the launch"),
     ],
@@ -203,7 +203,7 @@ class TestTensorRT:
             return execute(context, stream)
 
         monkeypatch.setattr(FakeContext, "execute_async_v3", profiled)
-        yield FakeMachine(monkeypatch, tmp_path).load(device)[0]
+        yield FakeMachine(monkeypatch, tmp_path).load(device)
         assert not device.live, "everything on the GPU was given back"
 
     def test_its_layers_are_those_of_the_proof_of_precision(self, runner: TensorRTRunner) -> None:

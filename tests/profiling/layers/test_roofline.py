@@ -103,14 +103,13 @@ class TestLimits:
             row(10.0, layer="q", op="Reorder", overhead=True, flops=0, gb_per_s=90.0),
         ]
         cached, faster = notes_on(rows, BY_HAND)
-        assert "served from the cache: features.0, 1 conversion, at up to 100 GB/s" in cached
-        assert "memory gives 50 and the cache 200" in cached
-        assert "fits into the cache of 32 MiB" in cached
+        assert "read from the cache: features.0, 1 conversion, at up to 100 GB/s (memory 50, cache 200)" in cached
+        assert "one call moves 2.9 MiB, which fits into the cache of 32 MiB" in cached
         assert "measured the peak: features.3; a few percent are chance" in faster
 
     def test_a_precision_without_a_roof_is_reported(self) -> None:
         (note,) = notes_on([row(precision="bf16")], dataclasses.replace(BY_HAND, peaks=()))
-        assert note.startswith("no roof for bf16")
+        assert note.startswith("no peak for bf16")
 
     def test_kernels_that_nobody_can_place_are_reported(self) -> None:
         unplaced = row(layer="__myl_Conv_1", overhead=True, op="Conv", flops=0)
@@ -141,17 +140,17 @@ class TestVerdicts:
         ("row", "other", "conversion_us", "reason"),
         [
             ({"us": 100, "precision": "fp32", "kernel": "FusedGemm", "moved_bytes": 9}, {"us": 90, "precision": "fp32"},
-             12, "computed in fp32 all the same (FusedGemm): the runtime found no other kernel; 12 us of conversions"),
+             12, "also computed in fp32 (FusedGemm): the runtime has no other kernel for it; plus 12 us"),
             ({"us": 50}, {"us": 100, "precision": "fp32"}, 60,
-             "itself 2.0x as fast, but 60 us of conversions before it take that back"),
+             "2.0x as fast alone, but the 60 us of conversions before it cost more than that"),
             ({"us": 10}, {"us": 10, "precision": "fp32"}, 0, "too small: 10 us"),
             ({"us": 25}, {"us": 25, "precision": "fp32"}, 0, "bound by memory, and moves the same 0.95 MiB"),
             ({"us": 900}, {"us": 100, "precision": "fp32", "moved_bytes": 4 * 10**6}, 0,
              "its int8 kernel (brgemm_i8) reaches 2 % of its limit, the fp32 one 80 %"),
             ({"us": 900, "flops": 0, "precision": "uint8", "kernel": "MaxPool", "gb_per_s": 0.4},
              {"us": 20, "flops": 0, "precision": "fp32", "gb_per_s": 41.0, "moved_bytes": 4 * 10**6}, 0,
-             "nothing to multiply, and its uint8 kernel (MaxPool) moves 0.4 GB/s where the fp32 one moves 41.0 GB/s"),
-            ({"us": 100, "flops": 0}, {"us": 99, "flops": 0}, 0, "the same work on the same bytes, in int8 as there"),
+             "no arithmetic to save; its uint8 kernel (MaxPool) moves 0.4 GB/s, the fp32 kernel 41.0 GB/s"),
+            ({"us": 100, "flops": 0}, {"us": 99, "flops": 0}, 0, "same work, bytes and precision (int8) in both"),
         ],
     )  # fmt: skip
     def test_every_reason(self, row: dict[str, Any], other: dict[str, Any], conversion_us: float, reason: str) -> None:

@@ -71,17 +71,17 @@ def test_performance_in_a_table(here: Path, run: Command) -> None:
     assert "Samples per second" in row
     assert row.split()[-1] == "VALID"
     assert "Offline: 1 images run as black pixels: photos/n02_green/broken.jpg: is not an image" in ran.out
-    assert "not a valid MLPerf submission length: 0.05 s, the rules ask for 600 s" in ran.out
+    assert "not a valid MLPerf submission length: 0.05 s, the rules require 600 s" in ran.out
     assert "Offline: 0.05 s" in ran.err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--threads", 0), 2, "--threads 0: takes 1 or more"),
+        (("--threads", 0), 2, "--threads 0: must be 1 or more"),
         (("--scenario", "Stream"), 2, "'Stream' is not one of 'SingleStream', 'MultiStream', 'Server', 'O"),
         (("--accuracy",), 2, "--accuracy needs --data"),
-        (("--accuracy", "--data", "engines"), 1, "folder 'colours' is no class of this model"),
+        (("--accuracy", "--data", "engines"), 1, "folder 'colours' is not a class of this model"),
         (("--accuracy", "--data", "nowhere"), 1, "nowhere: no such folder"),
         (("--data", "nowhere"), 1, "nowhere: no such file or folder"),
         (("--data", "broken", "--scenario", "SingleStream", *RUNTIME), 1, "1.jpg: is not an image of a known"),
@@ -103,7 +103,7 @@ def test_one_line_for_what_cannot_be(
     [
         ("file/out", "cannot be written (Not a directory)"),
         ("taken", "a file of this name is in the way"),
-        ("work", "SingleStream: holds thesis.tex, which is no log of LoadGen's; choose another --output"),
+        ("work", "SingleStream: holds thesis.tex, which is not a LoadGen log; choose another --output"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(

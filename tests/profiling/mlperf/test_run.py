@@ -49,13 +49,13 @@ def test_the_search_gives_up_at_the_floor_and_at_its_last_rate() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"concurrency": 0}, "`concurrency` 0: takes 1 or more"),
-        ({"max_batch": 0}, "`max_batch` 0: takes 1 or more"),
-        ({"min_duration_s": float("nan")}, "`min_duration_s` nan: takes"),
-        ({"min_duration_s": 0.0}, "`min_duration_s` 0: takes"),
-        ({"latency_bound_ms": -1.0}, "`latency_bound_ms` -1: takes"),
-        ({"seed": -1}, "`seed` -1: takes"),
-        ({"seed": 2**32}, "`seed` 4294967296: takes"),
+        ({"concurrency": 0}, "`concurrency` 0: must be 1 or more"),
+        ({"max_batch": 0}, "`max_batch` 0: must be 1 or more"),
+        ({"min_duration_s": float("nan")}, "`min_duration_s` nans: must be"),
+        ({"min_duration_s": 0.0}, "`min_duration_s` 0s: must be"),
+        ({"latency_bound_ms": -1.0}, "`latency_bound_ms` -1ms: must be"),
+        ({"seed": -1}, "`seed` -1: must be within 0..4294967295"),
+        ({"seed": 2**32}, "`seed` 4294967296: must be"),
         ({"accuracy": True}, "`accuracy` needs `data`"),
     ],
 )
@@ -105,7 +105,7 @@ def test_the_end_of_its_process_and_of_its_disk_are_one_line(engine: Engine, tmp
     with IsolatedProcess("tiny") as process:
         process.call(open_system, engine, ON_ONNXRUNTIME, ())
         process.call(run_loadgen, "Offline", 100.0, 1, missing)  # LoadGen says nothing of a log that it cannot write
-        with pytest.raises(ArtifactError, match="LoadGen left no such log"):
+        with pytest.raises(ArtifactError, match="LoadGen did not write this log"):
             read_summary(missing)
         with pytest.raises(UnavailableError, match=r"tiny: .* was killed \(SIGKILL\)"):
             process.call(signal.raise_signal, signal.SIGKILL)

@@ -15,18 +15,9 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import UsageError
 from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint
-from training.compress.low_rank import (
-    HIDDEN_LAYERS,
-    compress_to_rank,
-    count_weights,
-    decompose,
-    decompose_hidden_layers,
-    largest_rank,
-    rank_for,
-)
+from training.compress import low_rank
 from training.data.listing import list_class_folders
 from training.data.loader import eval_batches
 
@@ -39,23 +30,22 @@ def product(factors: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 
 
 class TestByWeights:
-    def test_a_rank_one_layer_by_hand(self) -> None:
+    def test_layers_by_hand(self) -> None:
         # (0.6, 0.8) times 5 times (1, 0): the singular value 5 is split into a root for each factor.
         weight_OI, bias_O = torch.tensor([[3.0, 0.0], [4.0, 0.0]]), torch.tensor([1.0, -1.0])
-        first_RI, second_OR, bias = decompose(weight_OI, bias_O).factors(1)
+        first_RI, second_OR, bias = low_rank.decompose(weight_OI, bias_O).factors(1)
         sign = second_OR[0, 0].sign()  # either sign of a singular vector is right
         torch.testing.assert_close(sign * first_RI, torch.tensor([[5**0.5, 0.0]], dtype=torch.float64))
         torch.testing.assert_close(sign * second_OR, 5**0.5 * torch.tensor([[0.6], [0.8]], dtype=torch.float64))
         torch.testing.assert_close(bias, bias_O.double())
-
-    def test_the_smaller_singular_value_goes(self) -> None:
-        taken = decompose(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2))
+        # The smaller singular value goes.
+        taken = low_rank.decompose(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.zeros(2))
         torch.testing.assert_close(product(taken.factors(1)), torch.tensor([[0.0, 0.0], [0.0, 2.0]]).double())
         assert taken.energy_kept(1) == pytest.approx(4 / 5)
 
     @given(arrays(np.float64, (4, 7), elements=st.floats(-3, 3)), st.integers(1, 4))
     def test_it_is_numpys_truncated_svd(self, weight_OI: np.ndarray[Any, Any], rank: int) -> None:
-        taken = decompose(torch.from_numpy(weight_OI), torch.zeros(4))
+        taken = low_rank.decompose(torch.from_numpy(weight_OI), torch.zeros(4))
         u, s, vt = np.linalg.svd(weight_OI, full_matrices=False)
         best = np.linalg.norm(weight_OI - (u[:, :rank] * s[:rank]) @ vt[:rank])
         left = np.linalg.norm(weight_OI - product(taken.factors(rank)).numpy())
@@ -64,16 +54,14 @@ class TestByWeights:
         alive = first_RI.norm(dim=1) > 0
         torch.testing.assert_close(first_RI.norm(dim=1)[alive], second_OR.norm(dim=0)[alive], rtol=1e-6, atol=1e-6)
 
-    def test_full_rank_gives_the_layer_back(self) -> None:
+    def test_full_rank_gives_the_layer_back_and_a_layer_of_zeros_stays_one(self) -> None:
         weight_OI, bias_O = torch.randn(5, 9, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
         for outputs in (None, torch.randn(20, 5)):
-            factors = decompose(weight_OI, bias_O, outputs).factors(5)
+            factors = low_rank.decompose(weight_OI, bias_O, outputs).factors(5)
             torch.testing.assert_close(product(factors), weight_OI, rtol=0, atol=EXACT)
             torch.testing.assert_close(factors[2], bias_O, rtol=0, atol=EXACT)
-
-    def test_a_layer_of_zeros_stays_one(self) -> None:
         for outputs in (None, torch.zeros(3, 4)):
-            factors = decompose(torch.zeros(4, 6), torch.zeros(4), outputs).factors(2)
+            factors = low_rank.decompose(torch.zeros(4, 6), torch.zeros(4), outputs).factors(2)
             assert all(torch.isfinite(part).all() for part in factors)
             assert not product(factors).any()
 
@@ -83,7 +71,7 @@ class TestByOutputs:
         weight_OI, bias_O = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0.5, 0.25])
         inputs_NI = torch.tensor([[1.0, -3.0], [1.0, 3.0]])
         outputs_NO = inputs_NI @ weight_OI.T + bias_O
-        taken = decompose(weight_OI, bias_O, outputs_NO)
+        taken = low_rank.decompose(weight_OI, bias_O, outputs_NO)
         factors = taken.factors(1)
         torch.testing.assert_close(product(factors), torch.tensor([[0.0, 0.0], [0.0, 1.0]]).double())
         torch.testing.assert_close(factors[2], torch.tensor([2.5, 0.25]).double())
@@ -96,7 +84,7 @@ class TestByOutputs:
         weight_OI, bias_O = rng.normal(size=(8, 12)), rng.normal(size=8)
         inputs_NI = rng.normal(size=(40, 12)) * np.geomspace(10, 0.1, 12) + 1
         outputs_NO = inputs_NI @ weight_OI.T + bias_O
-        taken = decompose(*map(torch.from_numpy, (weight_OI, bias_O, outputs_NO)))
+        taken = low_rank.decompose(*map(torch.from_numpy, (weight_OI, bias_O, outputs_NO)))
         first_RI, second_OR, bias = (part.numpy() for part in taken.factors(rank))
         left = np.linalg.norm(inputs_NI @ first_RI.T @ second_OR.T + bias - outputs_NO)
         singular = np.linalg.svd(outputs_NO - outputs_NO.mean(0), compute_uv=False)
@@ -108,56 +96,51 @@ class TestByOutputs:
     ) -> None:
         images = list_class_folders(photo_folder / "train")
         pre = tiny_checkpoint.contract.preprocessing
-        spectra = decompose_hidden_layers(tiny_checkpoint, eval_batches(images, pre, batch=4, workers=0))
+        spectra = low_rank.decompose_hidden_layers(tiny_checkpoint, eval_batches(images, pre, batch=4, workers=0))
         model = tiny_checkpoint.build()
-        classifier = PixelClassifier(
-            torch.nn.Sequential(model.get_submodule("features"), torch.nn.Flatten()), pre.mean, pre.std
-        )
+        features = torch.nn.Sequential(model.get_submodule("features"), torch.nn.Flatten())
+        classifier = PixelClassifier(features, pre.mean, pre.std)
         with torch.inference_mode():
             (pixels_NHWC, _), *_ = eval_batches(images, pre, batch=99, workers=0)
             first_NO = model.classifier[1](classifier(pixels_NHWC))
             second_NO = model.classifier[4](first_NO.relu())
         assert (first_NO < 0).any()
-        for name, outputs_NO in zip(HIDDEN_LAYERS, (first_NO, second_NO), strict=True):
+        for name, outputs_NO in zip(low_rank.HIDDEN_LAYERS, (first_NO, second_NO), strict=True):
             torch.testing.assert_close(spectra[name].mean_O.float(), outputs_NO.mean(0), rtol=1e-4, atol=1e-5)
 
 
 class TestRank:
-    @pytest.mark.parametrize(("energy", "rank"), [(0.01, 1), (0.8, 1), (0.81, 2), (1.0, 2)])
-    def test_the_smallest_that_keeps_the_energy(self, energy: float, rank: int) -> None:
-        taken = decompose(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2))
-        assert taken.rank_for(energy) == rank
+    def test_the_smallest_that_keeps_the_energy_in_both_layers(self) -> None:
+        taken = low_rank.decompose(torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2))
+        assert [taken.rank_for(energy) for energy in (0.01, 0.8, 0.81, 1.0)] == [1, 1, 2, 2]
+        even, one_sided = (
+            low_rank.decompose(torch.diag(torch.tensor(d)), torch.zeros(2)) for d in ([1.0, 1.0], [1.0, 0.0])
+        )
+        assert low_rank.rank_for({"a": one_sided, "b": even}, 0.9) == 2
+        assert low_rank.rank_for({"a": one_sided, "b": one_sided}, 0.9) == 1
 
     @given(st.integers(0, 999), st.floats(0.01, 1.0))
     def test_one_less_would_not_keep_it(self, seed: int, energy: float) -> None:
-        taken = decompose(torch.from_numpy(np.random.default_rng(seed).normal(size=(6, 6))), torch.zeros(6))
+        taken = low_rank.decompose(torch.from_numpy(np.random.default_rng(seed).normal(size=(6, 6))), torch.zeros(6))
         rank = taken.rank_for(energy)
         assert taken.energy_kept(rank) >= energy - 1e-9
         assert rank == 1 or taken.energy_kept(rank - 1) < energy
 
-    def test_both_layers_have_the_larger_of_their_ranks(self) -> None:
-        even, one_sided = (decompose(torch.diag(torch.tensor(d)), torch.zeros(2)) for d in ([1.0, 1.0], [1.0, 0.0]))
-        assert rank_for({"a": one_sided, "b": even}, 0.9) == 2
-        assert rank_for({"a": one_sided, "b": one_sided}, 0.9) == 1
-
-    @pytest.mark.parametrize("energy", [0.0, -1.0, 1.001, float("nan")])
-    def test_an_energy_that_is_no_share(self, energy: float) -> None:
-        with pytest.raises(UsageError, match=r"`energy` .*: takes a share above 0 and up to 1, such as 0.9"):
-            rank_for({}, energy)
-
     def test_the_largest_is_the_last_that_makes_both_layers_smaller(self) -> None:
-        assert largest_rank(get_architecture("alexnet")) == 2047  # 4096 * 4096 / (4096 + 4096) = 2048 is no smaller
-        assert largest_rank(get_architecture("alexnet", hidden=32)) == 15
+        assert (
+            low_rank.largest_rank(get_architecture("alexnet")) == 2047
+        )  # 4096 * 4096 / (4096 + 4096) = 2048 is no smaller
+        assert low_rank.largest_rank(get_architecture("alexnet", hidden=32)) == 15
 
 
 class TestCompressed:
     def test_weights_that_have_the_rank_already_give_the_same_logits(self, tiny_checkpoint: Checkpoint) -> None:
         weights = dict(tiny_checkpoint.weights)
-        for name in HIDDEN_LAYERS:
+        for name in low_rank.HIDDEN_LAYERS:
             u, s, vt = torch.linalg.svd(weights[f"{name}.weight"], full_matrices=False)
             weights[f"{name}.weight"] = (u[:, :6] * s[:6]) @ vt[:6]
         parent = dataclasses.replace(tiny_checkpoint, weights=weights)
-        small = compress_to_rank(parent, decompose_hidden_layers(parent, None), 6, images=0)
+        small = low_rank.compress_to_rank(parent, low_rank.decompose_hidden_layers(parent, None), 6, images=0)
         assert small.arch == dataclasses.replace(parent.arch, dense_rank=6)
         assert small.contract == parent.contract
         x_NCHW = torch.rand(3, 3, 224, 224)
@@ -165,13 +148,13 @@ class TestCompressed:
             # float32 sums in another order
             torch.testing.assert_close(small.build()(x_NCHW), parent.build()(x_NCHW), rtol=1e-4, atol=1e-4)
         summary = small.recipe["compressed"]
-        assert summary["energy_kept"] == pytest.approx(dict.fromkeys(HIDDEN_LAYERS, 1.0), abs=1e-6)
+        assert summary["energy_kept"] == pytest.approx(dict.fromkeys(low_rank.HIDDEN_LAYERS, 1.0), abs=1e-6)
         assert (summary["rank"], summary["images"], summary["parent_recipe"]) == (6, 0, {"source": "random"})
-        assert count_weights(small.arch) == sum(value.numel() for value in small.weights.values())
+        assert low_rank.count_weights(small.arch) == sum(value.numel() for value in small.weights.values())
 
     def test_groups_in_the_convolutions_do_not_matter(self) -> None:
         arch = get_architecture("alexnet-2012", num_classes=3, hidden=32)
         contract = ModelContract(arch.name, ("a", "b", "c"), ("a", "b", "c"))
         parent = Checkpoint(arch, contract, AlexNet(arch).state_dict())
-        small = compress_to_rank(parent, decompose_hidden_layers(parent, None), 4)
+        small = low_rank.compress_to_rank(parent, low_rank.decompose_hidden_layers(parent, None), 4)
         assert small.build()(torch.zeros(1, 3, 224, 224)).shape == (1, 3)

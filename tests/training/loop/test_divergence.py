@@ -100,9 +100,7 @@ def test_a_run_that_learns_nothing_is_stopped_also_when_it_is_resumed(
 ) -> None:
     monkeypatch.setattr("training.loop.divergence.SETTLED_STEPS", 4)
     # So small a rate that nothing changes, and answers that are the same for all.
-    dead = dataclasses.replace(
-        get_recipe("torchvision", epochs=20, batch=18, lr=1e-8), init="paper", sides=SMALL_PICTURES
-    )
+    dead = get_recipe("torchvision", epochs=20, batch=18, lr=1e-8, init="paper", sides=SMALL_PICTURES)
     run = dataclasses.replace(tiny_run, recipe=dead)
     for _ in range(2):
         with pytest.raises(ProofError, match=rf"still at chance \(33\.3 % of 3 classes\) after epoch {CHANCE_EPOCHS}"):

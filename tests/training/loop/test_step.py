@@ -1,17 +1,21 @@
-"""One step: its precision, and the weights it begins with."""
+"""One step: its precision, the weights it begins with, and the standardised convolutions it trains."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.model.architecture import AlexNet, get_architecture, initialise
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from tests.helpers.tiny_runs import rows_of, run_of
 from training.loop.run import Run
+from training.loop.standardise import plain_weights, standardise_convolutions
 from training.loop.step import Trainer, check_precision
 from training.recipes import get_recipe
 
@@ -63,3 +67,39 @@ def test_the_first_logits_are_those_of_the_start(two_steps: Run, tiny_checkpoint
         logits_NK = Trainer(tuned, torch.device("cpu"), rank=0).final.eval()(x_NCHW)
         # channels-last sums in another order
         torch.testing.assert_close(logits_NK, tiny_checkpoint.build()(x_NCHW), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def standardised() -> AlexNet:
+    torch.manual_seed(0)
+    model = AlexNet(get_architecture("alexnet-2012", num_classes=3, hidden=16))
+    initialise(model, "kaiming")
+    standardise_convolutions(model)
+    return model.eval()
+
+
+def test_each_output_channel_has_mean_0_and_kaimings_deviation(standardised: AlexNet) -> None:
+    for layer in (m for m in standardised.modules() if isinstance(m, nn.Conv2d)):
+        weights = layer.weight.flatten(1)
+        fan_in = weights.shape[1]  # of its group
+        torch.testing.assert_close(weights.mean(1), torch.zeros(len(weights)), rtol=0, atol=1e-6)
+        deviation = torch.full((len(weights),), math.sqrt(2 / fan_in))
+        torch.testing.assert_close(weights.std(1, unbiased=False), deviation, rtol=1e-4, atol=0)
+
+
+def test_an_ordinary_network_with_the_same_answers_ships(standardised: AlexNet) -> None:
+    plain = AlexNet(standardised.arch).eval()
+    plain.load_state_dict(plain_weights(standardised))  # strict: the published names and no others
+    x_NCHW = torch.rand(2, 3, 224, 224)
+    torch.testing.assert_close(plain(x_NCHW), standardised(x_NCHW), rtol=0, atol=0)
+    assert any("parametrizations" in name for name in standardised.state_dict())  # and goes on training as it was
+
+
+def test_a_scale_or_shift_of_the_raw_weights_changes_nothing(standardised: AlexNet) -> None:
+    x_NCHW = torch.rand(1, 3, 224, 224)
+    before = standardised(x_NCHW)
+    with torch.no_grad():
+        for name, value in standardised.named_parameters():
+            if name.endswith("weight.original"):
+                value.mul_(3.0).add_(0.5)
+    torch.testing.assert_close(standardised(x_NCHW), before, rtol=1e-3, atol=1e-4)  # float32 sums of 2304 terms

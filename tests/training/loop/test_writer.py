@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from PIL import Image
 import alexnet_deploy
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from tests.helpers.photos import CLASSES
-from tests.helpers.tiny_runs import rows_of
+from tests.helpers.tiny_runs import metrics_of, rows_of
 from training.loop import writer
 from training.loop.run import Run
 from training.loop.state import STATE_FILE
@@ -36,8 +35,9 @@ def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
     assert checkpoint.arch == run.arch
     assert checkpoint.contract.class_ids == tuple(CLASSES)
     assert checkpoint.contract.labels == ("red", "green", "blue")
+    assert checkpoint.contract.preprocessing.height == 224  # it was trained on smaller pictures
     recipe = checkpoint.recipe
-    assert recipe["recipe"] == json.loads(json.dumps(run.recipe.to_dict()))
+    assert recipe["recipe"] == run.config()["recipe"]
     assert recipe["result"] == dataclasses.asdict(rows[1])
     assert (recipe["source_sha256"], recipe["torch"]) == (writer.source_digest(), torch.__version__)
 
@@ -54,29 +54,25 @@ def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
     assert [scalar.value for scalar in scalars] == pytest.approx([row.train_loss for row in rows], rel=1e-6)
 
     lines = [dataclasses.asdict(row) for row in rows]
-    assert [json.loads(line) for line in (run.output / METRICS).read_text().splitlines()] == lines
+    assert metrics_of(run.output) == lines
     # A kill between the state and its record lost a line: the next start writes it from the state.
     (run.output / METRICS).write_text("")
     assert rows_of(dataclasses.replace(run, resume=True)) == []
-    assert [json.loads(line) for line in (run.output / METRICS).read_text().splitlines()] == lines
+    assert metrics_of(run.output) == lines
 
 
 def test_the_digest_changes_with_any_source_that_decides_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = {"training/recipes.py", "training/loop/writer.py", "training/data/augment.py"}
-    decoding = {
-        "alexnet_deploy/images/decode.py",
-        "alexnet_deploy/model/architecture.py",
-        "alexnet_deploy/model/lrn.py",
-    }
-    for name in (*package, *decoding, "alexnet_deploy/__init__.py", "alexnet_deploy/files.py"):
+    sources = {f"training/{name}.py" for name in ("recipes", "loop/writer", "data/augment")}
+    sources |= {f"alexnet_deploy/{name}.py" for name in ("images/decode", "model/architecture", "model/lrn")}
+    for name in (*sources, "alexnet_deploy/__init__.py", "alexnet_deploy/files.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("before")
     monkeypatch.setattr(writer, "__file__", str(tmp_path / "training" / "loop" / "writer.py"))
     monkeypatch.setattr(alexnet_deploy, "__file__", str(tmp_path / "alexnet_deploy" / "__init__.py"))
     seen = {writer.source_digest()}
-    for name in sorted(package | decoding):
+    for name in sorted(sources):
         (tmp_path / name).write_text("after")
         seen.add(writer.source_digest())
     assert len(seen) == 7
