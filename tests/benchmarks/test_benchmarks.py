@@ -213,11 +213,11 @@ def test_an_ablation_is_finished_with_its_last_epoch_not_with_its_first_checkpoi
     folder = ablations.folder_of(row, tmp_path)
     folder.mkdir(parents=True)
     (folder / "checkpoint.safetensors").touch()
-    assert not ablations.is_finished(ablations.metrics_of(row, tmp_path), 2)
+    assert not ablations.finished(row, tmp_path, 2)
     for epoch, finished in ((1, False), (2, True)):
         with (folder / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps({"epoch": epoch}) + "\n")
-        assert ablations.is_finished(ablations.metrics_of(row, tmp_path), 2) is finished
+        assert bool(ablations.finished(row, tmp_path, 2)) is finished
 
 
 def test_a_stopped_ablation_ends_the_script_and_a_failed_one_does_not(

@@ -119,7 +119,7 @@ class TestFullTensorRT:
         with pytest.raises(UnavailableError, match=r"sm89: TensorRT 11.* builds only for its own GPU \(sm90\)"):
             choose_builder(["sm89"])
         machine(None, self.stand_in([]), rtx=False)
-        with pytest.raises(UnavailableError, match=r"portable: .*the GPU it runs on \(none here\); pip install"):
+        with pytest.raises(UnavailableError, match=r"portable: .*its own GPU \(none installed\); pip install"):
             choose_builder()
 
     def test_a_plan_that_it_cannot_load_again(self, machine: Callable[..., None], tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ class TestErrors:
             (unknown_operator, "sm89", InputError, r"node logits \(Invent\): TensorRT-RTX \S+ does not have this oper"),
             (mixed_types, "sm89", InputError, "m.onnx: "),
             (partial(tiny_classifier, side="S"), "sm89", InputError, "only the batch may vary"),
-            (partial(tiny_classifier, batch=4), "sm89", UsageError, "batches of exactly 4; use `min_batch` 4"),
+            (partial(tiny_classifier, batch=4), "sm89", UsageError, "only batches of 4; use `min_batch` 4"),
             (partial(tiny_classifier, precision="fp8"), "sm86", InputError, "m.onnx: sm86 has no FP8; choose sm89 or"),
             # The plan of sm89 is built, and goes with that of sm75.
             (tiny_classifier, "sm89 sm75", InputError, r"sm75: Turing \(sm75\) has no FP32 .*; build with fp16"),

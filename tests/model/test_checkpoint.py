@@ -119,7 +119,7 @@ class TestRefused:
         whole = {METADATA_KEY: contract.to_json(), ARCHITECTURE_KEY: json.dumps(architecture), RECIPE_KEY: "{}"}
         path = tmp_path / "x.safetensors"
         save_file(tiny_checkpoint.weights, path)
-        self.check(path, InputError, "carries no alexnet-deploy contract")
+        self.check(path, InputError, "has no alexnet-deploy contract")
         for key, text, error, says in (
             (METADATA_KEY, "{", ArtifactError, "again"),
             (ARCHITECTURE_KEY, "{", ArtifactError, "again"),

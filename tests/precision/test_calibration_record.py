@@ -57,7 +57,7 @@ class TestReader:
     @pytest.mark.parametrize(
         ("reason", "change"),
         [
-            ("schema 1, this version reads 2", lambda raw: raw.update(schema=1)),
+            ("schema 1, but this version reads schema 2", lambda raw: raw.update(schema=1)),
             ("Invalid enum value 'int4'", lambda raw: raw.update(precision="int4")),
             ("Invalid enum value 'luck'", lambda raw: raw.update(method="luck")),
             ("matching regex", lambda raw: raw.update(weights_sha256="AB" * 32)),
@@ -66,8 +66,8 @@ class TestReader:
             ("does not lie below", lambda raw: raw["files"][0].update(file="/etc/passwd")),
             ("does not lie below", lambda raw: raw["files"][0].update(file="a\\..\\b.png")),
             ("does not lie below", lambda raw: raw["files"][0].update(file="")),
-            ("digest does not belong", lambda raw: raw["files"].reverse()),
-            ("images does not belong", lambda raw: raw.update(images=3)),
+            ("digest does not fit", lambda raw: raw["files"].reverse()),
+            ("images does not fit", lambda raw: raw.update(images=3)),
             ("Expected `float` > 0.0", lambda raw: raw["threshold_by_tensor"].update(relu=0)),
             ("different tensors", lambda raw: raw["largest_by_tensor"].pop("relu")),
             ("whole number within", lambda raw: raw["preprocessing"].update(height=0)),

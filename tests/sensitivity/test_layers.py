@@ -181,7 +181,7 @@ def test_models_of_other_tools_keep_their_names(photo_folder: Path, tmp_path: Pa
         ({"images": 0}, UsageError, "`images` 0: must be 1 or more"),
         ({"calibration_images": 0}, UsageError, "`calibration_images` 0: must be 1 or more"),
         ({"data": Path("nowhere")}, InputError, "nowhere: no such folder; `data` must be a folder"),
-        ({"images": 7}, InputError, "holds 6 usable images, `images` asks for 7"),
+        ({"images": 7}, InputError, "holds 6 usable images, `images` requires 7"),
         ({"calibration_method": "mse", "precision": "fp8"}, UsageError, "`calibration_method` mse: does not fit fp8"),
         ({"exclude": "."}, InputError, "check `exclude`"),
     ],

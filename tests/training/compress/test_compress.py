@@ -148,6 +148,7 @@ class TestRefused:
             ("--table 2,16", 2, "--table 2,16: rank 16 is not within 1..15"),
             ("--table 2,-1", 2, "--table 2,-1: rank -1 is not within"),
             ("--table 2 --epochs 1", 2, "--table: only measures"),
+            ("--energy -1", 2, "--energy -1.0: must be a share above 0 and at most 1"),
             ("--energy 0", 2, "--energy 0.0: must be a share above 0 and at most 1"),
             ("--energy 1.001", 2, "--energy 1.001: must be a share above 0 and at most 1"),
             ("--energy nan", 2, "--energy nan: must be a share above 0 and at most 1"),
