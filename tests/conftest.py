@@ -85,7 +85,7 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path:
     """Photos, an ONNX and a store: see ``make_workplace``. For tests that change nothing in it."""
-    from tests.helpers.bundles import make_workplace
+    from tests.helpers.models.bundles import make_workplace
 
     return make_workplace(tmp_path_factory.mktemp("workplace"), photo_folder)
 

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import torch.distributed as dist
 import typer
 from typer import Argument, Option
-from typer.core import TyperGroup
 
-from alexnet_deploy.cli.flags import with_flags
+from alexnet_deploy.cli.flags import CommandGroup, with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.cli.tables import print_json
 from alexnet_deploy.cli.terminal import note
@@ -28,7 +27,7 @@ from training.train import leads
 from training.train_command import train_command
 
 
-class _Commands(TyperGroup):
+class _Commands(CommandGroup):
     """Lists the commands if the typed one is unknown: no command is guessed."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

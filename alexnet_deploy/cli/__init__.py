@@ -10,7 +10,6 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from alexnet_deploy import __version__
 from alexnet_deploy.cli.commands import (
@@ -25,7 +24,7 @@ from alexnet_deploy.cli.commands import (
     profile_layers,
     report,
 )
-from alexnet_deploy.cli.flags import with_flags
+from alexnet_deploy.cli.flags import CommandGroup, with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import DeployError
@@ -54,7 +53,7 @@ GROUPS = {
 """The commands, in the order in which they are read."""
 
 
-class _GroupedCommands(TyperGroup):
+class _GroupedCommands(CommandGroup):
     """Lists the commands by group, each with its first sentence in full."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -68,13 +67,6 @@ class _GroupedCommands(TyperGroup):
                         if getattr(command, "rich_help_panel", None) == group
                     ]
                 )
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except typer.BadParameter as exc:
-            exc.message = exc.message.removeprefix("Value error, ")  # of pydantic, which typer 0.29 leaves in
-            raise
 
 
 app = typer.Typer(

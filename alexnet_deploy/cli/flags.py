@@ -7,6 +7,8 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+import typer
+from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
 from alexnet_deploy.errors import DeployError
@@ -49,3 +51,14 @@ def flag_of(command: Callable[..., None], parameter: str) -> str:
 
 def _default(parameter: str) -> str:
     return f"--{parameter.replace('_', '-')}"
+
+
+class CommandGroup(TyperGroup):
+    """Commands whose usage errors read like ours."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as exc:
+            exc.message = exc.message.removeprefix("Value error, ")  # of pydantic, which typer 0.29 leaves in
+            raise

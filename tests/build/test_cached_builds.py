@@ -25,8 +25,8 @@ from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.precision import calibration_cache, float_model
 from alexnet_deploy.precision.calibration_record import read_record
 from alexnet_deploy.precision.types import METHODS, Method
-from tests.helpers.bundles import build_bundle
-from tests.helpers.foreign_models import FOREIGN, SIDE, foreign_classifier, random_pixels
+from tests.helpers.models.bundles import build_bundle
+from tests.helpers.models.foreign_models import FOREIGN, SIDE, foreign_classifier, random_pixels
 
 Build = Callable[..., tuple[bytes, str]]
 

@@ -22,7 +22,7 @@ from alexnet_deploy.errors import InputError, ProofError, UnavailableError, Usag
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers.bundles import build_bundle
+from tests.helpers.models.bundles import build_bundle
 
 
 def test_bundle_holds_what_its_manifest_says(tiny_onnx: Path, tmp_path: Path) -> None:

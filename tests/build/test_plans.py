@@ -24,8 +24,8 @@ from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.runtime import tensorrt_library
 from alexnet_deploy.runtime.tensorrt_library import RTX, TensorRT
-from tests.helpers.onnx_models import Graph, tiny_classifier
-from tests.helpers.plans import TENSORRT_11, built, files_in
+from tests.helpers.models.onnx_models import Graph, tiny_classifier
+from tests.helpers.models.plans import TENSORRT_11, built, files_in
 
 pytestmark = pytest.mark.usefixtures("machine")
 

@@ -11,8 +11,8 @@ import pytest
 from alexnet_deploy.build import proof
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.errors import ProofError, UsageError
-from tests.helpers.onnx_models import PRECISIONS, Graph, tiny_classifier
-from tests.helpers.plans import TENSORRT_11, asked_and_got, built, files_in
+from tests.helpers.models.onnx_models import PRECISIONS, Graph, tiny_classifier
+from tests.helpers.models.plans import TENSORRT_11, asked_and_got, built, files_in
 
 pytestmark = pytest.mark.usefixtures("machine")
 

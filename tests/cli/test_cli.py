@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.command import Command
-from tests.helpers.foreign_models import foreign_classifier
+from tests.helpers.models.foreign_models import foreign_classifier
 
 
 def test_export_reports_parity_and_contract(command: Command, here: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.bundles import build_bundle
+from tests.helpers.models.bundles import build_bundle
 from tests.helpers.repository import ROOT
 
 HEAVY = ("torch", "onnx", "onnxscript", "tensorrt", "tensorrt_rtx", "matplotlib", "pyarrow", "requests", "safetensors")

@@ -33,10 +33,10 @@ from alexnet_deploy.evaluation.compare_layers import ErrorSums, compare_layers
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, layer_of, load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from tests.helpers.answers import given_answers
-from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
-from tests.helpers.foreign_models import random_pixels
-from tests.helpers.onnx_models import SIDE, tiny_classifier
+from tests.helpers.models.colour_models import hostile_classifier
+from tests.helpers.models.foreign_models import random_pixels
+from tests.helpers.models.onnx_models import SIDE, tiny_classifier
 
 CONTRACT = ModelContract("any", ("a", "b", "c"), ("a", "b", "c"))
 NAN = float("nan")

@@ -39,8 +39,8 @@ from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers.bundles import make_workplace
 from tests.helpers.command import Command
+from tests.helpers.models.bundles import make_workplace
 from tests.helpers.photos import CLASSES
 
 

@@ -12,7 +12,7 @@ from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.model.checkpoint import load_checkpoint, shipped_checkpoint
 from alexnet_deploy.model.export import export
-from tests.helpers.bundles import build_bundle
+from tests.helpers.models.bundles import build_bundle
 
 DATA = Path(os.environ.get("ALEXNET_DEPLOY_DATA", ""))
 

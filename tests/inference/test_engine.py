@@ -14,8 +14,8 @@ from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.profiling.latency import measure
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers.foreign_models import random_pixels
-from tests.helpers.onnx_models import CLASSES, SIDE, TINY_CONTRACT, tiny_engine, tiny_model
+from tests.helpers.models.foreign_models import random_pixels
+from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, tiny_engine, tiny_model
 from tests.helpers.photos import save_photo
 from tests.helpers.runners import run_steps
 

@@ -19,8 +19,8 @@ from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, contract_in, fixed_batch, initializers, load_onnx
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers import foreign_models as foreign
-from tests.helpers.foreign_models import AFFINE, FOREIGN, MEAN, STD, W, after, foreign_classifier, graph_of
+from tests.helpers.models import foreign_models as foreign
+from tests.helpers.models.foreign_models import AFFINE, FOREIGN, MEAN, STD, W, after, foreign_classifier, graph_of
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers.bundles import build_bundle
-from tests.helpers.foreign_models import LIGHT, with_random_weights
-from tests.helpers.graphs import graph_model, run_graph
+from tests.helpers.models.bundles import build_bundle
+from tests.helpers.models.foreign_models import LIGHT, with_random_weights
+from tests.helpers.models.graphs import graph_model, run_graph
 
 IMAGENET = ImportOptions(IMAGENET_MEAN, IMAGENET_STD)
 LAYERS = {

@@ -18,8 +18,8 @@ from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.onnx_graph import onnx_file
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.taps import TensorSession
-from tests.helpers.foreign_models import FOREIGN, foreign_classifier, random_pixels
-from tests.helpers.onnx_models import SIDE, Graph, tiny_classifier
+from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier, random_pixels
+from tests.helpers.models.onnx_models import SIDE, Graph, tiny_classifier
 
 
 @pytest.fixture

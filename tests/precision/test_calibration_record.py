@@ -21,10 +21,10 @@ from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, weights_sha256
 from alexnet_deploy.precision.calibration_record import CalibrationImage, CalibrationRecord, read_record
 from alexnet_deploy.precision.float_source import find_float_source
-from tests.helpers.bundles import build_bundle
 from tests.helpers.command import Command
-from tests.helpers.foreign_models import FOREIGN, foreign_classifier
 from tests.helpers.json_values import json_values
+from tests.helpers.models.bundles import build_bundle
+from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier
 
 RECORD = CalibrationRecord(
     precision="int8+fp16",

@@ -22,9 +22,9 @@ from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onn
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.precision.types import METHODS
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers.foreign_models import FOREIGN, foreign_classifier
-from tests.helpers.foreign_models import SIDE as FOREIGN_SIDE
-from tests.helpers.onnx_models import SIDE, TINY_CONTRACT, tiny_classifier
+from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier
+from tests.helpers.models.foreign_models import SIDE as FOREIGN_SIDE
+from tests.helpers.models.onnx_models import SIDE, TINY_CONTRACT, tiny_classifier
 
 RUNTIMES = ("onnxruntime", "openvino")
 

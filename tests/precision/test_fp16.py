@@ -17,9 +17,9 @@ from onnx import TensorProto, helper
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.fp16 import cast_to_float16
-from tests.helpers.foreign_models import foreign_classifier
-from tests.helpers.graphs import graph_model, run_graph
-from tests.helpers.onnx_models import SIDE, tiny_classifier
+from tests.helpers.models.foreign_models import foreign_classifier
+from tests.helpers.models.graphs import graph_model, run_graph
+from tests.helpers.models.onnx_models import SIDE, tiny_classifier
 
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 

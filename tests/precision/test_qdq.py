@@ -16,7 +16,7 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.qdq import SMALLEST_SCALE, insert_qdq, quantizable
 from alexnet_deploy.precision.types import QuantizedType
-from tests.helpers.graphs import graph_model, run_graph
+from tests.helpers.models.graphs import graph_model, run_graph
 
 FLOAT, INT8, FLOAT8 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.FLOAT8E4M3FN
 TYPE = {"int8": INT8, "fp8": FLOAT8}

@@ -14,7 +14,7 @@ from alexnet_deploy.errors import InputError
 from alexnet_deploy.precision.ranges import choose_thresholds, observe
 from alexnet_deploy.precision.thresholds import BINS
 from alexnet_deploy.precision.types import METHODS, Method
-from tests.helpers.graphs import graph_model
+from tests.helpers.models.graphs import graph_model
 
 Batches = Callable[[], Iterator[NDArray[np.uint8]]]
 

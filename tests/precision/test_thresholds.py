@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
 from alexnet_deploy.precision.thresholds import BINS, LEVELS, threshold
 from alexnet_deploy.precision.types import Method
-from tests.helpers.graphs import graph_model
+from tests.helpers.models.graphs import graph_model
 
 
 def test_a_method_that_weighs_needs_a_histogram() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, Plan, save_manifest, write_bundle
 from alexnet_deploy.contract import BatchProfile
-from tests.helpers.onnx_models import TINY_CONTRACT, named_engine
+from tests.helpers.models.onnx_models import TINY_CONTRACT, named_engine
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,8 @@ from alexnet_deploy.profiling.engine import BatchResult, peak_rss_bytes, profile
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.runtime.select import PassedOver
 from tests.helpers.command import Command, RunResult
-from tests.helpers.foreign_models import foreign_classifier
-from tests.helpers.onnx_models import tiny_engine, tiny_model
+from tests.helpers.models.foreign_models import foreign_classifier
+from tests.helpers.models.onnx_models import tiny_engine, tiny_model
 from tests.helpers.report_sample import batch_result, engine_profile
 
 SHORT = ("--duration", "1ms", "--warmup", "0s", "--threads", "1")

@@ -16,7 +16,7 @@ from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import ArtifactError, UnavailableError
 from alexnet_deploy.profiling.isolated import IsolatedProcess
-from tests.helpers.onnx_models import TINY_CONTRACT
+from tests.helpers.models.onnx_models import TINY_CONTRACT
 
 
 def same(engine: Engine) -> Engine:

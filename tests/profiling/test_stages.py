@@ -19,7 +19,7 @@ from alexnet_deploy.profiling.stages import StageTimer, profile_stages
 from alexnet_deploy.runtime.runner import Runner, Steps
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.command import Command
-from tests.helpers.onnx_models import TINY_CONTRACT, tiny_engine, tiny_model
+from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_engine, tiny_model
 from tests.helpers.photos import save_photo
 from tests.helpers.runners import FakeRunner
 

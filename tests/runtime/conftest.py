@@ -8,7 +8,7 @@ import pytest
 
 from alexnet_deploy.bundle.manifest import Engine
 from tests.helpers.fake_device import FakeMachine
-from tests.helpers.onnx_models import tiny_engine
+from tests.helpers.models.onnx_models import tiny_engine
 
 
 @pytest.fixture(scope="session")

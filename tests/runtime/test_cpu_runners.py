@@ -22,8 +22,8 @@ from alexnet_deploy.errors import InputError, UnavailableError
 from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from alexnet_deploy.runtime.runner import AnyBatch, Runner
 from alexnet_deploy.runtime.select import open_runner
-from tests.helpers.foreign_models import random_pixels
-from tests.helpers.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_engine
+from tests.helpers.models.foreign_models import random_pixels
+from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_engine
 from tests.helpers.runners import FakeRunner, numbered_contract, run_steps
 from tests.runtime.test_select import no_gpu
 

@@ -19,7 +19,7 @@ from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime import select
 from alexnet_deploy.runtime.cuda import current_capability
 from alexnet_deploy.runtime.select import MAX_CALLS_PER_CORE, RUNTIMES, PassedOver, Runtime, open_runner
-from tests.helpers.onnx_models import TINY_CONTRACT
+from tests.helpers.models.onnx_models import TINY_CONTRACT
 
 no_gpu = pytest.mark.skipif(
     current_capability() is not None or "CUDAExecutionProvider" in ort.get_available_providers(),

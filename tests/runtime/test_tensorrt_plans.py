@@ -15,9 +15,9 @@ from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.cuda import current_capability
 from alexnet_deploy.runtime.tensorrt_library import cause_in, installed
 from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
-from tests.helpers.foreign_models import random_pixels
-from tests.helpers.onnx_models import SIDE as TINY_SIDE
-from tests.helpers.onnx_models import TINY_CONTRACT, tiny_classifier
+from tests.helpers.models.foreign_models import random_pixels
+from tests.helpers.models.onnx_models import SIDE as TINY_SIDE
+from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_classifier
 
 SIDE, CLASSES = 4, 3
 CONTRACT, BATCH = FakeMachine.contract, FakeMachine.batch

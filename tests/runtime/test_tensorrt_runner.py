@@ -15,7 +15,7 @@ from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.tensorrt_runner import MAX_GRAPHS, TensorRTRunner
 from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
-from tests.helpers.foreign_models import random_pixels
+from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.runners import run_steps
 
 SIDE, CLASSES = 4, 3

@@ -27,9 +27,9 @@ from alexnet_deploy.sensitivity.layers import Diagnosis, diagnose
 from alexnet_deploy.sensitivity.search import exclude_nodes
 from alexnet_deploy.sensitivity.settings import DiagnoseSettings
 from alexnet_deploy.sensitivity.variants import Effect
-from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
-from tests.helpers.foreign_models import FOREIGN, foreign_classifier
+from tests.helpers.models.colour_models import hostile_classifier
+from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier
 from tests.helpers.photos import CLASSES
 
 PIXELS = Preprocessing(8, 8, "stretch", None)

@@ -22,9 +22,9 @@ from alexnet_deploy.bundle.manifest import Manifest, load_manifest, verify
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.sensitivity.search import AccuracyDrop, build_within_drop, exclude_nodes, fewest
-from tests.helpers.bundles import build_bundle
-from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
+from tests.helpers.models.bundles import build_bundle
+from tests.helpers.models.colour_models import hostile_classifier
 from tests.helpers.photos import CLASSES
 
 NAMES = [f"layer{i}" for i in range(40)]

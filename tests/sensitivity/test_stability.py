@@ -25,10 +25,10 @@ from alexnet_deploy.sensitivity import stability
 from alexnet_deploy.sensitivity.search import build_within_drop
 from alexnet_deploy.sensitivity.settings import StabilitySettings
 from alexnet_deploy.sensitivity.stability import measure_stability, settings_of
-from tests.helpers.bundles import build_bundle
-from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
-from tests.helpers.foreign_models import CLASSES, FOREIGN, MEAN, SIDE, STD, foreign_classifier, random_pixels
+from tests.helpers.models.bundles import build_bundle
+from tests.helpers.models.colour_models import hostile_classifier
+from tests.helpers.models.foreign_models import CLASSES, FOREIGN, MEAN, SIDE, STD, foreign_classifier, random_pixels
 
 
 def save_images(root: Path, count: int, seed: int) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import Command, RunResult
-from tests.helpers.tiny_runs import run_of
+from tests.helpers.models.tiny_runs import run_of
 from training.__main__ import main
 from training.loop.run import Run
 

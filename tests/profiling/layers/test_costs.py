@@ -14,7 +14,7 @@ from alexnet_deploy.errors import InputError
 from alexnet_deploy.profiling.layers.costs import Costs, Elements, multiplies
 from alexnet_deploy.profiling.layers.grouping import LayerKernels, group_kernels
 from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes
-from tests.helpers.onnx_models import CLASSES, SIDE, Graph, named_engine, tiny_classifier
+from tests.helpers.models.onnx_models import CLASSES, SIDE, Graph, named_engine, tiny_classifier
 
 
 def costs_of(g: Graph, output: str, path: Path, shape: list[int | str], batch: int = 1) -> Costs:

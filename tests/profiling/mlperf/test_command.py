@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from alexnet_deploy.profiling.mlperf.log import ACCURACY
-from tests.helpers.bundles import build_bundle
-from tests.helpers.colour_models import hostile_classifier
 from tests.helpers.command import Command
+from tests.helpers.models.bundles import build_bundle
+from tests.helpers.models.colour_models import hostile_classifier
 
 RUNTIME = ("--runtime", "onnxruntime", "--threads", 1, "--max-batch", 4)
 

@@ -20,7 +20,7 @@ from alexnet_deploy.profiling.mlperf.run import MAX_RATES, SEARCH_PRECISION, fin
 from alexnet_deploy.profiling.mlperf.settings import SCENARIOS, MlperfSettings
 from alexnet_deploy.profiling.mlperf.system import PERFORMANCE_SAMPLES
 from alexnet_deploy.profiling.mlperf.worker import open_system, run_loadgen
-from tests.helpers.onnx_models import CLASSES, SIDE, Graph, tiny_engine
+from tests.helpers.models.onnx_models import CLASSES, SIDE, Graph, tiny_engine
 
 
 @given(limit=st.floats(20, 5000), start=st.floats(10, 10_000))

@@ -22,7 +22,7 @@ from alexnet_deploy.profiling.mlperf.system import (
     SystemUnderTest,
     batch_sizes,
 )
-from tests.helpers.onnx_models import TINY_CONTRACT
+from tests.helpers.models.onnx_models import TINY_CONTRACT
 from tests.helpers.photos import save_photo
 from tests.helpers.runners import FakeRunner
 

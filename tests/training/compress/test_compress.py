@@ -16,8 +16,8 @@ from alexnet_deploy.files import sha256_of
 from alexnet_deploy.model.architecture import AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.command import Command
+from tests.helpers.models.tiny_runs import TINY, identical
 from tests.helpers.photos import CLASSES, save_photo
-from tests.helpers.tiny_runs import TINY, identical
 from training.compress.command import rank_table
 from training.compress.rank_table import RankRow
 from training.loop import fit

@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_deploy.errors import ProofError
 from alexnet_deploy.model.architecture import get_architecture
-from tests.helpers.tiny_runs import SMALL_PICTURES, rows_of
+from tests.helpers.models.tiny_runs import SMALL_PICTURES, rows_of
 from training.loop.divergence import CHANCE_EPOCHS, SETTLED_STEPS, WINDOW, DivergenceCheck
 from training.loop.run import EpochMetrics, Run
 from training.loop.state import STATE_FILE

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, ProofError, UnavailableError
 from alexnet_deploy.model.checkpoint import load_checkpoint
-from tests.helpers import tiny_runs as tiny
 from tests.helpers.limits import files_of_at_most
+from tests.helpers.models import tiny_runs as tiny
 from training.data.augment import measure_colours
 from training.loop.fit import Interrupted, fit
 from training.loop.run import EpochMetrics, Run, as_json

@@ -23,8 +23,8 @@ from safetensors import safe_open
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from tests.helpers.command import Command
+from tests.helpers.models.tiny_runs import identical, metrics_of, weights_of
 from tests.helpers.repository import ROOT
-from tests.helpers.tiny_runs import identical, metrics_of, weights_of
 from tests.training.processes import TrainingProcess
 from training.data.listing import list_class_folders
 from training.loop.run import Run

@@ -13,7 +13,7 @@ from torch import nn
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.model.architecture import AlexNet, get_architecture, initialise
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
-from tests.helpers.tiny_runs import rows_of, run_of
+from tests.helpers.models.tiny_runs import rows_of, run_of
 from training.loop.run import Run
 from training.loop.standardise import plain_weights, standardise_convolutions
 from training.loop.step import Trainer, check_precision

@@ -11,8 +11,8 @@ from PIL import Image
 
 import alexnet_deploy
 from alexnet_deploy.model.checkpoint import load_checkpoint
+from tests.helpers.models.tiny_runs import metrics_of, rows_of
 from tests.helpers.photos import CLASSES
-from tests.helpers.tiny_runs import metrics_of, rows_of
 from training.loop import writer
 from training.loop.run import Run
 from training.loop.state import STATE_FILE

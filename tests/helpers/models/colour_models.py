@@ -8,7 +8,7 @@ import numpy as np
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.onnx_graph.onnx_file import OPSET, save_onnx, set_contract
-from tests.helpers.graphs import graph_model
+from tests.helpers.models.graphs import graph_model
 from tests.helpers.photos import CLASSES
 
 CHANNELS = 16

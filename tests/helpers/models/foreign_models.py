@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
-from tests.helpers.graphs import graph_model, run_graph
-from tests.helpers.onnx_models import Graph
+from tests.helpers.models.graphs import graph_model, run_graph
+from tests.helpers.models.onnx_models import Graph
 
 SIDE, CLASSES = 12, 5
 MEAN, STD = (0.48, 0.45, 0.40), (0.23, 0.22, 0.25)

@@ -12,7 +12,7 @@ from alexnet_deploy.bundle.manifest import Manifest, load_manifest
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.images.choose import CalibrationSet
 from alexnet_deploy.progress import Progress, no_progress
-from tests.helpers.colour_models import OUTLIER, hostile_classifier
+from tests.helpers.models.colour_models import OUTLIER, hostile_classifier
 
 
 def build_bundle(
