@@ -67,15 +67,46 @@ _NAMES = {
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = ["__version__", *_MODULE_OF]
+__all__ = [
+    "Answer",
+    "ArtifactError",
+    "BatchProfile",
+    "BuildSettings",
+    "Comparison",
+    "DeployError",
+    "DiagnoseSettings",
+    "Diagnosis",
+    "EngineProfile",
+    "Evaluation",
+    "ImportOptions",
+    "InputError",
+    "ModelContract",
+    "OpenEngine",
+    "Prediction",
+    "Preprocessing",
+    "ProfileSettings",
+    "ProofError",
+    "UnavailableError",
+    "UsageError",
+    "__version__",
+    "build_engine",
+    "compare",
+    "diagnose",
+    "evaluate",
+    "export",
+    "open_engine",
+    "profile",
+]
 
 
-def __getattr__(name: str) -> Any:
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    return value
+if not TYPE_CHECKING:  # a type checker would take any misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        module = _MODULE_OF.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return value
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,8 @@ from alexnet_deploy.json_format import JsonFormat
 SCHEMA = 1
 Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
 """``int8+fp16``: int8 in the quantised layers, float16 in all others."""
+ArchitectureName = Literal["alexnet", "alexnet-2012", "alexnet-review", "alexnet-review-code"]
+"""Members of the AlexNet family, which ``model.architecture`` describes."""
 METADATA_KEY = "alexnet_deploy.contract"
 """Key under which safetensors and ONNX metadata carry the contract as JSON."""
 
@@ -121,7 +123,10 @@ def imagenet1k_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class BatchProfile:
-    """Batch sizes that an engine accepts (``min``..``max``), and the one that it is tuned for (``opt``)."""
+    """Batch sizes that an engine accepts (``min``..``max``), and the one that it is tuned for (``opt``).
+
+    Raises UsageError, which calls them as the options of ``build-engine``: `min_batch`, `opt_batch`, `max_batch`.
+    """
 
     min: int = 1
     opt: int = 8

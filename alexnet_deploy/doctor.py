@@ -214,7 +214,7 @@ def _cuda(has_gpu: bool) -> Check:
     try:
         device = open_device()
     except Exception as exc:  # a broken installation may raise anything when it loads
-        cause, _, hint = " ".join(str(exc).split()).partition("; ")
+        cause, hint = (exc.cause, exc.fix) if isinstance(exc, UnavailableError) else (one_line(exc), "")
         return Check("CUDA", "broken", ", ".join(filter(None, (driver, cause))), fix or hint or "reinstall the driver")
     device.close()
     return Check("CUDA", "ok", ", ".join(filter(None, (device.name, driver))))

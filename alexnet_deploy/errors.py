@@ -15,7 +15,7 @@ into an exit code. Any other exception is our bug and keeps its traceback.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 _PARAMETER = re.compile(r"`([a-z][a-z0-9_]*)`")
 
@@ -56,6 +56,13 @@ def require_positive(**parameters: int | None) -> None:
             raise UsageError(f"`{name}` {value}: must be 1 or more")
 
 
+def require_one_of(choices: Sequence[str], **parameters: object) -> None:
+    """UsageError that names the first of ``parameters`` that is none of ``choices``."""
+    for name, value in parameters.items():
+        if value not in choices:
+            raise UsageError(f"`{name}` {value}: unknown; choose one of {', '.join(choices)}")
+
+
 class InputError(DeployError):
     """An input cannot be used: image, folder, ONNX, checkpoint, label file."""
 
@@ -69,4 +76,8 @@ class ProofError(DeployError):
 
 
 class UnavailableError(DeployError):
-    """This machine lacks a package, a device or room for the job."""
+    """This machine lacks a package, a device or room for the job; the message is ``cause``, then ``fix`` if given."""
+
+    def __init__(self, cause: str, fix: str = "") -> None:
+        super().__init__(f"{cause}; {fix}" if fix else cause)
+        self.cause, self.fix = printable(cause), printable(fix)

@@ -1,4 +1,4 @@
-"""JSON files of this package, read without trust: one bounded reader for bundles, records and reports."""
+"""JSON read without trust: one bounded reader for bundles, records and reports, and one for files of the user."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError, one_line
 
 T = TypeVar("T")
+MAX_USERS_BYTES = 16 << 20
+"""Largest file of names that a user gives; ImageNet's 1,000 take 30 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,10 @@ class JsonFormat:
         ``computed`` holds fields of the file that are not in ``kind``, with the function that computes each from the
         result: a different value shows an edit.
         """
-        import msgspec  # late: it takes 10 ms
-
         if len(text) > self.max_bytes:
             raise ArtifactError(f"{source}: is too large for a {self.name}; {self.remedy}")
         with self.checking(source):
-            raw = msgspec.json.decode(text, type=dict[str, Any])
+            raw = decode_json(text, dict[str, Any])
         schema = raw.pop("schema", None)
         if type(schema) is not int or schema != self.schema:
             raise ArtifactError(
@@ -80,6 +80,22 @@ class JsonFormat:
             raise ArtifactError(f"{source}: is not a valid {self.name} ({exc} is missing); {self.remedy}") from exc
         except (ValueError, TypeError, OverflowError, RecursionError, UsageError) as exc:
             raise ArtifactError(f"{source}: is not a valid {self.name} ({one_line(exc)}); {self.remedy}") from exc
+
+
+def read_users_file(path: Path) -> bytes:
+    """The content of a file that a user gives; ValueError above ``MAX_USERS_BYTES``, OSError if it cannot be read."""
+    with path.open("rb") as stream:
+        content = stream.read(MAX_USERS_BYTES + 1)
+    if len(content) > MAX_USERS_BYTES:
+        raise ValueError(f"it is larger than {MAX_USERS_BYTES >> 20} MiB")
+    return content
+
+
+def decode_json(text: bytes | str, kind: type[T]) -> T:
+    """The JSON value ``text``; ValueError or RecursionError if it is not valid or of another type than ``kind``."""
+    import msgspec  # late: it takes 10 ms
+
+    return msgspec.json.decode(text, type=kind)
 
 
 def convert(raw: object, kind: type[T]) -> T:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -50,9 +51,24 @@ def test_the_examples_run(page: str, folder: Path, capsys: pytest.CaptureFixture
 def test_every_exported_name_is_there_and_documented() -> None:
     assert set(alexnet_deploy.__all__) <= set(dir(alexnet_deploy))
     for name in alexnet_deploy.__all__:
-        assert getattr(alexnet_deploy, name).__doc__, name
+        documentation = getattr(alexnet_deploy, name).__doc__
+        assert documentation, name
+        assert not documentation.startswith(f"{name}("), f"{name}: a dataclass generates this one"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = alexnet_deploy.nothing
+        _ = getattr(alexnet_deploy, "nothing")  # noqa: B009
+
+
+def test_type_checkers_and_python_see_the_same_names() -> None:
+    """They read the TYPE_CHECKING block and ``__all__``; Python imports what ``_MODULE_OF`` says."""
+    tree = ast.parse(Path(alexnet_deploy.__file__).read_text(encoding="utf-8"))
+    checked, hidden = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: f"{node.module}.{alias.name}" for node in imports for alias in node.names} == {
+        name: f"alexnet_deploy.{module}.{name}" for name, module in alexnet_deploy._MODULE_OF.items()
+    }
+    assert sorted(alexnet_deploy.__all__) == sorted(["__version__", *alexnet_deploy._MODULE_OF])
+    assert "__getattr__" in [node.name for node in hidden.body if isinstance(node, ast.FunctionDef)]
+    assert ast.unparse(hidden.test) == "not TYPE_CHECKING", "with it every misspelt name would have the type Any"
 
 
 def test_the_pages_show_every_exported_name() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from alexnet_deploy import doctor
 from alexnet_deploy.cli import app
 from alexnet_deploy.doctor import Check, can_run, examine, gpu
+from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.machine.gpu import nvidia_smi
 from alexnet_deploy.runtime import cuda_python, onnxruntime_runner
 from alexnet_deploy.runtime.cuda_python import CudaVersions, cuda_versions
@@ -113,6 +115,13 @@ class TestCuda:
         assert checks["CUDA"] == Check("CUDA", "ok", "fake GPU sm89, driver for CUDA 13.0")
         assert checks["CUDA bindings"].found.endswith(": CUDA 13.5")
         assert device.calls == ["close"]
+
+    def test_cause_and_fix_of_one_that_does_not_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        error = Mock(side_effect=UnavailableError("cuInit: no device; is it on?", fix="check nvidia-smi"))
+        monkeypatch.setattr("alexnet_deploy.runtime.cuda.open_device", error)
+        monkeypatch.setattr(cuda_python, "cuda_versions", lambda: CudaVersions(13050, 13050))
+        found = "driver for CUDA 13.5, cuInit: no device; is it on?"
+        assert rows()["CUDA"] == Check("CUDA", "broken", found, "check nvidia-smi")
 
     def test_without_a_library_that_opens_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(doctor, "version_of", without("cuda-bindings", "pycuda"))

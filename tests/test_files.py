@@ -45,8 +45,8 @@ def names(folder: Path) -> set[str]:
 WRITING = """
 import sys
 from pathlib import Path
-from alexnet_deploy import files as atomic
-with getattr(atomic, sys.argv[1])(Path(sys.argv[2])) as temporary:
+from alexnet_deploy import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
     part = temporary if sys.argv[1] == "atomic_file" else temporary / "model.onnx"
     with part.open("w") as stream:
         stream.write("half of the")
@@ -73,13 +73,13 @@ for version in count():
 DYING_BETWEEN_TWO_RENAMES = """
 import os, signal, sys
 from pathlib import Path
-from alexnet_deploy import files as atomic
-atomic._exchange = lambda new, target: False
+from alexnet_deploy import files
+files._exchange = lambda new, target: False
 rename = os.rename
 def rename_and_die(source, target):
     rename(source, target)
     os.kill(os.getpid(), signal.SIGKILL)
-with atomic.atomic_directory(Path(sys.argv[1])) as temporary:
+with files.atomic_directory(Path(sys.argv[1])) as temporary:
     (temporary / "model.onnx").write_text("new")
     os.rename = rename_and_die
 """

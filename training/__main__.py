@@ -7,24 +7,32 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch.distributed as dist
 import typer
 from typer import Argument, Option
 
-from alexnet_deploy.cli.flags import CommandGroup, with_flags
+from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.cli.tables import print_json
 from alexnet_deploy.cli.terminal import note
-from alexnet_deploy.errors import DeployError
-from alexnet_deploy.model.checkpoint import load_checkpoint
-from training.compress.command import compress_command
-from training.data.listing import list_val_images
-from training.evaluate import evaluate_checkpoint
-from training.loop.fit import Interrupted
-from training.options import CheckpointFile, ValLabels, Workers
-from training.pack import pack
-from training.train import leads
-from training.train_command import train_command
+from alexnet_deploy.errors import DeployError, UnavailableError
+
+try:
+    with needs("train"):
+        import torch.distributed as dist
+
+        from alexnet_deploy.model.checkpoint import load_checkpoint
+        from training.compress.command import compress_command
+        from training.data.listing import list_val_images
+        from training.evaluate import evaluate_checkpoint
+        from training.loop.fit import Interrupted
+        from training.options import CheckpointFile, ValLabels, Workers
+        from training.pack import pack
+        from training.train import leads
+        from training.train_command import train_command
+except UnavailableError as exc:
+    note(f"error: {exc}", style="red")
+    sys.exit(exc.exit_code)
 
 
 class _Commands(CommandGroup):
@@ -39,6 +47,7 @@ class _Commands(CommandGroup):
 
 app = typer.Typer(
     cls=_Commands,
+    help="Train an image classifier of the AlexNet family, and work on its checkpoint.",
     no_args_is_help=True,
     add_completion=False,  # a shell completes names of programs, and this one is an argument of python
     pretty_exceptions_enable=False,
@@ -78,7 +87,7 @@ for name, command in (
     ("compress", compress_command),
     ("pack", pack_command),
 ):
-    app.command(name)(with_flags(command))
+    app.command(name, cls=PlainCommand)(with_flags(command))
 
 
 def main(arguments: list[str]) -> int:

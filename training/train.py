@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch.distributed as dist
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
+from alexnet_deploy.json_format import decode_json, read_users_file
 from alexnet_deploy.model.architecture import Architecture, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
@@ -188,9 +188,9 @@ def _labels(class_names: Path | None, class_ids: tuple[str, ...]) -> tuple[str, 
     if class_names is None:
         return class_ids
     try:
-        names: dict[str, Any] = json.loads(class_names.read_text(encoding="utf-8"))
+        names = decode_json(read_users_file(class_names), dict[str, Any])
         return tuple(str(names[class_id]) for class_id in class_ids)
-    except (OSError, ValueError, TypeError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise InputError(
             f'{class_names}: is not a readable JSON object ({exc}); write {{"folder name": "name for people"}}'
         ) from exc

@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from typer import Argument, BadParameter, Option
 
 from alexnet_deploy.cli.flags import flag_of
 from alexnet_deploy.cli.quantities import Seconds
 from alexnet_deploy.cli.terminal import note, note_written, reporting
+from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.progress import no_progress
 from training.data.preflight import PreflightReport
 from training.loop.run import TrainingPrecision
@@ -20,7 +21,6 @@ from training.recipe import RecipeName
 from training.show import show_epoch, show_preflight
 from training.train import PREFLIGHT_FILE, Activation, Lrn, Pool, Resize, TrainSettings, leads, train
 
-ArchitectureName = Literal["alexnet", "alexnet-2012", "alexnet-review", "alexnet-review-code"]
 _SAVE_EVERY_S = Seconds(600)
 
 

@@ -16,7 +16,7 @@ from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import BatchProfile, Precision
-from alexnet_deploy.errors import ProofError, UsageError
+from alexnet_deploy.errors import ProofError, UsageError, require_one_of
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.float_model import FloatModel, import_float_model
@@ -74,8 +74,7 @@ def choose_calibration(
     precision: Precision, calibration_data: str | Path | CalibrationSet | None, settings: BuildSettings
 ) -> CalibrationSet | None:
     """The calibration images, None for fp32 and fp16; UsageError if data, settings and precision do not fit."""
-    if precision not in get_args(Precision):
-        raise UsageError(f"`precision` {precision}: unknown; choose one of {', '.join(get_args(Precision))}")
+    require_one_of(get_args(Precision), precision=precision)
     dtype = quantized_type(precision)
     if dtype is None:
         given = {

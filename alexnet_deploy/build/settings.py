@@ -13,7 +13,7 @@ from alexnet_deploy.precision.settings import CalibrationSettings
 class BuildSettings(CalibrationSettings):
     """Settings of ``build_engine``; those of calibration and ``exclude`` are for int8 and fp8 only."""
 
-    calibration_cache: Path | None = None
+    calibration_cache: str | Path | None = None
     """Folder that keeps calibration values between runs; None: measure them."""
     batch: BatchProfile | None = None
     """Batch sizes of the plans; None: 1..32 tuned for 8, or the one batch size of a static model."""

@@ -78,7 +78,7 @@ def write_typed_onnx(
     ]
 
 
-def open_cache(model: FloatModel, images: CalibrationSet, folder: Path | None) -> CalibrationCache | None:
+def open_cache(model: FloatModel, images: CalibrationSet, folder: str | Path | None) -> CalibrationCache | None:
     """The cache in ``folder`` for calibrating ``model`` with ``images``; None without a folder."""
     if folder is None:
         return None
@@ -88,7 +88,7 @@ def open_cache(model: FloatModel, images: CalibrationSet, folder: Path | None) -
         "batch": model.fixed_batch or CALIBRATION_BATCH,
         "tools": tool_versions(),
     }
-    return CalibrationCache(folder, key)
+    return CalibrationCache(Path(folder), key)
 
 
 def _reported(model: FloatModel, images: CalibrationSet, method: Method, on_progress: Progress) -> Batches:

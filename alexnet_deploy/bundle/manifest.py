@@ -112,10 +112,10 @@ def write_bundle(directory: Path) -> Iterator[Path]:
     """
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
     ours = (MANIFEST, MODEL, CALIBRATION, CONFIDENCE)
-    foreign = sorted(name for name in names if name not in ours and not name.endswith(".plan"))
-    if foreign or (names and MANIFEST not in names):
+    others = sorted(name for name in names if name not in ours and not name.endswith(".plan"))
+    if others or (names and MANIFEST not in names):
         raise InputError(
-            f"{directory}: holds {foreign[0] if foreign else f'no {MANIFEST}'}, so it is not just an engine bundle and "
+            f"{directory}: holds {others[0] if others else f'no {MANIFEST}'}, so it is not just an engine bundle and "
             "will not be replaced; choose another `output`"
         )
     with atomic_directory(directory) as temporary:

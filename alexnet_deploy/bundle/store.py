@@ -43,6 +43,11 @@ def find_bundle(name: str, store: Path) -> Path:
     for directory in (Path(name), store / name):
         if (directory / MANIFEST).is_file():
             return directory
+    if Path(name).exists():
+        raise InputError(f"{name}: is not an engine bundle (a folder with {MANIFEST}) or an .onnx file")
+    path, at, runtime = name.rpartition("@")
+    if at and (Path(path).exists() or (store / path).exists()):
+        raise InputError(f"{name}: no such engine; name the engine {path} here, and {runtime} as `runtime`")
     names = bundle_names(store)
     raise InputError(f"{name}: no such engine in {store}/; " + (f"it contains {', '.join(names)}" if names else _BUILD))
 

@@ -24,7 +24,7 @@ from alexnet_deploy.cli.commands import (
     profile_layers,
     report,
 )
-from alexnet_deploy.cli.flags import CommandGroup, with_flags
+from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import DeployError
@@ -79,7 +79,7 @@ app = typer.Typer(
 )
 for group, commands in GROUPS.items():
     for command in commands:
-        app.command(rich_help_panel=group)(with_flags(command))
+        app.command(cls=PlainCommand, rich_help_panel=group)(with_flags(command))
 
 
 def _version(asked: bool) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import re
 import typing
 from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
 from alexnet_deploy.errors import DeployError
@@ -28,10 +29,13 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def in_flags(message: object) -> str:
-    """``message`` of the library with each parameter written as the flag of that name; for messages only printed."""
+def in_flags(message: object, command: Callable[..., None] | None = None) -> str:
+    """``message`` of the library with each parameter written as a flag, for a message that is not raised.
+
+    The flag is the one of ``command``, or without a command the one of that name.
+    """
     error = DeployError(str(message))
-    error.rename_parameters(_default)
+    error.rename_parameters(_default if command is None else functools.partial(flag_of, command))
     return str(error)
 
 
@@ -53,8 +57,35 @@ def _default(parameter: str) -> str:
     return f"--{parameter.replace('_', '-')}"
 
 
+_VALUES = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str": "TEXT", "path": "PATH"}
+"""What a person reads for a value of typer's types."""
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help shows ``ENGINE...`` and ``N``, not typer's ``ENGINE <list[str]>`` and ``<int range>``."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        for kind in ("argument", "option"):
+            rows = []
+            for param in self.get_params(ctx):
+                if param.param_type_name == kind and (record := param.get_help_record(ctx)) is not None:
+                    name = re.sub(r"<([a-z ]+)>$", lambda found: _VALUES.get(found[1], found[0]), record[0])
+                    if kind == "argument":  # its name is its value
+                        name = record[0].partition(" ")[0] + ("" if param.nargs == 1 else "...")
+                    rows.append((name, record[1]))
+            if rows:
+                with formatter.section(f"{kind.capitalize()}s"):
+                    formatter.write_dl(rows)
+
+
 class CommandGroup(TyperGroup):
-    """Commands whose usage errors read like ours."""
+    """Commands whose usage errors read like ours, listed with their first sentence in full."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, command.get_short_help_str(limit=200)) for name, command in self.commands.items()]
+            )
 
     def invoke(self, ctx: Any) -> Any:
         try:

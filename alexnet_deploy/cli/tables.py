@@ -22,8 +22,9 @@ def table(*columns: str, gap: int = 2) -> Table:
     grid = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for column in columns:
         if column.startswith(">"):
-            # A heading of several words may wrap; a number never does.
-            grid.add_column(printable(column[1:]), justify="right", no_wrap=" " not in column)
+            # A long heading of several words may wrap. On a narrow terminal names wrap before numbers are cut off.
+            wraps = " " in column and len(column) > len(">top-1 %")
+            grid.add_column(printable(column[1:]), justify="right", no_wrap=not wraps)
         else:
             grid.add_column(printable(column), overflow="fold")
     return grid

@@ -18,13 +18,14 @@ from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.answers import Answers, collect_answers, find_or_choose
-from alexnet_deploy.evaluation.engines import OpenedEngine, open_engines, unique_names
+from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines, unique_names
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.inference.predict import read_batches
 from alexnet_deploy.inference.probabilities import kl_nats, predicted_classes
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.progress import Progress, no_progress
+from alexnet_deploy.runtime.select import split_runtime
 
 if TYPE_CHECKING:  # it loads ONNX Runtime
     from alexnet_deploy.evaluation.compare_layers import LayerDifference
@@ -135,6 +136,8 @@ def compare(
         raise UsageError(
             f"{a} is compared with itself; name another engine, or two runtimes: {a}@openvino {a}@onnxruntime"
         )
+    for side in (a, b):
+        split_runtime(str(side), store=Path(store))  # one runtime per side: "all" is not one
     data = Path(data)
     files = find_or_choose(data, images)
     with open_engines([a, b], Path(store), [runtime], threads=threads, import_options=import_options) as opened:
@@ -243,7 +246,7 @@ def _same_graph(a: Path | None, b: Path | None) -> bool:
     return a.samefile(b) or (a.stat().st_size == b.stat().st_size and sha256_of(a) == sha256_of(b))
 
 
-def _compare_layers(a: OpenedEngine, b: OpenedEngine, files: tuple[Path, ...]) -> tuple[LayerDifference, ...]:
+def _compare_layers(a: EvaluatedEngine, b: EvaluatedEngine, files: tuple[Path, ...]) -> tuple[LayerDifference, ...]:
     if a.onnx_path is None or b.onnx_path is None:
         raise UsageError("`layers` compares ONNX graphs, and a checkpoint has none; export it first")
     try:

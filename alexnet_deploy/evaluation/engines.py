@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, list_bundles
-from alexnet_deploy.bundle.store import resolve_engine, some_bundle_names
+from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle_names
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.temperature_record import read_confidence
@@ -25,7 +25,7 @@ ALL_RUNTIMES = "all"
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedEngine:
+class EvaluatedEngine:
     """One engine on one runtime, open."""
 
     name: str
@@ -58,13 +58,13 @@ class SharedImages:
 
 @contextmanager
 def open_engines(
-    names: Sequence[str | Path] | None,
+    names: str | Path | Sequence[str | Path] | None,
     store: Path,
-    runtimes: Sequence[str] = ("auto",),
+    runtimes: str | Sequence[str] = "auto",
     *,
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
-) -> Iterator[tuple[OpenedEngine, ...]]:
+) -> Iterator[tuple[EvaluatedEngine, ...]]:
     """Yield the engines ``names`` on each of ``runtimes``, and close them at the end.
 
     ``names`` None means all bundles of ``store``, float32 first. ``NAME@RUNTIME`` opens an engine on that runtime
@@ -72,42 +72,48 @@ def open_engines(
     runtime that can run the engine on this machine, ``"auto"`` the first of them.
     ``import_options`` describe an ONNX of another tool.
 
-    Raises the errors of ``resolve_engine`` and ``open_runner``, and UsageError for an engine named twice or engines
-    whose classes differ.
+    Raises the errors of ``resolve_engine`` and ``open_runner``, and UsageError for an engine named twice, for no engine
+    or runtime at all, and for engines whose classes differ.
     """
     known = ("auto", ALL_RUNTIMES, *RUNTIMES)
+    runtimes = [runtimes] if isinstance(runtimes, str) else runtimes
+    if not runtimes:
+        raise UsageError(f"`runtime`: none is given; choose {', '.join(known)}")
     for unknown in [runtime for runtime in runtimes if runtime not in known]:
         raise UsageError(f"`runtime` {unknown}: unknown; choose {', '.join(known)}")
+    names = [names] if isinstance(names, str | Path) else names
     given = _names_in(store) if names is None else [fspath(name) for name in names]
-    twice = next((name for name in given if given.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(f"{twice}: is named twice; name each engine once")
+    if not given:
+        raise UsageError("`engine`: none is given; name at least one")
     specs = [split_runtime(name, store=store, known=known) for name in given]
+    paths = {name: _path_of(name, store) for name, _ in specs}
+    if names is not None:
+        _refuse_twice([(paths[name], runtime) for name, runtime in specs], given)
     has_onnx = any(name.endswith(".onnx") for name, _ in specs)
     with ExitStack() as stack:
-        found: dict[tuple[str, str, str], OpenedEngine] = {}  # by name, runtime and device
+        found: dict[tuple[Path, str, str], EvaluatedEngine] = {}  # by path, runtime and device
         for name, runtime in specs:
             if name.endswith(".safetensors"):
-                found[name, "torch", ""] = _open_checkpoint(name, threads, stack)
+                found[paths[name], "torch", ""] = _open_checkpoint(name, threads, stack)
                 continue
             describes_it = name.endswith(".onnx") or not has_onnx
             options = import_options if describes_it else NO_IMPORT_OPTIONS
             engine = stack.enter_context(resolve_engine(name, store, options))
             for selected in _select(engine, runtimes if runtime is None else [runtime], threads, stack):
-                key = name, selected.runner.runtime, selected.runner.device
+                key = paths[name], selected.runner.runtime, selected.runner.device
                 if key not in found:
                     found[key] = _opened(name, engine, selected)
         _check_classes(tuple(found.values()))
         yield tuple(found.values())
 
 
-def unique_names(engines: Sequence[OpenedEngine]) -> tuple[str, ...]:
+def unique_names(engines: Sequence[EvaluatedEngine]) -> tuple[str, ...]:
     """Return a unique name of each engine: its own, with its runtime if the name alone is not unique."""
     names = [e.name for e in engines]
     return tuple(e.name if names.count(e.name) == 1 else f"{e.name} in {e.runner.description}" for e in engines)
 
 
-def find_shared_images(engines: Sequence[OpenedEngine], data: LabelledImages) -> list[SharedImages]:
+def find_shared_images(engines: Sequence[EvaluatedEngine], data: LabelledImages) -> list[SharedImages]:
     """Find for each engine the files of ``data`` whose content calibrated it, or fitted its temperature."""
     hash_of = image_hashes(data.files) if any(e.calibration_hashes or e.temperature_hashes for e in engines) else {}
 
@@ -117,7 +123,7 @@ def find_shared_images(engines: Sequence[OpenedEngine], data: LabelledImages) ->
     return [SharedImages(shared(e.calibration_hashes), shared(e.temperature_hashes)) for e in engines]
 
 
-def refuse_shared(engines: Sequence[OpenedEngine], shared: Sequence[SharedImages]) -> None:
+def refuse_shared(engines: Sequence[EvaluatedEngine], shared: Sequence[SharedImages]) -> None:
     """Raise InputError if ``find_shared_images`` found any."""
     remedy = "give other images, or `allow_calibration_images`"
     for engine, found in zip(engines, shared, strict=True):
@@ -134,14 +140,28 @@ def _names_in(store: Path) -> list[str]:
     return sorted(some_bundle_names(store), key=lambda name: order.get(precision_of[name], len(order)))
 
 
-def _open_checkpoint(name: str, threads: int | None, stack: ExitStack) -> OpenedEngine:
+def _path_of(name: str, store: Path) -> Path:
+    """The bundle or file that ``name`` means, the same for every spelling."""
+    return (Path(name) if name.endswith((".onnx", ".safetensors")) else find_bundle(name, store)).resolve()
+
+
+def _refuse_twice(wanted: Sequence[tuple[Path, str | None]], given: Sequence[str]) -> None:
+    """Raise UsageError if two names mean the same engine on the same runtime."""
+    for i, each in enumerate(wanted):
+        if (first := given[wanted.index(each)]) != given[i]:
+            raise UsageError(f"{given[i]}: is the same engine as {first}; name each engine once")
+        if wanted.index(each) != i:
+            raise UsageError(f"{given[i]}: is named twice; name each engine once")
+
+
+def _open_checkpoint(name: str, threads: int | None, stack: ExitStack) -> EvaluatedEngine:
     try:
         from alexnet_deploy.model.torch_runner import TorchRunner
     except ModuleNotFoundError as exc:
         raise UnavailableError(f"{name}: a checkpoint needs {exc.name}; pip install 'alexnet-deploy[export]'") from exc
     runner = TorchRunner(Path(name), threads=threads)
     stack.callback(runner.close)
-    return OpenedEngine(name, "fp32", runner, Path(name), None)
+    return EvaluatedEngine(name, "fp32", runner, Path(name), None)
 
 
 def _select(engine: Engine, runtimes: Sequence[str], threads: int | None, stack: ExitStack) -> Iterator[SelectedRunner]:
@@ -165,7 +185,7 @@ def _select(engine: Engine, runtimes: Sequence[str], threads: int | None, stack:
         yield from selected[1:]
 
 
-def _opened(name: str, engine: Engine, selected: SelectedRunner) -> OpenedEngine:
+def _opened(name: str, engine: Engine, selected: SelectedRunner) -> EvaluatedEngine:
     folder = engine.onnx_path.parent
     calibration_hashes = temperature_hashes = None
     if engine.onnx_path.name == MODEL and (folder / MANIFEST).is_file():
@@ -173,7 +193,7 @@ def _opened(name: str, engine: Engine, selected: SelectedRunner) -> OpenedEngine
             calibration_hashes = read_record(folder / CALIBRATION).image_hashes
         if (fit := read_confidence(folder, engine.contract)) is not None:
             temperature_hashes = fit.image_hashes
-    return OpenedEngine(
+    return EvaluatedEngine(
         name=name,
         precision=engine.precision,
         runner=selected.runner,
@@ -194,7 +214,7 @@ def _loaded_file(engine: Engine, runner: Runner) -> Path:
     return usable_plan(engine)[1]
 
 
-def _check_classes(engines: Sequence[OpenedEngine]) -> None:
+def _check_classes(engines: Sequence[EvaluatedEngine]) -> None:
     """Raise UsageError unless logit k stands for the same class in all engines."""
     first, *others = engines
     for other in others:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import ProofError, UsageError
+from alexnet_deploy.errors import DeployError, ProofError, UsageError
 from alexnet_deploy.evaluation.accuracy import accuracy, accuracy_delta
 from alexnet_deploy.evaluation.answers import Answers, collect_answers
 from alexnet_deploy.evaluation.engines import (
-    OpenedEngine,
+    EvaluatedEngine,
     find_shared_images,
     open_engines,
     refuse_shared,
@@ -24,6 +25,7 @@ from alexnet_deploy.images.labelled import LabelledImages, list_labelled
 from alexnet_deploy.images.shared import count_copies
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.profiling.latency import measure
+from alexnet_deploy.profiling.settings import check_timing
 from alexnet_deploy.progress import Progress, no_progress
 
 LATENCY_S = 0.5
@@ -56,11 +58,11 @@ class Evaluation:
 
 
 def evaluate(
-    engines: Sequence[str | Path] | None,
+    engines: str | Path | Sequence[str | Path] | None,
     data: str | Path,
     *,
     store: str | Path = STORE,
-    runtimes: Sequence[str] = ("auto",),
+    runtimes: str | Sequence[str] = "auto",
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
     allow_calibration_images: bool = False,
@@ -71,7 +73,8 @@ def evaluate(
     """Measure engines on the labelled images in ``data``, a folder with one subfolder per class.
 
     ``engines`` are bundles (names in ``store`` or paths), ONNX files and checkpoints, each with an optional runtime:
-    ``alexnet-int8@openvino``. None means all bundles of the store. The others are compared with the first one.
+    ``alexnet-int8@openvino``. One alone needs no list; None means all bundles of the store. The others are compared
+    with the first one.
     ``runtimes`` may also hold ``"all"``. All engines answer the same pixels; then each is timed alone for
     ``latency_s`` seconds (None: not at all).
 
@@ -79,10 +82,15 @@ def evaluate(
     UsageError if fewer than ``min_engines`` engines are open, before anything is measured; and the errors of
     ``open_engines``, ``list_labelled`` and ``collect_answers``.
     """
-    with open_engines(engines, Path(store), runtimes, threads=threads, import_options=import_options) as opened:
+    with _own_names(), ExitStack() as stack:
+        if latency_s is not None:
+            check_timing(latency_s, warm_up_s=0)
+        opened = stack.enter_context(
+            open_engines(engines, Path(store), runtimes, threads=threads, import_options=import_options)
+        )
         if len(opened) < min_engines:
             raise UsageError(
-                "only one engine is open, and a comparison needs two; give a second `engine`, or NAME@RUNTIME with "
+                "only one engine is open, and a comparison needs two; add another to `engines`, or NAME@RUNTIME with "
                 "another runtime"
             )
         return evaluate_opened(
@@ -94,8 +102,21 @@ def evaluate(
         )
 
 
+_OWN_NAMES = {"engine": "engines", "runtime": "runtimes", "duration_s": "latency_s"}
+"""Parameters of ``evaluate`` by what the functions that it calls name them."""
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    try:
+        yield
+    except DeployError as exc:
+        exc.rename_parameters(lambda name: f"`{_OWN_NAMES.get(name, name)}`")
+        raise
+
+
 def evaluate_opened(
-    engines: Sequence[OpenedEngine],
+    engines: Sequence[EvaluatedEngine],
     data: LabelledImages,
     *,
     allow_calibration_images: bool = False,

@@ -24,12 +24,14 @@ def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
     Folders stream, with the names of one directory in memory at a time. Each is read once, so a loop of symbolic
     links ends. A folder that cannot be read is yielded itself: opening it reports the cause.
 
-    Raises InputError at the call, before anything is yielded, for a source that is missing or has no image.
+    Raises InputError at the call, before anything is yielded, for a source that is empty, missing or has no image.
     """
     return chain.from_iterable([_images_of(source) for source in sources])
 
 
 def _images_of(source: str | Path) -> Iterator[Path]:
+    if source == "":  # for Path it would be the current folder
+        raise InputError("an image source is empty; name a file, a folder or a pattern")
     path = Path(source)
     if path.is_dir():
         images, nothing = _walk(path), "holds no image; name a folder with image files"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -51,13 +52,16 @@ def open_engine(
 class OpenEngine:
     """An engine that is loaded and ready to run, until ``close`` or the end of its ``with`` block.
 
-    It is a ``Runner`` for batches of any size, so only one thread may use it at a time.
+    It is a ``Runner`` for batches of any size, so only one thread may use it at a time; ``fork`` opens another one for
+    a second thread. Once closed, it raises UsageError.
     """
 
     batch: BatchProfile | None = None
 
     def __init__(self, engine: Engine, selected: SelectedRunner, resources: ExitStack) -> None:
-        """For ``open_engine``; ``resources`` are closed with it."""
+        """For ``open_engine`` and ``fork``; ``resources`` are closed with it."""
+        self._engine = engine
+        self._selected = selected
         self.name = engine.name
         self.precision = engine.precision
         self.contract = engine.contract
@@ -76,14 +80,9 @@ class OpenEngine:
 
         Raises UsageError for pixels of another type or shape, and the errors of the runtime.
         """
-        pre = self.contract.preprocessing
-        shape = pixels_NHWC.shape
-        if pixels_NHWC.dtype != np.uint8 or shape[1:] != (pre.height, pre.width, 3) or not len(pixels_NHWC):
-            raise UsageError(
-                f"`pixels_NHWC` {pixels_NHWC.dtype} {list(shape)}: {self.name} needs uint8 [N, {pre.height}, "
-                f"{pre.width}, 3]; the contract of the engine has the preprocessing"
-            )
-        return self._open()(pixels_NHWC)
+        runner = self._open()
+        self._check(pixels_NHWC)
+        return runner(pixels_NHWC)
 
     def predict(
         self,
@@ -111,15 +110,25 @@ class OpenEngine:
         return predict(self, files, top_k=top_k, batch=batch, workers=workers)
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
-        """See ``Runner.steps``."""
-        return self._open().steps(pixels_NHWC)
+        """See ``Runner.steps``; raises UsageError at the call, as ``__call__`` does."""
+        runner = self._open()
+        self._check(pixels_NHWC)
+        return runner.steps(pixels_NHWC)
 
-    def fork(self) -> Runner:
-        """See ``Runner.fork``."""
-        return self._open().fork()
+    def fork(self) -> OpenEngine:
+        """Another engine for another thread; only the weights are shared.
+
+        Close it when its thread ends; it ends with this one at the latest.
+        """
+        resources = ExitStack()
+        runner = self._open().fork()
+        resources.callback(runner.close)
+        other = OpenEngine(self._engine, replace(self._selected, runner=runner), resources)
+        self._resources.callback(other.close)
+        return other
 
     def close(self) -> None:
-        """Release memory and threads; may be called twice."""
+        """Release memory and threads, and close every fork; may be called twice."""
         self._runner = None
         self._resources.close()
 
@@ -132,5 +141,18 @@ class OpenEngine:
 
     def _open(self) -> Runner:
         if self._runner is None:
-            raise ValueError(f"the engine {self.name} is closed; open it again with open_engine")
+            raise UsageError(f"the engine {self.name} is closed; open it again with open_engine")
         return self._runner
+
+    def _check(self, pixels_NHWC: object) -> None:
+        """UsageError unless these are pixels of the contract: a runtime converts others in silence, or fails later."""
+        pre = self.contract.preprocessing
+        needs = f"{self.name} needs uint8 [N, {pre.height}, {pre.width}, 3]"
+        if not isinstance(pixels_NHWC, np.ndarray):
+            raise UsageError(f"`pixels_NHWC` {type(pixels_NHWC).__name__}: {needs} in a NumPy array")
+        shape = pixels_NHWC.shape
+        if pixels_NHWC.dtype != np.uint8 or shape[1:] != (pre.height, pre.width, 3) or not len(pixels_NHWC):
+            raise UsageError(
+                f"`pixels_NHWC` {pixels_NHWC.dtype} {list(shape)}: {needs}; the contract of the engine has the "
+                "preprocessing"
+            )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import InputError, require_positive
+from alexnet_deploy.errors import InputError, UsageError, require_positive
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.inference.prediction import BATCH, Answer, Prediction
 from alexnet_deploy.inference.probabilities import finite_rows, softmax
@@ -26,6 +26,8 @@ from alexnet_deploy.runtime.runner import Runner
 Load = Callable[[Path, Preprocessing, NDArray[np.uint8]], object]
 """Fills the last argument, uint8 ``[H, W, 3]``, from an image file; InputError if it cannot be read."""
 
+MAX_BATCH_BYTES = 2 << 30
+"""Largest buffer of pixels: ``BATCH`` images of the largest side that a contract allows take 1.5 GiB."""
 _BUFFERS = 3  # one with the runner, two being filled: a slow file in one does not starve the decoders
 
 
@@ -52,8 +54,19 @@ def predict(
 
     Raises UsageError at the call for a number out of range; a ``top_k`` above the number of classes gives all classes.
     """
-    require_positive(top_k=top_k, batch=batch, workers=workers)
+    require_positive(top_k=top_k, workers=workers)
+    require_batch(batch, runner.contract.preprocessing)
     return _predict(runner, read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers), top_k)
+
+
+def require_batch(batch: int, pre: Preprocessing) -> None:
+    """UsageError unless ``read_batches`` can keep its buffers of ``batch`` images."""
+    require_positive(batch=batch)
+    most = MAX_BATCH_BYTES // (pre.height * pre.width * 3)
+    if batch > most:
+        raise UsageError(
+            f"`batch` {batch}: the pixels of a batch must fit in {MAX_BATCH_BYTES >> 30} GiB; choose {most} or less"
+        )
 
 
 def _predict(runner: Runner, batches: Generator[PixelBatch], top_k: int) -> Iterator[Prediction]:

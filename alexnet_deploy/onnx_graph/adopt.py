@@ -6,7 +6,6 @@ calibration, comparison and temperature work on logits.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from onnx import TensorProto, defs, helper, inliner, numpy_helper, version_conve
 
 from alexnet_deploy.contract import ModelContract, Preprocessing, imagenet1k_classes, torchvision_resize_to
 from alexnet_deploy.errors import InputError, UsageError, one_line
+from alexnet_deploy.json_format import decode_json, read_users_file
 from alexnet_deploy.onnx_graph import onnx_file
 from alexnet_deploy.onnx_graph.edits import fold_constants, remove_unused, rename_tensors
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
@@ -39,10 +39,11 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
             raise UsageError(f"{onnx_path}: has its own contract; leave out `mean`, `std` and `labels`")
         onnx_file.save_onnx(model, out)
         return contract
-    if import_options.mean is None or import_options.std is None:
+    mean, std = import_options.mean, import_options.std
+    if mean is None or std is None:
         raise UsageError(
-            f"{onnx_path}: does not record how its pixels are normalised; give `mean` and `std` on the 0..1 scale, for "
-            "models trained as torchvision's: `mean` 0.485,0.456,0.406 `std` 0.229,0.224,0.225"
+            f"{onnx_path}: does not record how its pixels are normalised; give `mean` and `std` on the 0..1 scale; "
+            "models trained as torchvision's have 0.485, 0.456, 0.406 and 0.229, 0.224, 0.225"
         )
     model = _at_our_opset(inliner.inline_local_functions(model), onnx_path)
     inputs = onnx_file.graph_inputs(model)
@@ -61,12 +62,12 @@ def adopt(onnx_path: Path, out: Path, import_options: ImportOptions = NO_IMPORT_
             height,
             width,
             resize_to=torchvision_resize_to(height, width),
-            mean=_three(import_options.mean),
-            std=_three(import_options.std),
+            mean=(mean[0], mean[1], mean[2]),
+            std=(std[0], std[1], std[2]),
         )
         contract = ModelContract(onnx_path.stem, labels, class_ids, pre)
     except ValueError as exc:
-        raise UsageError(f"{onnx_path}: {exc}; check `mean`, `std` and `labels`") from exc
+        raise UsageError(f"{onnx_path}: {exc}; check `labels`") from exc
     _start_from_pixels(model, contract, channels_last=channels_last)
     onnx_file.set_contract(model, contract)
     try:
@@ -160,7 +161,7 @@ def _class_count(model: onnx.ModelProto, path: Path) -> int:
     return classes
 
 
-def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(labels: str | Path | None, classes: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Class ids and labels from ``ImportOptions.labels``; numbers if it is None."""
     if labels is None:
         numbers = tuple(map(str, range(classes)))
@@ -169,8 +170,8 @@ def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[st
         ids, names = imagenet1k_classes()
     else:
         try:
-            text = labels.read_text(encoding="utf-8-sig")
-            names = tuple(json.loads(text)) if text.lstrip().startswith("[") else tuple(text.splitlines())
+            text = read_users_file(Path(labels)).decode("utf-8-sig")
+            names = tuple(decode_json(text, list)) if text.lstrip().startswith("[") else tuple(text.splitlines())
         except (OSError, ValueError, RecursionError) as exc:
             raise InputError(
                 f"{labels}: cannot be read as labels ({exc}); give a text file with one label per line"
@@ -183,12 +184,6 @@ def _names(labels: Path | None, classes: int) -> tuple[tuple[str, ...], tuple[st
             f"{labels}: holds {len(names)} labels, the model has {classes} outputs; give one per line for each"
         )
     return ids, names
-
-
-def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
-    if len(values) != 3:
-        raise UsageError(f"`mean` and `std` need three numbers (R,G,B), not {len(values)}")
-    return values[0], values[1], values[2]
 
 
 def _start_from_pixels(model: onnx.ModelProto, contract: ModelContract, *, channels_last: bool) -> None:

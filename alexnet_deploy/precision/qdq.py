@@ -15,8 +15,6 @@ TensorRT does not parse an int32 one. Nothing is quantised after an op, so logit
 
 from __future__ import annotations
 
-import re
-
 import ml_dtypes
 import numpy as np
 import onnx
@@ -26,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.edits import tensors_read
 from alexnet_deploy.onnx_graph.onnx_file import initializers
-from alexnet_deploy.precision.types import QuantizedType
+from alexnet_deploy.precision.types import QuantizedType, exclude_pattern
 
 LARGEST: dict[QuantizedType, float] = {"int8": 127.0, "fp8": 448.0}
 """Largest magnitude of symmetric int8 and of float8 E4M3FN."""
@@ -41,10 +39,7 @@ def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | Non
 
     Raises UsageError where ``exclude`` is not a regular expression or matches no node.
     """
-    try:
-        excluded = re.compile(exclude) if exclude else None
-    except re.error as exc:
-        raise UsageError(f"`exclude` {exclude}: is not a regular expression ({exc})") from exc
+    excluded = exclude_pattern(exclude)
     if excluded and not any(excluded.search(node.name) for node in model.graph.node):
         layer = next((node.name for node in model.graph.node if node.op_type in _OPS), "")
         raise UsageError(f"`exclude` {exclude}: matches no node of the graph; its nodes have names like {layer}")

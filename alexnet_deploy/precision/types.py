@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, get_args
 
 from alexnet_deploy.contract import Precision
@@ -30,6 +31,14 @@ def quantized_type(precision: Precision) -> QuantizedType | None:
 def float_type(precision: Precision) -> FloatType:
     """The type of all other layers."""
     return "fp16" if precision.endswith("fp16") else "fp32"
+
+
+def exclude_pattern(exclude: str | None) -> re.Pattern[str] | None:
+    """The compiled regular expression ``exclude``, None if it is None or empty; UsageError if it is not one."""
+    try:
+        return re.compile(exclude) if exclude else None
+    except (re.error, TypeError) as exc:
+        raise UsageError(f"`exclude` {exclude}: is not a regular expression ({exc})") from exc
 
 
 def method_for(dtype: QuantizedType, method: Method | None) -> Method:

@@ -32,7 +32,7 @@ class ProfileSettings:
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
-            raise UsageError("`batch_sizes`: must hold at least one number, such as 1,8,32")
+            raise UsageError("`batch_sizes`: must hold at least one number, such as 1, 8 and 32")
         require_positive(batch_sizes=min(self.batch_sizes), concurrency=self.concurrency, iterations=self.iterations)
         check_timing(self.duration_s, self.warm_up_s)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, require_positive
 from alexnet_deploy.images.decode import open_rgb, resize
-from alexnet_deploy.inference.predict import predict, predictions_of, read_batches
+from alexnet_deploy.inference.predict import predict, predictions_of, read_batches, require_batch
 from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.watch import watch_for
@@ -149,7 +149,8 @@ def profile_stages(
     all runs. Raises UsageError for a number out of range, InputError if no file can be read, and the errors of the
     runner.
     """
-    require_positive(batch=batch, workers=workers)
+    require_positive(workers=workers)
+    require_batch(batch, runner.contract.preprocessing)
     workers = cores() if workers is None else workers
     done, total = 0, len(files)
 

@@ -21,7 +21,7 @@ from alexnet_deploy.doctor import Check, examine
 from alexnet_deploy.errors import DeployError, InputError, UsageError, one_line
 from alexnet_deploy.evaluation.accuracy import reliability
 from alexnet_deploy.evaluation.answers import pixel_rule_that_differs
-from alexnet_deploy.evaluation.engines import OpenedEngine, open_engines
+from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines
 from alexnet_deploy.evaluation.evaluate import evaluate_opened
 from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.files import sha256_of
@@ -164,9 +164,11 @@ def _evaluate(
     return data, found
 
 
-def _open(request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, stack: ExitStack) -> list[OpenedEngine]:
+def _open(
+    request: ReportRequest, bundles: Mapping[str, Engine], gaps: _Gaps, stack: ExitStack
+) -> list[EvaluatedEngine]:
     """Open the bundles that run here and fit the first; raise the first error if there is none."""
-    found: list[OpenedEngine] = []
+    found: list[EvaluatedEngine] = []
     errors: list[DeployError] = []
     for name, engine in bundles.items():
         folder = engine.onnx_path.parent

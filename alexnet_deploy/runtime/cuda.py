@@ -80,10 +80,10 @@ def open_device() -> Device:
         except ImportError as exc:  # PyCUDA is linked against the driver: without one it does not import
             causes.append(f"{library} does not load ({one_line(exc)})")
         except UnavailableError as exc:  # a driver may be too old for cuda-python's CUDA and new enough for PyCUDA's
-            causes.append(f"{library}: {exc}".partition("; ")[0])
+            causes.append(f"{library}: {exc.cause}")
     if not causes:
-        raise UnavailableError("neither cuda-python nor PyCUDA is installed; pip install cuda-python")
-    raise UnavailableError(f"{', '.join(causes)}; check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version")
+        raise UnavailableError("neither cuda-python nor PyCUDA is installed", fix="pip install cuda-python")
+    raise UnavailableError(", ".join(causes), fix="check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version")
 
 
 def _through_cuda_python() -> Device:

@@ -33,7 +33,7 @@ class CudartDevice:
 
     def __init__(self) -> None:
         if _call("cudaGetDeviceCount") == 0:
-            raise UnavailableError("no CUDA device is visible; check nvidia-smi and CUDA_VISIBLE_DEVICES")
+            raise UnavailableError("no CUDA device is visible", fix="check nvidia-smi and CUDA_VISIBLE_DEVICES")
         attributes = cudart.cudaDeviceAttr
         major = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, 0)
         minor = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, 0)
@@ -101,6 +101,6 @@ def _call(function: str, *args: Any) -> Any:
         _, name = cudart.cudaGetErrorName(error)
         _, text = cudart.cudaGetErrorString(error)
         raise UnavailableError(
-            f"{function}: {name.decode()} ({text.decode()}); check nvidia-smi and the driver's version"
+            f"{function}: {name.decode()} ({text.decode()})", fix="check nvidia-smi and the driver's version"
         )
     return results[0] if results else None

@@ -68,7 +68,7 @@ class OnnxRuntimeRunner:
         self.contract = contract
         options = session_options(precision, threads=threads, concurrency=concurrency)
         try:
-            self._session = ort.InferenceSession(str(onnx_path), options, providers=[_PROVIDERS[device]])
+            self._session: Any = ort.InferenceSession(str(onnx_path), options, providers=[_PROVIDERS[device]])
         except Exception as exc:  # its exceptions share no public base
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         self._path = onnx_path
@@ -83,7 +83,9 @@ class OnnxRuntimeRunner:
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
-        session = self._session
+        session = self._session  # one look: another thread may close it
+        if session is None:
+            raise ValueError("the runner is closed")
         try:
             (logits_NK,) = session.run([self.contract.output_name], {self.contract.input_name: pixels_NHWC})
         except Exception as exc:
@@ -98,8 +100,10 @@ class OnnxRuntimeRunner:
 
     def fork(self) -> OnnxRuntimeRunner:
         """The same session: it allows calls from several threads."""
+        if self._session is None:
+            raise ValueError("the runner is closed")
         return copy.copy(self)
 
     def close(self) -> None:
         """The session's threads end with the last reference to it."""
-        self.__dict__.pop("_session", None)
+        self._session = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.runtime.runner import Steps, compute_step
 
 # OpenVINO also runs without this package, which sends usage data from a fork of the process. The fork can deadlock
@@ -45,17 +46,25 @@ class OpenVinoRunner:
         size = next((dimension.get_length() for dimension in dimensions if dimension.is_static), None)
         self.batch = None if size is None else BatchProfile(size, size, size)
         self._compiled: Any = compiled
-        self._request = compiled.create_infer_request()
+        self._request: Any = compiled.create_infer_request()
+        self._running = threading.Lock()
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""
+        """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; UsageError while another thread runs it."""
+        if self._request is None:
+            raise ValueError("the runner is closed")
+        # OpenVINO itself raises an error at most times; at others a thread gets the logits of the other one's images.
+        if not self._running.acquire(blocking=False):
+            raise UsageError(f"{self._path}: is used by another thread; give each thread its own `fork()`")
         try:
             results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
+            logits_NK = np.array(results[self.contract.output_name], np.float32)
         except RuntimeError as exc:
             raise InputError(
                 f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
             ) from exc
-        logits_NK = np.array(results[self.contract.output_name], np.float32)
+        finally:
+            self._running.release()
         if len(logits_NK) != len(pixels_NHWC):
             # It does not fail by itself, but returns the result of an earlier call.
             raise InputError(
@@ -69,14 +78,16 @@ class OpenVinoRunner:
 
     def fork(self) -> OpenVinoRunner:
         """Another request of the same compiled model."""
+        if self._compiled is None:
+            raise ValueError("the runner is closed")
         other = copy.copy(self)
         other._request = self._compiled.create_infer_request()
+        other._running = threading.Lock()
         return other
 
     def close(self) -> None:
         """Threads and memory of the model and its requests end with the last reference to them."""
-        self.__dict__.pop("_request", None)
-        self.__dict__.pop("_compiled", None)
+        self._request = self._compiled = None
 
 
 def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: int = 1, counters: bool = False) -> Any:

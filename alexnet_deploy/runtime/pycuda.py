@@ -101,4 +101,4 @@ def _named(call: str) -> Iterator[None]:
     try:
         yield
     except cuda.Error as exc:
-        raise UnavailableError(f"{call}: {exc}; check nvidia-smi and the driver's version") from exc
+        raise UnavailableError(f"{call}: {exc}", fix="check nvidia-smi and the driver's version") from exc

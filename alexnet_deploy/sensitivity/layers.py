@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alexnet_deploy.errors import require_positive
 from alexnet_deploy.evaluation.answers import targets_if_labelled
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.images.shared import refuse_shared_images, shared_images
@@ -71,10 +70,9 @@ def diagnose(
     Raises InputError if a folder holds too few images, or if an image is used to calibrate and to diagnose.
     """
     settings, onnx, data = settings or DiagnoseSettings(), Path(onnx), Path(data)
-    require_positive(images=settings.images, calibration_images=settings.calibration_images)
-    calibration, files = _choose(data, settings)
     with TemporaryDirectory() as scratch:
         model = import_float_model(onnx, Path(scratch) / "model.onnx", settings.import_options)
+        calibration, files = _choose(data, settings)
         targets, unlabelled = targets_if_labelled(data, files, model.contract)
         on_progress("calibration", 0, 1)
         variants = calibrate_variants(model, settings.precision, calibration, settings, files, targets)

@@ -69,6 +69,9 @@ def test_the_default_place_names_model_and_precision(
         ("fp32", {"calibration_data": Path("photos")}, "`calibration_data` is for int8 and fp8"),
         ("int4", {}, "`precision` int4: unknown; choose one of fp32, fp16, int8"),
         ("fp8+fp16", {}, "fp8 needs `calibration_data`: without the value ranges of real images"),
+        ("fp32", {"calibration_images": -1}, "^`calibration_images` -1: must be 1 or more"),
+        ("int8", {"calibration_method": "mean"}, "^`calibration_method` mean: unknown; choose one of max"),
+        ("int8", {"exclude": ("a",)}, r"^`exclude` \('a',\): is not a regular expression"),
     ],
 )
 def test_what_does_not_fit_the_precision_is_not_dropped_in_silence(

@@ -266,6 +266,20 @@ def test_a_name_in_the_store_or_a_path(store: Path) -> None:
     assert find_bundle(str(store / "old"), Path("elsewhere")) == store / "old"
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{store}", r"is not an engine bundle \(a folder with bundle.json\) or an .onnx file"),
+        ("{store}/old/bundle.json", "is not an engine bundle"),
+        ("old@openvino", "no such engine; name the engine old here, and openvino as `runtime`$"),
+        ("{store}/new@tensorrt", "and tensorrt as `runtime`$"),
+    ],
+)
+def test_what_is_there_but_no_engine_is_not_reported_as_missing(store: Path, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve_engine(name.format(store=store), store).__enter__()
+
+
 def test_unknown_name_and_empty_store_say_what_to_do(store: Path) -> None:
     with pytest.raises(InputError, match=r"nope: no such engine in .*; it contains new, middle, old"):
         find_bundle("nope", store)

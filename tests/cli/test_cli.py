@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from alexnet_deploy.bundle.manifest import load_manifest, save_manifest
+from alexnet_deploy.cli.tables import add_row, table
 from tests.helpers.command import Command
 from tests.helpers.models.foreign_models import foreign_classifier
 
@@ -141,6 +146,22 @@ def test_engines_and_inspect(command: Command, here: Path) -> None:
     assert "holds no engine" in command("engines").out
 
 
+def test_notes_and_missing_labels_name_flags(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = here / "engines/alexnet-fp16"
+    manifest = replace(load_manifest(folder)[0], notes=("no plan: try `runtime` openvino",))
+    save_manifest(manifest, folder)
+    assert "no plan: try --runtime openvino" in command("inspect", "alexnet-fp16").out
+    for module in ("evaluation.preprocessing", "sensitivity.layers"):
+        unlabelled = f"alexnet_deploy.{module}.targets_if_labelled"
+        monkeypatch.setattr(unlabelled, lambda *_: (None, "`data` holds no class folders"))
+    reason = "--data holds no class folders"
+    parity = ("preprocessing-parity", "alexnet-fp16", "--data", "photos/val", "--images", 2)
+    few = ("--images", 2, "--calibration-images", 2)
+    for line in (parity, ("diagnose", "--data", "photos/val", *few)):
+        assert f"no accuracy: {reason}" in command(*line).out
+        assert json.loads(command(*line, "--json").out)["unlabelled"] == reason
+
+
 def test_evaluate_and_profile(command: Command, here: Path) -> None:
     ran = command("evaluate", "photos/val", "--engine", "alexnet-fp16", "--json")
     report = json.loads(ran.out)
@@ -159,7 +180,7 @@ def test_foreign_onnx_through_build_and_infer(command: Command, here: Path) -> N
     said = ("--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25")
     refused = command("build-engine", "foreign.onnx", "--fp16")
     assert refused.code == 2
-    assert "--mean 0.485,0.456,0.406" in refused.error
+    assert "give --mean and --std on the 0..1 scale" in refused.error
     assert command("build-engine", "foreign.onnx", "--fp16", *said).code == 0
     assert command("infer", "photos/val", "--engine", "foreign-fp16").code == 0
     ran = command("infer", "photos/val", "--engine", "foreign.onnx", *said, "--format", "jsonl")
@@ -172,3 +193,12 @@ def test_summary_prints_the_paper_network(command: Command) -> None:
     assert ran.code == 0
     assert "60,965,224" in ran.out
     assert "[1, 96, 55, 55]" in ran.out
+
+
+def test_a_narrow_terminal_wraps_names_and_cuts_no_number() -> None:
+    grid = table("engine", ">top-1 %", ">MiB", "runner")
+    add_row(grid, ("alexnet-int8", "93.33\n(84.07..97.38)", "5.5", "OpenVINO 2026.4.1 on CPU (int8)"))
+    console = Console(width=50, file=io.StringIO())
+    console.print(grid)
+    assert isinstance(console.file, io.StringIO)
+    assert "(84.07..97.38)" in console.file.getvalue()

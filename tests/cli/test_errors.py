@@ -64,6 +64,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("infer photos --engines engines", 2, "No such option: --engines"),
         ("infer photos --mean 0,0", 2, "'0,0' is not three numbers with commas (R,G,B)"),
         ("infer photos --mean 0,0,0", 2, "a bundle carries its own contract"),
+        ("infer photos --std 0.2,0.2,0", 2, "--std (0.2, 0.2, 0.0): must be above 0"),
         ("infer photos -o empty", 2, "is not a plain file"),
         ("infer photos -o /proc/no/rows", 1, "/proc/no/rows: cannot be written"),
         ("build-engine missing.onnx", 1, "missing.onnx: no such ONNX file"),
@@ -86,6 +87,10 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
             2,
             "'guess' is not one of 'max', 'percentile', 'entropy', 'mse'",
         ),
+        ("build-engine --calibration-images 0", 2, "--calibration-images 0: must be 1 or more"),
+        ("diagnose --data photos --images -1", 2, "--images -1: must be 1 or more"),
+        ("diagnose none.onnx --data photos", 1, "none.onnx: no such ONNX file"),
+        ("calibration-stability --calibration-data photos --seeds 1", 2, "--seeds 1: must be 2 or more"),
         (
             f"{FP8} --calibration-method entropy",
             2,
@@ -102,6 +107,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("profile --batch-sizes 0", 2, "--batch-sizes 0"),
         ("profile --store empty", 1, "empty/ holds no engine"),
         ("export --weights none.safetensors", 1, "none.safetensors: no such checkpoint"),
+        ("export --arch lenet", 2, "'--arch': 'lenet' is not one of 'alexnet', 'alexnet-2012'"),
         ("summary lenet", 2, "ARCHITECTURE lenet: unknown"),
     ],
 )

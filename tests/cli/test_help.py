@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import alexnet_deploy
 from alexnet_deploy.cli import GROUPS, app
@@ -22,6 +23,7 @@ from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UsageError
 from tests.helpers.command import Command
 from tests.helpers.repository import ROOT
+from training.__main__ import app as training
 
 PACKAGE = Path(alexnet_deploy.__file__).parent
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
@@ -97,23 +99,53 @@ def test_the_shell_completes(here: Path, words: str, offered: set[str]) -> None:
     assert set(done.stdout.split()) == offered
 
 
-def test_commands_in_the_pages_have_flags_that_exist() -> None:
-    known = {
+PROGRAMS = {
+    f"{program} ": {
         name: {flag for param in command.params for flag in (*param.opts, *param.secondary_opts)} | {"--help"}
-        for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+        for name, command in typer.main.get_command(commands).commands.items()  # type: ignore[attr-defined]
     }
+    for program, commands in (("alexnet-deploy", app), ("python -m training", training))
+}
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *ROOT.glob("*/*.md"),
+    *ROOT.glob("docs/*/*.md"),
+    *PACKAGE.rglob("*.j2"),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_a_page_exist_with_their_flags(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    typed = r"(?<![\w./-])(alexnet-deploy |python -m training |`)([a-z][a-z-]+)\b([^`\n<]*)"
     wrong = []
-    pages = {ROOT / "README.md", *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")}
-    for page in pages - {ROOT / "docs/training.md"}:  # another command line
-        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for name, words in re.findall(r"(?<![\w./-])(?:alexnet-deploy |`)([a-z][a-z-]+)\b([^`\n]*)", text):
-            if name in known:
-                wrong += [
-                    f"{page.name}: {name} {flag}"
-                    for flag in re.findall(r"--[a-z][\w-]*", words)
-                    if flag not in known[name]
-                ]
+    for program, name, words in re.findall(typed, text):
+        # In backticks alone it is a command of the program that the page is about, or a word.
+        about = "python -m training " if page.stem == "training" else "alexnet-deploy "
+        known = PROGRAMS[about if program == "`" else program]
+        if name in known:
+            flags = re.findall(r"--[a-z][\w-]*", words)
+            wrong += [f"{name} {flag}" for flag in flags if flag not in known[name]]
+        elif program != "`":
+            wrong.append(program + name)
     assert wrong == []
+
+
+@pytest.mark.parametrize(("program", "commands"), [("alexnet-deploy", app), ("python -m training", training)])
+def test_help_names_values_as_a_person_does(program: str, commands: Any) -> None:
+    shown = {name: CliRunner().invoke(commands, [name, "--help"]).output for name in PROGRAMS[f"{program} "]}
+    odd = {name: re.findall(r"<[^<>|]*>|<list.*?>", text) for name, text in shown.items()}
+    assert {name: found for name, found in odd.items() if found} == {}
+    for name, lines in (
+        ("infer", ["  IMAGES...  Image", "  --top-k N  ", "  --store PATH  "]),
+        ("profile", ["  ENGINE...  Bundle"]),
+        ("report", ["  --without PART  "]),
+        ("build-engine", ["  --target TARGET  ", "  ONNX  Classifier"]),
+        ("export", ["  --arch <alexnet|alexnet-2012|alexnet-review|alexnet-review-code>\n"]),
+        ("train", ["  --seed N  ", "  DATA  "]),
+    ):
+        assert [line for line in lines if line not in shown.get(name, line)] == []
 
 
 def test_an_error_of_the_library_names_parameters() -> None:

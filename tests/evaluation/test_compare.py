@@ -274,6 +274,7 @@ def test_one_graph_has_no_layers_to_compare(here: Path, run: Command) -> None:
         (("exact", "exact", *DATA), 2, "is compared with itself"),
         (("exact", "exact@onnxruntime", *DATA, *RUNTIME), 2, "are the same engine on ONNX Runtime"),
         (("exact", "exact@cuda", *DATA), 2, "exact@cuda: 'cuda' is not a runtime; write NAME@RUNTIME with one of auto"),
+        (("exact@all", "ruined", *DATA), 2, "exact@all: 'all' is not a runtime; write NAME@RUNTIME with one of auto"),
         (("colours.onnx", "bicubic.onnx", *DATA, *RUNTIME), 2, DIFFERENT),
         (("exact", "nothing", *DATA, *RUNTIME), 1, "no such engine"),
         (("exact", "ruined", "--data", "engines", *RUNTIME), 1, "holds no image"),

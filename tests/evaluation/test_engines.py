@@ -83,7 +83,9 @@ def test_a_wrong_request_is_one_line(here: Path) -> None:
     assert contract is not None
     set_contract(model, dataclasses.replace(contract, class_ids=("x", "y", "z")))
     save_onnx(model, other)
-    with open_engines(["exact", other], STORE, ["onnxruntime"]) as found:
+    with open_engines(["exact", "engines/exact/@onnxruntime"], STORE, "onnxruntime") as found:
+        assert len(found) == 1, "one engine on one runtime"
+    with open_engines(["exact", other], STORE, "onnxruntime") as found:
         assert len(found) == 2, "the same labels are the same classes"
     names = ("cat", "dog", "cow")
     set_contract(model, dataclasses.replace(contract, labels=names, class_ids=names))
@@ -91,6 +93,9 @@ def test_a_wrong_request_is_one_line(here: Path) -> None:
     (here / "engines/ruined/calibration.json").write_text("{}")
     for engines, runtimes, error, message in (
         (["exact", "exact"], ["auto"], UsageError, "exact: is named twice"),
+        (["exact", "engines/exact/"], ["auto"], UsageError, "engines/exact/: is the same engine as exact"),
+        ([], "auto", UsageError, "`engine`: none is given"),
+        ("exact", [], UsageError, "`runtime`: none is given; choose auto, all, "),
         (["exact", "ruined@abacus"], ["auto"], UsageError, "ruined@abacus: 'abacus' is not a runtime; write NAME@"),
         (["exact"], ["abacus"], UsageError, "`runtime` abacus: unknown; choose auto, all, "),
         (

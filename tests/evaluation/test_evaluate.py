@@ -8,6 +8,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.evaluation.accuracy import accuracy_delta
-from alexnet_deploy.evaluation.evaluate import gate
+from alexnet_deploy.evaluation.evaluate import evaluate, gate
 from alexnet_deploy.evaluation.max_drop import check_max_drop
 from alexnet_deploy.evaluation.results import AccuracyDelta
 from tests.helpers.answers import given_answers
@@ -132,11 +133,11 @@ def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> 
         (("photos/val", *BOTH, "--json", "--markdown"), 2, "--json and --markdown cannot be combined"),
         (("photos/val", *BOTH, "--confident"), 2, "--confident needs --max-drop"),
         (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: must be points"),
-        (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "a comparison needs two; give a second --engine"),
+        (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "a comparison needs two; add another to --engine"),
         (
             ("photos/val", "--engine", "exact", "--gallery", "g.html"),
             2,
-            "a comparison needs two; give a second --engine",
+            "a comparison needs two; add another to --engine",
         ),
         (("photos/val", *BOTH, "--gallery", "g.html", "--gallery-images", 0), 2, "--gallery-images 0: must be 1 or"),
         (("photos/val", *BOTH, "--gallery", "photos"), 2, "--gallery photos: is not a plain file"),
@@ -159,6 +160,27 @@ def test_a_wrong_request_is_one_line_and_leaves_nothing(
     assert message in line
     assert not ran.out
     assert sorted(here.rglob("*")) == before
+
+
+@pytest.mark.parametrize("engine", ["exact", "engines/exact", Path("engines/exact"), ["exact"]])
+def test_one_engine_and_one_runtime_need_no_list(here: Path, engine: Any) -> None:
+    found = evaluate(engine, "photos/val", runtimes="openvino", latency_s=None)
+    assert [result.runner.partition(" ")[0] for result in found.engines] == ["OpenVINO"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engines": []}, "^`engines`: none is given; name at least one$"),
+        ({"runtimes": []}, "^`runtimes`: none is given; choose auto, all, "),
+        ({"runtimes": "abacus"}, "^`runtimes` abacus: unknown; choose auto, all, "),
+        ({"latency_s": -1}, "^`latency_s` -1s: must be above 0s"),
+        ({"min_engines": 2}, "add another to `engines`, or "),
+    ],
+)
+def test_an_error_names_the_parameters_of_evaluate(here: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        evaluate(**{"engines": "exact", "data": "photos/val", "latency_s": None} | arguments)
 
 
 def test_odd_names_do_not_stop_the_tables(run: Command, here: Path) -> None:

@@ -120,7 +120,7 @@ def test_reduced_decoding_keeps_orientation_and_colour(tmp_path: Path) -> None:
         assert row.mean_abs_pixel < 4, name  # turned or of other colours it would be dozens
 
 
-def test_the_other_rule_and_the_other_filter_are_those_of_the_pixels_module(tmp_path: Path) -> None:
+def test_the_other_rule_and_the_other_filter_are_those_of_load_pixels(tmp_path: Path) -> None:
     file = photo(tmp_path / "a.png", 120, 70)
     stretch = dataclasses.replace(CROP, resize="stretch", resize_to=None)
     for name, pre, meant in (

@@ -192,7 +192,7 @@ class TestBatches:
         return choose_images(folder_of(tmp_path, ant=4, bee=3), count=7)
 
     @pytest.mark.parametrize("batch", [1, 3, 7, 10])
-    def test_the_pixels_of_images_py_in_order(self, batch: int, seven: CalibrationSet) -> None:
+    def test_the_pixels_of_load_pixels_in_order(self, batch: int, seven: CalibrationSet) -> None:
         batches = list(seven.batches(PRE, batch))
         assert {len(pixels_NHWC) for pixels_NHWC in batches[:-1]} <= {batch}
         together_NHWC = np.concatenate(batches)

@@ -51,6 +51,7 @@ def test_patterns(tree: Path) -> None:
     [
         ("gone.jpg", "no such file"),
         ("gone/", "no such file"),
+        ("", "an image source is empty"),
         ("void", "holds no image"),
         ("*.gif", "matches no image"),
     ],
@@ -58,7 +59,7 @@ def test_patterns(tree: Path) -> None:
 def test_a_source_without_images_is_refused_before_any_work(tree: Path, source: str, reason: str) -> None:
     (tree / "void").mkdir()
     with pytest.raises(InputError, match=reason):
-        find_images([tree, tree / source if "*" not in source else f"{tree}/{source}"])
+        find_images([tree, source and f"{tree}/{source}"])
 
 
 def test_links_that_loop_end_and_dangling_ones_are_reported(tree: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,13 +59,26 @@ def test_it_answers_as_its_runner_however_often(engine: OpenEngine, tmp_path: Pa
         assert (logits_NK.shape, logits_NK.dtype) == ((3, CLASSES), np.float32)
         np.testing.assert_array_equal(logits_NK, runner(PIXELS))
     np.testing.assert_array_equal(run_steps(engine.steps(PIXELS))[1], logits_NK)
+    with engine.fork() as fork:
+        np.testing.assert_array_equal(fork(PIXELS), logits_NK)
+        assert (fork.name, fork.runtime, fork.description) == (engine.name, engine.runtime, engine.description)
     assert measure(engine, duration_s=1e-9, warm_up_s=0, concurrency=2).concurrency == 2, "it is a Runner"
 
 
-@pytest.mark.parametrize("pixels", [PIXELS.astype(np.float32), PIXELS[:0], PIXELS[0], PIXELS[:, :8], PIXELS[..., :1]])
-def test_other_pixels_are_refused_with_what_it_takes(engine: OpenEngine, pixels: np.ndarray) -> None:
-    with pytest.raises(UsageError, match=rf"^`pixels_NHWC` \w+ \[.*\]: tiny needs uint8 \[N, {SIDE}, {SIDE}, 3\]"):
-        engine(pixels)
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        *(PIXELS.astype(np.float32), PIXELS.astype(np.int64), PIXELS[:0], PIXELS[0], PIXELS[:, :8], PIXELS[..., :1]),
+        *(np.uint8(1), PIXELS.tolist(), None),
+    ],
+)
+@pytest.mark.parametrize("how", ["call", "steps", "fork", "steps of a fork"])
+def test_other_pixels_are_refused_with_what_it_takes(engine: OpenEngine, pixels: Any, how: str) -> None:
+    used = engine.fork() if "fork" in how else engine
+    use = used.steps if "steps" in how else used
+    with pytest.raises(UsageError, match=rf"^`pixels_NHWC` \w+( \[.*\])?: tiny needs uint8 \[N, {SIDE}, {SIDE}, 3\]"):
+        use(pixels)
+    assert used(PIXELS).shape == (3, CLASSES), "and it stays usable"
 
 
 @pytest.mark.parametrize("how", ["folder", "pattern", "list", "iterator"])
@@ -88,10 +103,16 @@ def test_after_close_it_says_so(model: Path, photos: Path) -> None:
     engine = open_engine(str(model), runtime="onnxruntime")
     rows = engine.predict(photos, batch=1)
     next(rows)
+    fork, closed_alone = engine.fork(), engine.fork()
+    closed_alone.close()
+    assert engine(PIXELS).shape == fork(PIXELS).shape
     engine.close()
     engine.close()
-    for use in (lambda: engine(PIXELS), lambda: engine.predict(photos), lambda: list(rows), engine.__enter__):
-        with pytest.raises(ValueError, match=r"^the engine tiny is closed; open it again with open_engine$"):
+    uses: list[Callable[[], object]] = [lambda: list(rows), engine.__enter__]
+    for each in (engine, fork):
+        uses += [partial(each, PIXELS), partial(each.predict, photos), partial(each.steps, PIXELS), each.fork]
+    for use in uses:
+        with pytest.raises(UsageError, match=r"^the engine tiny is closed; open it again with open_engine$"):
             use()
 
 

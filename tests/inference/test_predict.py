@@ -18,11 +18,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_deploy.contract import MAX_SIDE, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.inference.predict import predict, read_batches, top_answers
-from alexnet_deploy.inference.prediction import Prediction
+from alexnet_deploy.inference.predict import predict, read_batches, require_batch, top_answers
+from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.inference.probabilities import kl_nats
 from tests.helpers.runners import FakeRunner, numbered_contract
 
@@ -83,7 +84,7 @@ def test_a_row_is_what_the_manual_says(folder: Path) -> None:
     assert bad == {"file": str(folder / "003.png"), "top": [], "error": bad["error"]}
 
 
-def test_the_runner_sees_the_pixels_of_images_py(folder: Path) -> None:
+def test_the_runner_gets_the_pixels_of_load_pixels(folder: Path) -> None:
     files = [path for path in find_images([folder]) if path.name not in ("003.png", "040.png", "041.png")]
     pre = CONTRACT.preprocessing
     seen = np.concatenate([batch.pixels_NHWC.copy() for batch in read_batches(files, pre, batch=7)])
@@ -105,6 +106,15 @@ def test_no_files_no_rows() -> None:
 def test_numbers_out_of_range_are_named_at_the_call(parameter: str) -> None:
     with pytest.raises(UsageError, match=f"^`{parameter}` 0: must be 1 or more"):
         predict(FakeRunner(CONTRACT), [], **{parameter: 0})
+
+
+def test_a_batch_whose_pixels_fit_no_memory_is_refused_at_the_call() -> None:
+    most = (2 << 30) // (SIDE * SIDE * 3)
+    predict(FakeRunner(CONTRACT), [], batch=most)
+    with pytest.raises(UsageError, match=f"^`batch` {most + 1}: .* in 2 GiB; choose {most} or less$"):
+        predict(FakeRunner(CONTRACT), [], batch=most + 1)
+    largest = Preprocessing(MAX_SIDE, MAX_SIDE, "stretch", None)
+    require_batch(BATCH, largest)  # the default is for every contract
 
 
 def test_output_that_is_not_finite_is_an_error_of_its_file_only(folder: Path) -> None:

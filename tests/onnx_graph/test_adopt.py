@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx import TensorProto, parser
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
+from alexnet_deploy.json_format import MAX_USERS_BYTES
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, contract_in, fixed_batch, initializers, load_onnx
@@ -266,7 +268,7 @@ class TestLabels:
         self, content: str, labels: str, class_ids: str, source: Path, out: Path, tmp_path: Path
     ) -> None:
         (tmp_path / "labels").write_bytes(content.encode())
-        contract = adopt(source, out, ImportOptions(MEAN, STD, tmp_path / "labels"))
+        contract = adopt(source, out, ImportOptions(MEAN, STD, str(tmp_path / "labels")))
         assert (contract.labels, contract.class_ids) == (tuple(labels.split()), tuple(class_ids.split()))
 
     @pytest.mark.parametrize(
@@ -278,9 +280,10 @@ class TestLabels:
             (b'["cat", ', "cannot be read as labels"),
             (b"[" * 100_000, "cannot be read as labels"),
             (b"\xff\xfe\n" * 5, "cannot be read as labels"),
+            (b"x" * (MAX_USERS_BYTES + 1), "it is larger than 16 MiB"),
             (None, "cannot be read as labels"),
         ],
-        ids=["too few", "empty", "numbers", "cut off", "deep", "not UTF-8", "no such file"],
+        ids=["too few", "empty", "numbers", "cut off", "deep", "not UTF-8", "too large", "no such file"],
     )
     def test_files_that_do_not_fit(
         self, content: bytes | None, cause: str, source: Path, out: Path, tmp_path: Path
@@ -304,20 +307,31 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("mean", "std", "message"),
         [
-            (None, None, "net.onnx: does not record how .* `mean` 0.485,0.456,0.406 `std` 0.229"),
+            (None, None, "net.onnx: does not record how .* give `mean` and `std` .* 0.485, 0.456, 0.406 and 0.229"),
             (MEAN, None, "net.onnx: does not record how"),
             (None, STD, "net.onnx: does not record how"),
-            ((0.5,), STD, "`mean`"),
-            (MEAN, (0.2, 0.2, 0.0), "`mean`"),
-            (MEAN, (0.2, -1.0, 0.2), "`mean`"),
-            ((np.nan, 0.5, 0.5), STD, "`mean`"),
         ],
     )
-    def test_mean_and_std_that_are_missing_or_cannot_be(
+    def test_mean_and_std_that_are_missing(
         self, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, message: str, tmp_path: Path, out: Path
     ) -> None:
         with pytest.raises(UsageError, match=message):
             adopt(foreign_classifier(tmp_path / "net.onnx"), out, ImportOptions(mean, std))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"mean": (0.5, 0.5)}, "`mean` (0.5, 0.5): must be three finite numbers"),
+            ({"mean": 0.5}, "`mean` 0.5: must be three finite numbers"),
+            ({"mean": (np.nan, 0.5, 0.5)}, "`mean` (nan, 0.5, 0.5): must be three finite numbers"),
+            ({"std": ("1", "1", "1")}, "`std` ('1', '1', '1'): must be three finite numbers"),
+            ({"std": (0.2, 0.2, 0.0)}, "`std` (0.2, 0.2, 0.0): must be above 0"),
+            ({"std": (0.2, -1.0, 0.2)}, "`std` (0.2, -1.0, 0.2): must be above 0"),
+        ],
+    )
+    def test_mean_and_std_that_cannot_be(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+            ImportOptions(**options)
 
     @pytest.mark.parametrize("opset", [8, 23])
     def test_opsets_out_of_range(self, opset: int, tmp_path: Path, out: Path) -> None:

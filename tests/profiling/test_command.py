@@ -70,11 +70,17 @@ def test_json_and_exported_times_agree(command: Command, here: Path) -> None:
 def test_what_was_passed_over_is_shown_unasked_only_beside_a_gpu(
     command: Command, here: Path, monkeypatch: pytest.MonkeyPatch, unused_gpu: bool
 ) -> None:
-    report = replace(engine_profile(row()), passed_over=(PassedOver("tensorrt", "no plan"),), unused_gpu=unused_gpu)
+    report = replace(
+        engine_profile(row()),
+        passed_over=(PassedOver("tensorrt", "no plan; try `runtime` openvino"),),
+        unused_gpu=unused_gpu,
+    )
     monkeypatch.setattr(engine, "profile_engine", lambda *_: report)
     ran = command("profile", "tiny-fp32")
     assert ran.code == 0
-    assert ("not used: tensorrt: no plan" in ran.err) == unused_gpu
+    assert ("not used: tensorrt: no plan; try --runtime openvino" in ran.err) == unused_gpu
+    (told,) = json.loads(command("profile", "tiny-fp32", "--json").out)
+    assert told["passed_over"] == ["tensorrt: no plan; try --runtime openvino"]
 
 
 @pytest.mark.parametrize(

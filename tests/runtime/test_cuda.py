@@ -265,7 +265,7 @@ class TestOpenDevice:
 
     def test_where_both_fail_both_causes_are_told(self, monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> None:
         def init() -> None:
-            raise driver.module.Error("no CUDA-capable device is detected")
+            raise driver.module.Error("no CUDA-capable device is detected; is it on?")
 
         driver.module.__dict__["init"] = init
         monkeypatch.setitem(sys.modules, "alexnet_deploy.runtime.pycuda", pycuda_module(monkeypatch, driver))
@@ -273,7 +273,7 @@ class TestOpenDevice:
             device_module.open_device()
         assert str(info.value) == (
             "cuda-python: cudaGetDeviceCount: cudaErrorFake (it is fake), "
-            f"PyCUDA: cuInit: no CUDA-capable device is detected{self.HINT}"
+            f"PyCUDA: cuInit: no CUDA-capable device is detected; is it on?{self.HINT}"
         )
 
     def test_one_that_does_not_load_is_a_cause(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

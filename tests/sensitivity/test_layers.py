@@ -176,20 +176,39 @@ def test_models_of_other_tools_keep_their_names(photo_folder: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("settings", "message"),
     [
-        ({"images": 0}, UsageError, "`images` 0: must be 1 or more"),
-        ({"calibration_images": 0}, UsageError, "`calibration_images` 0: must be 1 or more"),
-        ({"data": Path("nowhere")}, InputError, "nowhere: no such folder; `data` must be a folder"),
-        ({"images": 7}, InputError, "holds 6 usable images, `images` requires 7"),
-        ({"calibration_method": "mse", "precision": "fp8"}, UsageError, "`calibration_method` mse: does not fit fp8"),
-        ({"exclude": "."}, InputError, "check `exclude`"),
+        ({"images": 0}, "`images` 0: must be 1 or more"),
+        ({"calibration_images": 0}, "`calibration_images` 0: must be 1 or more"),
+        ({"precision": "fp16"}, "`precision` fp16: unknown; choose one of int8, fp8"),
+        ({"calibration_method": "mean"}, "`calibration_method` mean: unknown; choose one of max, percentile"),
+        ({"calibration_method": "mse", "precision": "fp8"}, "`calibration_method` mse: does not fit fp8"),
+        ({"exclude": ("a",)}, "`exclude` ('a',): is not a regular expression"),
+        ({"exclude": "("}, "`exclude` (: is not a regular expression"),
+    ],
+)
+def test_settings_check_themselves(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
+        DiagnoseSettings(**settings)
+
+
+def test_a_missing_model_is_told_before_the_images(photo_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^nope.onnx: no such ONNX file"):
+        diagnose("nope.onnx", photo_folder / "val")  # the default number of images is above 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": Path("nowhere")}, "nowhere: no such folder; `data` must be a folder"),
+        ({"images": 7}, "holds 6 usable images, `images` requires 7"),
+        ({"exclude": "."}, "check `exclude`"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    hostile: Path, photo_folder: Path, change: dict[str, Any], error: type[Exception], message: str
+    hostile: Path, photo_folder: Path, change: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(error, match=re.escape(message)) as caught:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         with_both_folders(hostile, photo_folder, **change)
     assert "\n" not in str(caught.value)
 

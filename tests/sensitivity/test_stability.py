@@ -164,20 +164,28 @@ class TestSettings:
         assert found.top1_percent == (100, 100, 100, 100, 100)
 
     @pytest.mark.parametrize(
-        ("settings", "error", "message"),
+        ("settings", "message"),
         [
-            ({"seeds": 1}, UsageError, "`seeds` 1: must be 2 or more"),
-            ({"batch_sizes": (0, 1)}, UsageError, "`batch_sizes` 0,1: must be numbers of 1 or more"),
-            ({"precision": "fp8", "calibration_method": "mse"}, UsageError, "`calibration_method` mse: does not fit"),
-            ({"precision": "fp16"}, UsageError, "precision fp16: has no calibration to repeat"),
-            ({"exclude": "."}, InputError, "net.onnx: has no layer to quantise"),  # not a name of ours
+            ({"calibration_images": -1}, "`calibration_images` -1: must be 1 or more"),
+            ({"seeds": 1}, "`seeds` 1: must be 2 or more"),
+            ({"batch_sizes": (0, 1)}, "`batch_sizes` 0,1: must be numbers of 1 or more"),
+            ({"batch_sizes": ()}, "`batch_sizes` : must be numbers of 1 or more"),
+            ({"precision": "fp8", "calibration_method": "mse"}, "`calibration_method` mse: does not fit"),
+            ({"precision": "fp16"}, "`precision` fp16: has no calibration to repeat"),
+            ({"precision": "int4"}, "`precision` int4: unknown; choose one of fp32, fp16, int8"),
         ],
     )
-    def test_what_cannot_be_measured(
-        self, settings: dict[str, Any], error: type[Exception], message: str, net: Path, photos: Path
-    ) -> None:
-        with pytest.raises(error, match=message):
-            measure(net, photos, **settings)
+    def test_they_check_themselves(self, settings: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=f"^{message}"):
+            StabilitySettings(**settings)
+
+    def test_a_model_without_a_layer_to_quantise(self, net: Path, photos: Path) -> None:
+        with pytest.raises(InputError, match=r"net.onnx: has no layer to quantise"):  # not a name of ours
+            measure(net, photos, exclude=".")
+
+    def test_a_missing_model_is_told_before_the_images(self, photos: Path) -> None:
+        with pytest.raises(InputError, match=r"^nope.onnx: no such ONNX file"):
+            measure(Path("nope.onnx"), photos / "nowhere")
 
 
 class TestCommand:

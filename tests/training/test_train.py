@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
-from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.contract import ArchitectureName, Preprocessing
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.json_format import MAX_USERS_BYTES
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.command import Command, RunResult
 from tests.helpers.photos import CLASSES, save_photo
+from tests.helpers.repository import ROOT
 from training.data.preflight import PreflightReport
 from training.loop.run import EpochMetrics, Run
 from training.recipes import get_recipe
 from training.train import TrainSettings
 from training.train import train as train_in_python
-from training.train_command import ArchitectureName
 
 
 @pytest.fixture
@@ -132,6 +136,9 @@ class TestRefused:
         names = tmp_path / "names.json"
         names.write_text(json.dumps({"n01_red": "red"}))
         assert train("--class-names", names) == (1, "", f"error: {names}: has no name for class 'n02_green'; add it\n")
+        for content in (b"[" * 100_000, b" " * (MAX_USERS_BYTES + 1)):
+            names.write_bytes(content)
+            assert train("--class-names", names).err.startswith(f"error: {names}: is not a readable JSON object (")
 
     def test_a_start_of_another_network_or_other_classes_or_with_standardised_weights(
         self, train: Command, tiny_checkpoint: Checkpoint, tmp_path: Path
@@ -190,6 +197,14 @@ def test_help_lists_the_commands(cli: Command) -> None:
     code, out, _ = cli("--help")
     assert code == 0
     assert all(f"\n  {name} " in out for name in ("train", "evaluate", "compress", "pack"))
+    assert "..." not in out.partition("Commands:")[2], "each first sentence is whole"
+
+
+def test_without_its_extra_the_next_step_is_told(tmp_path: Path) -> None:
+    program = "import runpy, sys; sys.modules['matplotlib'] = None; runpy.run_module('training', run_name='__main__')"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert re.fullmatch(r"error: this command needs matplotlib\S*; pip install 'alexnet-deploy\[train\]'\n", ran.stderr)
 
 
 @pytest.mark.usefixtures("no_curves")

@@ -12,6 +12,7 @@ import typer
 from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
+from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.tables import add_row, print_json, print_left_out, print_line, table
 from alexnet_deploy.cli.terminal import note_written, out, reporting
 from alexnet_deploy.files import check_file
@@ -154,6 +155,8 @@ def preprocessing_parity(
     import_options = opt.ImportOptions(mean, std, labels)
     with running(engine, store, runtime, threads, import_options) as opened, reporting() as report:
         found = measured(opened, data, images=images, on_progress=report)
+    if found.unlabelled is not None:
+        found = dataclasses.replace(found, unlabelled=in_flags(found.unlabelled))
     if json_:
         print_json(found)
     else:

@@ -12,6 +12,7 @@ import typer
 from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.quantities import Numbers
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note_written, out, reporting
@@ -71,6 +72,8 @@ def diagnose(
     )
     with reporting() as report:
         found = diagnose(onnx, data, settings, on_progress=report)
+    if found.unlabelled is not None:
+        found = dataclasses.replace(found, unlabelled=in_flags(found.unlabelled))
     if json_:
         raw = dataclasses.asdict(found)
         for row, layer in zip(raw["layers"], found.layers, strict=True):

@@ -30,17 +30,19 @@ EngineRuntime = Literal[Runtime, "all"]
 
 def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images, one subfolder per class.")],
-    engine: Annotated[
+    engines: Annotated[
         list[str] | None,
         typer.Option(
+            "--engine",
+            metavar="ENGINE",
             autocompletion=opt.complete_engine,
             help="Bundle, ONNX file or checkpoint (.safetensors); NAME@RUNTIME chooses its runtime. The others are "
             "compared with the first.  [repeatable; default: all bundles of the store]",
         ),
     ] = None,
-    runtime: Annotated[
+    runtimes: Annotated[
         EngineRuntime,
-        typer.Option(help="Runtime; auto uses the first that can run the engine here, all uses each."),
+        typer.Option("--runtime", help="Runtime; auto uses the first that can run the engine here, all uses each."),
     ] = "auto",
     threads: opt.Threads = None,
     max_drop: opt.MaxDrop = None,
@@ -79,10 +81,10 @@ def evaluate(
         check_file(gallery, "gallery")
     with reporting() as report:
         found = measured(
-            engine,
+            engines,
             data,
             store=store,
-            runtimes=[runtime],
+            runtimes=runtimes,
             threads=threads,
             import_options=opt.ImportOptions(mean, std, labels),
             allow_calibration_images=allow_calibration_images,

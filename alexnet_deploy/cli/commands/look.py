@@ -15,6 +15,7 @@ from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, list_bundle
 from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, size, table
 from alexnet_deploy.cli.terminal import out
 from alexnet_deploy.errors import ArtifactError
@@ -98,7 +99,7 @@ def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: 
                 add_row(grid, cells, style=None if layer.asked == layer.got else "red")
             out.print(grid)
     for remark in manifest.notes:
-        print_line(remark, style="yellow")
+        print_line(in_flags(remark), style="yellow")
 
 
 def _in_short(achieved: Sequence[LayerPrecision]) -> str:

@@ -16,6 +16,7 @@ from alexnet_deploy.cli.commands.look import print_bundle
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.tables import print_json, print_line, size
 from alexnet_deploy.cli.terminal import reporting
+from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.errors import UsageError
 
 _DEFAULTS = BuildSettings()
@@ -30,7 +31,7 @@ def export(
         ),
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option("--arch", help="Architecture of a .pth file (see summary --help).")
+        ArchitectureName | None, typer.Option("--arch", help="Architecture of a .pth file.  [default: alexnet]")
     ] = None,
     parity_images: Annotated[
         Path | None, typer.Option(help="Folder of images for the proof of parity.  [default: the sample photos]")
@@ -97,7 +98,11 @@ def build_engine(
     ] = None,
     targets: Annotated[
         list[str] | None,
-        typer.Option("--target", help="sm75, sm80, sm86, sm89, sm120, sm121, portable, all or current.  [repeatable]"),
+        typer.Option(
+            "--target",
+            metavar="TARGET",
+            help="sm75, sm80, sm86, sm89, sm120, sm121, portable, all or current.  [repeatable]",
+        ),
     ] = None,
     min_batch: Annotated[int | None, typer.Option(help="Smallest batch of the plan.  [default: 1]")] = None,
     opt_batch: Annotated[int | None, typer.Option(help="Batch the plan is tuned for.  [default: 8]")] = None,

@@ -13,6 +13,7 @@ from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import resolve_engine
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs, note_passed_over
+from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.quantities import Milliseconds, Seconds
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note, note_written, out, reporting
@@ -157,7 +158,7 @@ def _raw(engine: Engine, settings: MlperfSettings, report: MlperfReport) -> dict
         "engine": engine.name,
         "precision": engine.precision,
         "runner": report.system.description,
-        "passed_over": [str(each) for each in report.system.passed_over],
+        "passed_over": [in_flags(each) for each in report.system.passed_over],
         "loadgen": report.loadgen,
         "options": settings,
         "submission_length": _too_short(settings) is None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -95,17 +95,21 @@ def profile(
         if export_times is not None:
             write_times(export_times, measured)
     if json_:
-        print_json([each.to_dict() for each in measured])
+        print_json([_raw(each) for each in measured])
     else:
         _print_profiles(measured)
     if export_times is not None:
         note_written(export_times)
     for failure in failed[1:]:
-        note(f"error: {in_flags(failure)}", style="red")
+        note(f"error: {in_flags(failure, profile)}", style="red")
     if failed:
         raise failed[0]
     if strict and any(row.mark != "ok" for each in measured for row in each.rows):
         raise typer.Exit(1)
+
+
+def _raw(found: EngineProfile) -> dict[str, Any]:
+    return found.to_dict() | {"passed_over": [in_flags(each) for each in found.passed_over]}
 
 
 def _print_profiles(found: Sequence[EngineProfile]) -> None:
@@ -175,7 +179,10 @@ def profile_stages(
     engine: opt.NewestEngine = None,
     *,
     data: Annotated[
-        list[str], typer.Option("--data", help="Image file, folder (with all below it) or glob pattern.  [repeatable]")
+        list[str],
+        typer.Option(
+            "--data", metavar="DATA", help="Image file, folder (with all below it) or glob pattern.  [repeatable]"
+        ),
     ],
     runtime: opt.Runtime = "auto",
     batch: opt.Batch = BATCH,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from alexnet_deploy.bundle.store import resolve_engine
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs, note_passed_over
+from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.tables import add_row, number, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note, out, reporting
 from alexnet_deploy.precision.float_source import find_float_source
@@ -59,12 +61,17 @@ def profile_layers(
                 note_passed_over(profiles[-1].passed_over, unused_gpu=profiles[-1].unused_gpu)
     compared = verdicts(*profiles) if len(profiles) == 2 else ()
     if json_:
-        print_json({"profiles": profiles, "compared": compared})
+        print_json({"profiles": [_raw(each) for each in profiles], "compared": compared})
         return
     for profile in profiles:
         _print_profile(profile)
     if compared:
         _print_comparison(profiles[0].engine, profiles[1].engine, compared)
+
+
+def _raw(found: LayerProfile) -> dict[str, Any]:
+    passed_over = [{"runtime": each.runtime, "reason": in_flags(each.reason)} for each in found.passed_over]
+    return asdict(found) | {"passed_over": passed_over}
 
 
 def _print_profile(profile: LayerProfile) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,8 @@ from alexnet_deploy.files import check_file
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.report.settings import OPTIONAL_PARTS, PROFILE, Bounds, ReportRequest, Statistic
 
-if TYPE_CHECKING:  # it loads SciPy; only the type is needed here
+if TYPE_CHECKING:  # they load SciPy; only the types are needed here
+    from alexnet_deploy.report.data import Report
     from alexnet_deploy.report.recommend import Recommendation
 
 Part = StrEnum("Part", ["latency", "stages", "layers", "environment"])  # Typer takes no list of a Literal
@@ -38,7 +40,10 @@ def report(
     batch_sizes: opt.BatchSizes = _BATCH_SIZES,
     threads: opt.Threads = None,
     duration_s: opt.Duration = _DURATION_S,
-    without: Annotated[list[Part] | None, typer.Option(help="Part to leave out.  [repeatable]")] = None,
+    without: Annotated[
+        list[Part] | None,
+        typer.Option(metavar="PART", help=f"Part to leave out: {', '.join(OPTIONAL_PARTS)}.  [repeatable]"),
+    ] = None,
     allow_calibration_images: opt.AllowCalibrationImages = False,
     from_: Annotated[Path | None, typer.Option("--from", help="report.json to draw again, without measuring.")] = None,
     output: Annotated[
@@ -77,11 +82,21 @@ def report(
     )
     with reporting() as on_progress:
         found = measure_report(request, on_progress=on_progress)
+    found = _in_flags(found)
     write_report(found, json_file)
     write_page(found, output)
     for gap in found.gaps:
-        note(f"gap: {gap.part}{f' of {gap.engine}' if gap.engine else ''}: {in_flags(gap.reason)}", style="yellow")
+        note(f"gap: {gap.part}{f' of {gap.engine}' if gap.engine else ''}: {gap.reason}", style="yellow")
     note_written(output, json_file)
+
+
+def _in_flags(found: Report) -> Report:
+    """The report with flags instead of parameters: whoever reads it typed a command."""
+    return replace(
+        found,
+        gaps=tuple(replace(gap, reason=in_flags(gap.reason, report)) for gap in found.gaps),
+        engines=tuple(replace(each, notes=tuple(map(in_flags, each.notes))) for each in found.engines),
+    )
 
 
 def recommend(

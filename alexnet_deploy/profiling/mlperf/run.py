@@ -91,9 +91,9 @@ def _target(output: Path, scenario: Scenario) -> Path:
     """The folder of a scenario's logs. UnavailableError if it cannot be written, InputError if it holds other files."""
     target = output / scenario
     check_directory(target)
-    foreign = sorted(path.name for path in target.iterdir() if path.name not in LOGS) if target.is_dir() else []
-    if foreign:
-        raise InputError(f"{target}: holds {foreign[0]}, which is not a LoadGen log; choose another `output`")
+    others = sorted(path.name for path in target.iterdir() if path.name not in LOGS) if target.is_dir() else []
+    if others:
+        raise InputError(f"{target}: holds {others[0]}, which is not a LoadGen log; choose another `output`")
     return target
 
 

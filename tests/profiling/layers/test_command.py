@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from alexnet_deploy.profiling.layers import profile as layer_profile
+from alexnet_deploy.runtime.select import PassedOver
 from tests.helpers.command import Command
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -52,6 +54,13 @@ def test_a_comparison_for_people(here: Path, command: Command) -> None:
     assert "also computed in fp32 (FusedConv)" in " ".join(ran.out.split())
 
 
+def test_json_names_flags(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, passed_over = layer_profile.profile_layers, (PassedOver("tensorrt", "use `runtime` openvino"),)
+    monkeypatch.setattr(layer_profile, "profile_layers", lambda *args: replace(real(*args), passed_over=passed_over))
+    told = json.loads(command("profile-layers", "tiny-fp32", "--threads", 1, "--json").out)
+    assert told["profiles"][0]["passed_over"] == [{"runtime": "tensorrt", "reason": "use --runtime openvino"}]
+
+
 @pytest.mark.parametrize("gpu", [False, True])
 def test_auto_shows_why_a_plan_is_passed_over_beside_a_gpu(
     here: Path, command: Command, monkeypatch: pytest.MonkeyPatch, gpu: bool
@@ -66,14 +75,15 @@ def test_auto_shows_why_a_plan_is_passed_over_beside_a_gpu(
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (("--batch", "9"), 2, "--batch 9: tiny-fp32 has a profile of 1..4"),
-        (("--runtime", "tensorrt"), 1, "tiny-fp32 holds no TensorRT plan"),
-        (("--runtime", "onnxruntime-cuda"), 2, "'onnxruntime-cuda' is not one of"),
-        (("--baseline", "nothing"), 1, "nothing: no such engine"),
+        (("tiny-fp32", "--batch", "9"), 2, "--batch 9: tiny-fp32 has a profile of 1..4"),
+        (("frozen.onnx", "--batch", "5"), 2, "--batch 5: frozen has a profile of 2..2"),
+        (("tiny-fp32", "--runtime", "tensorrt"), 1, "tiny-fp32 holds no TensorRT plan"),
+        (("tiny-fp32", "--runtime", "onnxruntime-cuda"), 2, "'onnxruntime-cuda' is not one of"),
+        (("tiny-fp32", "--baseline", "nothing"), 1, "nothing: no such engine"),
     ],
 )
 def test_bad_input_is_one_line(here: Path, command: Command, arguments: tuple[str, ...], code: int, text: str) -> None:
-    ran = command("profile-layers", "tiny-fp32", *arguments)
+    ran = command("profile-layers", *arguments)
     assert ran.code == code
     assert text in ran.error
     assert ran.out == ""

@@ -6,12 +6,17 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from alexnet_deploy.profiling.mlperf.log import ACCURACY
+from alexnet_deploy.profiling.mlperf.results import MlperfReport
+from alexnet_deploy.profiling.mlperf.run import run_scenarios
+from alexnet_deploy.runtime.select import PassedOver
 from tests.helpers.command import Command
 from tests.helpers.models.bundles import build_bundle
 from tests.helpers.models.colour_models import hostile_classifier
@@ -56,9 +61,19 @@ def test_accuracy_is_that_of_evaluate(here: Path, run: Command, command: Command
     assert [result["scenario"] for result in report["results"]] == ["SingleStream", "MultiStream", "Server", "Offline"]
 
 
-def test_a_verdict_beside_others_is_told(here: Path, run: Command, somebody_else_works: None) -> None:
+def test_a_verdict_beside_others_is_told(
+    here: Path, run: Command, monkeypatch: pytest.MonkeyPatch, somebody_else_works: None
+) -> None:
+    def passes_over(*args: Any, **settings: Any) -> MlperfReport:
+        report = run_scenarios(*args, **settings)
+        system = replace(report.system, passed_over=(PassedOver("tensorrt", "use `runtime` openvino"),))
+        return replace(report, system=system)
+
+    monkeypatch.setattr("alexnet_deploy.profiling.mlperf.run.run_scenarios", passes_over)
     ran = run("--scenario", "SingleStream", *RUNTIME, "--duration", "300ms", "--output", "out", "--json")
-    (result,) = json.loads(ran.out)["results"]
+    told = json.loads(ran.out)
+    assert told["passed_over"] == ["tensorrt: use --runtime openvino"]
+    (result,) = told["results"]
     assert any("other processes took" in cause for cause in result["disturbed"])
 
 

@@ -134,7 +134,7 @@ def accuracy_log(folder: Path, *rows: tuple[int, str]) -> Path:
     return folder
 
 
-def test_answers_come_back_as_they_were_encode_answers(tmp_path: Path) -> None:
+def test_answers_come_back_as_they_were_encoded(tmp_path: Path) -> None:
     logits_NK = np.array([[0, 3, 3], [np.nan, 9, 0], [0, 0, 1], [np.inf, 0, 0]], np.float32)
     answers = encode_answers(logits_NK)
     assert answers.tolist() == [1, -1, 2, -1]  # equal logits: the lower class number, as in evaluate
