@@ -68,7 +68,7 @@ def build(tmp_path: Path, images: CalibrationSet, monkeypatch: pytest.MonkeyPatc
         **settings: Any,
     ) -> tuple[bytes, str]:
         """The typed ONNX and the manifest's notes."""
-        settings = {"calibration_cache": tmp_path / "cache", "import_options": FOREIGN, "targets": ()} | settings
+        settings = {"calibration_cache": str(tmp_path / "cache"), "import_options": FOREIGN, "targets": ()} | settings
         made = build_bundle(source, tmp_path / "out", precision, chosen, calibration_method=method, **settings)
         return (tmp_path / "out" / MODEL).read_bytes(), " ".join(made.notes)
 
