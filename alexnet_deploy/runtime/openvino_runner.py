@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.runtime.runner import Steps, compute_step
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.runtime.runner import Steps, compute_step, single_caller
 
 # OpenVINO also runs without this package, which sends usage data from a fork of the process. The fork can deadlock
 # beside our threads; it then outlives a process that is killed, and keeps its standard error open.
@@ -54,17 +54,14 @@ class OpenVinoRunner:
         if self._request is None:
             raise ValueError("the runner is closed")
         # OpenVINO itself raises an error at most times; at others a thread gets the logits of the other one's images.
-        if not self._running.acquire(blocking=False):
-            raise UsageError(f"{self._path}: is used by another thread; give each thread its own `fork()`")
-        try:
-            results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
-            logits_NK = np.array(results[self.contract.output_name], np.float32)
-        except RuntimeError as exc:
-            raise InputError(
-                f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
-            ) from exc
-        finally:
-            self._running.release()
+        with single_caller(self._running, str(self._path)):
+            try:
+                results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
+                logits_NK = np.array(results[self.contract.output_name], np.float32)
+            except RuntimeError as exc:
+                raise InputError(
+                    f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
+                ) from exc
         if len(logits_NK) != len(pixels_NHWC):
             # It does not fail by itself, but returns the result of an earlier call.
             raise InputError(

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.errors import UsageError
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 Steps = Generator[str, None, NDArray[np.float32]]
 """One call, step by step: yields the name of each step when it has ended, returns the logits ``[N, K]``."""
+
+
+@contextmanager
+def single_caller(running: threading.Lock, engine: str) -> Iterator[None]:
+    """Refuse a second call during the block: the two would share buffers and could get each other's logits."""
+    if not running.acquire(blocking=False):
+        raise UsageError(f"{engine}: is used by another thread; give each thread its own `fork()`")
+    try:
+        yield
+    finally:
+        running.release()
 
 
 class Runner(Protocol):

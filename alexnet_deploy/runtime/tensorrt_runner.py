@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime.cuda import Device
-from alexnet_deploy.runtime.runner import Steps
+from alexnet_deploy.runtime.runner import Steps, single_caller
 from alexnet_deploy.runtime.tensorrt_library import TensorRT, kernel_profiler
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -59,6 +60,7 @@ class TensorRTRunner:
         self._graphs: OrderedDict[int, tuple[int, Any]] = OrderedDict()
         self._captures = device.graphs and not hasattr(library.api, "CudaGraphStrategy")
         self._closed = False
+        self._running = threading.Lock()
         with ExitStack() as self._resources:
             if resources is not None:
                 self._resources.push(resources.pop_all())
@@ -76,8 +78,12 @@ class TensorRTRunner:
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``, N within ``batch``; the caller owns the result.
 
-        Raises UnavailableError if the GPU fails; the runner stays usable if the GPU does.
+        Raises UnavailableError if the GPU fails (the runner stays usable if the GPU does), UsageError in another call.
         """
+        with single_caller(self._running, self.description):
+            return self._run(pixels_NHWC)
+
+    def _run(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         count = self._fill(pixels_NHWC)
         if count in self._graphs:
             self._graphs.move_to_end(count)
@@ -94,6 +100,10 @@ class TensorRTRunner:
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         """The same call without a graph, which has no steps, and with a wait after each step."""
+        with single_caller(self._running, self.description):
+            return (yield from self._run_in_steps(pixels_NHWC))
+
+    def _run_in_steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         count = self._fill(pixels_NHWC)
         self._context = self._context or self._new_context()
         self._device.upload(self._input, self._pixels_NHWC[:count], self._stream)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.tensorrt_runner import MAX_GRAPHS, TensorRTRunner
 from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
@@ -118,6 +118,18 @@ class TestSteps:
         np.testing.assert_array_equal(logits_NK, expected_logits(given_pixels, CLASSES))
         assert machine.device.calls == ["upload", "synchronize", "synchronize", "download", "synchronize"]
         np.testing.assert_array_equal(runner(given_pixels), logits_NK)
+
+    def test_a_call_within_another_is_refused(self, machine: FakeMachine) -> None:
+        """As from another thread: both would share the pinned buffers."""
+        runner = machine.load()
+        steps = runner.steps(pixels(2))
+        next(steps)
+        with pytest.raises(UsageError, match=r"is used by another thread; give each thread its own `fork\(\)`"):
+            runner(pixels(1))
+        with closing(runner.fork()) as fork:
+            np.testing.assert_array_equal(fork(pixels(1)), expected_logits(pixels(1), CLASSES))
+        steps.close()
+        np.testing.assert_array_equal(runner(pixels(1)), expected_logits(pixels(1), CLASSES))
 
     def test_a_graph_is_left_alone(self, machine: FakeMachine) -> None:
         runner = machine.load()
