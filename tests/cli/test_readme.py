@@ -1,4 +1,4 @@
-"""The commands of the README run as they stand, and the links of all pages lead somewhere."""
+"""The commands of the README run in an empty folder, and every link of the pages has a target."""
 
 from __future__ import annotations
 

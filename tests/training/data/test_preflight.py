@@ -1,4 +1,4 @@
-"""What is wrong with a data set is told, and refused where training would lie, before the first step."""
+"""Faults of a data set are reported before the first step; those that would falsify the training stop it."""
 
 from __future__ import annotations
 
