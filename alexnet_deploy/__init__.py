@@ -16,9 +16,15 @@ imported at its first use and needs the extra of its room (``pip install 'alexne
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# ONNX Runtime reads it when it is imported. Without it, version 1.29 and later write a device id and a database below
+# the home folder and a file of a fixed name in the temporary folder, and send usage data (Linux, macOS). The opt-out of
+# OpenVINO is in runtime/openvino_runner.py.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` imports them
     from alexnet_deploy.build.engine import build_engine as build_engine

@@ -1,5 +1,17 @@
-"""``python -m alexnet_deploy`` is ``alexnet-deploy``."""
+"""``alexnet-deploy``, and ``python -m alexnet_deploy``."""
 
-from alexnet_deploy.cli import main
+import sys
 
-main()
+
+def run() -> None:
+    """Run the command line; Ctrl-C while it is still loading ends it as quietly as later."""
+    try:
+        from alexnet_deploy.cli import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Literal, get_args
 
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.json_format import JsonFormat
@@ -19,6 +19,9 @@ from alexnet_deploy.json_format import JsonFormat
 SCHEMA = 1
 Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
 """``int8+fp16``: int8 in the quantised layers, float16 in all others."""
+Channels = Literal["rgb", "bgr", "grey", "rgba"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Activation = Literal["softmax", "sigmoid"]
 ArchitectureName = Literal["alexnet", "alexnet-2012", "alexnet-review", "alexnet-review-code"]
 """Members of the AlexNet family, which ``model.architecture`` describes."""
 METADATA_KEY = "alexnet_deploy.contract"
@@ -39,18 +42,24 @@ def torchvision_resize_to(height: int, width: int) -> int:
 class Preprocessing:
     """How an image file becomes the uint8 pixels of a model.
 
-    ``resize`` is ``"stretch"`` (both sides to height x width, aspect ratio ignored) or ``"shorter-side"`` (the shorter
-    side to ``resize_to`` pixels, then a centre crop of height x width: torchvision's Resize + CenterCrop). ``mean`` and
-    ``std`` are per RGB channel on the 0..1 scale; the graph itself applies them.
+    ``resize`` is ``"stretch"`` (aspect ratio ignored: both sides to height x width, or with ``resize_to`` both to that
+    many pixels, then a centre crop) or ``"shorter-side"`` (the shorter side to ``resize_to`` pixels, then a centre crop
+    of height x width: torchvision's Resize + CenterCrop).
+    ``interpolation`` is Pillow's filter of that name; ``"nearest"`` alone is not antialiased.
+
+    The graph itself applies the rest. ``channels`` is what the model computes on: ``"bgr"`` exchanges red and blue,
+    ``"grey"`` is Pillow's luma (ITU-R 601-2), ``"rgba"`` adds an opaque alpha channel. ``mean`` and ``std`` are per
+    channel red, green, blue on the 0..1 scale, in this order also for ``"bgr"``; three equal values for ``"grey"``.
     """
 
     height: int = 224
     width: int = 224
     resize: Literal["stretch", "shorter-side"] = "shorter-side"
     resize_to: int | None = 256
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    channels: Channels = "rgb"
 
     def __post_init__(self) -> None:
         for name in ("height", "width") if self.resize_to is None else ("height", "width", "resize_to"):
@@ -59,17 +68,30 @@ class Preprocessing:
                 raise ValueError(f"{name} {value!r} is not a whole number within 1..{MAX_SIDE}")
         if self.resize not in ("stretch", "shorter-side"):
             raise ValueError(f"unknown resize rule {self.resize!r}")
-        if self.interpolation not in ("bilinear", "bicubic"):
+        if self.interpolation not in get_args(Interpolation):
             raise ValueError(f"unknown interpolation {self.interpolation!r}")
-        if self.resize == "shorter-side":
-            if self.resize_to is None or self.resize_to < max(self.height, self.width):
-                raise ValueError(f"resize_to {self.resize_to} is below the crop's {self.height} x {self.width}")
-        elif self.resize_to is not None:
-            raise ValueError("resize_to must be left out with resize 'stretch'")
+        if self.channels not in get_args(Channels):
+            raise ValueError(f"unknown channels {self.channels!r}")
+        if self.resize == "shorter-side" and self.resize_to is None:
+            raise ValueError("resize 'shorter-side' needs resize_to")
+        if self.resize_to is not None and self.resize_to < max(self.height, self.width):
+            raise ValueError(f"resize_to {self.resize_to} is below the crop's {self.height} x {self.width}")
         if len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError("mean and std need three values, one per channel")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise ValueError(f"mean {self.mean} / std {self.std}: finite numbers, std above 0")
+
+    def describe(self) -> str:
+        """All rules in one line, for people."""
+        size = f"{self.height} x {self.width}"
+        if self.resize_to is None:
+            geometry = f"stretched to {size}"
+        else:
+            side = "both sides" if self.resize == "stretch" else "shorter side"
+            geometry = f"{side} to {self.resize_to}, centre crop {size}"
+        mean, std = (",".join(f"{value:.5g}" for value in values) for values in (self.mean, self.std))
+        channels = {"rgb": "RGB", "bgr": "BGR", "grey": "grey", "rgba": "RGB with alpha"}[self.channels]
+        return f"{geometry}, {self.interpolation}; {channels}, mean {mean}, std {std} on 0..1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +101,8 @@ class ModelContract:
     Input: ``input_name``, uint8 ``[N, height, width, 3]`` RGB. Output: ``output_name``, float32 logits ``[N, K]``,
     K = ``len(labels)``. ``class_ids[k]`` is the folder name of class k in a labelled data set (a WordNet id for
     ImageNet), ``labels[k]`` its name for people. ``temperature`` divides the logits before softmax (Guo et al. 2017,
-    arXiv:1706.04599); 1.0 means uncalibrated.
+    arXiv:1706.04599); 1.0 means uncalibrated. ``activation`` turns the logits into probabilities: ``"softmax"`` where
+    one class is right, ``"sigmoid"`` where each class is right or wrong by itself (multi-label).
     """
 
     architecture: str
@@ -89,6 +112,7 @@ class ModelContract:
     input_name: str = "pixels"
     output_name: str = "logits"
     temperature: float = 1.0
+    activation: Activation = "softmax"
 
     def __post_init__(self) -> None:
         if not self.labels:
@@ -101,6 +125,8 @@ class ModelContract:
         "".join((self.architecture, self.input_name, self.output_name, *self.labels, *self.class_ids)).encode()
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature {self.temperature} is not above 0")
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"unknown activation {self.activation!r}")
 
     def to_json(self) -> str:
         """The contract as JSON with sorted keys; equal contracts have equal text."""
@@ -112,7 +138,9 @@ class ModelContract:
         return _FORMAT.decode(text, cls, source=source)
 
 
-_FORMAT = JsonFormat("contract", SCHEMA, "make the file again")
+ADDED_FIELDS = frozenset(("activation", "channels"))
+"""Fields of a contract that files of earlier versions lack."""
+_FORMAT = JsonFormat("contract", SCHEMA, "make the file again", added=ADDED_FIELDS)
 
 
 def imagenet1k_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:

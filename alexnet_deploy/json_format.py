@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError, one_line
+from alexnet_deploy.files import open_regular
 
 T = TypeVar("T")
 MAX_USERS_BYTES = 16 << 20
@@ -28,11 +31,13 @@ class JsonFormat:
     schema: int
     remedy: str
     max_bytes: int = 64 << 20
+    added: frozenset[str] = frozenset()
+    """Fields that older files of this schema lack: they then have their default."""
 
     def read(self, path: Path, kind: type[T], *, computed: Mapping[str, Callable[[T], object]] | None = None) -> T:
         """``decode`` the file at ``path``; FileNotFoundError if it is missing, InputError if it cannot be read."""
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 text = stream.read(self.max_bytes + 1)
         except FileNotFoundError:
             raise
@@ -57,6 +62,7 @@ class JsonFormat:
             raise ArtifactError(f"{source}: is too large for a {self.name}; {self.remedy}")
         with self.checking(source):
             raw = decode_json(text, dict[str, Any])
+            _refuse_repeated_keys(text)
         schema = raw.pop("schema", None)
         if type(schema) is not int or schema != self.schema:
             raise ArtifactError(
@@ -65,7 +71,7 @@ class JsonFormat:
             )
         with self.checking(source):
             recorded = {field: raw.pop(field) for field in computed or {}}
-            found = convert(raw, kind)
+            found = convert(raw, kind, added=self.added)
             for field, compute in (computed or {}).items():
                 if recorded[field] != compute(found):
                     raise ValueError(f"{field} does not fit the rest: the file was edited")
@@ -84,7 +90,7 @@ class JsonFormat:
 
 def read_users_file(path: Path) -> bytes:
     """The content of a file that a user gives; ValueError above ``MAX_USERS_BYTES``, OSError if it cannot be read."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         content = stream.read(MAX_USERS_BYTES + 1)
     if len(content) > MAX_USERS_BYTES:
         raise ValueError(f"it is larger than {MAX_USERS_BYTES >> 20} MiB")
@@ -92,36 +98,53 @@ def read_users_file(path: Path) -> bytes:
 
 
 def decode_json(text: bytes | str, kind: type[T]) -> T:
-    """The JSON value ``text``; ValueError or RecursionError if it is not valid or of another type than ``kind``."""
+    """The JSON value ``text``; ValueError or RecursionError if it is not valid or of another type than ``kind``.
+
+    A byte order mark before it, which editors on Windows write, is skipped.
+    """
     import msgspec  # late: it takes 10 ms
 
-    return msgspec.json.decode(text, type=kind)
+    plain = text.removeprefix("\ufeff") if isinstance(text, str) else text.removeprefix(codecs.BOM_UTF8)
+    return msgspec.json.decode(plain, type=kind)
 
 
-def convert(raw: object, kind: type[T]) -> T:
+def _refuse_repeated_keys(text: bytes | str) -> None:
+    """ValueError if an object of valid JSON has a key twice: other readers may take the other value."""
+
+    def refuse(pairs: list[tuple[str, object]]) -> None:
+        keys: set[str] = set()
+        for key, _ in pairs:
+            if key in keys:
+                raise ValueError(f"the key {one_line(repr(key), 60)} is repeated")
+            keys.add(key)
+
+    json.loads(text, object_pairs_hook=refuse)
+
+
+def convert(raw: object, kind: type[T], *, added: frozenset[str] = frozenset()) -> T:
     """JSON values as ``kind``; ValueError for a value of another type, and for a field that is unknown or missing.
 
-    A field may be missing where its default is None or empty.
+    A field may be missing where its default is None or empty, and where ``added`` contains its name.
     """
     import msgspec
 
     found = msgspec.convert(raw, kind)
-    if (field := _odd_field(raw, msgspec.to_builtins(found))) is not None:
+    if (field := _odd_field(raw, msgspec.to_builtins(found), added)) is not None:
         raise ValueError(field)
     return found
 
 
-def _odd_field(raw: object, known: object) -> str | None:
+def _odd_field(raw: object, known: object, added: frozenset[str]) -> str | None:
     """The error in the fields of the JSON value ``raw``, which msgspec read as ``known`` leniently."""
     if isinstance(raw, dict) and isinstance(known, dict):
         for key in raw.keys() - known.keys():
             return f"unknown field {key!r}"
         for key, value in known.items():
-            if key not in raw and value not in (None, (), {}):
+            if key not in raw and key not in added and value not in (None, (), {}):
                 return f"field {key!r} is missing"
         pairs = [(value, known[key]) for key, value in raw.items()]
     elif isinstance(raw, list) and isinstance(known, list | tuple):
         pairs = list(zip(raw, known, strict=True))
     else:
         return None
-    return next((odd for pair in pairs if (odd := _odd_field(*pair)) is not None), None)
+    return next((odd for pair in pairs if (odd := _odd_field(*pair, added)) is not None), None)

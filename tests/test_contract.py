@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.contract import MAX_SIDE, BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.contract import ADDED_FIELDS, MAX_SIDE, BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, UsageError
 from tests.helpers.json_values import json_values
 
@@ -81,12 +81,18 @@ def test_any_value_in_any_field_is_taken_or_refused(path: tuple[str, ...], data:
     read_or_refuse(json.dumps(raw))
 
 
-@pytest.mark.parametrize("key", sorted(json.loads(CONTRACT.to_json())))
+@pytest.mark.parametrize("key", sorted(json.loads(CONTRACT.to_json()).keys() - ADDED_FIELDS))
 def test_a_missing_field_is_refused(key: str) -> None:
     raw = json.loads(CONTRACT.to_json())
     del raw[key]
     with pytest.raises(ArtifactError, match=key):
         ModelContract.from_json(json.dumps(raw), source="x")
+
+
+def test_a_contract_of_an_earlier_version_has_the_defaults_of_the_fields_it_lacks() -> None:
+    raw = json.loads(CONTRACT.to_json())
+    del raw["activation"], raw["preprocessing"]["channels"]
+    assert ModelContract.from_json(json.dumps(raw), source="x") == CONTRACT
 
 
 @given(json_values)

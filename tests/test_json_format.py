@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from msgspec import Meta
 
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.json_format import JsonFormat
+from alexnet_deploy.json_format import JsonFormat, decode_json, read_users_file
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,42 @@ def test_a_field_that_is_not_right(change: Callable[[dict[str, Any]], object], c
 def test_what_is_no_json_object(text: bytes) -> None:
     with pytest.raises(ArtifactError, match=r"^x.json: is not a valid sheet \([^\n]+\); make it again$"):
         FORMAT.decode(text, Sheet, source="x.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (b'{"schema": 3, "schema": 3}', "the key 'schema' is repeated"),
+        (b'{"schema": 3, "layers": [{"name": "a", "name": "b"}]}', "the key 'name' is repeated"),
+        (rb'{"schema": 3, "k\u0069nd": "a", "kind": "b"}', "the key 'kind' is repeated"),
+        (b'{"schema": ' + b"9" * 5000 + b"}", "out of range"),
+        (b'{"schema": 1e999}', "out of range"),
+        (b'{"schema": -Infinity}', "malformed"),
+        (b'{"schema": 3, "kind": "caf\xe9"}', "decode byte 0xe9"),
+        (b'{"schema": 3, "kind": "a\x1b"}', "malformed"),
+    ],
+)
+def test_what_other_readers_may_read_differently(text: bytes, cause: str) -> None:
+    with pytest.raises(ArtifactError, match=r"^x.json: is not a valid sheet") as caught:
+        FORMAT.decode(text, Sheet, source="x.json", computed=COUNT)
+    assert cause in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    """Editors on Windows write one."""
+    text = json.dumps(raw()).encode("utf-8-sig")
+    assert FORMAT.decode(text, Sheet, source="x.json", computed=COUNT) == SHEET
+    assert decode_json(text, dict)["schema"] == 3
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["fifo", "device"])
+def test_a_file_that_never_ends_is_not_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "x.json")
+    with pytest.raises(InputError, match=r"x.json: cannot be read \(it is a (FIFO|device), not a plain file\)"):
+        FORMAT.read(tmp_path / "x.json", Sheet)
+    with pytest.raises(OSError, match="not a plain file"):
+        read_users_file(tmp_path / "x.json")
 
 
 def test_a_large_file_is_not_read(tmp_path: Path) -> None:

@@ -123,11 +123,11 @@ def _stalls(errors: Sequence[tuple[int, float]], patience: int) -> int:
 def apply_overrides(base: Recipe, overrides: Sequence[str]) -> Recipe:
     """``base`` with ``FIELD=VALUE`` overrides, the value as JSON or plain text; UsageError if one does not fit."""
     # The pixels' deviation goes with the contract.
-    fields = [name for name in _types() if name not in (*_OPTIONS, "name", "pixel_std")]
+    fields = [name for name in _types() if name not in (*OPTIONS, "name", "pixel_std")]
     changes: dict[str, Any] = {}
     for override in overrides:
         name, equals, text = override.partition("=")
-        if name in _OPTIONS:
+        if name in OPTIONS:
             raise UsageError(f"`overrides` {override}: {name} has its own option; use `{name}`")
         if name not in fields or not equals:
             wrong = f"has no field {name!r}" if equals else "is not FIELD=VALUE"
@@ -144,7 +144,7 @@ def apply_overrides(base: Recipe, overrides: Sequence[str]) -> Recipe:
     return dataclasses.replace(base, **changes)
 
 
-_OPTIONS = ("epochs", "batch", "lr")
+OPTIONS = ("epochs", "batch", "lr")
 """Fields that have an option of their own."""
 
 

@@ -13,7 +13,8 @@ from alexnet_deploy.build.plans import BuiltPlans, build_plans
 from alexnet_deploy.build.proof import describe_fallback, fallbacks
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
-from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
+from alexnet_deploy.build.verify import verify_bundle
+from alexnet_deploy.bundle.manifest import MODEL, Engine, Manifest, Verification, save_manifest, write_bundle
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import ProofError, UsageError, require_one_of
@@ -108,8 +109,9 @@ def new_bundle(
     """Start a bundle with ``onnx`` as its float model; it appears as a whole when the block ends without an error."""
     path = default_output(onnx, precision) if output is None else Path(output)
     with write_bundle(path) as folder, TemporaryDirectory(dir=folder.parent, prefix=f".{path.name}.work-") as scratch:
-        model = import_float_model(onnx, Path(scratch) / "float.onnx", settings.import_options)
-        notes = []
+        images = None if settings.verify_images is None else Path(settings.verify_images)
+        model = import_float_model(onnx, Path(scratch) / "float.onnx", settings.import_options, images=images)
+        notes = list(model.notes)
         if model.contract.temperature != 1.0:
             # The temperature was fitted to the probabilities of another engine.
             notes.append(
@@ -152,8 +154,9 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress) -> None:
             "accept them with `allow_fallback` (a name or regular expression), or choose other `targets` or another "
             "precision"
         )
+    verification, remarks = _verify(bundle, built)
     accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
-    notes = (*bundle.notes, *(f"allowed fallback: {describe_fallback(layer)}" for layer in accepted))
+    notes = (*bundle.notes, *remarks, *(f"allowed fallback: {describe_fallback(layer)}" for layer in accepted))
     manifest = Manifest(
         precision=bundle.precision,
         contract=bundle.model.contract,
@@ -161,9 +164,20 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress) -> None:
         tools=tool_versions(),
         plans=tuple(plan.plan for plan in built.plans),
         achieved=achieved,
+        verification=verification,
         notes=notes,
     )
     save_manifest(manifest, bundle.folder)
+
+
+def _verify(bundle: UnfinishedBundle, built: BuiltPlans) -> tuple[Verification | None, list[str]]:
+    onnx_path = bundle.folder / MODEL
+    plans = tuple((plan.plan, bundle.folder / plan.plan.file) for plan in built.plans)
+    engine = Engine(bundle.path.name, onnx_path, bundle.model.contract, bundle.precision, bundle.batch, plans)
+    # The float32 model of an fp32 bundle has moved into it.
+    float_onnx = bundle.model.path if bundle.model.path.exists() else onnx_path
+    images = bundle.settings.verify_images
+    return verify_bundle(engine, float_onnx, None if images is None else Path(images))
 
 
 def _build_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans:

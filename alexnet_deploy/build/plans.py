@@ -19,7 +19,7 @@ from alexnet_deploy.build.callbacks import BuildMonitor, defer_interrupt, progre
 from alexnet_deploy.bundle.manifest import LayerPrecision, Plan
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
-from alexnet_deploy.files import atomic_file
+from alexnet_deploy.files import atomic_file, text_path
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.cuda import current_capability
@@ -156,7 +156,9 @@ class _PlanBuilder:
         # Without the flag TensorRT 10 may build fp32 where the ONNX asks for fp16.
         network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = api.OnnxParser(network, logger)
-        if not parser.parse_from_file(str(self._path)):
+        with text_path(self._path) as name:
+            parsed = parser.parse_from_file(name)
+        if not parsed:
             raise InputError(f"{self._source}: {_refusal(self._library, parser.get_error(0))}")
         if (network.num_inputs, network.num_outputs) != (1, 1):
             raise InputError(

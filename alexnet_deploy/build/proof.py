@@ -17,18 +17,20 @@ from onnx import TensorProto
 
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.onnx_graph.element_types import (
+    COMPUTE_OPS,
+    MOVES_DATA,
+    element_types,
+    makers_in,
+    origin,
+    stored_type,
+)
 from alexnet_deploy.onnx_graph.onnx_file import initializers
-
-COMPUTE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Nodes whose precision decides speed and accuracy. For the rest (pooling, LRN, ...) fusion decides the precision."""
 
 UNKNOWN = "unknown"
 """``got`` of a node that is missing from the report."""
 
-_MOVES_DATA = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that a builder runs on quantised values, so they may stand between Q/DQ and the node that uses it."""
-
-_ONNX_TYPES = {
+_ONNX_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
@@ -44,8 +46,6 @@ _REPORT_TYPES = (
     ("fp32", re.compile(r"Float|FP32", re.I)),
 )
 _WIDEST_FIRST = ("fp32", "fp16", "bf16", "fp8", "int8")
-_MAX_SHAPE_BYTES = 1024
-"""Initializers up to this size stay for shape inference (a Reshape's target); larger ones are weights."""
 
 _LAYER = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w*), Inputs: (?P<inputs>\[.*?\]), Constants: (?P<constants>\[.*?\]), "
@@ -77,42 +77,25 @@ class EngineLayer:
 
 
 def compute_nodes(model: onnx.ModelProto) -> list[ComputeNode]:
-    """The compute nodes in graph order; the large weights of ``model`` are emptied on the way.
+    """The compute nodes in graph order.
 
     A node requests int8 or fp8 if both its operands come from a DequantizeLinear of that type, else the float type of
     its operands.
     """
-    weights = initializers(model)
-    for tensor in weights.values():
-        if tensor.ByteSize() > _MAX_SHAPE_BYTES:
-            # Shape inference needs only dimensions and types, and would copy the values twice.
-            for stored in ("raw_data", "float_data", "int32_data"):
-                tensor.ClearField(stored)
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    values = (*graph.value_info, *graph.input, *graph.output)
-    types = {v.name: v.type.tensor_type.elem_type for v in values} | {w.name: w.data_type for w in weights.values()}
-    makers = {output: node for node in graph.node for output in node.output}
-
-    def origin(name: str) -> onnx.NodeProto | None:
-        maker = makers.get(name)
-        while maker is not None and maker.op_type in _MOVES_DATA:
-            maker = makers.get(maker.input[0])
-        return maker
+    types, makers, weights = element_types(model), makers_in(model.graph), initializers(model)
 
     def operand(name: str) -> str:
-        maker = origin(name)
-        source = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else name
-        return _ONNX_TYPES.get(types.get(source, 0), UNKNOWN)
+        return _ONNX_TYPES.get(stored_type(name, types, makers), UNKNOWN)
 
     def size(name: str) -> int:
-        maker = origin(name)
-        while maker is not None and maker.op_type in {"DequantizeLinear", "QuantizeLinear", "Cast", *_MOVES_DATA}:
+        maker = origin(name, makers)
+        while maker is not None and maker.op_type in {"DequantizeLinear", "QuantizeLinear", "Cast", *MOVES_DATA}:
             name = maker.input[0]
             maker = makers.get(name)
         return math.prod(weights[name].dims) if name in weights else 0
 
     found = []
-    for node in graph.node:
+    for node in model.graph.node:
         if node.op_type in COMPUTE_OPS:
             both = {operand(name) for name in node.input[:2]}
             precision = both.pop() if len(both) == 1 else _ONNX_TYPES.get(types.get(node.input[0], 0), UNKNOWN)

@@ -19,5 +19,7 @@ class BuildSettings(CalibrationSettings):
     """Batch sizes of the plans; None: 1..32 tuned for 8, or the one batch size of a static model."""
     targets: tuple[str, ...] = ()
     """GPUs to build plans for: values of ``plans.TARGETS``; empty: the GPU of this machine, else one portable plan."""
+    verify_images: str | Path | None = None
+    """Folder of photos on which the engine is compared with the original; None: the sample photos."""
     allow_fallback: tuple[str, ...] = ()
     """Nodes, by name or regular expression, that may miss their precision."""

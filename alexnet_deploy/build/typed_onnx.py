@@ -43,7 +43,7 @@ def write_typed_onnx(
     if precision == "fp32":
         os.rename(model.path, out)
     elif precision == "fp16":
-        to_fp16(model.path, out)
+        to_fp16(model.path, out, source=model.source)
     if dtype is None or images is None:
         return []
     method = method_for(dtype, settings.calibration_method)

@@ -15,7 +15,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from typing import Any
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError
-from alexnet_deploy.files import atomic_directory, sha256_of
+from alexnet_deploy.files import atomic_directory, sha256_of, shareable
 from alexnet_deploy.json_format import JsonFormat, convert
 
 MANIFEST = "bundle.json"
@@ -75,6 +77,21 @@ class LayerPrecision:
 
 
 @dataclass(frozen=True, slots=True)
+class Verification:
+    """The finished engine beside its float model on photos, when it was built.
+
+    ``largest_difference_points`` is of a probability, in percentage points; for int8 and fp8 it contains what the
+    quantisation itself changes.
+    """
+
+    runtime: str
+    images: int
+    same_answers: int
+    """Number of images whose first class is the float model's."""
+    largest_difference_points: float
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Content of ``bundle.json``."""
 
@@ -85,6 +102,8 @@ class Manifest:
     plans: tuple[Plan, ...] = ()
     achieved: dict[str, tuple[LayerPrecision, ...]] = field(default_factory=dict)
     """Proof of precision, by file name of the plan."""
+    verification: Verification | None = None
+    """None: no runtime of the machine that built it could run it."""
     notes: tuple[str, ...] = ()
     """Sentences for people: why the bundle has no plan, which fallback was allowed."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -101,6 +120,12 @@ class Engine:
     batch: BatchProfile | None
     """Batch sizes of the plans; None: the ONNX alone decides."""
     plans: tuple[tuple[Plan, Path], ...] = ()
+    sha256: str | None = None
+    """Of the content of all its files, where it is known without reading them."""
+
+    def content_sha256(self) -> str:
+        """SHA-256 of what a runtime computes with."""
+        return self.sha256 or sha256_of(self.onnx_path)
 
 
 @contextmanager
@@ -110,7 +135,10 @@ def write_bundle(directory: Path) -> Iterator[Path]:
     A kill at any moment leaves the old bundle or the new one. A directory is replaced only if it is empty or holds a
     bundle alone: any other file is the user's and would be lost (InputError).
     """
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    try:
+        names = {path.name for path in directory.iterdir()} if os.path.isdir(directory) else set()
+    except OSError as exc:
+        raise InputError(f"{directory}: cannot be listed ({exc.strerror}); choose another `output`") from exc
     ours = (MANIFEST, MODEL, CALIBRATION, CONFIDENCE)
     others = sorted(name for name in names if name not in ours and not name.endswith(".plan"))
     if others or (names and MANIFEST not in names):
@@ -123,7 +151,10 @@ def write_bundle(directory: Path) -> Iterator[Path]:
 
 
 def save_manifest(manifest: Manifest, directory: Path) -> None:
-    """Write ``bundle.json`` last: it records size and SHA-256 of every file in ``directory``."""
+    """Write ``bundle.json`` last: it records size and SHA-256 of every file in ``directory``.
+
+    Absolute paths in the notes become relative, as a bundle is passed on.
+    """
     files = {
         path.name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
         for path in sorted(directory.iterdir())
@@ -131,6 +162,7 @@ def save_manifest(manifest: Manifest, directory: Path) -> None:
     }
     raw = dataclasses.asdict(manifest)
     raw["contract"] = json.loads(manifest.contract.to_json())
+    raw["notes"] = list(map(shareable, manifest.notes))
     head = {"schema": FORMAT.schema, "contract_sha256": _contract_sha256(raw["contract"]), "files": files}
     text = json.dumps(head | raw, indent=1, ensure_ascii=False)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
@@ -189,17 +221,29 @@ def verify(directory: Path, *, only: set[str] | None = None) -> Manifest:
 
 
 def _check_file(path: Path, record: FileRecord) -> None:
+    _check_size(path, record)
     try:
-        size = path.stat().st_size
-        sha256 = sha256_of(path) if size == record.bytes else None
+        sha256 = sha256_of(path)
+    except OSError as exc:
+        raise ArtifactError(f"{path}: cannot be read ({exc.strerror}); build the bundle again") from exc
+    if sha256 != record.sha256:
+        raise ArtifactError(f"{path}: was edited: its SHA-256 differs from the manifest; build the bundle again")
+
+
+def _check_size(path: Path, record: FileRecord) -> None:
+    """ArtifactError unless ``path`` is a plain file of the recorded size."""
+    try:
+        found = path.stat()
     except FileNotFoundError as exc:
         raise ArtifactError(f"{path}: is missing from its bundle; build the bundle again") from exc
     except OSError as exc:
         raise ArtifactError(f"{path}: cannot be read ({exc.strerror}); build the bundle again") from exc
-    if sha256 is None:
-        raise ArtifactError(f"{path}: has {size} bytes, the manifest records {record.bytes}; build the bundle again")
-    if sha256 != record.sha256:
-        raise ArtifactError(f"{path}: was edited: its SHA-256 differs from the manifest; build the bundle again")
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactError(f"{path}: is not a plain file; build the bundle again")
+    if found.st_size != record.bytes:
+        raise ArtifactError(
+            f"{path}: has {found.st_size} bytes, the manifest records {record.bytes}; build the bundle again"
+        )
 
 
 def open_bundle(directory: Path) -> Engine:
@@ -212,18 +256,62 @@ def open_bundle(directory: Path) -> Engine:
         precision=manifest.precision,
         batch=manifest.batch,
         plans=tuple((plan, directory / plan.file) for plan in manifest.plans),
+        sha256=_content_sha256(load_manifest(directory)[1]),
     )
 
 
+def _content_sha256(files: dict[str, FileRecord]) -> str:
+    """SHA-256 of the model and the plans, by the hashes in the manifest."""
+    hashes = [f"{name} {files[name].sha256}" for name in sorted(files) if name == MODEL or name.endswith(".plan")]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def unlisted_files(directory: Path) -> list[str]:
+    """Names of what lies in a bundle without being listed in its manifest."""
+    listed = load_manifest(directory)[1].keys() | {MANIFEST}
+    return sorted(path.name for path in directory.iterdir() if path.name not in listed)
+
+
 def list_bundles(store: Path) -> list[tuple[Path, Manifest | ArtifactError]]:
-    """Every bundle below ``store``, newest first; for one that cannot be read, the error instead of the manifest."""
-    found: list[tuple[Path, Manifest | ArtifactError]] = []
-    directories = sorted(store.iterdir()) if store.is_dir() else []
+    """Every bundle below ``store``, newest first; for one that is damaged, the error instead of the manifest.
+
+    The content of its files is not hashed. Where the manifest cannot be read, the folder's time stands for its date.
+    InputError if ``store`` exists and cannot be listed.
+    """
+    found: list[tuple[str, Path, Manifest | ArtifactError]] = []
+    try:
+        directories = sorted(store.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise InputError(f"{store}: cannot be listed ({exc.strerror}); name a folder of bundles as `store`") from exc
     for directory in directories:
-        if directory.name.startswith(".") or not (directory / MANIFEST).is_file():
+        if directory.name.startswith(".") or not _may_be_a_bundle(directory):
             continue
+        created = _changed(directory)
         try:
-            found.append((directory, load_manifest(directory)[0]))
+            manifest, files = load_manifest(directory)
+            created = manifest.created
+            for name, record in files.items():
+                _check_size(directory / name, record)
+            found.append((created, directory, manifest))
         except DeployError as exc:
-            found.append((directory, ArtifactError(str(exc))))
-    return sorted(found, key=lambda row: row[1].created if isinstance(row[1], Manifest) else "", reverse=True)
+            found.append((created, directory, ArtifactError(str(exc))))
+    return [(directory, result) for _, directory, result in sorted(found, key=lambda row: row[0], reverse=True)]
+
+
+def _may_be_a_bundle(directory: Path) -> bool:
+    """Whether it is a folder with a file of a bundle, or what is left of one."""
+    if not os.path.isdir(directory):
+        return directory.is_symlink() and not os.path.exists(directory)
+    try:
+        names = {entry.name for entry in directory.iterdir()}
+    except OSError:
+        return True  # nobody can know
+    return not names.isdisjoint((MANIFEST, MODEL, CALIBRATION, CONFIDENCE)) or any(n.endswith(".plan") for n in names)
+
+
+def _changed(directory: Path) -> str:
+    """When a folder was last changed, as ``Manifest.created`` has it."""
+    seconds = os.lstat(directory).st_mtime if os.path.lexists(directory) else 0.0
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

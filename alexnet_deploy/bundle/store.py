@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest, list_bundles, open_bundle
-from alexnet_deploy.errors import InputError, UnavailableError, UsageError
+from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError, UsageError
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
+
+_log = logging.getLogger(__name__)
 
 STORE = Path("engines")
 """The default store, relative to the current folder."""
@@ -20,33 +24,36 @@ _BUILD = "build one: alexnet-deploy build-engine"
 
 @contextmanager
 def resolve_engine(
-    name: str | None, store: Path, import_options: ImportOptions = NO_IMPORT_OPTIONS
+    name: str | None, store: Path, import_options: ImportOptions = NO_IMPORT_OPTIONS, *, verify: bool = True
 ) -> Iterator[Engine]:
     """Yield the engine that ``name`` means (None: the newest bundle of ``store``).
 
-    An ONNX of another tool is converted to our form, in a temporary folder that lasts as long as the block. For an
-    engine with a contract of its own ``import_options`` must be empty (UsageError).
+    An ONNX of another tool is converted to our form, in a temporary folder that lasts as long as the block, and with
+    ``verify`` compared with the original on photos.
+
+    For an engine with a contract of its own ``import_options`` must be empty (UsageError).
     """
     if name is not None and name.endswith(".onnx"):
-        with _onnx_engine(Path(name), import_options) as engine:
+        with _onnx_engine(Path(name), import_options, verify) as engine:
             yield engine
         return
     if import_options != NO_IMPORT_OPTIONS:
         raise UsageError(
             "`mean`, `std` and `labels` describe an ONNX of another tool; a bundle carries its own contract"
         )
-    yield open_bundle(find_bundle(name, store) if name is not None else store / some_bundle_names(store)[0])
+    yield open_bundle(find_bundle(name, store) if name is not None else _newest_bundle(store))
 
 
 def find_bundle(name: str, store: Path) -> Path:
     """The bundle directory that ``name`` means: a path, or a name in ``store``; InputError lists those there are."""
+    # os.path, because Path's methods raise for a name that is too long or a folder that cannot be entered.
     for directory in (Path(name), store / name):
-        if (directory / MANIFEST).is_file():
+        if os.path.lexists(directory / MANIFEST):
             return directory
-    if Path(name).exists():
+    if os.path.lexists(name):
         raise InputError(f"{name}: is not an engine bundle (a folder with {MANIFEST}) or an .onnx file")
     path, at, runtime = name.rpartition("@")
-    if at and (Path(path).exists() or (store / path).exists()):
+    if at and (os.path.exists(path) or os.path.exists(store / path)):
         raise InputError(f"{name}: no such engine; name the engine {path} here, and {runtime} as `runtime`")
     names = bundle_names(store)
     raise InputError(f"{name}: no such engine in {store}/; " + (f"it contains {', '.join(names)}" if names else _BUILD))
@@ -58,11 +65,32 @@ def bundle_names(store: Path) -> list[str]:
 
 
 def some_bundle_names(store: Path) -> list[str]:
-    """``bundle_names``, at least one; InputError if the store is empty."""
-    names = bundle_names(store)
-    if not names:
+    """Names of all bundles in ``store``, newest first.
+
+    InputError if the store is empty, ArtifactError if one of them is damaged: a result on "all bundles" that lacks one
+    would look complete.
+    """
+    found = list_bundles(store)
+    if not found:
         raise InputError(no_engine_in(store))
-    return names
+    for _, manifest in found:
+        _refuse_damaged(manifest)
+    return [directory.name for directory, _ in found]
+
+
+def _newest_bundle(store: Path) -> Path:
+    """The newest bundle of ``store``; ArtifactError if it is damaged, as an older one would give other answers."""
+    found = list_bundles(store)
+    if not found:
+        raise InputError(no_engine_in(store))
+    directory, manifest = found[0]
+    _refuse_damaged(manifest)
+    return directory
+
+
+def _refuse_damaged(manifest: Manifest | ArtifactError) -> None:
+    if isinstance(manifest, ArtifactError):
+        raise ArtifactError(f"{manifest}; or name the engine to use, or move the damaged bundle out of the store")
 
 
 def no_engine_in(store: Path) -> str:
@@ -71,11 +99,12 @@ def no_engine_in(store: Path) -> str:
 
 
 @contextmanager
-def _onnx_engine(path: Path, import_options: ImportOptions) -> Iterator[Engine]:
+def _onnx_engine(path: Path, import_options: ImportOptions, verify: bool) -> Iterator[Engine]:
     try:
-        from alexnet_deploy.onnx_graph.adopt import adopt
         from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, precision_in
-    except ImportError as exc:
+    except ModuleNotFoundError as exc:
+        if exc.name != "onnx":
+            raise
         raise UnavailableError(f"{path}: reading an ONNX file needs the onnx package; pip install onnx") from exc
     model = load_onnx(path)
     contract, precision = contract_in(model, source=str(path)), precision_in(model)
@@ -83,6 +112,11 @@ def _onnx_engine(path: Path, import_options: ImportOptions) -> Iterator[Engine]:
     if contract is not None and import_options == NO_IMPORT_OPTIONS:
         yield Engine(path.stem, path, contract, precision, None)
         return
+    from alexnet_deploy.verification.imported import adopt_verified
+
     with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
         adopted = Path(folder) / "model.onnx"
-        yield Engine(path.stem, adopted, adopt(path, adopted, import_options), precision, None)
+        contract, notes = adopt_verified(path, adopted, import_options, verify=verify)
+        for note in notes:
+            _log.warning("%s: %s", path, note)
+        yield Engine(path.stem, adopted, contract, precision, None)

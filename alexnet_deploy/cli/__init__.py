@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Annotated, Any
 
@@ -26,7 +25,7 @@ from alexnet_deploy.cli.commands import (
 )
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
-from alexnet_deploy.cli.terminal import note
+from alexnet_deploy.cli.terminal import note, show_log
 from alexnet_deploy.errors import DeployError
 
 GROUPS = {
@@ -97,13 +96,13 @@ def _options(
         bool, typer.Option("--verbose", help="Show the reasons against unused runtimes, and the log of the libraries.")
     ] = False,
 ) -> None:
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, stream=sys.stderr)
+    show_log(verbose=verbose)
 
 
 def main() -> None:
-    """Entry point: the only place that turns an error of ours into a line and an exit code.
+    """Run the command line: the only place that turns an error of ours into a line and an exit code.
 
-    Typer itself ends usage errors with 2 and Ctrl-C with 130.
+    Typer itself ends Ctrl-C with 130.
     """
     try:
         with checked_standard_output():

@@ -36,6 +36,8 @@ def running(
     with open_engine(engine, runtime=runtime, threads=threads, store=store, import_options=import_options) as opened:
         note_passed_over(opened.passed_over, unused_gpu=opened.unused_gpu)
         note(f"running {opened.name} ({opened.precision}) with {opened.description}")
+        if str(engine).endswith(".onnx"):  # a bundle was built with them
+            note(f"images: {opened.contract.preprocessing.describe()}")
         yield opened
 
 

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
-from alexnet_deploy.errors import DeployError
+from alexnet_deploy.cli.faults import one_line_faults
+from alexnet_deploy.errors import DeployError, UsageError
 
 
 def with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with each parameter in the message of its DeployError written as the flag that sets it."""
+    """``command`` with each parameter in the message of its DeployError written as the flag that sets it.
+
+    What the machine refuses (``one_line_faults``) is a DeployError as well.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            command(*args, **kwargs)
+            with one_line_faults(inspect.signature(command).parameters):
+                command(*args, **kwargs)
         except DeployError as exc:
             exc.rename_parameters(functools.partial(flag_of, command))
             raise
@@ -66,20 +73,21 @@ class PlainCommand(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         for kind in ("argument", "option"):
-            rows = []
+            sections: dict[str, list[tuple[str, str]]] = {}
             for param in self.get_params(ctx):
                 if param.param_type_name == kind and (record := param.get_help_record(ctx)) is not None:
                     name = re.sub(r"<([a-z ]+)>$", lambda found: _VALUES.get(found[1], found[0]), record[0])
                     if kind == "argument":  # its name is its value
                         name = record[0].partition(" ")[0] + ("" if param.nargs == 1 else "...")
-                    rows.append((name, record[1]))
-            if rows:
-                with formatter.section(f"{kind.capitalize()}s"):
+                    section = getattr(param, "rich_help_panel", None) or f"{kind.capitalize()}s"
+                    sections.setdefault(section, []).append((name, record[1]))
+            for section, rows in sections.items():
+                with formatter.section(section):
                     formatter.write_dl(rows)
 
 
 class CommandGroup(TyperGroup):
-    """Commands whose usage errors read like ours, listed with their first sentence in full."""
+    """Commands whose usage errors are one line like ours, listed with their first sentence in full."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
@@ -87,9 +95,29 @@ class CommandGroup(TyperGroup):
                 [(name, command.get_short_help_str(limit=200)) for name, command in self.commands.items()]
             )
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class, with our usage errors."""
+        with _our_usage_errors():
+            return super().make_context(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        """As the base class, with our usage errors."""
+        with _our_usage_errors():
             return super().invoke(ctx)
-        except typer.BadParameter as exc:
-            exc.message = exc.message.removeprefix("Value error, ")  # of pydantic, which typer 0.29 leaves in
+
+
+_CLICK_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]  # typer has it under no public name
+
+
+@contextmanager
+def _our_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except _CLICK_USAGE_ERROR as exc:
+        ctx = exc.ctx
+        if ctx is None or type(exc).__name__ == "NoArgsIsHelpError":  # it prints the help page
             raise
+        cause = (
+            exc.format_message().replace(": Value error, ", ": ").rstrip(".")
+        )  # of pydantic, which typer 0.29 leaves in
+        raise UsageError(f"{cause}; see {ctx.command_path} --help") from exc

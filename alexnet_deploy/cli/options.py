@@ -10,9 +10,11 @@ import typer
 from alexnet_deploy.bundle.store import DEFAULT_ONNX as DEFAULT_ONNX
 from alexnet_deploy.bundle.store import STORE as STORE
 from alexnet_deploy.bundle.store import bundle_names
-from alexnet_deploy.cli.quantities import Numbers, Rgb, Seconds
+from alexnet_deploy.cli.import_options import with_import_options as with_import_options
+from alexnet_deploy.cli.quantities import Numbers, Seconds
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS as NO_IMPORT_OPTIONS
 from alexnet_deploy.onnx_graph.import_options import ImportOptions as ImportOptions
 from alexnet_deploy.precision.types import Method, QuantizedType
 from alexnet_deploy.runtime.select import Runtime as RuntimeName
@@ -36,7 +38,6 @@ def time_option(flag: str, text: str, *, parser: Any = Seconds.parse) -> Any:
 
 
 _NEWEST, _ALL = "newest bundle of the store", "all bundles of the store"
-_RGB: dict[str, Any] = {"parser": Rgb.parse, "metavar": "R,G,B"}
 
 # The subject of a command
 OneEngine = Annotated[str, engine_argument()]
@@ -67,11 +68,6 @@ Concurrency = Annotated[int, typer.Option(help="Number of calls at the same time
 Batch = Annotated[int, typer.Option(help="Number of images per call.")]
 BatchSizes = Annotated[Numbers, typer.Option(parser=Numbers.parse, metavar="N,N,...", help="Batch sizes to measure.")]
 Duration = Annotated[float, time_option("--duration", "Minimum time per measurement.")]
-
-# An ONNX of another tool
-Mean = Annotated[Rgb | None, typer.Option(help="Mean on the 0..1 scale, for another tool's ONNX.", **_RGB)]
-Std = Annotated[Rgb | None, typer.Option(help="Standard deviation on the 0..1 scale.", **_RGB)]
-Labels = Annotated[Path | None, typer.Option(help="Labels, one per line, or 'imagenet1k'; for another tool's ONNX.")]
 
 # Precision and calibration
 Fp16 = Annotated[bool, typer.Option("--fp16", help="float16; with --int8 or --fp8, for the other layers.")]

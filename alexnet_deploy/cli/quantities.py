@@ -89,15 +89,29 @@ class Numbers(tuple[int, ...]):
 
 
 class Rgb(tuple[float, ...]):
-    """A number for red, green and blue; typed ``0.485,0.456,0.406``."""
+    """One number, or one for red, green and blue; typed ``0.5`` or ``0.485,0.456,0.406``."""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The three numbers of ``text``."""
+        """The numbers of ``text``."""
         try:
             numbers = cls(map(float, text.split(",")))
         except ValueError:
             numbers = cls()
-        if len(numbers) != 3:
-            raise typer.BadParameter(f"{text!r} is not three numbers with commas (R,G,B), such as 0.485,0.456,0.406")
+        if len(numbers) not in (1, 3):
+            raise typer.BadParameter(
+                f"{text!r} is not one number, or three with commas (R,G,B), such as 0.485,0.456,0.406"
+            )
         return numbers
+
+
+class Size(tuple[int, ...]):
+    """Height and width in pixels; typed ``224`` or ``224x320``."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The size in ``text``."""
+        match = re.fullmatch(r"\s*(\d{1,5})(?:\s*[xX]\s*(\d{1,5}))?\s*", text, re.ASCII)
+        if match is None:
+            raise typer.BadParameter(f"{text!r} is not a size in pixels, such as 224 or 224x320 (height x width)")
+        return cls((int(match[1]), int(match[2] or match[1])))

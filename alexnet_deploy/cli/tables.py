@@ -45,7 +45,7 @@ def print_markdown(grid: Table) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print JSON for programs. ASCII escapes, since a file name may hold odd bytes; NaN is our bug."""
+    """Print JSON for programs. It is ASCII, as a name may hold odd bytes and a terminal shows it; NaN is our bug."""
     print(json.dumps(value, indent=1, allow_nan=False, default=_json_ready))
 
 

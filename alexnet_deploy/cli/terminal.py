@@ -2,21 +2,73 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
+from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.errors import printable
 from alexnet_deploy.progress import Progress as Report
 
 _WIDE = 160  # columns of a table in a pipe, where no terminal reports its width
 _is_terminal = sys.stdout is not None and sys.stdout.isatty()  # None: it is closed
-out = Console(highlight=False, markup=False, width=None if _is_terminal else _WIDE)
-err = Console(highlight=False, markup=False, stderr=True)
+
+
+class SafeConsole(Console):
+    """A console that prints control, bidirectional and invisible characters of any text as escapes.
+
+    Names, labels and notes come from files of strangers: such characters can hide text, reorder it or run commands of
+    the terminal. The codes for colours and bars are rich's own, and pass.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """The segments of ``renderable``, with safe text."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable_lines(segment.text), segment.style)
+
+
+class _LogHandler(logging.Handler):
+    """Warnings of this package as notes for people; with ``verbose`` every record, with its level and origin."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        super().__init__()
+        self._verbose = verbose
+        self.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print ``record``."""
+        if self._verbose or not record.name.startswith("alexnet_deploy"):
+            err.print(printable_lines(self.format(record)), soft_wrap=True)
+        else:
+            note(in_flags(record.getMessage()), style="yellow")
+
+
+def show_log(*, verbose: bool) -> None:
+    """Show this package's warnings and the errors of all libraries; with ``verbose`` everything."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, _LogHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(_LogHandler(verbose=verbose))
+    root.setLevel(logging.DEBUG if verbose else logging.ERROR)
+    logging.getLogger("alexnet_deploy").setLevel(logging.NOTSET if verbose else logging.WARNING)
+
+
+def printable_lines(text: str) -> str:
+    """``printable`` for each line of ``text``."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+out = SafeConsole(highlight=False, markup=False, width=None if _is_terminal else _WIDE)
+err = SafeConsole(highlight=False, markup=False, stderr=True)
 
 
 def note(text: str, style: str | None = None) -> None:

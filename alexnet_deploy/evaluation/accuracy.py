@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.contract import Activation, ModelContract
 from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, ReliabilityBin
 from alexnet_deploy.evaluation.statistics import PairedCounts, wilson_percent
-from alexnet_deploy.inference.probabilities import finite_rows, log_softmax, predicted_classes, softmax
+from alexnet_deploy.inference.probabilities import activate, finite_rows, loss_nats, predicted_classes
 
 # Legend: N image, K class, B bin
 
@@ -19,12 +19,16 @@ _ROWS = 4096  # per step in float64: all of ImageNet's validation images at once
 
 
 def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
-    """Return the accuracy of engine ``index``; ``contract`` is the engine's, for its temperature."""
+    """Return the accuracy of engine ``index``; ``contract`` is the engine's, for its probabilities."""
     logits_NK = answers.logits_NK[index]
     images = len(answers.target_N)
     rank_N = _rank_of_target(logits_NK, answers.target_N)
     top1, top5 = int((rank_N == 0).sum()), int((rank_N < 5).sum())
     not_finite = int((~finite_rows(logits_NK)).sum())
+
+    def at(temperature: float) -> Confidence | None:
+        return None if not_finite else confidence(logits_NK, answers.target_N, temperature, contract.activation)
+
     return Accuracy(
         images=images,
         top1_percent=100 * top1 / images,
@@ -32,8 +36,8 @@ def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
         top5_percent=100 * top5 / images,
         top5_interval=wilson_percent(top5, images),
         not_finite=not_finite,
-        confidence=None if not_finite else confidence(logits_NK, answers.target_N, contract.temperature),
-        uncalibrated=None if not_finite else confidence(logits_NK, answers.target_N, 1.0),
+        confidence=at(contract.temperature),
+        uncalibrated=at(1.0),
     )
 
 
@@ -62,23 +66,25 @@ def accuracy_delta(answers: Answers, first: int, second: int) -> AccuracyDelta:
     )
 
 
-def confidence(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float) -> Confidence:
+def confidence(
+    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float, activation: Activation
+) -> Confidence:
     """Measure the probabilities at ``temperature``; all logits must be finite."""
-    log_true_N, log_first_N = np.empty(len(target_N)), np.empty(len(target_N))
+    loss_N, first_N = np.empty(len(target_N)), np.empty(len(target_N))
     for i in range(0, len(target_N), _ROWS):
         rows = slice(i, i + _ROWS)
-        log_NK = log_softmax(logits_NK[rows], temperature)
-        log_true_N[rows] = np.take_along_axis(log_NK, target_N[rows, None], axis=1)[:, 0]
-        log_first_N[rows] = log_NK.max(axis=1)
-    ece = calibration_error(np.exp(log_first_N), logits_NK.argmax(axis=1) == target_N)
-    return Confidence(temperature, -float(log_true_N.mean()), 100 * ece)
+        loss_N[rows] = loss_nats(logits_NK[rows], target_N[rows], activation, temperature)
+        first_N[rows] = activate(logits_NK[rows], activation, temperature).max(axis=1)
+    ece = calibration_error(first_N, logits_NK.argmax(axis=1) == target_N)
+    return Confidence(temperature, float(loss_N.mean()), 100 * ece)
 
 
 def reliability(
-    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float
+    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float, activation: Activation
 ) -> tuple[ReliabilityBin, ...]:
     """Return how often first answers are right, binned by their probability; all logits must be finite."""
-    return reliability_bins(softmax(logits_NK, temperature).max(axis=1), logits_NK.argmax(axis=1) == target_N)
+    first_N = activate(logits_NK, activation, temperature).max(axis=1)
+    return reliability_bins(first_N, logits_NK.argmax(axis=1) == target_N)
 
 
 def reliability_bins(

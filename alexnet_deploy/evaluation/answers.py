@@ -45,9 +45,11 @@ def collect_answers(
 
     Errors call the runners by ``names`` (None: by their descriptions).
     Raises UsageError if the runners preprocess differently, because the same pixels would then be wrong for one of
-    them, and InputError if no image can be read.
+    them, or if only some are multi-label; and InputError if no image can be read.
     """
-    pre = _common_preprocessing(runners, names or [runner.description for runner in runners])
+    names = names or [runner.description for runner in runners]
+    pre = _common_preprocessing(runners, names)
+    _refuse_other_activations(runners, names)
     kept: list[Path] = []
     targets: list[int] = []
     unreadable: list[str] = []
@@ -112,3 +114,14 @@ def _common_preprocessing(runners: Sequence[Runner], names: Sequence[str]) -> Pr
                 f"{getattr(other, rule)}); measure them one at a time"
             )
     return first
+
+
+def _refuse_other_activations(runners: Sequence[Runner], names: Sequence[str]) -> None:
+    """UsageError where one runner's scores are of classes that exclude each other, and another's are not."""
+    first = runners[0].contract.activation
+    for runner, name in zip(runners, names, strict=True):
+        if (other := runner.contract.activation) != first:
+            raise UsageError(
+                f"{names[0]} and {name} mean different things by their scores (activation {first} and {other}); "
+                "measure them one at a time"
+            )

@@ -69,7 +69,7 @@ class LogitDifference:
     cosine_min: float
     """Of the logits of one image; 1 if both are all 0."""
     kl_nats: float
-    """Mean of KL(softmax(A) || softmax(B)), both at temperature 1."""
+    """Mean of KL(A || B) of the probabilities, both at temperature 1 (``inference.probabilities.kl_nats``)."""
     disagreements: int
     """Images whose first answers differ."""
     worst: tuple[Divergence, ...]
@@ -166,7 +166,7 @@ def compare(
 
 
 def logit_difference(answers: Answers, contract: ModelContract, *, listed: int = MAX_LISTED) -> LogitDifference:
-    """Compare the logits of two engines; ``contract`` names the classes, ``listed`` bounds ``worst``."""
+    """Compare the logits of two engines; ``contract`` is that of both, ``listed`` bounds ``worst``."""
     a_NK, b_NK = answers.logits_NK
     answer_a_N, answer_b_N = predicted_classes(a_NK), predicted_classes(b_NK)
     finite_N = (answer_a_N >= 0) & (answer_b_N >= 0)
@@ -174,7 +174,7 @@ def logit_difference(answers: Answers, contract: ModelContract, *, listed: int =
         raise InputError(f"no image has finite logits in both engines ({answers.files[0]}, ...); build them again")
     max_N, mean_N, cosine_N, kl_N = (np.full(len(finite_N), np.nan) for _ in range(4))
     max_N[~finite_N] = np.inf
-    kl_N[finite_N] = kl_nats(a_NK[finite_N], b_NK[finite_N])
+    kl_N[finite_N] = kl_nats(a_NK[finite_N], b_NK[finite_N], contract.activation)
     for i in np.flatnonzero(finite_N):
         x, y = a_NK[i].astype(np.float64), b_NK[i].astype(np.float64)
         gap = np.abs(x - y)

@@ -217,8 +217,7 @@ def _by_rule(**changes: Any) -> Pixels:
 
 def _no_antialias(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
     """Resize as OpenCV's INTER_LINEAR and torch's interpolate(antialias=False), with the geometry of the reference."""
-    stretch = pre.resize == "stretch"
-    left, top, right, bottom = (0.0, 0.0, image.width, image.height) if stretch else crop_box(*image.size, pre)
+    left, top, right, bottom = crop_box(*image.size, pre)
     y0, y1, fy = _taps(top, bottom, pre.height, image.height)
     x0, x1, fx = _taps(left, right, pre.width, image.width)
     source_HWC = np.asarray(image)

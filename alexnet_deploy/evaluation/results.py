@@ -36,10 +36,11 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How well softmax(logits / ``temperature``) predicts the share of right answers.
+    """How well the probabilities at ``temperature`` predict the share of right answers.
 
-    ``nll_nats`` is the mean negative log likelihood of the true class. ``ece_percent`` is the expected calibration
-    error over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
+    ``nll_nats`` is the mean negative log likelihood of the true class; for a multi-label model it is the mean binary
+    cross-entropy (``inference.probabilities.loss_nats``). ``ece_percent`` is the expected calibration error of the
+    first answers over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
     """
 
     temperature: float

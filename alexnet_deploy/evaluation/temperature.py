@@ -67,11 +67,17 @@ def calibrate(
     stay byte for byte. If anything is raised, the bundle is as it was.
 
     Raises InputError if ``data`` shares an image with ``evaluation_data``, ``training_data`` or the images that
-    calibrated the bundle, or if no temperature fits it; ArtifactError for a damaged bundle.
+    calibrated the bundle, if the model is multi-label, or if no temperature fits it; ArtifactError for a damaged
+    bundle.
     """
     manifest = verify(bundle)
     if contract_in(load_onnx(bundle / MODEL), source=str(bundle / MODEL)) != manifest.contract:
         raise ArtifactError(f"{bundle}: {MANIFEST} and {MODEL} carry different contracts; build the bundle again")
+    if manifest.contract.activation == "sigmoid":
+        raise InputError(
+            f"{bundle}: is multi-label (sigmoid), and a folder names one class per image, not which others it shows: "
+            "no temperature can be fitted; use its scores as they are"
+        )
     labelled = list_labelled(data, manifest.contract)
     hash_of = image_hashes(labelled.files)
     remedy = "a temperature must come from images used for nothing else: give"
@@ -131,7 +137,7 @@ def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64],
             "give more images, or harder ones"
         )
     found = minimize_scalar(
-        lambda log_t: confidence(logits_NK, target_N, math.exp(log_t)).nll_nats,
+        lambda log_t: confidence(logits_NK, target_N, math.exp(log_t), "softmax").nll_nats,
         bounds=(math.log(LOWEST), math.log(HIGHEST)),
         method="bounded",
         options={"xatol": 1e-7},
@@ -147,8 +153,8 @@ def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64],
 
 def quality(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float) -> Quality:
     """Measure softmax(logits / ``temperature``) against the true classes; all logits must be finite."""
-    found = confidence(logits_NK, target_N, temperature)
-    return Quality(found.nll_nats, found.ece_percent, reliability(logits_NK, target_N, temperature))
+    found = confidence(logits_NK, target_N, temperature, "softmax")
+    return Quality(found.nll_nats, found.ece_percent, reliability(logits_NK, target_N, temperature, "softmax"))
 
 
 def _store(bundle: Path, measured: Manifest, record: ConfidenceRecord) -> None:

@@ -16,12 +16,13 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.find import find_images, is_clutter
 
 # Legend: N batch, H height, W width, C channel (RGB)
 
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 """Names of the splits of a data set, first the one that may calibrate; any other name may be a class."""
+_TINY = Preprocessing(8, 8, "stretch", None)  # the whole file is decoded for any size
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,13 @@ def choose_images(
             if len(chosen) == count:
                 return CalibrationSet(root, tuple(chosen.values()), tuple(chosen), seed)
     if not chosen:
-        raise InputError(f"{root}: holds no readable image; {folder} must be a folder of photos")
+        first = next(file for members in groups.values() for file in members)
+        raise InputError(f"{root}: holds no readable image, {folder} must be a folder of photos{_why_not(first)}")
     useless = sum(map(len, groups.values())) - len(chosen)
+    others = f" ({useless} more are copies or cannot be decoded)" if useless else ""
     instead = fewer(len(chosen)) if fewer else f"{counts[-1]} {len(chosen)}"
     raise InputError(
-        f"{root}: holds {len(chosen)} usable images{f' ({useless} more are damaged or copies)' if useless else ''}, "
+        f"{root}: holds {len(chosen)} usable images{others}, "
         f"{number} requires {count}; add images, or accept fewer with {instead}"
     )
 
@@ -122,14 +125,23 @@ def _refuse_empty_class(root: Path, classes: Collection[str]) -> None:
     if "" in classes:
         return
     for folder in sorted(root.iterdir()):
-        if folder.is_dir() and not folder.name.startswith(".") and folder.name not in classes:
+        if folder.is_dir() and not is_clutter(folder.name) and folder.name not in classes:
             raise InputError(f"{folder}: is a class folder without an image; fill it, or remove it")
+
+
+def _why_not(file: Path) -> str:
+    """The reason that an image cannot be read, to end a message with."""
+    try:
+        load_pixels(file, _TINY)
+    except InputError as exc:
+        return f": {exc}"
+    return ""
 
 
 def _hash_of_image(file: Path) -> str | None:
     """SHA-256 of the file's content; None if it cannot be read as an image."""
     try:
-        load_pixels(file, Preprocessing(8, 8, "stretch", None))
+        load_pixels(file, _TINY)
         return sha256_of(file)
     except (InputError, OSError):
         return None

@@ -5,6 +5,9 @@ Training, calibration, inference and evaluation all use it, so all see the same 
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
 import re
 import warnings
 from io import BytesIO
@@ -17,19 +20,32 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, one_line
+from alexnet_deploy.files import open_regular
+from alexnet_deploy.images import formats
+from alexnet_deploy.images.bmp import has_bitfields, open_bitfields
+from alexnet_deploy.images.jpeg import open_jpeg
+from alexnet_deploy.images.png import open_png
+from alexnet_deploy.images.rgb import to_rgb
+from alexnet_deploy.images.tiff import open_tiff
 
 # Legend: H height, W width, C channel (RGB)
 
 MAX_PIXELS = 178_956_970
 """Larger images are refused. This is Pillow's own limit, which holds here even if a program has lifted Pillow's."""
 
-# A list, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+MAX_BYTES = 1 << 30
+"""Larger JPEG, PNG and BMP files are refused: they are read into memory, and no photo has so many bytes."""
 
+_log = logging.getLogger(__name__)
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-_STRIP = 1 << 16  # pixels scaled at a time in float64: a large scan at once would need gigabytes
-_WHITE = {"I": 65535.0, "F": 1.0}
-_RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_HEAD = 4096  # bytes that tell the format; an SVG may begin with a comment
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_RESAMPLE = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 
 
 def load_pixels(path: Path, pre: Preprocessing, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -45,23 +61,77 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Ima
     """Decode the first frame of an image: upright by its EXIF orientation, mode RGB, detached from its file.
 
     Transparency is laid over white, as browsers and photo viewers show it: without the alpha channel the hidden colour
-    would show, mostly black. 16-bit grey is scaled, not clipped. 32-bit integers count as 16-bit and floats as
-    0..1; if a value lies outside, the scale goes from the darkest to the lightest.
+    would show, mostly black. Grey of more than 8 bits is scaled as ``grey.scale_grey`` says. Formats that Pillow does
+    not read need a package (``formats``), which is imported only for such a file.
 
     Raises InputError (``name`` or the path, and the cause) for anything that is not a whole image: missing,
-    unreadable, empty, cut off, of another kind, or above ``MAX_PIXELS``.
+    unreadable, empty, cut off, of another kind, above ``MAX_PIXELS``, or no plain file.
     """
     _ignore_pillow_warnings()
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
-            image.load()
-            _turn_upright(image)
-            return _to_rgb(image)
-    except Exception as exc:  # Pillow's parsers raise anything on a hostile file; no file may stop a run
+        if isinstance(source, Path):
+            with open_regular(source) as stream:
+                return _decode(stream, source)
+        return _decode(BytesIO(source) if isinstance(source, bytes) else source, None)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as exc:  # parsers raise anything on a hostile file (Rust's panics are no Exception)
         raise InputError(f"{' '.join(label.splitlines())}: {_cause(exc)}") from exc
+
+
+def _decode(stream: BinaryIO, path: Path | None) -> Image.Image:
+    if path is not None:
+        formats.refuse_by_name(path)
+    start = stream.tell()
+    head = stream.read(_HEAD)
+    stream.seek(start)
+    with _opened(stream, head, path) as image:
+        _check_size(image.width, image.height)
+        if _note_pages.cache_info().currsize == 0 and formats.is_multi_page(image):
+            _note_pages()
+        frame = image.tile[0][1] if image.format == "GIF" and image.tile else None  # type: ignore[attr-defined]
+        image.load()
+        _turn_upright(image)
+        return to_rgb(image, frame)
+
+
+def _opened(stream: BinaryIO, head: bytes, path: Path | None) -> Image.Image:
+    if head.startswith(b"\xff\xd8\xff"):
+        return open_jpeg(_content(stream))
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        _check_size(*(int.from_bytes(head[at : at + 4], "big") for at in (16, 20)))
+        return open_png(_content(stream))
+    if head.startswith(_TIFF_STARTS):
+        return open_tiff(stream)
+    if head.startswith(b"BM") and has_bitfields(head):
+        return open_bitfields(_content(stream), MAX_PIXELS)
+    try:
+        return Image.open(stream, formats=formats.pillow_formats(path))
+    except UnidentifiedImageError:
+        if (kind := formats.name_of_format(head)) is None:
+            raise
+        stream.seek(0)
+        return formats.open_with_package(kind, stream)
+
+
+def _content(stream: BinaryIO) -> bytes:
+    start = stream.tell()
+    if stream.seek(0, os.SEEK_END) - start > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
+    stream.seek(start)
+    return stream.read()
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError(f"{width}x{height}")
+
+
+@functools.cache
+def _note_pages() -> None:
+    """Log once per process that only first pages count."""
+    _log.warning("some images have several pages or frames; only the first of each is used")
 
 
 def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
@@ -76,17 +146,18 @@ def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
 
 def resize(image: Image.Image, pre: Preprocessing) -> Image.Image:
     """``to_pixels`` as a Pillow image."""
-    box = None if pre.resize == "stretch" else crop_box(image.width, image.height, pre)
-    return image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=box)
+    return image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=crop_box(*image.size, pre))
 
 
 def crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float, float, float]:
     """The centre crop of the resized image, in coordinates of the original (left, top, right, bottom)."""
-    assert pre.resize_to is not None  # Preprocessing checks it
-    shorter = min(width, height)
+    if pre.resize_to is None:
+        return 0.0, 0.0, width, height
     # torchvision's rounding: the longer side is cut to an integer, the offset rounds half to even.
-    resized_width = pre.resize_to * width // shorter
-    resized_height = pre.resize_to * height // shorter
+    shorter = min(width, height)
+    stretch = pre.resize == "stretch"
+    resized_width = pre.resize_to if stretch else pre.resize_to * width // shorter
+    resized_height = pre.resize_to if stretch else pre.resize_to * height // shorter
     left, top = round((resized_width - pre.width) / 2), round((resized_height - pre.height) / 2)
     x, y = width / resized_width, height / resized_height
     right, bottom = min((left + pre.width) * x, width), min((top + pre.height) * y, height)
@@ -109,41 +180,22 @@ def _turn_upright(image: Image.Image) -> None:
         return  # the image itself is decoded; damaged metadata only costs the orientation
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _WHITE or image.mode.startswith("I;16"):
-        return _scaled_grey(image).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _scaled_grey(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if not np.isfinite(values).all():
-        raise ValueError("holds values that are not finite")
-    low, high, white = float(values.min()), float(values.max()), _WHITE.get(image.mode, 65535.0)
-    if low >= 0.0 and high <= white:
-        low, high = 0.0, white
-    scale = 255.0 / ((high - low) or 1.0)
-    grey = np.empty(values.size, np.uint8)
-    flat = values.reshape(-1)
-    for i in range(0, flat.size, _STRIP):
-        grey[i : i + _STRIP] = np.rint((flat[i : i + _STRIP].astype(np.float64) - low) * scale)
-    return Image.fromarray(grey.reshape(values.shape))
-
-
-def _cause(exc: Exception) -> str:
+def _cause(exc: BaseException) -> str:
     match exc:
+        case formats.UnsupportedFormatError():
+            return str(exc)
+        case MemoryError():
+            return "needs more memory than there is; scale it down first"
         case FileNotFoundError():
             return "no such file; check the path"
         case IsADirectoryError():
             return "is a folder, not an image; name a file"
         case PermissionError():
             return "cannot be read (permission denied); check its permissions"
+        case OSError() if exc.strerror and not isinstance(exc, UnidentifiedImageError):
+            return f"cannot be read ({exc.strerror}); name a file with an image"
         case UnidentifiedImageError():
-            known = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000"
-            return f"is not an image of a known format, or its header is damaged; use {known}"
+            return f"is not an image of a known format, or its header is damaged; use {formats.KNOWN}"
         case Image.DecompressionBombError():
             return f"has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down first"
         case _:

@@ -9,20 +9,27 @@ from itertools import chain
 from pathlib import Path
 
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.images.formats import SUFFIXES
 
-SUFFIXES = frozenset((
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm",
-    ".tif", ".tiff", ".webp",
+_CLUTTER = frozenset((
+    "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@synoresource", "@tmp", "#recycle", "#snapshot",
+    "__macosx", "desktop.ini", "lost+found", "recycler", "system volume information", "thumbs.db",
 ))  # fmt: skip
-"""File names that count as images inside a folder (compared in lower case)."""
+"""Folders and files that systems and storage boxes leave beside photos (in lower case): previews, deleted files."""
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of this name is nobody's photo or class: hidden, or left there by a system."""
+    return name.startswith(".") or name.casefold() in _CLUTTER
 
 
 def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
     """Image files of the sources, in their order: files, folders (recursive, sorted), glob patterns (sorted).
 
-    A named file is always used; folders and patterns yield files with a suffix of ``SUFFIXES`` that are not hidden.
-    Folders stream, with the names of one directory in memory at a time. Each is read once, so a loop of symbolic
-    links ends. A folder that cannot be read is yielded itself: opening it reports the cause.
+    A named file is always used; folders and patterns yield files with a suffix of ``SUFFIXES``, decodable or not, but
+    nothing that ``is_clutter``. Folders stream, with the names of one directory in memory at a time (100 MB for a
+    million). Each is read once, so a loop of symbolic links ends. A folder that cannot be read is yielded itself:
+    opening it reports the cause.
 
     Raises InputError at the call, before anything is yielded, for a source that is empty, missing or has no image.
     """
@@ -40,8 +47,15 @@ def _images_of(source: str | Path) -> Iterator[Path]:
             raise InputError(f"{path}: no such file or folder; check the path")
         return iter([path])
     else:
-        matches = map(Path, sorted(glob.iglob(os.path.expanduser(source), recursive=True)))
-        named = (match for match in matches if match.suffix.lower() in SUFFIXES)
+        pattern = os.path.expanduser(source)
+        matches = map(Path, sorted(glob.iglob(pattern, recursive=True)))
+        own = frozenset(Path(pattern).parts)  # a folder that the pattern itself names is meant
+        named = (
+            match
+            for match in matches
+            if match.suffix.lower() in SUFFIXES
+            and not any(is_clutter(part) and part not in own for part in match.parts)
+        )
         # A dangling link is a missing image, as in a folder.
         images = (match for match in named if match.is_file() or (match.is_symlink() and not match.exists()))
         nothing = "matches no image; check the pattern"
@@ -66,23 +80,26 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 def _entries(folder: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, bool]]:
     """Images and subfolders (path, is folder) of a folder not yet ``seen``, sorted by name."""
-    images: list[str] = []
+    names: list[str] = []
     subfolders: set[str] = set()
     try:
         status = os.stat(folder)
         with os.scandir(folder) as scan:
             for entry in scan:
-                is_link = entry.is_symlink()
-                if entry.name.startswith("."):
+                name = entry.name
+                if is_clutter(name):
                     continue
+                is_link = entry.is_symlink()
                 if os.path.isdir(entry.path) if is_link else entry.is_dir():
-                    subfolders.add(entry.name)
+                    subfolders.add(name)
                 # A dangling link is a missing image, not one to skip; pipes and sockets are not images.
-                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (is_link or entry.is_file()):
-                    images.append(entry.name)
+                elif os.path.splitext(name)[1].lower() not in SUFFIXES or not (is_link or entry.is_file()):
+                    continue
+                names.append(name)
     except OSError:
         yield folder, False
         return
     if (identity := (status.st_dev, status.st_ino)) not in seen:
         seen.add(identity)
-        yield from ((os.path.join(folder, name), name in subfolders) for name in sorted((*images, *subfolders)))
+        names.sort()
+        yield from ((os.path.join(folder, name), name in subfolders) for name in names)

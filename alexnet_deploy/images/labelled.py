@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.find import find_images, is_clutter
 
 # Legend: N image, H height, W width, C channel (RGB), K class
 
@@ -34,7 +34,7 @@ def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder with one subfolder of images per class")
-    names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+    names = sorted(d.name for d in folder.iterdir() if d.is_dir() and not is_clutter(d.name))
     if not names:
         raise InputError(
             f"{folder}: holds no class folders; its classes are {', '.join(contract.class_ids[:3])}, ...: "

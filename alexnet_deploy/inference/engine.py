@@ -32,19 +32,23 @@ def open_engine(
     threads: int | None = None,
     store: str | Path = STORE,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
+    verify: bool = True,
 ) -> OpenEngine:
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
 
     ``runtime="auto"`` uses the first runtime that can run it on this machine: a GPU before the CPU. ``threads`` is the
     number of threads of the runtime (None: its default). ``import_options`` describe an ONNX of another tool.
 
+    With ``verify`` the engine answers the sample photos before it is used: an ONNX of another tool as the original
+    does, and the runtime as the graph says. The outcome is remembered per content, runtime version and machine.
+
     Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
-    range, UnavailableError if this machine cannot run it.
+    range, UnavailableError if this machine cannot run it, ProofError if its answers are not right.
     """
     with ExitStack() as resources:
         name = None if engine is None else str(engine)
-        found = resources.enter_context(resolve_engine(name, Path(store), import_options))
-        selected = open_runner(found, runtime, threads=threads)
+        found = resources.enter_context(resolve_engine(name, Path(store), import_options, verify=verify))
+        selected = open_runner(found, runtime, threads=threads, verify=verify, refuse_doubted=True)
         resources.callback(selected.runner.close)
         return OpenEngine(found, selected, resources.pop_all())
 
@@ -65,6 +69,8 @@ class OpenEngine:
         self.name = engine.name
         self.precision = engine.precision
         self.contract = engine.contract
+        self.onnx_path = engine.onnx_path
+        """The ONNX file that it runs, or that its TensorRT plan was built from."""
         self.runtime = selected.runner.runtime
         self.device = selected.runner.device
         self.description = selected.runner.description
@@ -90,12 +96,14 @@ class OpenEngine:
         top_k: int = 5,
         batch: int = BATCH,
         *,
+        threshold: float | None = None,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """One Prediction per image, in order and streaming: memory does not grow with their number.
 
         ``sources`` are image files, folders (recursive) and glob patterns, or one of these; an iterator must yield
-        image files, and is read as the predictions are. ``batch`` is the number of images computed at once, ``workers``
+        image files, and is read as the predictions are. Of the ``top_k`` classes only those with a probability of at
+        least ``threshold`` are kept, which may be none. ``batch`` is the number of images computed at once, ``workers``
         the number of decoding threads (None: one per core). A file that cannot be used becomes a Prediction with an
         ``error``.
 
@@ -107,7 +115,7 @@ class OpenEngine:
             files: Iterable[Path] = map(Path, sources)
         else:
             files = find_images([sources] if isinstance(sources, str | Path) else sources)
-        return predict(self, files, top_k=top_k, batch=batch, workers=workers)
+        return predict(self, files, top_k=top_k, threshold=threshold, batch=batch, workers=workers)
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         """See ``Runner.steps``; raises UsageError at the call, as ``__call__`` does."""

@@ -9,22 +9,24 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError, require_positive
-from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.sources import Source, load_source
 from alexnet_deploy.inference.prediction import BATCH, Answer, Prediction
-from alexnet_deploy.inference.probabilities import finite_rows, softmax
+from alexnet_deploy.inference.probabilities import activate, finite_rows
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
-Load = Callable[[Path, Preprocessing, NDArray[np.uint8]], object]
-"""Fills the last argument, uint8 ``[H, W, 3]``, from an image file; InputError if it cannot be read."""
+S = TypeVar("S", bound=Path | Source)
+Load = Callable[[S, Preprocessing, NDArray[np.uint8]], object]
+"""Fills the last argument, uint8 ``[H, W, 3]``, from an image; InputError if it cannot be read."""
 
 MAX_BATCH_BYTES = 2 << 30
 """Largest buffer of pixels: ``BATCH`` images of the largest side that a contract allows take 1.5 GiB."""
@@ -32,31 +34,46 @@ _BUFFERS = 3  # one with the runner, two being filled: a slow file in one does n
 
 
 @dataclass(frozen=True, slots=True)
-class PixelBatch:
+class PixelBatch(Generic[S]):
     """Files in order, an error for each that could not be decoded, and the pixels of the others.
 
     ``pixels_NHWC`` is reused: it is valid until the next batch is read.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[S, ...]
     errors: tuple[str | None, ...]
     pixels_NHWC: NDArray[np.uint8]
 
 
 def predict(
-    runner: Runner, files: Iterable[Path], *, top_k: int = 5, batch: int = BATCH, workers: int | None = None
+    runner: Runner,
+    files: Iterable[Path | Source],
+    *,
+    top_k: int = 5,
+    threshold: float | None = None,
+    batch: int = BATCH,
+    workers: int | None = None,
 ) -> Iterator[Prediction]:
     """One Prediction per file, in the order of ``files``; memory does not grow with their number.
 
     ``runner`` must accept batches of any size up to ``batch``, as that of ``open_runner`` does. A file that cannot be
     used becomes a Prediction with an error; a failing runner ends the run with its exception. When the run ends, even
-    by closing the iterator, the decoding threads (``workers``, default one per core) end with it.
+    by closing the iterator, the decoding threads (``workers``, default one per core) end with it. Of the ``top_k``
+    classes only those with a probability of at least ``threshold`` are kept, which may be none.
 
     Raises UsageError at the call for a number out of range; a ``top_k`` above the number of classes gives all classes.
     """
     require_positive(top_k=top_k, workers=workers)
+    require_threshold(threshold)
     require_batch(batch, runner.contract.preprocessing)
-    return _predict(runner, read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers), top_k)
+    batches = read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers)
+    return _predict(runner, batches, top_k, threshold)
+
+
+def require_threshold(threshold: float | None) -> None:
+    """UsageError unless ``threshold`` is a probability, or None for no threshold."""
+    if threshold is not None and not 0.0 <= threshold <= 1.0:  # NaN as well
+        raise UsageError(f"`threshold` {threshold}: is no probability; give a number within 0..1")
 
 
 def require_batch(batch: int, pre: Preprocessing) -> None:
@@ -69,15 +86,21 @@ def require_batch(batch: int, pre: Preprocessing) -> None:
         )
 
 
-def _predict(runner: Runner, batches: Generator[PixelBatch], top_k: int) -> Iterator[Prediction]:
+def _predict(
+    runner: Runner, batches: Generator[PixelBatch[S]], top_k: int, threshold: float | None
+) -> Iterator[Prediction]:
     with closing(batches):
         for read in batches:
             logits_NK = runner(read.pixels_NHWC) if len(read.pixels_NHWC) else None
-            yield from predictions_of(read, logits_NK, runner.contract, top_k)
+            yield from predictions_of(read, logits_NK, runner.contract, top_k, threshold)
 
 
 def predictions_of(
-    read: PixelBatch, logits_NK: NDArray[np.float32] | None, contract: ModelContract, top_k: int
+    read: PixelBatch[S],
+    logits_NK: NDArray[np.float32] | None,
+    contract: ModelContract,
+    top_k: int,
+    threshold: float | None = None,
 ) -> list[Prediction]:
     """One Prediction per file of ``read``; ``logits_NK`` belong to its pixels (None: no file could be decoded)."""
     answers = iter([] if logits_NK is None else top_answers(logits_NK, contract, top_k))
@@ -86,6 +109,8 @@ def predictions_of(
         top = () if error else next(answers)
         if not (top or error):
             error = f"{file}: the model's output is not finite; try an engine of higher precision"
+        if threshold is not None:
+            top = tuple(answer for answer in top if answer.probability >= threshold)
         predictions.append(Prediction(str(file), top, error))
     return predictions
 
@@ -93,12 +118,12 @@ def predictions_of(
 def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: int) -> list[tuple[Answer, ...]]:
     """The ``top_k`` most likely classes of each row, ties by index; an empty tuple for a row that is not finite.
 
-    Probabilities are softmax(logits / temperature) in float64.
+    Probabilities are the contract's activation of logits / temperature, in float64.
     """
     scaled_NK = logits_NK.astype(np.float64) / contract.temperature
     finite_N = finite_rows(scaled_NK)
     scaled_NK[~finite_N] = 0.0
-    probabilities_NK = softmax(scaled_NK)
+    probabilities_NK = activate(scaled_NK, contract.activation)
     order_NK = np.argsort(-scaled_NK, axis=1, kind="stable")[:, :top_k]
     return [
         tuple(Answer(int(k), contract.labels[k], float(row[k])) for k in order) if finite else ()
@@ -107,20 +132,20 @@ def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: 
 
 
 def read_batches(
-    files: Iterable[Path],
+    files: Iterable[S],
     pre: Preprocessing,
     *,
     batch: int = BATCH,
     workers: int | None = None,
-    load: Load = load_pixels,
-) -> Generator[PixelBatch]:
+    load: Load[S] = load_source,
+) -> Generator[PixelBatch[S]]:
     """Decode files in ``workers`` threads (default: one per core), up to two batches ahead of the reader."""
     source = iter(files)
     free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(_BUFFERS))
-    ahead: deque[tuple[NDArray[np.uint8], tuple[Path, ...], list[Future[str | None]]]] = deque()
+    ahead: deque[tuple[NDArray[np.uint8], tuple[S, ...], list[Future[str | None]]]] = deque()
     pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")
 
-    def error_of(path: Path, out: NDArray[np.uint8]) -> str | None:
+    def error_of(path: S, out: NDArray[np.uint8]) -> str | None:
         try:
             load(path, pre, out)
         except InputError as exc:
@@ -141,6 +166,6 @@ def read_batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(buffer: NDArray[np.uint8], paths: tuple[Path, ...], errors: tuple[str | None, ...]) -> PixelBatch:
+def _read(buffer: NDArray[np.uint8], paths: tuple[S, ...], errors: tuple[str | None, ...]) -> PixelBatch[S]:
     good = [i for i, error in enumerate(errors) if error is None]
     return PixelBatch(paths, errors, buffer[: len(paths)] if len(good) == len(paths) else buffer[good])

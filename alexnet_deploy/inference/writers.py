@@ -23,7 +23,9 @@ from alexnet_deploy.inference.prediction import Prediction
 Format = Literal["table", "jsonl", "csv", "parquet"]
 Write = Callable[[Prediction], None]
 
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001
 _FILE_CELLS, _LABEL_CELLS = 48, 28  # widths of the table's columns: room for most labels of ImageNet
+_NONE = "no class reaches the threshold"
 
 
 @contextmanager
@@ -37,17 +39,10 @@ def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Co
     Raises UsageError for Parquet without ``output`` and for an ``output`` that is not a plain file, UnavailableError
     where pyarrow is missing, the disk is full or the place cannot be written.
     """
-    if output is not None:
-        check_file(output, "output")
-    if format_ == "parquet":
-        if output is None:
-            raise UsageError("`format` parquet cannot go to the standard output; give an `output` file")
-        try:
-            from alexnet_deploy.inference.parquet import parquet_writer
-        except ImportError as exc:
-            raise UnavailableError(
-                "`format` parquet needs pyarrow; pip install 'alexnet-deploy[parquet]', or use `format` jsonl"
-            ) from exc
+    check_writer(format_, output)
+    if format_ == "parquet" and output is not None:
+        from alexnet_deploy.inference.parquet import parquet_writer
+
         with atomic_file(output) as temporary, parquet_writer(temporary) as write:
             yield write
         return
@@ -59,6 +54,29 @@ def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Co
         else:
             console = console or Console(file=sys.stdout)
             yield _table_writer(stream, console if output is None and console.is_terminal else None)
+
+
+def check_writer(format_: Format, output: Path | None) -> None:
+    """Raise now what ``open_writer`` would raise before the first row."""
+    if output is not None:
+        check_file(output, "output")
+    if format_ == "parquet":
+        if output is None:
+            raise UsageError("`format` parquet cannot go to the standard output; give an `output` file")
+        try:
+            import alexnet_deploy.inference.parquet  # noqa: F401
+        except ImportError as exc:
+            raise UnavailableError(
+                "`format` parquet needs pyarrow; pip install 'alexnet-deploy[parquet]', or use `format` jsonl"
+            ) from exc
+
+
+def spreadsheet_safe(cell: str) -> str:
+    """``cell`` with a ``'`` before it if a spreadsheet would take it for a formula and compute it.
+
+    The characters are those of OWASP's page "CSV Injection". For text alone: a number is no formula.
+    """
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def _jsonl_writer(stream: TextIO) -> Write:
@@ -75,9 +93,9 @@ def _csv_writer(stream: TextIO, top_k: int) -> Write:
     )
 
     def write(prediction: Prediction) -> None:
-        answers = [cell for answer in prediction.top for cell in (answer.label, answer.index, answer.probability)]
+        answers = [cell for a in prediction.top for cell in (spreadsheet_safe(a.label), a.index, a.probability)]
         blanks = [""] * (3 * top_k - len(answers))
-        rows.writerow([prediction.file, prediction.error or "", *answers, *blanks])
+        rows.writerow([spreadsheet_safe(prediction.file), spreadsheet_safe(prediction.error or ""), *answers, *blanks])
 
     return write
 
@@ -101,12 +119,13 @@ def _table_line(prediction: Prediction, width: int | None = None) -> str:
     file = file.ljust(_FILE_CELLS) if width is None else _end_of(file, min(_FILE_CELLS, width // 2))
     if prediction.error:
         return f"{file}  {printable(prediction.error.removeprefix(prediction.file + ': '))}"
+    if not prediction.top:
+        return f"{file}  {_NONE}"
     best, *others = prediction.top
-    label = (
-        best.label.ljust(_LABEL_CELLS) if width is None else set_cell_size(best.label, min(_LABEL_CELLS, width // 4))
-    )
-    rest = ", ".join(f"{answer.label} {answer.probability:.1%}" for answer in others)
-    return printable(f"{file}  {label} {best.probability:>6.1%}  {rest}".rstrip())
+    label = printable(best.label)
+    label = label.ljust(_LABEL_CELLS) if width is None else set_cell_size(label, min(_LABEL_CELLS, width // 4))
+    rest = ", ".join(f"{printable(answer.label)} {answer.probability:.1%}" for answer in others)
+    return f"{file}  {label} {best.probability:>6.1%}  {rest}".rstrip()
 
 
 def _end_of(path: str, cells: int) -> str:

@@ -1,13 +1,13 @@
-"""Checkpoints: safetensors with architecture, contract and recipe; published .pth files are read here as well.
+"""Checkpoints: safetensors with architecture, contract and recipe; weights of other tools are read here as well.
 
-Nothing is ever unpickled: safetensors holds no code, and a .pth file is read with ``weights_only=True``.
+No code from a file is ever run: safetensors holds none, and ``weights_file`` reads the pickles of other tools without.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing, imagenet1k_classes
-from alexnet_deploy.errors import ArtifactError, InputError, UsageError, one_line
-from alexnet_deploy.files import atomic_file, sha256_of
+from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing
+from alexnet_deploy.errors import ArtifactError, InputError, UsageError
+from alexnet_deploy.files import atomic_file, open_regular, sha256_of
 from alexnet_deploy.model.architecture import (
     INPUT_SIDE,
     AlexNet,
@@ -32,8 +32,13 @@ from alexnet_deploy.model.architecture import (
     get_architecture,
 )
 from alexnet_deploy.model.download import expected_prefix, fetch
+from alexnet_deploy.model.safetensors_file import is_safetensors, open_safetensors, tensors_in
+from alexnet_deploy.model.state_dict import StateDict, find_state_dict, fit_architecture
+from alexnet_deploy.model.weights_file import read_weights_file
+from alexnet_deploy.onnx_graph.labels import read_labels
 from alexnet_deploy.progress import Progress, no_progress
 
+_IMAGENET_CLASSES = 1000
 ARCHITECTURE_KEY = "alexnet_deploy.architecture"
 RECIPE_KEY = "alexnet_deploy.recipe"
 _WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -50,6 +55,8 @@ class Checkpoint:
     contract: ModelContract
     weights: dict[str, Tensor]
     recipe: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What was found in a file of another tool and assumed about it, one sentence each, for people."""
 
     def build(self) -> AlexNet:
         """The module in eval mode with float32 weights."""
@@ -91,15 +98,15 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a file of ``save_checkpoint``; InputError or ArtifactError if it cannot be used."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        with open_safetensors(path) as (metadata, file):
+            weights = tensors_in(file)
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such checkpoint; check the path, or train one") from exc
-    except (SafetensorError, OSError) as exc:
-        raise ArtifactError(f"{path}: is not a readable safetensors file ({exc}); copy or train it again") from exc
+    except (ValueError, OSError) as exc:
+        cause = getattr(exc, "strerror", None) or exc
+        raise ArtifactError(f"{path}: is not a readable safetensors file ({cause}); copy or train it again") from exc
     if METADATA_KEY not in metadata or ARCHITECTURE_KEY not in metadata:
-        raise InputError(f"{path}: has no alexnet-deploy contract; export it to ONNX with its own tool and pass that")
+        raise InputError(f"{path}: has no alexnet-deploy contract; export it to ONNX, and pass that")
     contract = ModelContract.from_json(metadata[METADATA_KEY], source=str(path))
     try:
         raw_arch = msgspec.json.decode(metadata[ARCHITECTURE_KEY])
@@ -115,22 +122,44 @@ def shipped_checkpoint() -> Path:
     return Path(str(resources.files("alexnet_deploy") / "data" / "alexnet.safetensors"))
 
 
-def load_published(path: Path, arch: Architecture, contract: ModelContract) -> Checkpoint:
-    """A state dict from a .pth file (torchvision's, or the review code's), checked against ``arch``."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as exc:
-        raise InputError(f"{path}: no such file; check `weights`") from exc
-    except Exception as exc:  # torch's reader raises almost anything on a damaged or hostile file
-        # For a pickle that it refuses, torch's message explains how to load it anyway.
-        refused = isinstance(exc, pickle.UnpicklingError)
-        reason = "it holds more than tensors" if refused else one_line(exc, 160)
-        raise InputError(
-            f"{path}: is not a plain state dict of tensors ({reason}); save model.state_dict() alone"
-        ) from exc
-    if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
-        raise InputError(f"{path}: is not a plain state dict of tensors; save model.state_dict() alone")
-    return _checked(Checkpoint(arch, contract, weights, {"source": path.name}), path)
+def load_foreign(
+    path: Path,
+    architecture: str | None = None,
+    *,
+    labels: str | Path | None = None,
+    ema: bool = True,
+) -> Checkpoint:
+    """AlexNet's weights in a file of another tool; parameters and errors are those of ``load_weights``.
+
+    Its preprocessing is not in the file: torchvision's is assumed.
+    """
+    source = str(path)
+    found = find_state_dict(read_weights_file(path), source=source, ema=ema)
+    arch = fit_architecture(found.weights, architecture, source=source)
+    classes = arch.num_classes
+    is_imagenet = labels is None and classes == _IMAGENET_CLASSES
+    class_ids, names = read_labels("imagenet1k" if is_imagenet else labels, classes)
+    contract = ModelContract(arch.name, names, class_ids, Preprocessing())
+    types = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in found.weights.values()}))
+    recipe = {"source": path.name, "state_dict": found.wrapper, "prefix": found.prefix, "dtype": types}
+    notes = _notes(found, arch, types, labels, is_imagenet=is_imagenet)
+    return _checked(Checkpoint(arch, contract, found.weights, recipe, notes), path)
+
+
+def _notes(
+    found: StateDict, arch: Architecture, types: str, labels: str | Path | None, *, is_imagenet: bool
+) -> tuple[str, ...]:
+    """What was found in a file of another tool, and what it does not say."""
+    averaged = ", averaged weights" if found.averaged else ""
+    notes = [f"weights: {found.where()}{averaged}, {types}, {arch.num_classes} classes; their shapes are {arch.name}'s"]
+    if found.note:
+        notes.append(found.note)
+    if is_imagenet:
+        notes.append("labels: ImageNet-1k's, as the file names none; give `labels` if they are others")
+    elif labels is None:
+        notes.append(f"labels: the numbers 0 to {arch.num_classes - 1}, as the file names none; give `labels`")
+    notes.append("preprocessing: torchvision's (shorter side to 256, crop of 224), as the file states none")
+    return tuple(notes)
 
 
 def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
@@ -142,7 +171,7 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
         key = next(k for k in (expected | found) if expected.get(k) != found.get(k))
         raise InputError(
             f"{path}: does not fit {checkpoint.arch.name} with {checkpoint.arch.num_classes} classes: {key} is "
-            f"{found.get(key, 'absent')}, expected {expected.get(key, 'absent')}; check `architecture`"
+            f"{found.get(key, 'absent')}, expected {expected.get(key, 'absent')}; train it again"
         )
     if len(checkpoint.contract.labels) != checkpoint.arch.num_classes:
         raise InputError(
@@ -158,39 +187,59 @@ def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     for key, value in checkpoint.weights.items():
         if value.dtype not in _WEIGHT_TYPES or value.layout != torch.strided or value.device.type != "cpu":
             raise InputError(f"{path}: {key} is {value.dtype}, {value.layout}; save dense float weights")
-    bad = next((key for key, v in checkpoint.weights.items() if not torch.isfinite(v).all()), None)
+    # As float32, the type of the built model: a float64 of 1e300 is infinite there.
+    bad = next((key for key, v in checkpoint.weights.items() if not torch.isfinite(v.float()).all()), None)
     if bad is not None:
         raise InputError(f"{path}: {bad} holds NaN or infinity; use an earlier checkpoint")
     return checkpoint
 
 
-def imagenet1k_contract(architecture: str) -> ModelContract:
-    """ImageNet-1k's classes with torchvision's published preprocessing (resize 256, crop 224)."""
-    class_ids, labels = imagenet1k_classes()
-    return ModelContract(architecture, labels, class_ids, Preprocessing())
-
-
 def load_weights(
-    weights: str | Path | None, architecture: str | None = None, *, on_progress: Progress = no_progress
+    weights: str | Path | None,
+    architecture: str | None = None,
+    *,
+    labels: str | Path | None = None,
+    ema: bool = True,
+    allow_http: bool = False,
+    on_progress: Progress = no_progress,
 ) -> Checkpoint:
-    """Load our own safetensors, a .pth, a URL of one, ``imagenet1k``, or the shipped checkpoint (None).
+    """Load our own safetensors, weights of another tool (path or URL), ``imagenet1k``, or the shipped ones (None).
 
-    A .pth file is read as ``architecture`` (default ``alexnet``) on ImageNet-1k's classes. The SHA-256 prefix in a
-    published file's name (torch hub's convention) is verified for local files as well. Our own checkpoints hold their
-    architecture: another one is a UsageError.
+    Of another tool: a state dict in PyTorch's formats or safetensors, also wrapped (``state_dict``, ``model``) or with
+    prefixes (``module.``, ``_orig_mod.``). ``architecture`` follows from the shapes; one that is given must fit.
+    ``labels`` is a file with a label per class, or ``imagenet1k``; None: ImageNet-1k's for 1000 classes, else numbers.
+    ``ema`` prefers averaged weights where the file has both. ``Checkpoint.notes`` says what was found and assumed.
+    The SHA-256 prefix in a published file's name (torch hub's convention) is verified. ``allow_http``: see ``fetch``.
+
+    Raises InputError for a file that cannot be used, ArtifactError for one of ours that is damaged or a wrong hash, and
+    UsageError where ``architecture`` or ``labels`` contradict the file.
     """
-    arch = get_architecture(architecture or "alexnet")
-    source = IMAGENET1K_URL if weights == "imagenet1k" else str(weights or shipped_checkpoint())
-    path = fetch(source, on_progress=on_progress) if "://" in source else Path(source)
-    if path.suffix == ".safetensors":
-        if not path.exists():
-            raise InputError(f"{path}: no such checkpoint; train one, or leave `weights` out for the shipped one")
+    get_architecture(architecture or "alexnet")  # an unknown one is refused before any download
+    source = IMAGENET1K_URL if weights == "imagenet1k" else str(shipped_checkpoint() if weights is None else weights)
+    path = fetch(source, allow_http=allow_http, on_progress=on_progress) if "://" in source else Path(source)
+    _check_prefix(path)
+    if _is_ours(path):
         checkpoint = load_checkpoint(path)
         if architecture not in (None, checkpoint.arch.name):
             raise UsageError(f"`architecture` {architecture}: {path} holds {checkpoint.arch.name}; leave it out")
+        if labels is not None:
+            raise UsageError(f"`labels` {labels}: {path} holds its own labels; leave it out")
         return checkpoint
-    _check_prefix(path)
-    return load_published(path, arch, imagenet1k_contract(arch.name))
+    checkpoint = load_foreign(path, architecture, labels=labels, ema=ema)
+    # Of torchvision's own file nothing has to be assumed.
+    return dataclasses.replace(checkpoint, notes=()) if source == IMAGENET1K_URL else checkpoint
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is safetensors with a contract; one that cannot be read is not."""
+    try:
+        with open_regular(path) as stream:
+            if not is_safetensors(stream.read(16), path.stat().st_size):
+                return False
+        with open_safetensors(path) as (metadata, _):
+            return METADATA_KEY in metadata or ARCHITECTURE_KEY in metadata
+    except (OSError, ValueError):
+        return False
 
 
 def _check_prefix(path: Path) -> None:

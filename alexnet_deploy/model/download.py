@@ -6,6 +6,7 @@
       alexnet-owt-7be5be79.pth.validator  the ETag or date of that part; only the same version is appended
       alexnet-owt-7be5be79.pth.lock       held during the download, so two processes never write one part
 
+Only https is asked, in redirects as well, unless the caller allows plain http, which anybody on the way can change.
 A proxy or a private certificate is taken from the environment, as requests does.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
 from filelock import FileLock, Timeout
@@ -42,7 +43,9 @@ _TIMEOUT_S = (10.0, 30.0)  # to connect; of silence while reading
 _PASSING = (exceptions.ConnectionError, exceptions.Timeout, exceptions.ChunkedEncodingError)
 _HASHED_NAME = re.compile(r".*-([0-9a-f]{8,64})(?:\.\w+)+")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)")
+"""Longer numbers are no file's; int() refuses those of more than 4300 digits."""
 _BY_HAND = "download it by hand and pass the path of the file"
 
 
@@ -54,6 +57,16 @@ class _TryAgainError(Exception):
         self.wait_s = wait_s
 
 
+class _HttpsSession(requests.Session):
+    """A session that follows no redirect from https to http."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        place = super().get_redirect_target(resp)
+        if place is not None and urlsplit(urljoin(resp.url, place)).scheme == "http":
+            raise exceptions.InvalidSchema("it redirects to plain http, which anybody on the way can change")
+        return place
+
+
 @dataclass(frozen=True, slots=True)
 class _Download:
     """The download of one URL into ``part``."""
@@ -61,6 +74,7 @@ class _Download:
     url: str
     part: Path
     max_bytes: int
+    allow_http: bool
     on_progress: Progress
 
     @property
@@ -70,7 +84,7 @@ class _Download:
     def run(self, tries: int, sleep: Callable[[float], None]) -> None:
         """Try until ``part`` holds all bytes that the server announced."""
         last: Exception = _TryAgainError("no try was allowed")
-        with requests.Session() as session:
+        with requests.Session() if self.allow_http else _HttpsSession() as session:
             for number in range(tries):
                 if number:
                     asked_s = last.wait_s if isinstance(last, _TryAgainError) else 0.0
@@ -127,7 +141,7 @@ class _Download:
         status = response.status_code
         length = response.headers.get("Content-Length", "")
         if status == HTTPStatus.OK:
-            return int(length) if length.isdecimal() else None
+            return int(length) if _NUMBER.fullmatch(length) else None
         if done and status in (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             # Some servers ignore If-Range, so the version of what they send is compared here once more.
             span = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -156,6 +170,7 @@ def fetch(
     *,
     cache: Path | None = None,
     sha256_prefix: str | None = None,
+    allow_http: bool = False,
     on_progress: Progress = no_progress,
     max_bytes: int = MAX_BYTES,
     tries: int = TRIES,
@@ -163,14 +178,16 @@ def fetch(
 ) -> Path:
     """The verified local copy of ``url``, downloaded unless ``cache`` (default: ``cache_folder()``) has it already.
 
-    ``sha256_prefix`` is 8 to 64 hex digits; by default those in the file name. ``on_progress`` gets bytes, which start
+    ``sha256_prefix`` is 8 to 64 hex digits; by default those in the file name. ``allow_http`` accepts addresses and
+    redirects without encryption. ``on_progress`` gets bytes, which start
     again at 0 if the server sends the whole file again. ``sleep`` waits, in seconds, before a new try. An
     interrupted download stays as NAME.part for the next call; a file with a wrong hash is removed.
 
-    Raises InputError for a URL that is not http(s), carries no hash, or is too large; ArtifactError for a wrong hash;
-    UnavailableError when the server refuses or cannot be reached, or the cache cannot be written.
+    Raises InputError for a URL that is not https (or http, where allowed), carries no hash, or is too large;
+    ArtifactError for a wrong hash; UnavailableError when the server refuses or cannot be reached, or the cache cannot
+    be written.
     """
-    name = _file_name(url)
+    name = _file_name(url, allow_http=allow_http)
     prefix = sha256_prefix.lower() if sha256_prefix is not None else expected_prefix(name)
     if prefix is None:
         raise InputError(f"{_shown(url)}: its name holds no SHA-256 to verify (as NAME-7be5be79.pth does); {_BY_HAND}")
@@ -186,11 +203,13 @@ def fetch(
             if _has_hash(target, prefix):  # another process downloaded it while this one waited
                 return target
             part = folder / f"{name}.part"
-            _Download(url, part, max_bytes, on_progress).run(tries, sleep)
+            _Download(url, part, max_bytes, allow_http, on_progress).run(tries, sleep)
             if not (found := sha256_of(part)).startswith(prefix):
+                with part.open("rb") as stream:
+                    what = "the server sent a web page; " if stream.read(64).lstrip().startswith(b"<") else ""
                 part.unlink()
                 raise ArtifactError(
-                    f"{_shown(url)}: SHA-256 starts with {found[: len(prefix)]}, expected {prefix}; "
+                    f"{_shown(url)}: {what}SHA-256 starts with {found[: len(prefix)]}, expected {prefix}; "
                     f"the file was removed; try again, or {_BY_HAND}"
                 )
             os.replace(part, target)
@@ -210,9 +229,15 @@ def expected_prefix(name: str) -> str | None:
     return match[1] if match else None
 
 
-def _file_name(url: str) -> str:
+def _file_name(url: str, *, allow_http: bool) -> str:
     try:
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("holds spaces, control characters or others that an address writes as %XX")
         parts = urlsplit(url)
+        if parts.scheme == "http" and not allow_http:
+            raise InputError(
+                f"{_shown(url)}: is plain http, which anybody on the way can change; use https, or add `allow_http`"
+            )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("not an http or https address")
         name = PurePosixPath(unquote(parts.path)).name
@@ -234,12 +259,16 @@ def _has_hash(path: Path, prefix: str) -> bool:
 
 
 def _shown(url: str) -> str:
-    """The URL on one line, without what may be a secret: user, password, query."""
-    return re.sub(r"(?<=://)[^/]*@|[?#].*", "", " ".join(url.split()))
+    """The URL on one line, without what may be a secret: user, password, query.
+
+    All before the last @ goes: a password may hold a slash or a question mark that nobody escaped.
+    """
+    return re.sub(r"(?<=://).*@|[?#].*", "", " ".join(url.split()))
 
 
 def _root_cause(exc: BaseException) -> str:
     """The innermost cause on one line: requests wraps 'Connection refused' in three layers of its own."""
     while inner := exc.__cause__ or exc.__context__:
         exc = inner
-    return one_line(exc)
+    # Some of these messages quote the address, or that of a redirect: its user, password and signature are secrets.
+    return re.sub(r"(?<=//)[^\s'\"]*@|[^\s'\"/]*:[^\s'\"/]*@|\?[^\s'\")]*", "", one_line(exc))

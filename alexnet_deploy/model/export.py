@@ -19,7 +19,7 @@ from torch import nn
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import DEFAULT_ONNX
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import ProofError
+from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.images.samples import parity_pixels
 from alexnet_deploy.model.architecture import PixelClassifier
@@ -57,23 +57,46 @@ class Parity:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What ``export_with_parity`` made; ``notes`` are those of the checkpoint."""
+
+    contract: ModelContract
+    parity: Parity
+    notes: tuple[str, ...]
+
+
 def export(
     weights: str | Path | None = None,
     output: str | Path = DEFAULT_ONNX,
     *,
     architecture: str | None = None,
+    labels: str | Path | None = None,
+    ema: bool = True,
+    allow_http: bool = False,
     parity_images: str | Path | None = None,
     on_progress: Progress = no_progress,
 ) -> Path:
     """Export a checkpoint to the ONNX file ``output``, prove that its answers are those of torch, and return its path.
 
-    ``weights`` and ``architecture`` are those of ``load_weights``. The graph takes ``pixels`` uint8 ``[N, H, W, 3]``
-    RGB and returns ``logits`` float32 ``[N, K]``; N is free. ``parity_images`` is a folder of images for the proof
-    (None: the sample photos). Raises InputError or ArtifactError for weights that cannot be used, UnavailableError
-    where a download fails or ``output`` cannot be written, and ProofError where the answers differ; ``output`` is then
-    as it was.
+    ``weights``, ``architecture``, ``labels``, ``ema`` and ``allow_http`` are those of ``load_weights``. The graph takes
+    ``pixels`` uint8 ``[N, H, W, 3]`` RGB and returns ``logits`` float32 ``[N, K]``; N is free. ``parity_images`` is a
+    folder of images for the proof (None: the sample photos).
+
+    Raises InputError or ArtifactError for weights that cannot be used, UsageError where ``output`` is the file of the
+    weights or labels, UnavailableError where a download fails or ``output`` cannot be written, and ProofError where the
+    answers differ; ``output`` is then as it was.
     """
-    export_with_parity(weights, output, architecture=architecture, parity_images=parity_images, on_progress=on_progress)
+    export_with_parity(
+        weights,
+        output,
+        architecture=architecture,
+        labels=labels,
+        ema=ema,
+        allow_http=allow_http,
+        parity_images=parity_images,
+        on_progress=on_progress,
+    )
     return Path(output)
 
 
@@ -82,16 +105,30 @@ def export_with_parity(
     output: str | Path = DEFAULT_ONNX,
     *,
     architecture: str | None = None,
+    labels: str | Path | None = None,
+    ema: bool = True,
+    allow_http: bool = False,
     parity_images: str | Path | None = None,
     on_progress: Progress = no_progress,
-) -> tuple[ModelContract, Parity]:
-    """Do the same as ``export``, and return the model's contract and the measured parity."""
-    checkpoint = load_weights(weights, architecture, on_progress=on_progress)
+) -> Exported:
+    """Do the same as ``export``, and return what the file holds and how far it is from torch."""
+    _refuse_inputs(Path(output), weights=weights, labels=labels)
+    checkpoint = load_weights(
+        weights, architecture, labels=labels, ema=ema, allow_http=allow_http, on_progress=on_progress
+    )
     pixels_NHWC = parity_pixels(parity_images, checkpoint.contract.preprocessing)
     on_progress("export", 0, 1)
     parity = export_onnx(checkpoint, Path(output), pixels_NHWC=pixels_NHWC)
     on_progress("export", 1, 1)
-    return checkpoint.contract, parity
+    return Exported(checkpoint.contract, parity, checkpoint.notes)
+
+
+def _refuse_inputs(output: Path, **inputs: str | Path | None) -> None:
+    """UsageError if ``output`` is the file of one of the parameters ``inputs``, by any of its names."""
+    for name, value in inputs.items():
+        with contextlib.suppress(OSError, ValueError):
+            if value is not None and output.samefile(value):
+                raise UsageError(f"`output` {output}: is the file of `{name}`, which it would replace; name another")
 
 
 def export_onnx(checkpoint: Checkpoint, output: Path, *, pixels_NHWC: NDArray[np.uint8]) -> Parity:

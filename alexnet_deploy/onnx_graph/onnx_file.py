@@ -7,33 +7,77 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.contract import METADATA_KEY, ModelContract, Precision
 from alexnet_deploy.errors import ArtifactError, InputError, one_line
-from alexnet_deploy.files import atomic_file
+from alexnet_deploy.files import atomic_file, open_regular
+from alexnet_deploy.onnx_graph.element_types import QUANTISED, computed_types
+from alexnet_deploy.onnx_graph.float32 import widen_to_float32
+from alexnet_deploy.onnx_graph.limits import MAX_MODEL_BYTES, STANDARD_DOMAINS, refuse_unbounded_structure
+from alexnet_deploy.onnx_graph.sizes import refuse_unbounded_sizes, without_weights
+from alexnet_deploy.onnx_graph.weights_data import check_tensors, read_external_data, tensors_of
 
 OPSET = 21
 """The first opset whose Q/DQ allow float16 scales for int8 and float8, which int8+fp16 needs."""
 IR_VERSION = 10
 """The IR that goes with opset 21; newer ones are refused by runtimes a year old."""
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """Read and check an ONNX file with its external data; InputError where it is not a usable model."""
+    """Read and check an ONNX file with its external data; InputError where it is not a usable model.
+
+    Also refused is what has no bound: loops, functions that expand without end, tensors that no memory holds
+    (``limits``). What a runtime does not read is dropped: training, quantisation notes, and in a model of another tool
+    the shapes noted between the nodes of standard operators, which may be wrong and are inferred. Such a model's
+    bfloat16 and float64 become float32.
+    """
     try:
-        model = onnx.load(path, format="protobuf")  # without it the file's name decides the format
+        model = _parse(path)
         if not model.graph.node or not model.graph.output:
             raise InputError(f"{path}: is not an ONNX model, or has no nodes or outputs; export it again")
+        refuse_unbounded_structure(model, str(path))
+        model.ClearField("training_info")
+        model.graph.ClearField("quantization_annotation")
+        read_external_data(model, path)
+        check_tensors(model)
         onnx.checker.check_model(model)
+        if not any(entry.key == METADATA_KEY for entry in model.metadata_props):
+            _simplify_foreign(model, str(path))
+        else:  # adopted as it is, so what ``save_onnx`` checks must hold already
+            onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True)
+    except InputError:
+        raise
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such ONNX file; make it: alexnet-deploy export") from exc
     except IsADirectoryError as exc:
         raise InputError(f"{path}: is a folder, expected an ONNX file; name the .onnx inside") from exc
-    except (DecodeError, onnx.checker.ValidationError, ValueError, OSError) as exc:
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read ({exc.strerror}); name an .onnx file") from exc
+    except Exception as exc:  # besides its ValidationError the checker raises whatever its C++ does
         raise InputError(f"{path}: is not a valid ONNX model ({one_line(exc, 160)}); export it again") from exc
+    refuse_unbounded_sizes(model, str(path))
     return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    with open_regular(path) as stream:
+        data = stream.read(MAX_MODEL_BYTES + 1)
+    if len(data) > MAX_MODEL_BYTES:
+        raise ValueError(f"it has more than {MAX_MODEL_BYTES >> 20} MiB")
+    model: onnx.ModelProto = onnx.ModelProto.FromString(data)  # onnx.load would choose a format by the file's name
+    return model
+
+
+def _simplify_foreign(model: onnx.ModelProto, source: str) -> None:
+    """Not for ours: their noted shapes were inferred, and belong to what ``weights_sha256`` covers."""
+    foreign = {name for node in model.graph.node if node.domain not in STANDARD_DOMAINS for name in node.output}
+    kept = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in model.graph.value_info if v.name in foreign]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    # No runtime here computes a convolution in these.
+    widen_to_float32(model, (TensorProto.BFLOAT16, TensorProto.DOUBLE), source)
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> Path:
@@ -77,9 +121,8 @@ def set_contract(model: onnx.ModelProto, contract: ModelContract) -> None:
 
 def refuse_nan(model: onnx.ModelProto, source: str) -> None:
     """InputError for a weight that holds NaN. Infinity is allowed: it may be the bound of a Clip."""
-    for tensor in model.graph.initializer:
-        floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
-        if floating and np.isnan(numpy_helper.to_array(tensor)).any():
+    for tensor in tensors_of(model):
+        if tensor.data_type in _FLOATS and np.isnan(numpy_helper.to_array(tensor)).any():
             raise InputError(f"{source}: weight {tensor.name} holds NaN; export the model from a sound checkpoint")
 
 
@@ -123,12 +166,15 @@ def weights_sha256(model: onnx.ModelProto) -> str:
 
 
 def precision_in(model: onnx.ModelProto) -> Precision:
-    """The precision of a typed graph, by the types of its weights."""
-    types = {tensor.data_type for tensor in model.graph.initializer}
-    half = TensorProto.FLOAT16 in types
-    if TensorProto.FLOAT8E4M3FN in types:
+    """The precision of a typed graph: the types in which its convolutions and matrix products compute.
+
+    int8 or fp8 where both operands of any of them are quantised; +fp16, or fp16, where any computes in float16.
+    """
+    computed = frozenset().union(*computed_types(model))
+    half = TensorProto.FLOAT16 in computed
+    if TensorProto.FLOAT8E4M3FN in computed:
         return "fp8+fp16" if half else "fp8"
-    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+    if computed & QUANTISED:
         return "int8+fp16" if half else "int8"
     return "fp16" if half else "fp32"
 

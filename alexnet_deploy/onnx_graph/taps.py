@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, one_line
+from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, graph_inputs
 
 # Legend: N batch, H height, W width, C channel (RGB)
@@ -42,13 +43,13 @@ class TensorSession:
             path = Path(folder) / "model.onnx"
             _save_with_outputs(model, self._tensors, path)
             try:
-                self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                self._session = open_session(path, options)
             except Exception as exc:  # its exceptions share no public base
                 raise InputError(
                     f"{source}: ONNX Runtime refuses the model ({one_line(exc)}); export it without that"
                 ) from exc
 
-    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def __call__(self, pixels_NHWC: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Each tensor's values for uint8 RGB pixels ``[N, H, W, 3]``, N any.
 
         A fixed batch is split and filled up; the filling is removed again. Raises InputError where the model fails.
@@ -59,7 +60,7 @@ class TensorSession:
             return parts[0]
         return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in self._tensors}
 
-    def _run(self, pixels_NHWC: NDArray[np.uint8], size: int) -> dict[str, NDArray[Any]]:
+    def _run(self, pixels_NHWC: NDArray[Any], size: int) -> dict[str, NDArray[Any]]:
         count = len(pixels_NHWC)
         pixels_NHWC = np.concatenate([pixels_NHWC, np.repeat(pixels_NHWC[-1:], size - count, axis=0)])
         try:

@@ -10,14 +10,14 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from alexnet_deploy.contract import Precision, Preprocessing
+from alexnet_deploy.contract import ADDED_FIELDS, Precision, Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.choose import CalibrationSet, images_digest
 from alexnet_deploy.json_format import JsonFormat
 from alexnet_deploy.precision.types import Method
 
-FORMAT = JsonFormat("calibration record", 2, "build the bundle again")
+FORMAT = JsonFormat("calibration record", 2, "build the bundle again", added=ADDED_FIELDS)
 """About 130 bytes per image: 64 MiB hold half a million."""
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]

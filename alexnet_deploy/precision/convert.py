@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.contract import Precision
-from alexnet_deploy.errors import InputError, UnavailableError, UsageError
+from alexnet_deploy.errors import InputError, UnavailableError, UsageError, one_line
+from alexnet_deploy.onnx_graph.element_types import is_quantised
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, name_nodes, refuse_nan, save_onnx, weights_sha256
 from alexnet_deploy.precision.calibration_cache import CalibrationCache
 from alexnet_deploy.precision.fp16 import cast_to_float16
@@ -40,13 +41,26 @@ class Calibration:
     from_cache: bool
 
 
-def to_fp16(onnx_path: Path, out: Path, *, keep: frozenset[str] = frozenset()) -> Path:
-    """Convert weights and activations to float16; input and logits keep their types, nodes in ``keep`` float32."""
+def to_fp16(onnx_path: Path, out: Path, *, keep: frozenset[str] = frozenset(), source: str | None = None) -> Path:
+    """Convert weights and activations to float16; input and logits keep their types, nodes in ``keep`` float32.
+
+    Errors call the model ``source`` (None: its path).
+    """
     model = load_onnx(onnx_path)
     unknown = keep - {node.name for node in model.graph.node}
     if unknown:
         raise UsageError(f"{onnx_path}: has no node named {min(unknown)}; see the names with: alexnet-deploy inspect")
-    return save_onnx(cast_to_float16(model, keep=keep), out)
+    return _save_float16(model, out, keep=keep, source=source or str(onnx_path))
+
+
+def _save_float16(model: onnx.ModelProto, out: Path, *, source: str, keep: frozenset[str] = frozenset()) -> Path:
+    try:
+        return save_onnx(cast_to_float16(model, keep=keep), out)
+    except InputError as exc:
+        raise InputError(f"{source}: {exc}") from exc
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        # An operator whose schema allows float16 may still consist of others that do not.
+        raise InputError(f"{source}: has no float16 form ({one_line(exc, 160)}); build it without fp16") from exc
 
 
 def to_quantized(
@@ -76,8 +90,9 @@ def to_quantized(
     )
     insert_qdq(model, nodes, found.threshold_by_tensor, dtype)
     if float_type(precision) == "fp16":
-        model = cast_to_float16(model)
-    save_onnx(model, out)
+        _save_float16(model, out, source=source or str(onnx_path))
+    else:
+        save_onnx(model, out)
     return found
 
 
@@ -105,7 +120,7 @@ def calibrate(
     source = source or str(onnx_path)
     model = load_onnx(onnx_path)
     weights = weights_sha256(model)
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+    if any(map(is_quantised, model.graph.node)):
         raise InputError(f"{source}: is already quantised; give the float model")
     name_nodes(model)  # the code below finds nodes by name
     nodes = quantizable(model, dtype, exclude)

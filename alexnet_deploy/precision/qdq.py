@@ -15,6 +15,8 @@ TensorRT does not parse an int32 one. Nothing is quantised after an op, so logit
 
 from __future__ import annotations
 
+import math
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.edits import tensors_read
+from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, tensors_read
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.types import QuantizedType, exclude_pattern
 
@@ -48,10 +50,12 @@ def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | Non
         node
         for node in model.graph.node
         if node.op_type in _OPS
+        and node.domain in ("", "ai.onnx")
         and node.input[1] in weights
         and node.input[0] not in weights
         and weights[node.input[1]].data_type == TensorProto.FLOAT
-        and (node.op_type != "MatMul" or len(weights[node.input[1]].dims) == 2)
+        and (len(weights[node.input[1]].dims) == 2 or node.op_type == "Conv")
+        and math.prod(weights[node.input[1]].dims) > 0
         and (node.op_type != "Gemm" or (_attribute(node, "alpha", 1.0) == 1 and not _attribute(node, "transA", 0)))
         and not (dtype == "fp8" and node.op_type == "Conv" and weights[node.input[1]].dims[1] < FP8_CONV_MIN_CHANNELS)
         and not (excluded and excluded.search(node.name))
@@ -78,38 +82,66 @@ def insert_qdq(
     graph = model.graph
     weights = initializers(model)
     chosen = {node.name for node in nodes}
-    added: list[onnx.TensorProto] = []
+    inserted = _Inserted(names_in(graph), dtype)
     body: list[onnx.NodeProto] = []
-    done: set[str] = set()
+    quantised: dict[tuple[str, int | None], str] = {}
     for node in graph.node:
         if node.name in chosen:
             x, w = node.input[0], node.input[1]
-            if x not in done:
-                added += _scale_and_zero(x, np.float32(max(thresholds[x] / LARGEST[dtype], SMALLEST_SCALE)), dtype)
-                body += [_linear("QuantizeLinear", x, x, "q"), _linear("DequantizeLinear", x, f"{x}/q", "dq")]
-            if w not in done:
-                axis = None if dtype == "fp8" else _output_axis(node)
-                values, scale = _quantized_weight(numpy_helper.to_array(weights[w]), axis, dtype)
-                added += [numpy_helper.from_array(values, f"{w}/q"), *_scale_and_zero(w, scale, dtype)]
-                body.append(_linear("DequantizeLinear", w, f"{w}/q", "dq", axis))
-            done |= {x, w}
-            node.input[0], node.input[1] = f"{x}/dq", f"{w}/dq"
+            if (x, None) not in quantised:
+                scale = np.float32(max(thresholds[x] / LARGEST[dtype], SMALLEST_SCALE))
+                quantised[x, None], pair = inserted.activation(x, scale)
+                body += pair
+            axis = None if dtype == "fp8" else _output_axis(node)
+            if (w, axis) not in quantised:  # two nodes may read one weight along different axes
+                quantised[w, axis], dequantise = inserted.weight(w, numpy_helper.to_array(weights[w]), axis)
+                body.append(dequantise)
+            node.input[0], node.input[1] = quantised[x, None], quantised[w, axis]
         body.append(node)
     used = {value.name for value in graph.output}.union(*map(tensors_read, body))
     kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
     body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]  # the graph is cleared
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(body)
-    graph.initializer.extend([*kept, *added])
+    graph.initializer.extend([*kept, *inserted.tensors])
 
 
-def _linear(op: str, tensor: str, source: str, suffix: str, axis: int | None = None) -> onnx.NodeProto:
-    """QuantizeLinear or DequantizeLinear of ``source`` with the scale and zero point of ``tensor``."""
-    inputs = [source, f"{tensor}/scale", f"{tensor}/zero"]
-    node = helper.make_node(op, inputs, [f"{tensor}/{suffix}"], f"{tensor}/{op}")
-    if axis is not None:
-        node.attribute.append(helper.make_attribute("axis", axis))
-    return node
+class _Inserted:
+    """Makes the Q/DQ nodes of one graph under names that it does not have yet, and collects their tensors."""
+
+    def __init__(self, taken: set[str], dtype: QuantizedType) -> None:
+        self._taken = taken
+        self._dtype = dtype
+        self.tensors: list[TensorProto] = []
+
+    def activation(self, x: str, scale: np.float32) -> tuple[str, list[onnx.NodeProto]]:
+        """The name of the dequantised ``x``, and its QuantizeLinear and DequantizeLinear."""
+        operands = self._scale_and_zero(x, np.asarray(scale))
+        quantise = self._linear("QuantizeLinear", x, [x, *operands], "q")
+        dequantise = self._linear("DequantizeLinear", x, [quantise.output[0], *operands], "dq")
+        return dequantise.output[0], [quantise, dequantise]
+
+    def weight(self, w: str, values: NDArray[np.float32], axis: int | None) -> tuple[str, onnx.NodeProto]:
+        """The name of the dequantised weight, and its DequantizeLinear."""
+        rounded, scale = _quantized_weight(values, axis, self._dtype)
+        operands = [self._add(f"{w}/q", rounded), *self._scale_and_zero(w, scale)]
+        dequantise = self._linear("DequantizeLinear", w, operands, "dq")
+        if axis is not None:
+            dequantise.attribute.append(helper.make_attribute("axis", axis))
+        return dequantise.output[0], dequantise
+
+    def _linear(self, op: str, tensor: str, inputs: list[str], suffix: str) -> onnx.NodeProto:
+        output, name = fresh_name(self._taken, f"{tensor}/{suffix}"), fresh_name(self._taken, f"{tensor}/{op}")
+        return helper.make_node(op, inputs, [output], name)
+
+    def _scale_and_zero(self, tensor: str, scale: NDArray[np.float32]) -> list[str]:
+        zero = np.zeros(scale.shape, np.int8 if self._dtype == "int8" else ml_dtypes.float8_e4m3fn)
+        return [self._add(f"{tensor}/scale", scale), self._add(f"{tensor}/zero", zero)]
+
+    def _add(self, wanted: str, values: NDArray[np.generic]) -> str:
+        name = fresh_name(self._taken, wanted)
+        self.tensors.append(numpy_helper.from_array(values, name))
+        return name
 
 
 def _quantized_weight(
@@ -126,12 +158,4 @@ def _quantized_weight(
         values: NDArray[np.generic] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
     else:
         values = np.clip(weight / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)
-    return values, scale.reshape(-1) if axis is not None else scale
-
-
-def _scale_and_zero(
-    tensor: str, scale: NDArray[np.float32] | np.float32, dtype: QuantizedType
-) -> list[onnx.TensorProto]:
-    scale = np.asarray(scale, np.float32)
-    zero = np.zeros(scale.shape, np.int8 if dtype == "int8" else ml_dtypes.float8_e4m3fn)
-    return [numpy_helper.from_array(scale, f"{tensor}/scale"), numpy_helper.from_array(zero, f"{tensor}/zero")]
+    return values, scale.reshape(-1) if axis is not None else np.asarray(scale, np.float32)

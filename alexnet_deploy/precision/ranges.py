@@ -35,6 +35,11 @@ def observe(
     lowest, highest = dict.fromkeys(tensors, np.inf), dict.fromkeys(tensors, -np.inf)
     for values in map(session, batches()):
         for name, array in values.items():
+            if not array.size:
+                raise InputError(
+                    f"calibration: tensor {_with_layer(model, name)} has no elements; export a model for images of an "
+                    "ordinary size"
+                )
             # Python's min and max would drop a NaN.
             lowest[name] = float(np.minimum(lowest[name], array.min()))
             highest[name] = float(np.maximum(highest[name], array.max()))

@@ -120,7 +120,7 @@ class Report:
     version: str
     """Version of alexnet-deploy."""
     command: tuple[str, ...]
-    """The exact command that measured it, to repeat it."""
+    """The command that measured it, to repeat it; its absolute paths are made relative, as a report is passed on."""
     machine: Machine
     data: DataSet
     labels: tuple[str, ...]

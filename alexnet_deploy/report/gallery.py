@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from alexnet_deploy.contract import Activation
 from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.evaluate import Evaluation
 from alexnet_deploy.images.decode import open_rgb
-from alexnet_deploy.inference.probabilities import predicted_classes, softmax
+from alexnet_deploy.inference.probabilities import activate, predicted_classes
 from alexnet_deploy.report.html import environment, write_html
 from alexnet_deploy.report.settings import GALLERY_IMAGES
 
@@ -44,10 +45,10 @@ class Flip:
         return "lost" if first == self.target else "won" if second == self.target else "both wrong"
 
 
-def flips(answers: Answers, index: int, temperatures: tuple[float, float]) -> list[Flip]:
+def flips(answers: Answers, index: int, temperatures: tuple[float, float], activation: Activation) -> list[Flip]:
     """Return the images that engine ``index`` answers differently than the first, the one that lost most first.
 
-    ``temperatures`` are those of the first engine and of engine ``index``.
+    ``temperatures`` are those of the first engine and of engine ``index``; ``activation`` is that of both.
     """
     logits_NK = answers.logits_NK[0], answers.logits_NK[index]
     answer_a_N, answer_b_N = map(predicted_classes, logits_NK)
@@ -55,7 +56,7 @@ def flips(answers: Answers, index: int, temperatures: tuple[float, float]) -> li
     for i in np.flatnonzero(answer_a_N != answer_b_N):
         a, b = int(answer_a_N[i]), int(answer_b_N[i])
         p_K, q_K = (
-            softmax(logits[i : i + 1], temperature)[0] if answer >= 0 else None
+            activate(logits[i : i + 1], activation, temperature)[0] if answer >= 0 else None
             for logits, temperature, answer in zip(logits_NK, temperatures, (a, b), strict=True)
         )
         probabilities = (0.0 if p_K is None else float(p_K[a]), 0.0 if q_K is None else float(q_K[b]))
@@ -73,7 +74,7 @@ def write_gallery(found: Evaluation, path: Path, *, limit: int = GALLERY_IMAGES)
     first, *others = found.engines
     engines = []
     for i, other in enumerate(others, start=1):
-        all_flips = flips(found.answers, i, (first.temperature, other.temperature))
+        all_flips = flips(found.answers, i, (first.temperature, other.temperature), found.contract.activation)
         cards = [_card(flip, (first.name, other.name), found) for flip in all_flips[:limit]]
         engines.append((other.name, len(all_flips), cards))
     template = environment().get_template("gallery.html.j2")

@@ -24,7 +24,7 @@ from alexnet_deploy.evaluation.answers import pixel_rule_that_differs
 from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines
 from alexnet_deploy.evaluation.evaluate import evaluate_opened
 from alexnet_deploy.evaluation.temperature_record import read_confidence
-from alexnet_deploy.files import sha256_of
+from alexnet_deploy.files import sha256_of, shareable
 from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import list_labelled
@@ -97,15 +97,15 @@ def measure_report(request: ReportRequest, *, on_progress: Progress = no_progres
     return Report(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        command=tuple(map(_text, request.command)),
+        command=tuple(shareable(_text(part)) for part in request.command),
         machine=_machine(checks),
         data=data,
         labels=contract.labels,
         class_ids=contract.class_ids,
         engines=tuple(found),
         photos=None if "stages" in request.without else _text(photos.resolve().name),
-        checks=checks,
-        gaps=tuple(gaps.found),
+        checks=tuple(replace(check, found=shareable(check.found)) for check in checks),
+        gaps=tuple(replace(gap, reason=shareable(gap.reason)) for gap in gaps.found),
     )
 
 
@@ -150,7 +150,12 @@ def _evaluate(
                 notes=manifest.notes,
                 reliability=()
                 if result.accuracy.not_finite
-                else reliability(evaluation.answers.logits_NK[i], evaluation.answers.target_N, result.temperature),
+                else reliability(
+                    evaluation.answers.logits_NK[i],
+                    evaluation.answers.target_N,
+                    result.temperature,
+                    evaluation.contract.activation,
+                ),
                 delta=evaluation.deltas[i - 1] if i else None,
             )
         )

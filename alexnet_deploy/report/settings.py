@@ -36,7 +36,7 @@ class ReportRequest:
     without: frozenset[OptionalPart] = frozenset()
     allow_calibration_images: bool = False
     command: tuple[str, ...] = ()
-    """The exact command of this request; the report shows it."""
+    """The command of this request; the report shows it, with absolute paths made relative."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from alexnet_deploy.contract import BatchProfile, ModelContract
+from alexnet_deploy.contract import METADATA_KEY, BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError, UnavailableError, one_line
 from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.runtime.cuda import current_capability
 from alexnet_deploy.runtime.runner import Steps, compute_step
 
@@ -26,14 +27,14 @@ def providers() -> list[str]:
     return list(ort.get_available_providers())
 
 
-def session_options(precision: str, *, threads: int | None = None, concurrency: int = 1) -> Any:
-    """The options with which an engine of ``precision`` runs."""
+def session_options(precision: str, *, threads: int | None = None, concurrency: int = 1, exact: bool = False) -> Any:
+    """The options with which an engine of ``precision`` runs; ``exact``: each node as the ONNX standard defines it."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its errors are raised, and shown in one line
     if threads is not None or concurrency > 1:
         # Concurrent calls share one pool and wait for each other in it; with one thread there is no pool.
         options.intra_op_num_threads = max(1, (threads or cores()) // concurrency)
-    if precision.startswith("fp8"):
+    if exact or precision.startswith("fp8"):
         # Its extended optimisations compute an FP8 Gemm wrongly (measured with 1.32).
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return options
@@ -64,11 +65,12 @@ class OnnxRuntimeRunner:
         precision: str = "fp32",
         threads: int | None = None,
         concurrency: int = 1,
+        exact: bool = False,
     ) -> None:
         self.contract = contract
-        options = session_options(precision, threads=threads, concurrency=concurrency)
+        options = session_options(precision, threads=threads, concurrency=concurrency, exact=exact)
         try:
-            self._session: Any = ort.InferenceSession(str(onnx_path), options, providers=[_PROVIDERS[device]])
+            self._session = open_session(onnx_path, options, _PROVIDERS[device])
         except Exception as exc:  # its exceptions share no public base
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         self._path = onnx_path
@@ -80,6 +82,11 @@ class OnnxRuntimeRunner:
         self.runtime = "onnxruntime" if device == "cpu" else "onnxruntime-cuda"
         self.device = "cpu" if device == "cpu" else current_capability() or "cuda"
         self.description = f"ONNX Runtime {ort.__version__} on {device.upper()}"
+
+    def recorded_contract(self) -> str | None:
+        """The contract in the metadata of the ONNX file, as JSON."""
+        found: str | None = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        return found
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import text_path
 from alexnet_deploy.runtime.runner import Steps, compute_step, single_caller
 
 # OpenVINO also runs without this package, which sends usage data from a fork of the process. The fork can deadlock
@@ -98,7 +99,8 @@ def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: 
     if counters:
         config["PERF_COUNT"] = True
     try:
-        return _core().compile_model(str(onnx_path), "CPU", config)
+        with text_path(onnx_path) as name:
+            return _core().compile_model(name, "CPU", config)
     except RuntimeError as exc:
         raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try `runtime` onnxruntime") from exc
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -75,8 +75,10 @@ class AnyBatch:
 
     batch: BatchProfile | None = None
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, name: str) -> None:
+        """``name`` is the engine's, for errors."""
         self._runner = runner
+        self._name = name
         self.contract = runner.contract
         self.runtime = runner.runtime
         self.device = runner.device
@@ -84,15 +86,30 @@ class AnyBatch:
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""
-        return _joined([self._runner(part_NHWC)[:count] for part_NHWC, count in self._parts(pixels_NHWC)])
+        parts = self._parts(pixels_NHWC)
+        return _joined([self._checked(self._runner(part_NHWC), part_NHWC)[:count] for part_NHWC, count in parts])
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         """The steps of each call of the engine, one after the other."""
         logits = []
         for part_NHWC, count in self._parts(pixels_NHWC):
             part_NK = yield from self._runner.steps(part_NHWC)
-            logits.append(part_NK[:count])
+            logits.append(self._checked(part_NK, part_NHWC)[:count])
         return _joined(logits)
+
+    def _checked(self, logits_NK: NDArray[np.float32], pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The runtime's result; refused if it is not what the contract promises, whatever the file declares."""
+        rows, classes = len(pixels_NHWC), len(self.contract.labels)
+        if logits_NK.shape[1:] != (classes,):
+            raise ArtifactError(
+                f"{self._name}: returns {list(logits_NK.shape)} for {rows} images, but its contract has {classes} "
+                "classes: the model does not compute what it declares; make it again"
+            )
+        if len(logits_NK) != rows:
+            raise InputError(
+                f"{self._name}: {self.description} answers {len(logits_NK)} of {rows} images; choose another `runtime`"
+            )
+        return logits_NK
 
     def _parts(self, pixels_NHWC: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], int]]:
         """Pixels that the engine accepts, and how many of them belong to the request."""
@@ -106,7 +123,7 @@ class AnyBatch:
 
     def fork(self) -> AnyBatch:
         """Another request of the same engine, of any batch size."""
-        return AnyBatch(self._runner.fork())
+        return AnyBatch(self._runner.fork(), self._name)
 
     def close(self) -> None:
         """Close the runner inside; may be called twice."""

@@ -7,6 +7,7 @@ top of one module of this room, and that module only inside ``open_runner``.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.errors import DeployError, UnavailableError, UsageError, one_line, require_positive
+from alexnet_deploy.errors import (
+    ArtifactError,
+    DeployError,
+    ProofError,
+    UnavailableError,
+    UsageError,
+    one_line,
+    require_positive,
+)
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.gpu import has_nvidia_gpu
 
 if TYPE_CHECKING:
     from alexnet_deploy.runtime.runner import Runner
+
+_log = logging.getLogger(__name__)
 
 Runtime = Literal["auto", "tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
 """The runtime of ``open_runner``: ``"auto"``, or a key of ``RUNTIMES``."""
@@ -35,6 +46,8 @@ class PassedOver:
 
     runtime: str
     reason: str
+    doubted: bool = False
+    """It runs the engine, but its answers are not those of the graph."""
 
     def __str__(self) -> str:
         return f"{self.runtime}: {self.reason}"
@@ -52,12 +65,22 @@ class SelectedRunner:
 
 
 def open_runner(
-    engine: Engine, runtime: Runtime | str = "auto", *, threads: int | None = None, concurrency: int = 1
+    engine: Engine,
+    runtime: Runtime | str = "auto",
+    *,
+    threads: int | None = None,
+    concurrency: int = 1,
+    verify: bool = True,
+    refuse_doubted: bool = False,
 ) -> SelectedRunner:
     """Open ``engine`` on ``runtime``, or with ``"auto"`` on the first of ``RUNTIMES`` that can run it here.
 
     The runner and its forks run ``concurrency`` calls at the same time, on ``threads`` threads in all (None: the
     runtime's default).
+
+    With ``verify`` its answers for photos are compared with those of a reference, once per engine, runtime version and
+    machine. Where they are others, ``"auto"`` passes the runtime over. One that the caller named is used with a
+    warning, for it may be named in order to measure it, or with ``refuse_doubted`` is a ProofError.
 
     Raises UsageError for an unknown runtime and for numbers out of range, UnavailableError if the machine cannot run
     the requested one (or, with ``"auto"``, any), InputError if the runtime refuses the model.
@@ -72,23 +95,53 @@ def open_runner(
     if runtime != "auto":
         if runtime not in RUNTIMES:
             raise UsageError(f"`runtime` {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
-        return SelectedRunner(_open(runtime, engine, threads, concurrency))
+        runner = _open(runtime, engine, threads, concurrency)
+        if verify and (doubt := _reason_against(runner, engine)) is not None:
+            if refuse_doubted:
+                runner.close()
+                raise ProofError(
+                    f"{engine.name}: {runner.description} is not used: {doubt}; choose another `runtime`, or turn off "
+                    "`verify`"
+                )
+            _log.warning("%s: do not trust %s: %s", engine.name, runner.description, doubt)
+        return SelectedRunner(runner)
     passed_over: list[PassedOver] = []
     for name in RUNTIMES:
         try:
             runner = _open(name, engine, threads, concurrency)
         except DeployError as exc:
             passed_over.append(PassedOver(name, str(exc)))
-        else:
+            continue
+        try:
+            doubt = _reason_against(runner, engine) if verify else None
+        except ArtifactError:  # the engine's own fault, whatever the runtime
+            raise
+        except DeployError as exc:
+            passed_over.append(PassedOver(name, str(exc)))
+            continue
+        if doubt is None:
             return SelectedRunner(runner, tuple(passed_over), runner.device == "cpu" and has_nvidia_gpu())
+        runner.close()
+        _log.warning("%s: %s is not used: %s", engine.name, runner.description, doubt)
+        passed_over.append(PassedOver(name, doubt, doubted=True))
     raise UnavailableError(f"{engine.name}: no runtime on this machine can run it ({'; '.join(map(str, passed_over))})")
+
+
+def _reason_against(runner: Runner, engine: Engine) -> str | None:
+    from alexnet_deploy.runtime.reference import reason_against
+
+    try:
+        return reason_against(runner, engine)
+    except BaseException:
+        runner.close()
+        raise
 
 
 def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -> Runner:
     from alexnet_deploy.runtime.runner import AnyBatch  # late, because the names above must not load NumPy
 
     try:
-        return AnyBatch(RUNTIMES[runtime](engine, threads, concurrency))
+        return AnyBatch(RUNTIMES[runtime](engine, threads, concurrency), engine.name)
     except ImportError as exc:  # installed, but for another Python or without a library that it needs
         raise UnavailableError(f"the package of {runtime} does not load ({one_line(exc, 200)}); reinstall it") from exc
 

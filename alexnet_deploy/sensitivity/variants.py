@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from alexnet_deploy.contract import Activation
 from alexnet_deploy.evaluation.compare_layers import ErrorSums
 from alexnet_deploy.images.choose import CalibrationSet
 from alexnet_deploy.inference.predict import read_batches
@@ -38,7 +39,7 @@ BATCH = 16
 class Effect:
     """The answers of a partly quantised model compared with those of the float model on the same images.
 
-    ``kl_nats`` is the mean of KL(softmax(float) || softmax(quantised)); ``top1_percent`` is None without labels.
+    ``kl_nats`` is the mean of KL(float || quantised) of their probabilities; ``top1_percent`` is None without labels.
     """
 
     agreement_percent: float
@@ -57,8 +58,12 @@ class Variants:
         dtype: QuantizedType,
         batches: Callable[[], Iterator[NDArray[np.uint8]]],
         targets: Sequence[int] | None,
+        activation: Activation,
     ) -> None:
-        """``graph`` is float32 with named nodes, of which ``nodes`` can be quantised. ``batches`` starts a pass."""
+        """``graph`` is float32 with named nodes, of which ``nodes`` can be quantised. ``batches`` starts a pass.
+
+        ``activation`` is that of the model's contract.
+        """
         self.nodes = {node.name: node for node in nodes}
         """By name, in the order of the graph."""
         self._graph = graph
@@ -67,6 +72,7 @@ class Variants:
         self._batches = batches
         self._output = graph.graph.output[0].name
         self._logits_NK = np.concatenate([values[self._output] for values in self._runs(graph, [self._output])])
+        self._activation: Activation = activation
         self._target_N = None if targets is None else np.array(targets)
 
     @property
@@ -107,7 +113,8 @@ class Variants:
         seen = 0
         for values in self._runs(model, [self._output]):
             logits_NK = values[self._output]
-            kl_N.append(kl_nats(self._logits_NK[seen : seen + len(logits_NK)], logits_NK))
+            exact_NK = self._logits_NK[seen : seen + len(logits_NK)]
+            kl_N.append(kl_nats(exact_NK, logits_NK, self._activation))
             answer_N.append(predicted_classes(logits_NK))
             seen += len(logits_NK)
         answers_N = np.concatenate(answer_N)
@@ -150,4 +157,5 @@ def calibrate_variants(
     def batches() -> Iterator[NDArray[np.uint8]]:
         return (read.pixels_NHWC for read in read_batches(files, model.contract.preprocessing, batch=BATCH))
 
-    return Variants(graph, nodes, calibration.threshold_by_tensor, dtype, batches, targets)
+    thresholds = calibration.threshold_by_tensor
+    return Variants(graph, nodes, thresholds, dtype, batches, targets, model.contract.activation)

@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_is_named(bundle: Path) -> None:
     (bundle / MODEL).unlink()
     (bundle / MODEL).mkdir()
     edit(bundle, lambda raw: raw["files"][MODEL].update(bytes=(bundle / MODEL).stat().st_size))
-    with pytest.raises(ArtifactError, match=r"model.onnx: cannot be read \(Is a directory\)"):
+    with pytest.raises(ArtifactError, match=r"model.onnx: is not a plain file"):
         verify(bundle)
 
 
@@ -239,10 +239,10 @@ class TestList:
         (tmp_path / "alexnet.onnx").touch()
         write(tmp_path / ".hidden")
         rows = list_bundles(tmp_path)
-        assert [path.name for path, _ in rows] == ["b", "a", "c", "damaged", "unreadable"]
-        assert [isinstance(found, Manifest) for _, found in rows] == [True, True, True, False, False]
-        assert isinstance(rows[3][1], ArtifactError)
-        assert "contract" in str(rows[3][1])
+        assert [path.name for path, found in rows if isinstance(found, Manifest)] == ["b", "a", "c"]
+        # Without a date in a manifest, the folder's time counts: here they are the newest.
+        assert {path.name for path, _ in rows[:2]} == {"damaged", "unreadable"}
+        assert "contract" in next(str(found) for path, found in rows if path.name == "damaged")
 
     def test_no_store_is_an_empty_list(self, tmp_path: Path) -> None:
         assert list_bundles(tmp_path / "nothing") == []

@@ -62,7 +62,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("infer photos --runtime abacus", 2, "'--runtime': 'abacus' is not one of 'auto', 'tensorrt'"),
         ("infer photos --threads 0", 2, "--threads 0"),
         ("infer photos --engines engines", 2, "No such option: --engines"),
-        ("infer photos --mean 0,0", 2, "'0,0' is not three numbers with commas (R,G,B)"),
+        ("infer photos --mean 0,0", 2, "'0,0' is not one number, or three with commas (R,G,B)"),
         ("infer photos --mean 0,0,0", 2, "a bundle carries its own contract"),
         ("infer photos --std 0.2,0.2,0", 2, "--std (0.2, 0.2, 0.0): must be above 0"),
         ("infer photos -o empty", 2, "is not a plain file"),

@@ -97,7 +97,7 @@ def test_what_tells_no_temperature(logits_NK: NDArray[np.float32], target_N: NDA
 
 
 def test_quality_is_what_evaluate_says() -> None:
-    found, measured = quality(GOOD, RIGHT, 2.0), confidence(GOOD, RIGHT, 2.0)
+    found, measured = quality(GOOD, RIGHT, 2.0), confidence(GOOD, RIGHT, 2.0, "softmax")
     assert (found.nll_nats, found.ece_percent) == (measured.nll_nats, measured.ece_percent)
     by_bin = sum(r.images * (r.accuracy_percent or 0) for r in found.bins) / 200
     assert by_bin == pytest.approx(100 * (GOOD.argmax(axis=1) == RIGHT).mean())

@@ -143,13 +143,14 @@ class TestRefused:
             choose_images(tmp_path, count=6)
         shutil.copy(tmp_path / "ant" / "00.png", tmp_path / "bee" / "copy.png")
         (tmp_path / "bee" / "broken.png").write_text("not an image")
-        with pytest.raises(InputError, match=r"holds 5 usable images \(2 more are damaged or copies\)"):
+        with pytest.raises(InputError, match=r"holds 5 usable images \(2 more are copies or cannot be decoded\)"):
             choose_images(tmp_path, count=6)
         assert len(choose_images(tmp_path, count=5).files) == 5
 
     def test_a_class_without_an_image(self, tmp_path: Path) -> None:
         folder_of(tmp_path, ant=3)
         (tmp_path / ".hidden").mkdir()
+        (tmp_path / "@eaDir").mkdir()
         assert len(choose_images(tmp_path, count=3).files) == 3
         (tmp_path / "bee").mkdir()
         (tmp_path / "bee" / "notes.txt").write_text("no image")

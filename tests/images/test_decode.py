@@ -279,7 +279,7 @@ def torchvision_style(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint
     width=st.integers(8, 200),
     height=st.integers(8, 200),
     crop=st.tuples(st.integers(20, 32), st.integers(20, 32)),
-    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+    interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
 )
 @settings(max_examples=150, deadline=None)
 def test_the_fused_crop_is_resize_then_crop(width: int, height: int, crop: tuple[int, int], interpolation: str) -> None:
@@ -289,6 +289,17 @@ def test_the_fused_crop_is_resize_then_crop(width: int, height: int, crop: tuple
     # Pillow rounds to 8 bits after each of its two passes and picks their order by cost, which the crop changes.
     assert difference.max() <= 2
     assert difference.mean() < 0.35
+
+
+@given(width=st.integers(8, 200), height=st.integers(8, 200), crop=st.integers(20, 32))
+@settings(max_examples=60, deadline=None)
+def test_nearest_takes_single_pixels(width: int, height: int, crop: int) -> None:
+    """A coordinate on the border of two pixels may fall to either, so they are compared in the original's grid."""
+    pre = Preprocessing(height=crop, width=crop, resize_to=32, interpolation="nearest")
+    columns, rows = np.meshgrid(np.arange(width, dtype=np.uint8), np.arange(height, dtype=np.uint8))
+    image = Image.fromarray(np.dstack([columns, rows, rows]))
+    difference = np.abs(to_pixels(image, pre).astype(int) - torchvision_style(image, pre))
+    assert difference.max() <= 1
 
 
 def test_the_crop_of_a_smooth_picture_differs_by_rounding_only() -> None:
@@ -303,9 +314,11 @@ def test_extreme_aspect_ratios_need_no_room_for_what_is_cut(size: tuple[int, int
     assert (to_pixels(Image.new("RGB", size, (9, 8, 7)), Preprocessing()) == (9, 8, 7)).all()
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("height_width", [(50, 40), (10, 30)], ids=["another shape", "the right size"])
-def test_stretch_ignores_the_aspect_ratio(height_width: tuple[int, int]) -> None:
-    pre = Preprocessing(height=10, width=30, resize="stretch", resize_to=None)
+def test_stretch_ignores_the_aspect_ratio(height_width: tuple[int, int], interpolation: str) -> None:
+    pre = Preprocessing(height=10, width=30, resize="stretch", resize_to=None, interpolation=interpolation)  # type: ignore[arg-type]
     image = Image.fromarray(noise(*height_width))
-    expected = image if height_width == (10, 30) else image.resize((30, 10), Image.Resampling.BILINEAR)
+    rule = getattr(Image.Resampling, interpolation.upper())
+    expected = image if height_width == (10, 30) else image.resize((30, 10), rule)
     np.testing.assert_array_equal(to_pixels(image, pre), np.asarray(expected))

@@ -41,6 +41,31 @@ def test_sources_keep_their_order_and_a_named_file_is_taken(tree: Path) -> None:
     assert found == ["c/d/e.jpeg", "b/notes.txt", "[1].png", ".hidden.jpg"]
 
 
+@pytest.mark.parametrize(
+    "clutter",
+    [
+        "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/a.jpg", "._a.jpg", "$RECYCLE.BIN/a.jpg", "lost+found/a.jpg",
+        ".thumbnails/a.png", "System Volume Information/a.jpg", "#recycle/a.jpg", "Thumbs.db", ".DS_Store",
+        "desktop.ini",
+    ],
+)  # fmt: skip
+def test_what_systems_leave_beside_photos_is_nobody_s_photo(tree: Path, clutter: str) -> None:
+    path = tree / "b" / clutter
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    assert names(tree, tree / "b") == names(tree, f"{tree}/b/**") == ["b/10.png", "b/2.JPG"]
+    if path.parent != tree / "b":  # who names the folder means it
+        assert names(tree, path) == names(tree, f"{path.parent}/*.[jp]*g") == [str(path.relative_to(tree))]
+
+
+def test_photos_that_are_not_decoded_are_found_for_their_error(tree: Path) -> None:
+    for name in ("a.heic", "b.JXL", "c.tga", "d.NEF", "e.psd", "f.svg", "g.txt", "h.xmp", "jpg"):
+        (tree / "c/d" / name).touch()
+    assert names(tree, tree / "c") == [f"c/d/{name}" for name in (
+        "a.heic", "b.JXL", "c.tga", "d.NEF", "e.jpeg", "e.psd", "f.svg",
+    )]  # fmt: skip
+
+
 def test_patterns(tree: Path) -> None:
     assert names(tree, f"{tree}/b/*") == ["b/10.png", "b/2.JPG"]
     assert names(tree, f"{tree}/**") == ["[1].png", "a.webp", "b/10.png", "b/2.JPG", "c/d/e.jpeg"]

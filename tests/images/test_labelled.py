@@ -62,7 +62,8 @@ def test_numbers_that_are_labels_are_labels(tmp_path: Path) -> None:
 
 
 def test_what_is_no_class_folder_is_passed_over(tmp_path: Path) -> None:
-    folders(tmp_path, "n01", ".cache")
+    folders(tmp_path, "n01", ".cache", "@eaDir", "__MACOSX", "lost+found", "n01/@eaDir/a.jpg")
+    (tmp_path / "n01" / "Thumbs.db").touch()
     (tmp_path / "list.txt").touch()
     (tmp_path / "stray.png").touch()
     assert len(list_labelled(tmp_path, CONTRACT).files) == 1

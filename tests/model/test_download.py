@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +35,7 @@ class Download:
 
     def __call__(self, name: str = NAME, *, max_bytes: int = 1 << 20, **options: Any) -> Path:
         url = f"{self.server.url}/models/{name}"
+        options = {"allow_http": True} | options
         return fetch(url, cache=self.cache, max_bytes=max_bytes, tries=4, sleep=self.waits.append, **options)
 
     def refused(self, kind: type[DeployError]) -> str:
@@ -190,26 +193,78 @@ def test_cache_that_cannot_be_written_names_the_variable(download: Download) -> 
     [
         f"file:///etc/{NAME}",
         f"ftp://example.org/{NAME}",
-        f"http:///{NAME}",
-        f"http://[::1/{NAME}",
+        f"https:///{NAME}",
+        f"https://[::1/{NAME}",
         "https://example.org/",
         "https://example.org/models/..",
         "https://example.org/..%2f.hidden-7be5be79.pth",
         "https://example.org/a%00-7be5be79.pth",
         "https://example.org/weights.pth",
+        f"https://example.org/a\x1b[31m/{NAME}",
+        f"https://example.org/a b/{NAME}",
+        f"https://example.org/\n{NAME}",
+        f"https://example.org/\u202e/{NAME}",
     ],
 )
 def test_unusable_address_is_refused_before_any_request(url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         fetch(url, cache=tmp_path / "cache")
     assert "pass the path" in str(caught.value)
+    assert str(caught.value).isprintable()
     assert not (tmp_path / "cache").exists()
 
 
-def test_messages_keep_secrets(tmp_path: Path) -> None:
+@pytest.mark.parametrize("password", ["p@ss", "p/ss", "p?ss", "p#ss", "p:ss"])
+def test_messages_keep_secrets(tmp_path: Path, password: str) -> None:
     with pytest.raises(InputError) as caught:
-        fetch("https://me:p@ss@example.org/weights.pth?token=s3cret#frag", cache=tmp_path)
+        fetch(f"https://me:{password}@example.org/weights.pth?token=s3cret#frag", cache=tmp_path)
     assert str(caught.value).startswith("https://example.org/weights.pth: ")
+
+
+def test_the_cause_of_a_failure_keeps_the_secrets_of_a_redirect(download: Download) -> None:
+    for place in (
+        "file://me:pass@host/x?sig=s3cret",
+        "http://me:pass@[::1/x?sig=s3cret",
+        "http://me:pass@a..b/?s3cret",
+    ):
+        download.server.answers = [Answer(status=302, body=b"", headers={"Location": place})]
+        message = download.refused(UnavailableError)
+        assert "pass@" not in message
+        assert "s3cret" not in message
+
+
+def test_plain_http_is_refused_unless_allowed(download: Download) -> None:
+    with pytest.raises(InputError, match=r"is plain http, .*; use https, or add `allow_http`"):
+        download(allow_http=False)
+    assert download.server.asked == []
+    assert download().read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("place", ["http://example.org/x", "//example.org/x"])
+def test_a_session_for_https_follows_no_redirect_to_http(place: str) -> None:
+    answer = requests.Response()
+    answer.status_code, answer.url = (
+        302,
+        "https://example.org/a" if place.startswith("http") else "http://example.org/a",
+    )
+    answer.headers["location"] = place
+    with module._HttpsSession() as session, pytest.raises(requests.exceptions.InvalidSchema, match="plain http"):
+        session.get_redirect_target(answer)
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "-5", "x", "\u0665"])
+def test_a_length_that_is_no_number_counts_as_unannounced(download: Download, length: str) -> None:
+    download.server.answers = [Answer(announce=False, headers={"Content-Length": length})]
+    seen: set[int] = set()
+    with contextlib.suppress(UnavailableError):  # http.client itself refuses some of them
+        assert download(on_progress=lambda stage, done, total: seen.add(total)).read_bytes() == WEIGHTS
+    assert seen <= {0}
+
+
+def test_a_web_page_in_place_of_the_file_is_named(download: Download) -> None:
+    download.server.answers = [Answer(body=b"\n<!DOCTYPE html><title>Sign in</title>")]
+    assert "the server sent a web page; SHA-256 starts with" in download.refused(ArtifactError)
+    assert download.leftovers() <= {f"{NAME}.validator"}
 
 
 @given(st.binary(min_size=4, max_size=32), st.sampled_from([".pth", ".pth.tar", ".safetensors"]))

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import ProofError
+from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.model import export
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, PixelClassifier, get_architecture, initialise
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
@@ -203,3 +203,35 @@ def test_export_from_file_to_file(tiny_checkpoint: Checkpoint, tmp_path: Path) -
     assert path == tmp_path / "out/tiny.onnx"
     assert onnx_file.contract_in(onnx_file.load_onnx(path), source="x") == tiny_checkpoint.contract
     assert stages == [("export", 0, 1), ("export", 1, 1)]
+
+
+def test_weights_of_another_tool_are_exported_with_their_labels(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = {f"module.{key}": value for key, value in tiny_checkpoint.weights.items()}
+    torch.save({"epoch": 3, "state_dict": weights}, tmp_path / "x.pth.tar")
+    (tmp_path / "labels.txt").write_text("ant\nbee\ncat\n")
+    exported = export.export_with_parity(tmp_path / "x.pth.tar", tmp_path / "x.onnx", labels=tmp_path / "labels.txt")
+    contract = onnx_file.contract_in(onnx_file.load_onnx(tmp_path / "x.onnx"), source="x")
+    assert contract == exported.contract
+    assert contract.labels == ("ant", "bee", "cat")
+    assert exported.parity.holds
+    assert exported.notes[0].startswith("weights: state_dict, prefix module., float32, 3 classes")
+
+
+def test_an_input_is_never_the_output(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = save_checkpoint(tiny_checkpoint, tmp_path / "tiny.safetensors")
+    (tmp_path / "link.onnx").symlink_to(weights)
+    before = weights.read_bytes()
+    for output in (weights, tmp_path / "link.onnx", tmp_path / "." / "tiny.safetensors"):
+        with pytest.raises(UsageError, match=r"`output` .*: is the file of `weights`, which it would replace"):
+            export.export(weights, output)
+    with pytest.raises(UsageError, match="is the file of `labels`"):
+        export.export(tmp_path / "none.pth", weights, labels=weights)
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_folder_whose_name_is_not_utf8(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    weights = save_checkpoint(tiny_checkpoint, folder / "tiny.safetensors")
+    assert export.export(weights, folder / "tiny.onnx").is_file()

@@ -84,6 +84,20 @@ class TestAnswers:
             # quantisation itself costs.
             assert np.abs(logits_NK - reference_NK).max() < share * largest
 
+    @pytest.mark.parametrize(("precision", "share"), [("fp16", 0.01), ("int8", 0.05), ("int8+fp16", 0.05)])
+    def test_a_static_batch_loses_no_more(self, precision: Precision, share: float, tmp_path: Path) -> None:
+        """The bounds of a free batch; five images fill up the second batch of four."""
+        fixed, out = tiny_classifier(tmp_path / "net.onnx", batch=4), tmp_path / "out.onnx"
+        if precision == "fp16":
+            to_fp16(fixed, out)
+        else:
+            to_quantized(fixed, out, precision=precision, batches=batches, method="max")
+        pixels_NHWC = noise(5)
+        exact_NK = answers(fixed, "onnxruntime", "fp32", pixels_NHWC)
+        for runtime in RUNTIMES:
+            logits_NK = answers(out, runtime, precision, pixels_NHWC)
+            assert np.abs(logits_NK - exact_NK).max() < share * np.abs(exact_NK).max()
+
     def test_fp16(self, fp32: Path, tmp_path: Path) -> None:
         out = to_fp16(fp32, tmp_path / "out.onnx")
         pixels_NHWC = noise(4)

@@ -50,7 +50,7 @@ def test_the_worst_flips_come_first(tmp_path: Path) -> None:
     certain, likely, unsure = [9, 0, 0], [2, 0, 0], [0, 0.1, 0]
     first = [certain, likely, [0, 9, 0], certain, likely]
     second = [certain, unsure, certain, [0, 0, 9], [1, 1.1, 0]]
-    found = flips(answers(tmp_path, [0, 0, 0, 1, 2], first, second), 1, (1, 1))
+    found = flips(answers(tmp_path, [0, 0, 0, 1, 2], first, second), 1, (1, 1), "softmax")
     assert [(int(flip.file.stem), flip.kind, flip.answers) for flip in found] == [
         (2, "won", (1, 0)),
         (3, "both wrong", (0, 2)),
@@ -64,14 +64,14 @@ def test_the_worst_flips_come_first(tmp_path: Path) -> None:
 
 
 def test_each_engine_has_its_temperature(tmp_path: Path) -> None:
-    (flip,) = flips(answers(tmp_path, [0], [[2, 0, 0]], [[0, 2, 0]]), 1, (1.0, 2.0))
+    (flip,) = flips(answers(tmp_path, [0], [[2, 0, 0]], [[0, 2, 0]]), 1, (1.0, 2.0), "softmax")
     e, root_e = np.exp(2), np.exp(1)
     assert flip.probabilities == pytest.approx((e / (e + 2), root_e / (root_e + 2)))
 
 
 def test_an_answer_that_is_not_finite_is_a_flip(tmp_path: Path) -> None:
     found = answers(tmp_path, [0], [[2, 0, 0]], [[np.nan, 0, 0]])
-    (flip,) = flips(found, 1, (1, 1))
+    (flip,) = flips(found, 1, (1, 1), "softmax")
     assert (flip.answers, flip.kind, flip.probabilities[1]) == ((0, -1), "lost", 0)
     assert "no finite answer" in written(tmp_path, found, "a", "b").text
 

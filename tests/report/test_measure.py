@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.bundle.manifest import CONFIDENCE, load_manifest, save_manifest
+from alexnet_deploy.bundle.manifest import CONFIDENCE, MODEL, load_manifest, save_manifest
 from alexnet_deploy.errors import ArtifactError, UnavailableError
 from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
 from alexnet_deploy.files import sha256_of
+from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.profiling.engine import profile_engine
 from alexnet_deploy.report.file import FORMAT, read_report, to_json, write_report
 from tests.helpers.command import Command
@@ -112,6 +113,9 @@ def test_what_fails_for_one_engine_is_a_gap(run: Command, here: Path, monkeypatc
 def test_an_engine_of_other_classes_is_a_gap(run: Command, here: Path) -> None:
     manifest, _ = load_manifest(here / "engines/ruined")
     contract = dataclasses.replace(manifest.contract, class_ids=("x", "y", "z"))
+    model = load_onnx(here / "engines/ruined" / MODEL)
+    set_contract(model, contract)
+    save_onnx(model, here / "engines/ruined" / MODEL)
     save_manifest(dataclasses.replace(manifest, contract=contract), here / "engines/ruined")
     assert run(*ONLY_ACCURACY).code == 0
     found = read_report(here / "report.json")

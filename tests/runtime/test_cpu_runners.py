@@ -168,7 +168,7 @@ def numbered(count: int) -> NDArray[np.uint8]:
 )
 def test_calls_are_split_and_padded_and_so_are_their_steps(count: int, profile: BatchProfile) -> None:
     inner = FakeRunner(CONTRACT, profile)
-    runner: Runner = AnyBatch(inner)
+    runner: Runner = AnyBatch(inner, "tiny")
     assert runner(numbered(count)).argmax(axis=1).tolist() == list(range(count))
     assert runner.batch is None
     assert sum(inner.sizes) - count < profile.min  # the padding, of the last call only
@@ -181,7 +181,7 @@ def test_calls_are_split_and_padded_and_so_are_their_steps(count: int, profile: 
 
 def test_the_rest_is_that_of_the_runner_inside() -> None:
     inner = FakeRunner(CONTRACT, BatchProfile(4, 4, 4))
-    runner = AnyBatch(inner)
+    runner = AnyBatch(inner, "tiny")
     assert runner.contract is inner.contract
     assert (runner.runtime, runner.device, runner.description) == ("fake", "cpu", "fake on CPU")
     assert runner.fork()(numbered(3)).shape == (3, 20)
@@ -218,7 +218,7 @@ class TestRefused:
             TensorProto.UINT8,
         )
         one_by_one, refusing = (
-            open_runner(dataclasses.replace(engine, onnx_path=path), runtime, threads=1).runner
+            open_runner(dataclasses.replace(engine, onnx_path=path), runtime, threads=1, verify=False).runner
             for runtime in ON_CPU[::-1]
         )
         images_NHWC = pixels(2)

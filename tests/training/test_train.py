@@ -180,7 +180,7 @@ def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, phot
     assert train("--resume").code == 0
     assert "already holds a run; add --resume" in refused()
     other_rate = refused("--resume", "--lr", "1e-3")
-    assert "this run had recipe.lr 0.0005, now it is 0.001; use the same settings" in other_rate
+    assert "this run had --lr 0.0005, now it is 0.001; use the same settings" in other_rate
     assert "this run had other data; " in train("--resume", "--val-share", "0.4").err
 
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images.find import find_images
+from alexnet_deploy.files import open_regular
+from alexnet_deploy.images.find import find_images, is_clutter
 
 _LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
 """Kaggle's edition, Caffe's, and the list of TensorFlow's scripts; searched for next to a flat folder."""
@@ -48,7 +49,7 @@ def list_class_folders(root: Path, *, class_ids: tuple[str, ...] | None = None) 
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder with one subfolder of images per class")
-    found = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    found = sorted(d.name for d in root.iterdir() if d.is_dir() and not is_clutter(d.name))
     if odd := [name for name in found if not name.isprintable()]:
         raise InputError(f"{root}: class folder {odd[0]!r} has a name that cannot be printed; rename it")
     if class_ids is None:
@@ -89,7 +90,8 @@ def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | No
     path = labels or _find_labels(folder)
     files = sorted(find_images([folder]))
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path) as stream:
+            text = stream.read().decode()
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{path}: is not a readable list of labels ({exc}); give another with `val_labels`") from exc
     rows = _label_rows(text, path)
@@ -120,7 +122,7 @@ def list_val_images(folder: Path, class_ids: tuple[str, ...], labels: Path | Non
 
 def is_flat(folder: Path) -> bool:
     """Whether a validation folder holds images and no class folders."""
-    children = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    children = [path for path in folder.iterdir() if not is_clutter(path.name)] if folder.is_dir() else []
     return bool(children) and not any(path.is_dir() for path in children)
 
 

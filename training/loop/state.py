@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -11,13 +12,14 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from alexnet_deploy.errors import ArtifactError, InputError, ProofError
+from alexnet_deploy.errors import ArtifactError, InputError, ProofError, one_line
 from alexnet_deploy.model.checkpoint import write_tensors
+from alexnet_deploy.model.safetensors_file import open_safetensors, tensors_in
 from training.loop.run import EpochMetrics, Run
 from training.loop.step import Trainer
+from training.recipe import OPTIONS
 
 STATE_FILE = "state.safetensors"
 _KEY = "alexnet_deploy.training"
@@ -45,9 +47,7 @@ def save_state(path: Path, state: RunState, trainer: Trainer) -> None:
 
     ProofError, with that state still in place, if a number of the new one is not finite.
     """
-    tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
-    if trainer.ema is not None:
-        tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
+    tensors = _networks(trainer)
     for index, slot in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in slot.items()}
     # A loss belongs to the weights before its step, so the last weights may be broken although all losses are finite.
@@ -72,6 +72,8 @@ def check_run_folder(run: Run, *, unknown: Collection[str] = ()) -> None:
         with _opened(path) as (_, state):
             config = {key: value for key, value in run.config().items() if key not in unknown}
             _check_same({key: value for key, value in state.config.items() if key in config}, config, run.output)
+            if not unknown:
+                _check_progress(state, run)
     else:
         check_no_run(run.output)
 
@@ -93,8 +95,11 @@ def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> RunState
     Raises InputError if there is none or it belongs to another configuration, ArtifactError if it is damaged.
     """
     with _opened(path) as (file, state):
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    _check_same(state.config, config, path.parent)
+        _check_same(state.config, config, path.parent)
+        _check_progress(state, trainer.run)
+        _check_scale(state, trainer)
+        tensors = tensors_in(file)
+        _check_tensors(tensors, state, trainer)
     trainer.model.load_state_dict(_below("model.", tensors))
     if trainer.ema is not None:
         trainer.ema.load_state_dict(_below("ema.", tensors))
@@ -109,30 +114,135 @@ def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> RunState
     return state
 
 
+def _networks(trainer: Trainer) -> dict[str, Tensor]:
+    """The tensors of the model, and of the averaged one if the recipe averages, by their names in a state."""
+    tensors = {f"model.{k}": v for k, v in trainer.model.state_dict().items()}
+    if trainer.ema is not None:
+        tensors |= {f"ema.{k}": v for k, v in trainer.ema.state_dict().items()}
+    return tensors
+
+
+def _check_progress(state: RunState, run: Run) -> None:
+    """ValueError unless step and epochs are what a run of this configuration can have."""
+    per_epoch = max(1, len(run.train.files) // run.recipe.batch)
+    if not 0 <= state.step <= run.recipe.epochs * per_epoch:
+        raise ValueError(f"step {state.step} is not within 0..{run.recipe.epochs * per_epoch}")
+    if [row.epoch for row in state.rows] != list(range(1, state.step // per_epoch + 1)):
+        raise ValueError(f"it records {len(state.rows)} epochs at step {state.step} of {per_epoch} per epoch")
+    if any(row.val_top1_percent is not None and not 0 <= row.val_top1_percent <= 100 for row in state.rows):
+        raise ValueError("it records an accuracy outside 0..100")
+
+
+def _check_scale(state: RunState, trainer: Trainer) -> None:
+    """ValueError unless the loss scale has the numbers that torch's GradScaler saves."""
+    expected = trainer.scaler.state_dict()
+    if state.scaler.keys() != expected.keys():
+        raise ValueError("its loss scale is that of another precision")
+    for name, value in state.scaler.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise ValueError(f"the loss scale has {name} {value!r}")
+
+
+def _check_tensors(tensors: dict[str, Tensor], state: RunState, trainer: Trainer) -> None:
+    """ValueError unless names, shapes, types and values are those that ``save_state`` writes for this run."""
+    expected = _networks(trainer) | _slots(tensors, state, trainer)
+    missing = [key for key in expected if key not in tensors]
+    if missing or len(tensors) > len(expected):
+        key = missing[0] if missing else next(key for key in tensors if key not in expected)
+        raise ValueError(f"{key} is {'missing' if missing else 'no part of such a run'}")
+    for key, like in expected.items():
+        value = tensors[key]
+        if (value.shape, value.dtype) != (like.shape, like.dtype):
+            raise ValueError(f"{key} is {_form(value)}, expected {_form(like)}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{key} holds NaN or infinity")
+        if key.endswith(".exp_avg_sq") and (value < 0).any():
+            raise ValueError(f"{key} holds negative squares")
+        # A loss scale skips the optimizer in some steps, never the average.
+        fewest = 0 if trainer.scaler.is_enabled() and key.startswith("optimizer.") else state.step
+        if key.endswith((".step", ".n_averaged")) and not fewest <= value <= state.step:
+            raise ValueError(f"{key} is {value.item():g} at step {state.step}")
+
+
+def _slots(tensors: dict[str, Tensor], state: RunState, trainer: Trainer) -> dict[str, Tensor]:
+    """For each tensor that the optimizer of this run must have at this step, one of the same shape and type."""
+    optimizer = trainer.optimizer
+    adam = isinstance(optimizer, torch.optim.AdamW)
+    names = ("step", "exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",) * bool(trainer.run.recipe.momentum)
+    # Before its first step it has none; with a loss scale the first steps may have been skipped.
+    may_lack = state.step == 0 or trainer.scaler.is_enabled()
+    if may_lack and not any(key.startswith("optimizer.") for key in tensors):
+        return {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        f"optimizer.{index}.{name}": torch.zeros(()) if name == "step" else parameter.detach()
+        for index, parameter in enumerate(parameters)
+        for name in names
+    }
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, RunState]]:
     """The open file and the state in its header; an error in reading them or in the block is an ArtifactError."""
     try:
-        with safe_open(path, framework="pt") as file:
-            yield file, msgspec.json.decode((file.metadata() or {})[_KEY], type=RunState)
+        with open_safetensors(path) as (metadata, file):
+            if _KEY not in metadata:
+                raise ValueError("it holds no progress of a run")
+            yield file, msgspec.json.decode(metadata[_KEY], type=RunState)
     except FileNotFoundError as exc:
         raise no_run(path.parent) from exc
-    except (SafetensorError, OSError, KeyError, ValueError) as exc:  # msgspec's errors are ValueErrors
-        raise ArtifactError(f"{path}: is not a readable training state ({exc}); start a new run") from exc
+    except (OSError, ValueError, RecursionError) as exc:  # msgspec's errors are ValueErrors
+        cause = getattr(exc, "strerror", None) or one_line(exc)
+        raise ArtifactError(f"{path}: is not a readable training state ({cause}); start a new run") from exc
 
 
 def _check_same(had: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """InputError that names the fields in which two configurations differ."""
     old, new = _flat(had), _flat(now)
     differs = [key for key in old | new if old.get(key) != new.get(key)]
+    # Another recipe or architecture differs in a dozen fields, which all follow from its name.
+    for name in ("recipe.name", "arch.name"):
+        if name in differs:
+            group = name.partition(".")[0]
+            differs = [name, *(key for key in differs if not key.startswith((f"{group}.", "preprocessing.std")))]
     if differs:
-        named = [_DIGESTS.get(key, f"{key} {old.get(key)}, now it is {new.get(key)}") for key in differs[:_NAMED]]
+        named = [
+            _DIGESTS.get(key, f"{_parameter(key)}{_value(key, old)}, now it is {_value(key, new)}")
+            for key in differs[:_NAMED]
+        ]
         more = f" (and {len(differs) - _NAMED} more)" if len(differs) > _NAMED else ""
         raise InputError(
-            f"{folder}: this run had {', and '.join(named)}{more}; use the same settings and data, or another `output`"
+            f"{folder}: this run had {', '.join(named)}{more}; use the same settings and data, or another `output`"
         )
 
 
+def _value(key: str, config: dict[str, Any]) -> object:
+    if key == "arch.overlapping_pool":
+        return "overlapping" if config.get(key) else "plain"
+    return config.get(key)
+
+
+def _parameter(key: str) -> str:
+    """How a caller sets the field ``key`` of a configuration, up to its value."""
+    group, _, name = key.partition(".")
+    if key in _PARAMETERS or (group == "recipe" and name in OPTIONS):
+        return f"`{_PARAMETERS.get(key, name)}` "
+    return f"`overrides` {name}=" if group == "recipe" else f"{key} "
+
+
+_PARAMETERS = {
+    "recipe.name": "recipe",
+    "arch.name": "arch",
+    "arch.overlapping_pool": "pool",
+    "preprocessing.resize": "resize",
+    **{f"arch.{name}": name for name in ("dense_rank", "dropout", "activation", "lrn", "groups")},
+    **{name: name for name in ("seed", "precision", "val_every")},
+}
+"""Fields of a configuration that a parameter sets."""
 _DIGESTS = {"data": "other data", "start": "other weights to start with"}
 """Fields that are a digest, which means nothing to a reader."""
 _NAMED = 3

@@ -36,14 +36,13 @@ class RunWriter:
             temporary.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows), encoding="utf-8")
         plot_curves(rows, self.run.output / "curves.png")
         if self._events is None and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter  # it creates the folder, so not before there is a row
+            from training.loop.events import EventWriter
 
-            self._events = SummaryWriter(self.run.output)
+            self._events = EventWriter(self.run.output)
         if self._events is not None:
-            for name, value in dataclasses.asdict(rows[-1]).items():
-                if name != "epoch" and value is not None:
-                    self._events.add_scalar(name, value, rows[-1].epoch)
-            self._events.flush()
+            row = dataclasses.asdict(rows[-1])
+            scalars = {name: value for name, value in row.items() if name != "epoch" and value is not None}
+            self._events.write(scalars, rows[-1].epoch)
 
     def write_checkpoint(self, model: torch.nn.Module, row: EpochMetrics) -> Path:
         """Write the checkpoint of the epoch of ``row``: weights, contract, and how they were trained."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these load SciPy; only the types are needed here
 _SIDE = "Bundle (name in the store, or path), ONNX file or checkpoint; NAME@RUNTIME chooses its runtime"
 
 
+@opt.with_import_options
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", autocompletion=opt.complete_engine, help=f"The reference. {_SIDE}.")],
     b: Annotated[str, typer.Argument(metavar="B", autocompletion=opt.complete_engine, help="Compared with A.")],
@@ -38,9 +39,7 @@ def compare(
     ] = None,
     runtime: opt.Runtime = "auto",
     threads: opt.Threads = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -62,7 +61,7 @@ def compare(
             store=store,
             runtime=runtime,
             threads=threads,
-            import_options=opt.ImportOptions(mean, std, labels),
+            import_options=import_options,
             images=images,
             layers=layers,
             on_progress=report,
@@ -132,6 +131,7 @@ def _finite(raw: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in raw.items()}
 
 
+@opt.with_import_options
 def preprocessing_parity(
     engine: opt.OneEngine,
     *,
@@ -139,9 +139,7 @@ def preprocessing_parity(
     images: opt.ImageCount = None,
     runtime: opt.Runtime = "auto",
     threads: opt.Threads = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -152,7 +150,6 @@ def preprocessing_parity(
     with needs("measure"):
         from alexnet_deploy.evaluation.preprocessing import preprocessing_parity as measured
 
-    import_options = opt.ImportOptions(mean, std, labels)
     with running(engine, store, runtime, threads, import_options) as opened, reporting() as report:
         found = measured(opened, data, images=images, on_progress=report)
     if found.unlabelled is not None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # these load a runtime; only the types are needed here
 _DIAGNOSE, _STABILITY = DiagnoseSettings(), StabilitySettings()
 
 
+@opt.with_import_options
 def diagnose(
     onnx: opt.FloatOnnx = opt.DEFAULT_ONNX,
     *,
@@ -44,9 +45,7 @@ def diagnose(
     exclude: opt.Exclude = None,
     seed: opt.Seed = _DIAGNOSE.seed,
     plot: opt.Plot = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     json_: opt.Json = False,
 ) -> None:
     """Rank layers by what quantising each one costs.
@@ -68,7 +67,7 @@ def diagnose(
         calibration_method=calibration_method,
         exclude=exclude,
         seed=seed,
-        import_options=opt.ImportOptions(mean, std, labels),
+        import_options=import_options,
     )
     with reporting() as report:
         found = diagnose(onnx, data, settings, on_progress=report)
@@ -121,6 +120,7 @@ def _change(effect: Effect, before: float | None) -> tuple[str, ...]:
     return () if effect.top1_percent is None or before is None else (f"{effect.top1_percent - before:+.2f}",)
 
 
+@opt.with_import_options
 def calibration_stability(
     onnx: opt.FloatOnnx = opt.DEFAULT_ONNX,
     *,
@@ -152,9 +152,7 @@ def calibration_stability(
         Path | None, typer.Option(help="Folder of images, one subfolder per class, to compare top-1 on.")
     ] = None,
     runtime: opt.Runtime = "auto",
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -182,7 +180,7 @@ def calibration_stability(
         batch_sizes=batch_sizes,
         validation_data=validation_data,
         runtime=runtime,
-        import_options=opt.ImportOptions(mean, std, labels),
+        import_options=import_options,
     )
     with reporting() as report:
         found = measure_stability(onnx, calibration_data, settings, on_progress=report)

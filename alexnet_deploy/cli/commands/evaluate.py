@@ -28,6 +28,7 @@ CLASSES_SHOWN = 10
 EngineRuntime = Literal[Runtime, "all"]
 
 
+@opt.with_import_options
 def evaluate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images, one subfolder per class.")],
     engines: Annotated[
@@ -51,9 +52,7 @@ def evaluate(
     gallery_images: Annotated[int, typer.Option(help="Maximum number of pictures per engine.")] = GALLERY_IMAGES,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Measure the time of one image.")] = True,
     allow_calibration_images: opt.AllowCalibrationImages = False,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables instead.")] = False,
@@ -86,7 +85,7 @@ def evaluate(
             store=store,
             runtimes=runtimes,
             threads=threads,
-            import_options=opt.ImportOptions(mean, std, labels),
+            import_options=import_options,
             allow_calibration_images=allow_calibration_images,
             latency_s=LATENCY_S if latency else None,
             min_engines=1 if max_drop is None and gallery is None else 2,
@@ -176,6 +175,11 @@ def _remarks(found: Evaluation) -> Iterator[str]:
     if found.copies:
         are = "image is a copy of another" if found.copies == 1 else "images are copies of others"
         yield f"{found.copies} {are} (same content) and count like any other image, so the intervals are too narrow"
+    if found.contract.activation == "sigmoid":
+        yield (
+            "multi-label: the answer is the class with the highest score; NLL is the mean binary cross-entropy over "
+            "the classes, with all but the folder's class counted as absent"
+        )
     for result in found.engines:
         if result.accuracy.not_finite:
             yield f"{result.name}: {result.accuracy.not_finite} answers are not finite and count as wrong"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,20 +12,22 @@ from typing import Annotated, Any
 
 import typer
 
-from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, list_bundles, load_manifest, verify
+from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, list_bundles, load_manifest, unlisted_files, verify
 from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, size, table
 from alexnet_deploy.cli.terminal import out
-from alexnet_deploy.errors import ArtifactError
+from alexnet_deploy.errors import ArtifactError, InputError
 
 _STATE_STYLE = {"ok": "green", "absent": "dim", "broken": "red"}
 
 
 def engines(store: opt.Store = opt.STORE, json_: opt.Json = False) -> None:
     """List the engine bundles of a store."""
+    if not os.path.isdir(store) and (store != opt.STORE or os.path.lexists(store)):
+        raise InputError(f"{store}: no such folder; name a folder of engine bundles as `store`")
     found = list_bundles(store)
     if json_:
         print_json([_store_row(directory, manifest) for directory, manifest in found])
@@ -71,16 +74,17 @@ def inspect(engine: opt.Bundle, store: opt.Store = opt.STORE, json_: opt.Json = 
 
 def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: bool = False) -> None:
     """Print one bundle: its files and plans, and the achieved precision in short or layer by layer."""
-    files = load_manifest(directory)[1]
+    files, unlisted = load_manifest(directory)[1], unlisted_files(directory)
     if as_json:
         raw = dataclasses.asdict(manifest) | {"contract": json.loads(manifest.contract.to_json())}
-        print_json({"bundle": directory, "files": files} | raw)
+        print_json({"bundle": directory, "files": files, "unlisted": unlisted} | raw)
         return
     profile = manifest.batch
     print_line(
         f"{directory}/  {manifest.precision}, batch {profile.min}..{profile.max} (tuned for {profile.opt}), "
         f"{manifest.contract.architecture} with {len(manifest.contract.labels)} classes, {manifest.created}"
     )
+    print_line(f"images: {manifest.contract.preprocessing.describe()}")
     what = {plan.file: f"{plan.builder} {plan.version} plan for {plan.target}" for plan in manifest.plans} | {
         "model.onnx": "typed ONNX, runs anywhere",
         "calibration.json": "record of the calibration",
@@ -89,6 +93,8 @@ def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: 
     grid = table("file", ">size", "what")
     for name, record in files.items():
         add_row(grid, (name, size(record.bytes), what.get(name, "")))
+    for name in unlisted:
+        add_row(grid, (name, "", "not in the manifest: not verified and not used"), style="yellow")
     out.print(grid)
     for file, achieved in manifest.achieved.items():
         print_line(f"precision of {file}: {_in_short(achieved)}")
@@ -98,6 +104,11 @@ def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: 
                 cells = (layer.node, layer.op, layer.asked, layer.got, layer.engine_layer)
                 add_row(grid, cells, style=None if layer.asked == layer.got else "red")
             out.print(grid)
+    if (seen := manifest.verification) is not None:
+        print_line(
+            f"verified on {seen.images} photos with {seen.runtime}: {seen.same_answers} answers as the float model's, "
+            f"probabilities within {seen.largest_difference_points:.2f} points"
+        )
     for remark in manifest.notes:
         print_line(in_flags(remark), style="yellow")
 
@@ -140,9 +151,10 @@ def summary(
     if architecture not in FAMILY and Path(architecture).suffix == ".safetensors":
         from alexnet_deploy.model.checkpoint import load_checkpoint
 
-        print(layer_table(load_checkpoint(Path(architecture)).arch))
+        arch = load_checkpoint(Path(architecture)).arch
     else:
-        print(layer_table(get_architecture(architecture, num_classes=num_classes)))
+        arch = get_architecture(architecture, num_classes=num_classes)
+    out.print(layer_table(arch), soft_wrap=True)
 
 
 def doctor(json_: opt.Json = False) -> None:

@@ -14,8 +14,9 @@ from alexnet_deploy.bundle.manifest import load_manifest
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.commands.look import print_bundle
 from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.tables import print_json, print_line, size
-from alexnet_deploy.cli.terminal import reporting
+from alexnet_deploy.cli.terminal import note, reporting
 from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.errors import UsageError
 
@@ -27,12 +28,20 @@ def export(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="checkpoint.safetensors, a published .pth (path or URL), or imagenet1k.  [default: the shipped one]"
+            help="checkpoint.safetensors, a .pth, .pt or .safetensors of another tool (path or URL), or imagenet1k.  "
+            "[default: the shipped one]"
         ),
     ] = None,
     architecture: Annotated[
-        ArchitectureName | None, typer.Option("--arch", help="Architecture of a .pth file.  [default: alexnet]")
+        ArchitectureName | None,
+        typer.Option("--arch", help="Architecture that another tool's file must have.  [default: by its shapes]"),
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Labels, one per line, for another tool's file.  [default: imagenet1k for 1000 classes]"),
+    ] = None,
+    ema: Annotated[bool, typer.Option("--ema/--no-ema", help="Prefer averaged weights where a file has both.")] = True,
+    allow_http: Annotated[bool, typer.Option("--allow-http", help="Download without encryption.")] = False,
     parity_images: Annotated[
         Path | None, typer.Option(help="Folder of images for the proof of parity.  [default: the sample photos]")
     ] = None,
@@ -46,13 +55,24 @@ def export(
         from alexnet_deploy.model.export import export_with_parity
 
     with reporting() as report:
-        contract, parity = export_with_parity(
-            weights, output, architecture=architecture, parity_images=parity_images, on_progress=report
+        exported = export_with_parity(
+            weights,
+            output,
+            architecture=architecture,
+            labels=labels,
+            ema=ema,
+            allow_http=allow_http,
+            parity_images=parity_images,
+            on_progress=report,
         )
+    contract, parity = exported.contract, exported.parity
+    notes = [in_flags(text, export) for text in exported.notes]
     count = output.stat().st_size
     if json_:
-        print_json({"onnx": str(output), "bytes": count, "parity": parity})
+        print_json({"onnx": str(output), "bytes": count, "parity": parity, "notes": notes})
         return
+    for text in notes:
+        note(text)
     pre = contract.preprocessing
     print_line(f"{output}  {size(count)}  {contract.architecture}, {len(contract.labels)} classes")
     print_line(f"  in   {contract.input_name} uint8 [N,{pre.height},{pre.width},3] RGB ({pre.resize})")
@@ -64,6 +84,7 @@ def export(
     )
 
 
+@opt.with_import_options
 def build_engine(
     onnx: Annotated[
         Path, typer.Argument(metavar="ONNX", help="Classifier as ONNX: ours or another tool's.")
@@ -111,9 +132,7 @@ def build_engine(
         list[str] | None,
         typer.Option(metavar="REGEX", help="Nodes that need not get their precision.  [repeatable]"),
     ] = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -137,7 +156,7 @@ def build_engine(
         batch=opt.batch_profile(min_batch, opt_batch, max_batch),
         targets=tuple(targets or ()),
         allow_fallback=tuple(allow_fallback or ()),
-        import_options=opt.ImportOptions(mean, std, labels),
+        import_options=import_options,
     )
     build: Callable[..., Path] = build_engine
     if max_drop is not None and validation_data is not None:

@@ -28,6 +28,7 @@ _DEFAULTS = MlperfSettings()
 _LATENCY_BOUND_MS, _DURATION_S = Milliseconds(_DEFAULTS.latency_bound_ms), Seconds(_DEFAULTS.min_duration_s)
 
 
+@opt.with_import_options
 def mlperf(
     engine: opt.NewestEngine = None,
     scenario: Annotated[AnyScenario, typer.Option(help="Scenario to run.")] = "all",
@@ -60,9 +61,7 @@ def mlperf(
         Path | None,
         typer.Option("--output", "-o", help="Folder for LoadGen's logs.  [default: mlperf/ENGINE]"),
     ] = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -83,7 +82,7 @@ def mlperf(
         seed=seed,
     )
     scenarios = [known for known in SCENARIOS if scenario in (known, "all")]
-    with resolve_engine(engine, store, opt.ImportOptions(mean, std, labels)) as found, reporting() as bar:
+    with resolve_engine(engine, store, import_options) as found, reporting() as bar:
 
         def on_progress(text: str, done: int, total: int) -> None:
             note(text, style="dim")

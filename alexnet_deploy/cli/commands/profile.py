@@ -39,6 +39,7 @@ _ALL_COLUMNS = 112
 """Characters of a row with all times and a name of usual length."""
 
 
+@opt.with_import_options
 def profile(
     engines: opt.Engines = None,
     batch_sizes: opt.BatchSizes = _BATCH_SIZES,
@@ -50,9 +51,7 @@ def profile(
     iterations: Annotated[int, typer.Option(help="Minimum number of calls to measure.")] = _DEFAULTS.iterations,
     export_times: Annotated[Path | None, typer.Option(help="JSON file to write: the time of every call.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a row is unstable or invalid.")] = False,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -63,7 +62,6 @@ def profile(
     from alexnet_deploy.profiling.engine import check_batch_sizes, profile_engine, write_times
 
     settings = ProfileSettings(tuple(batch_sizes), concurrency, runtime, threads, duration_s, warm_up_s, iterations)
-    import_options = opt.ImportOptions(mean, std, labels)
     names = engines or some_bundle_names(store)
     has_onnx = any(name.endswith(".onnx") for name in names)
     with ExitStack() as stack:
@@ -175,6 +173,7 @@ def _conditions(profile: EngineProfile) -> str:
     )
 
 
+@opt.with_import_options
 def profile_stages(
     engine: opt.NewestEngine = None,
     *,
@@ -188,9 +187,7 @@ def profile_stages(
     batch: opt.Batch = BATCH,
     workers: opt.Workers = None,
     threads: opt.Threads = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    labels: opt.Labels = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -203,7 +200,6 @@ def profile_stages(
     from alexnet_deploy.profiling.stages import profile_stages as measured
 
     files = list(find_images(data))
-    import_options = opt.ImportOptions(mean, std, labels)
     with running(engine, store, runtime, threads, import_options) as opened, reporting() as report:
         result = measured(opened, files, batch=batch, workers=workers, on_progress=report)
         if json_:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alexnet_deploy.build.proof import COMPUTE_OPS
+from alexnet_deploy.onnx_graph.element_types import COMPUTE_OPS
 from alexnet_deploy.profiling.layers.costs import CONVERSIONS, Costs, multiplies
 from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, UnavailableError, one_line
+from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
 from alexnet_deploy.runtime.onnxruntime_runner import session_options
 
@@ -37,7 +38,7 @@ def kernel_times(
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
-            session = ort.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
+            session = open_session(onnx_path, options)
             call_us = timed_calls(lambda: session.run(None, dict(feeds)), calls)
         except Exception as exc:  # its exceptions share no public base
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc

@@ -43,7 +43,7 @@ def foreign_classifier(
 
     Convolutions (grouped, side by side, with a residual), batch norm, LRN, ReLU6, padding and pooling; its scores are
     ``[batch, CLASSES]``, or ``[batch, CLASSES, 1, 1]`` with head ``"convolution"``. With ``constants`` every weight
-    is a Constant node. Opset 9 comes as IR 3, which lists other weights among the inputs.
+    is a Constant node. Opsets up to 9 come as IR 3, which lists other weights among the inputs.
     """
     g = Graph()
     random = np.random.default_rng(3)
@@ -70,6 +70,7 @@ def foreign_classifier(
             return g.node("ReduceMean", x, axes=[2, 3], keepdims=0)
         return g.node("ReduceMean", x, g.constant(np.array([2, 3])), keepdims=0)
 
+    old = {"broadcast": 1} if opset < 7 else {}
     x = g.node("Transpose", names[0], perm=[0, 3, 1, 2]) if channels_last else names[0]
     x = conv(x, 3, 8, 3)
     statistics = (random.uniform(0.5, 2, 8), random.normal(0, 1, 8), random.normal(0, 1, 8), random.uniform(0.5, 2, 8))
@@ -81,7 +82,7 @@ def foreign_classifier(
     if head == "convolution":
         x = g.node("GlobalAveragePool", conv(g.node("Dropout", x), 8, CLASSES, 1))
     elif head == "gemm":
-        x = g.node("Gemm", spatial_mean(x), weight(CLASSES, 8), weight(CLASSES), transB=1)
+        x = g.node("Gemm", spatial_mean(x), weight(CLASSES, 8), weight(CLASSES), transB=1, **old)
     else:
         flat = g.node("Reshape", spatial_mean(x), g.constant(np.array([-1, 8])))
         x = g.node("Add", g.node("MatMul", flat, weight(8, CLASSES)), weight(CLASSES))
@@ -94,14 +95,14 @@ def foreign_classifier(
     nodes, inputs = g.nodes, [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, image)]
     for node in nodes:
         node.name = ""
-    if opset == 9 and not constants:
+    if opset <= 9 and not constants:
         inputs += [helper.make_tensor_value_info(w.name, w.data_type, w.dims) for w in g.weights]
     if constants:
         nodes = [helper.make_node("Constant", [], [w.name], value=w) for w in g.weights] + nodes
     outputs = [helper.make_tensor_value_info(names[1], TensorProto.FLOAT, scores)]
     graph = helper.make_graph(nodes, "foreign", inputs, outputs, [] if constants else g.weights)
     opsets = [helper.make_opsetid("", opset)]
-    ir_version = 3 if opset == 9 else helper.find_min_ir_version_for(opsets)
+    ir_version = 3 if opset <= 9 else helper.find_min_ir_version_for(opsets)
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), path)
     return path
 

@@ -102,7 +102,7 @@ def test_a_stopped_fine_tuning_resumes_to_the_weights_of_an_undisturbed_one_and_
     for more, message in (
         (("--rank", 8), "already holds a run; add --resume to continue it"),
         (("--rank", 7, "--resume"), "this run had asked {'rank': 8}, now it is {'rank': 7}"),
-        (("--rank", 8, "--resume", "--lr", "0.01"), "this run had recipe.lr 0.0001, now it is 0.01"),
+        (("--rank", 8, "--resume", "--lr", "0.01"), "this run had --lr 0.0001, now it is 0.01"),
     ):
         code, _, err = compress(*flags, tmp_path / "disturbed.safetensors", *more)
         assert code == 1

@@ -42,7 +42,9 @@ class TestClassFolders:
             save_photo(tmp_path / "x.jpg", (0, 0, 0), 0)
             (tmp_path / "val" / "n01_red" / name).parent.mkdir(exist_ok=True)
             (tmp_path / "x.jpg").rename(tmp_path / "val" / "n01_red" / name)
-        (tmp_path / "val" / ".cache").mkdir()
+        for clutter in (".cache", "@eaDir", "__MACOSX", "n01_red/@eaDir/0.jpg"):
+            (tmp_path / "val" / clutter).mkdir(parents=True)
+        (tmp_path / "val" / "n01_red" / "Thumbs.db").touch()
         files = listing.list_class_folders(tmp_path / "val").files
         assert [str(file.relative_to(tmp_path / "val")) for file in files[:3]] == [
             "n01_red/0.jpg", "n01_red/1.jpg", "n01_red/sub/2.JPG",

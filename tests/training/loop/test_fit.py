@@ -173,15 +173,16 @@ def test_a_finished_run_only_writes_a_lost_checkpoint_again(finished: Run) -> No
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 1}, "this run had seed 0, now it is 1; use the same settings and data, or another `output`"),
+        ({"seed": 1}, "this run had `seed` 0, now it is 1; use the same settings and data, or another `output`"),
         ({"val": {"files": (), "targets": ()}}, "this run had other data; use the same settings"),
         ({"preprocessing": Preprocessing(resize_to=300)}, "had preprocessing.resize_to 256, now it is 300; use"),
-        ({"recipe": {"epochs": 2}}, "this run had recipe.epochs 1, now it is 2; use"),
+        ({"recipe": {"epochs": 2}}, "this run had `epochs` 1, now it is 2; use"),
+        ({"recipe": {"flip": False}}, "this run had `overrides` flip=True, now it is False; use"),
+        ({"arch": {"overlapping_pool": False}}, "this run had `pool` overlapping, now it is plain; use"),
         ({"arch": {"hidden": 33}}, "had arch.hidden 16, now it is 33; use"),
         (
             {"recipe": get_recipe("torchvision", epochs=1, batch=18)},
-            "recipe.name modern, now it is torchvision, and recipe.optimizer adamw, now it is sgd, and "
-            "recipe.lr 0.0005, now it is 0.01 (and ",
+            "this run had `recipe` modern, now it is torchvision; use the same settings",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,9 @@ def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
     assert [scalar.step for scalar in scalars] == [1, 2]  # each once
     assert [scalar.value for scalar in scalars] == pytest.approx([row.train_loss for row in rows], rel=1e-6)
 
+    (event_file,) = run.output.glob("events.out.tfevents.*")
+    assert re.fullmatch(r"events\.out\.tfevents\.\d+\.training", event_file.name), "no host name, as torch's has"
+
     lines = [dataclasses.asdict(row) for row in rows]
     assert metrics_of(run.output) == lines
     # A kill between the state and its record lost a line: the next start writes it from the state.
@@ -66,7 +70,7 @@ def test_the_digest_changes_with_any_source_that_decides_the_weights(
 ) -> None:
     sources = {f"training/{name}.py" for name in ("recipes", "loop/writer", "data/augment")}
     sources |= {f"alexnet_deploy/{name}.py" for name in ("images/decode", "model/architecture", "model/lrn")}
-    for name in (*sources, "alexnet_deploy/__init__.py", "alexnet_deploy/files.py"):
+    for name in (*sources, "alexnet_deploy/__init__.py", "alexnet_deploy/errors.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("before")
     monkeypatch.setattr(writer, "__file__", str(tmp_path / "training" / "loop" / "writer.py"))
@@ -76,7 +80,7 @@ def test_the_digest_changes_with_any_source_that_decides_the_weights(
         (tmp_path / name).write_text("after")
         seen.add(writer.source_digest())
     assert len(seen) == 7
-    (tmp_path / "alexnet_deploy" / "files.py").write_text("after")
+    (tmp_path / "alexnet_deploy" / "errors.py").write_text("after")
     assert writer.source_digest() in seen
     (tmp_path / "training" / "data" / "augment.py").rename(tmp_path / "training" / "loop" / "augment.py")
     assert writer.source_digest() not in seen  # the place of a module is part of it

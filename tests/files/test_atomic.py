@@ -46,6 +46,7 @@ WRITING = """
 import sys
 from pathlib import Path
 from alexnet_deploy import files
+from alexnet_deploy.files import swap
 with getattr(files, sys.argv[1])(Path(sys.argv[2])) as temporary:
     part = temporary if sys.argv[1] == "atomic_file" else temporary / "model.onnx"
     with part.open("w") as stream:
@@ -74,7 +75,8 @@ DYING_BETWEEN_TWO_RENAMES = """
 import os, signal, sys
 from pathlib import Path
 from alexnet_deploy import files
-files._exchange = lambda new, target: False
+from alexnet_deploy.files import swap
+swap._exchange = lambda new, target: False
 rename = os.rename
 def rename_and_die(source, target):
     rename(source, target)
@@ -206,7 +208,7 @@ class TestWithoutExchange:
 
     @pytest.fixture(autouse=True)
     def _cannot(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("alexnet_deploy.files._exchange", lambda new, target: False)
+        monkeypatch.setattr("alexnet_deploy.files.swap._exchange", lambda new, target: False)
 
     def test_the_new_replaces_the_old(self, tmp_path: Path) -> None:
         put(tmp_path / "bundle", "old", atomic_directory)

@@ -1,0 +1,49 @@
+"""The finished engine beside its float model, on photos, in the runtime that this machine will use."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.bundle.manifest import Engine, Verification
+from alexnet_deploy.errors import DeployError
+from alexnet_deploy.runtime.select import open_runner
+from alexnet_deploy.verification.photos import photo_pixels
+from alexnet_deploy.verification.scores import probabilities
+
+# Legend: N image, K class
+
+
+def verify_bundle(engine: Engine, float_onnx: Path, images: Path | None) -> tuple[Verification | None, list[str]]:
+    """Answer photos with ``engine`` and with the float model; also return notes for people.
+
+    ``images`` is a folder of photos (None: the sample photos). None where no runtime here can run the engine; a note
+    then has the reason, as it has for a runtime that is passed over because it does not compute what the graph says.
+    """
+    pixels_NHWC = photo_pixels(engine.contract.preprocessing, images)
+    try:
+        expected_NK, _, _ = _answer(Engine("float", float_onnx, engine.contract, "fp32", None), pixels_NHWC)
+        found_NK, runtime, notes = _answer(engine, pixels_NHWC)
+    except DeployError as exc:
+        return None, [f"not verified on photos: {exc}"]
+    return (
+        Verification(
+            runtime=runtime,
+            images=len(pixels_NHWC),
+            same_answers=int((found_NK.argmax(axis=1) == expected_NK.argmax(axis=1)).sum()),
+            largest_difference_points=round(100 * float(np.abs(found_NK - expected_NK).max()), 4),
+        ),
+        notes,
+    )
+
+
+def _answer(engine: Engine, pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str, list[str]]:
+    """Probabilities, the runtime, and what speaks against the runtimes before it that could open the engine."""
+    selected = open_runner(engine)
+    with closing(selected.runner) as runner:
+        logits_NK = runner(pixels_NHWC)
+    doubts = [f"{passed.runtime} is not used: {passed.reason}" for passed in selected.passed_over if passed.doubted]
+    return probabilities(logits_NK, engine.contract.activation), selected.runner.description, doubts

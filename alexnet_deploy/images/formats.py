@@ -1,0 +1,109 @@
+"""The image formats: file names that count as images, and what to do about those that need more than Pillow."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageFile
+
+# A list, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
+PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+KNOWN = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000, TGA, ICO, HEIC or JPEG XL"
+
+_PILLOW_SUFFIXES = frozenset((
+    ".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".ico", ".j2c", ".j2k", ".jfif", ".jif", ".jp2", ".jpc", ".jpe",
+    ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo", ".pbm", ".pfm", ".pgm", ".pjp", ".pjpeg", ".png", ".pnm", ".ppm", ".tif",
+    ".tiff", ".webp",
+))  # fmt: skip
+_TGA_SUFFIXES = frozenset((".icb", ".tga", ".vda", ".vst"))  # a format without a signature: its name alone tells it
+_HEIC_SUFFIXES = frozenset((".heic", ".heics", ".heif", ".heifs", ".hif"))
+_JXL_SUFFIXES = frozenset((".jxl",))
+_RAW_SUFFIXES = frozenset((
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".gpr", ".iiq", ".k25", ".kdc", ".mef",
+    ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f",
+))  # fmt: skip
+_OTHER_SUFFIXES = frozenset((
+    ".dds", ".eps", ".exr", ".hdp", ".hdr", ".jxr", ".pcx", ".pict", ".psb", ".psd", ".qoi", ".sgi", ".svg", ".svgz",
+    ".wdp", ".xcf",
+))  # fmt: skip
+SUFFIXES = (
+    _PILLOW_SUFFIXES | _TGA_SUFFIXES | _HEIC_SUFFIXES | _JXL_SUFFIXES | _RAW_SUFFIXES | _OTHER_SUFFIXES
+)  # fmt: skip
+"""File names that count as images inside a folder (compared in lower case), decodable or not."""
+
+RAW_ADVICE = "export it as JPEG or TIFF, for example with darktable or RawTherapee"
+_SIGNATURES = {
+    "HEIC": rb"....ftyp(?:hei[cfmsx]|hev[cmsx]|mif[12]|msf1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
+    "camera RAW": rb"....ftypcrx |FUJIFILMCCD-RAW|IIR[OS]|MMOR|IIU\0|FOVb|\0MRM|II\x1a\0\0\0HEAPCCDR",
+    "Photoshop": rb"8BPS",
+    "OpenEXR": rb"v/1\x01",
+    "Radiance HDR": rb"#\?(?:RADIANCE|RGBE)",
+    "JPEG XR": rb"II\xbc",
+    "SVG": rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^<]*)?(?:<!--(?:(?!-->).)*-->\s*)?(?:<!DOCTYPE[^>]*>\s*)?<svg\b",
+}
+"""First bytes of formats that Pillow alone does not decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Package:
+    """A package from PyPI whose import adds a format to Pillow."""
+
+    name: str
+    module: str
+    format: str
+
+
+_PACKAGES = {
+    "HEIC": _Package("pillow-heif", "pillow_heif", "HEIF"),
+    "JPEG XL": _Package("pillow-jxl-plugin", "pillow_jxl", "JXL"),
+}
+
+
+class UnsupportedFormatError(Exception):
+    """The file is an image of a known format that is not decoded; the message is the cause and the next step."""
+
+
+def name_of_format(head: bytes) -> str | None:
+    """The format that the first bytes of a file are of, among those that Pillow alone does not decode."""
+    return next((name for name, start in _SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)
+
+
+def refuse_by_name(path: Path) -> None:
+    """UnsupportedFormatError if the file's name says camera RAW: most of these begin as a TIFF with a tiny preview."""
+    if (suffix := path.suffix.lower()) in _RAW_SUFFIXES:
+        raise UnsupportedFormatError(f"is a camera RAW file ({suffix[1:].upper()}), which is not decoded; {RAW_ADVICE}")
+
+
+def pillow_formats(path: Path | None) -> tuple[str, ...]:
+    """The formats that Pillow may try on a file of this name."""
+    is_tga = path is not None and path.suffix.lower() in _TGA_SUFFIXES
+    return (*PILLOW, "TGA") if is_tga else PILLOW
+
+
+def open_with_package(kind: str, stream: BinaryIO) -> Image.Image:
+    """Open a file of format ``kind`` (``name_of_format``); UnsupportedFormatError if no installed package reads it."""
+    if (package := _PACKAGES.get(kind)) is None:
+        if kind == "camera RAW":
+            raise UnsupportedFormatError(f"is a camera RAW file, which is not decoded; {RAW_ADVICE}")
+        raise UnsupportedFormatError(f"is {kind}, which is not decoded; export it as PNG or JPEG")
+    try:
+        module: Any = importlib.import_module(package.module)
+    except ImportError as exc:
+        raise UnsupportedFormatError(
+            f"is {kind}, which the package {package.name} decodes; install it: pip install {package.name}"
+        ) from exc
+    if package.format not in Image.OPEN:
+        module.register_heif_opener()
+    return Image.open(stream, formats=(package.format,))
+
+
+def is_multi_page(image: Image.Image) -> bool:
+    """Whether the file has more pages or frames than the first."""
+    if image.format == "MPO":  # other views of one photo
+        return False
+    return bool(getattr(image, "is_animated", False)) if isinstance(image, ImageFile.ImageFile) else False

@@ -1,0 +1,53 @@
+"""An output never replaces an input: neither under another name, nor through a link."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.files import open_regular
+from alexnet_deploy.images.sources import Source, starts_as_image
+
+S = TypeVar("S", bound=Path | Source)
+
+
+def refuse_to_replace(output: Path, inputs: Iterable[str | Path], *, parameter: str = "output") -> None:
+    """UsageError if ``output`` exists and is one of ``inputs``, or is any image: a photo is nobody's output.
+
+    ``inputs`` may be anything that a user names; what is no file is passed over.
+    """
+    try:
+        existing = os.stat(output)
+        with open_regular(output) as stream:
+            start = stream.read(32)
+    except OSError:
+        return  # nothing to lose, or ``check_file`` reports it
+    for text in inputs:
+        if _is_same(existing, Path(text)):
+            raise UsageError(f"`{parameter}` {output}: is the same file as the input {text}; choose another name")
+    if starts_as_image(start):
+        raise UsageError(f"`{parameter}` {output}: is an image, which would be lost; choose another name")
+
+
+def refusing_to_replace(images: Iterable[S], output: Path, *, parameter: str = "output") -> Iterator[S]:
+    """``images``; UsageError at the one that is the file ``output``."""
+    try:
+        existing = os.stat(output)
+    except OSError:
+        yield from images
+        return
+    for image in images:
+        path = image.read if isinstance(image, Source) else image
+        if isinstance(path, Path) and _is_same(existing, path):
+            raise UsageError(f"`{parameter}` {output}: is the same file as the input {path}; choose another name")
+        yield image
+
+
+def _is_same(existing: os.stat_result, path: Path) -> bool:
+    try:
+        return os.path.samestat(existing, os.stat(path))
+    except (OSError, ValueError):  # a name with a NUL byte
+        return False

@@ -1,0 +1,200 @@
+"""The options of ``infer`` about sources and long runs, on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alexnet_deploy.inference.engine import OpenEngine
+from tests.helpers.command import Command, RunResult
+from tests.helpers.models.onnx_models import tiny_model
+from tests.helpers.photos import save_photo
+from tests.helpers.repository import ROOT
+
+ENGINE = ("--engine", "tiny.onnx", "--runtime", "openvino")
+NAMES = [f"photos/{i}.jpg" for i in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: ``tiny.onnx`` and six photos."""
+    tiny_model(tmp_path / "tiny.onnx")
+    for i in range(6):
+        save_photo(tmp_path / f"photos/{i}.jpg", (40 * i, 90, 120), i)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows(text: str) -> list[str]:
+    return [json.loads(line)["file"] for line in text.splitlines()]
+
+
+def interrupted(command: Command, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> RunResult:
+    """``infer`` ended by Ctrl-C in its third batch of one image."""
+    calls = []
+
+    def call(self: OpenEngine, pixels: object) -> object:
+        calls.append(pixels)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, pixels)  # type: ignore[arg-type]
+
+    original = OpenEngine.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenEngine, "__call__", call)
+        return command("infer", *arguments, *ENGINE, "--batch", 1)
+
+
+@pytest.mark.parametrize("format_", ["jsonl", "csv", "parquet", "table"])
+def test_an_interrupted_run_goes_on(command: Command, monkeypatch: pytest.MonkeyPatch, format_: str) -> None:
+    options = ("photos", "--format", format_, "-o", "rows")
+    ran = interrupted(command, monkeypatch, *options)
+    assert ran.code == 130
+    assert "rows.journal keeps the rows so far; the same command with --resume goes on" in ran.err
+    assert not Path("rows").exists()
+    refused = command("infer", *options, *ENGINE)
+    assert refused.code == 2
+    assert (
+        "keeps 2 rows of a run that did not end; go on with --resume, or discard them with --overwrite" in refused.error
+    )
+    for other, what in ((("--top-k", "2"), "top_k 5, this run has 2"), (("--threshold", ".1"), "threshold None")):
+        refused = command("infer", *options, *ENGINE, "--resume", *other)
+        assert refused.code == 2
+        assert what in refused.error
+    ran = command("infer", *options, *ENGINE, "--resume")
+    assert ran.code == 0, ran.err
+    assert "2 of 6 rows come from the run before" in ran.err
+    assert command("infer", *options[:-1], "one", *ENGINE).code == 0
+    assert Path("rows").read_bytes() == Path("one").read_bytes()
+    assert not Path("rows.journal").exists()
+    assert "is complete" in command("infer", *options, *ENGINE, "--resume").error
+
+
+def test_another_engine_is_refused(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(command, monkeypatch, "photos", "-o", "rows")
+    tiny_model(Path("tiny.onnx"), "fp16")
+    assert "was begun with engine " in command("infer", "photos", "-o", "rows", *ENGINE, "--resume").error
+    assert command("infer", "photos", "-o", "rows", *ENGINE, "--overwrite").code == 0
+    assert len(Path("rows").read_text().splitlines()) == 6
+
+
+def test_rows_of_removed_images_stay_and_are_counted(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ("photos", "--format", "jsonl", "-o", "rows")
+    interrupted(command, monkeypatch, *options)
+    Path("photos/0.jpg").rename("photos/00.jpg")
+    ran = command("infer", *options, *ENGINE, "--resume")
+    assert "1 rows are of images that are no longer among the inputs; they stay" in ran.err
+    assert rows(Path("rows").read_text()) == [*NAMES[:2], "photos/00.jpg", *NAMES[2:]]
+
+
+def test_a_threshold_may_leave_no_class(command: Command) -> None:
+    full = command("infer", "photos", *ENGINE, "--format", "jsonl", "--top-k", 10).out
+    found = command("infer", "photos", *ENGINE, "--format", "jsonl", "--top-k", 10, "--threshold", "0.11").out
+    for all_classes, some in zip(map(json.loads, full.splitlines()), map(json.loads, found.splitlines()), strict=True):
+        assert some["top"] == [answer for answer in all_classes["top"] if answer["probability"] >= 0.11]
+        assert some["error"] is None
+    ran = command("infer", "photos", *ENGINE, "--threshold", "1")
+    assert (ran.code, ran.out.count("no class reaches the threshold")) == (0, 6)
+    for value in ("1.5", "-0.1", "nan"):
+        assert f"--threshold {value}" in command("infer", "photos", *ENGINE, "--threshold", value).error
+
+
+def test_lists_parts_and_the_standard_input(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("list").write_text("./photos/0.jpg\ngone.jpg\n")
+    ran = command("infer", "--from-file", "list", "photos/5.jpg", *ENGINE, "--format", "jsonl")
+    assert (ran.code, rows(ran.out)) == (3, ["photos/5.jpg", "./photos/0.jpg", "gone.jpg"])
+    parts = [rows(command("infer", "photos", *ENGINE, "--format", "jsonl", "--shard", f"{i}/3").out) for i in (1, 2, 3)]
+    assert sorted(parts[0] + parts[1] + parts[2]) == NAMES
+    for shard in ("0/4", "5/4"):
+        assert (
+            f"--shard {shard}: no such part; parts count from 1/4 to 4/4"
+            in command("infer", "photos", "--shard", shard).error
+        )
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("photos/3.jpg").read_bytes())))
+    ran = command("infer", "-", *ENGINE, "--format", "jsonl")
+    assert rows(ran.out) == ["-"]
+    assert json.loads(ran.out)["top"] == json.loads(command("infer", NAMES[3], *ENGINE, "--format", "jsonl").out)["top"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give files, folders or addresses as IMAGES, or a list as --from-file"),
+        (("photos", "--watch", "photos"), "--watch takes no other images"),
+        (("photos", "--resume"), "--resume is about a file; give --output"),
+        (("photos", "-o", "rows", "--resume", "--overwrite"), "cannot be combined"),
+        (("http://localhost/a.jpg",), "use https or --allow-http"),
+        (("photos", "-o", "photos/1.jpg"), "--output photos/1.jpg: is an image"),
+        (("photos/1.jpg", "-o", "photos/1.jpg"), "--output photos/1.jpg: is the same file as the input"),
+        (("--from-file", "list", "-o", "list"), "--output list: is the same file as the input list"),
+        (("photos", "-o", "tiny.onnx"), "--output tiny.onnx: is the same file as the input tiny.onnx"),
+        (("--from-file", "gone"), "--from-file gone: cannot be read"),
+    ],
+)
+def test_what_is_refused_changes_nothing(command: Command, arguments: tuple[str, ...], message: str) -> None:
+    Path("list").write_text("photos/1.jpg\n")
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    ran = command("infer", *arguments, *ENGINE)
+    assert message in ran.error
+    assert ran.code == 2 if arguments != ("--from-file", "gone") else 1
+    assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
+
+
+def test_an_input_without_an_images_name_is_not_replaced_either(command: Command) -> None:
+    Path("photos/6.jpg").write_bytes(b"damaged")
+    ran = command("infer", "photos", "-o", "photos/6.jpg", *ENGINE)
+    assert (ran.code, "is the same file as the input" in ran.error) == (2, True)
+    assert Path("photos/6.jpg").read_bytes() == b"damaged"
+
+
+@pytest.mark.parametrize("name", ["=1+1.jpg", "+a.jpg", "-2.jpg", "@x.jpg", "\tx.jpg", "\rx.jpg", "\uff1dx.jpg"])
+def test_a_csv_cell_is_no_formula(command: Command, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir("photos")
+    Path("0.jpg").rename(name)
+    ran = command("infer", "*x.jpg", "*a.jpg", "*2.jpg", "*1.jpg", "--engine", "../tiny.onnx", "--format", "csv")
+    assert name[0] not in [row[0][0] for row in csv.reader(io.StringIO(ran.out, newline=""))]
+    ran = command("infer", f"./{name}", "--engine", "../tiny.onnx", "--format", "jsonl")
+    assert rows(ran.out) == [f"./{name}"]
+
+
+def test_no_control_or_direction_character_reaches_the_table(command: Command) -> None:
+    odd = "\x1b[31m\u202egpj.jpg"
+    Path("photos/0.jpg").rename(f"photos/{odd}")
+    ran = command("infer", "photos", *ENGINE)
+    assert not {"\x1b", "\u202e"} & set(ran.out)
+
+
+def test_a_watch_answers_what_comes_and_ends_with_its_output(place: Path) -> None:
+    command = [sys.executable, "-m", "alexnet_deploy", "infer", "--watch", "photos", *ENGINE]
+    command += ["--format", "jsonl", "-o", "rows", "--resume"]
+    expected: list[str] = []
+    for number, ending in ((0, signal.SIGTERM), (7, signal.SIGINT)):
+        if number:
+            save_photo(place / f"photos/{number}.jpg", (1, 2, 3), number)
+        expected = [*NAMES, *(["photos/7.jpg"] if number else [])]
+        with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE) as watching:
+            assert watching.stderr is not None
+            journal = Path("rows.journal")
+            started = time.monotonic()
+            while not journal.exists() or journal.read_bytes().count(b"\n") <= len(expected):
+                assert watching.poll() is None, watching.stderr.read()
+                assert time.monotonic() < started + 60, journal.read_bytes()  # in place of waiting for ever
+            watching.send_signal(ending)
+            assert watching.wait(timeout=60) == 0, watching.stderr.read()
+        assert rows(Path("rows").read_text()) == expected
+
+
+def test_a_run_reads_the_pixels_of_the_file(command: Command) -> None:
+    """The same row, whichever way a photo is named."""
+    ways = ((NAMES[2],), ("./photos/2.jpg",), ("photos/2.*",))
+    found = [json.loads(command("infer", *way, *ENGINE, "--format", "jsonl").out)["top"] for way in ways]
+    assert found[0] == found[1] == found[2]

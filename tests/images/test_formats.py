@@ -1,0 +1,320 @@
+"""What Pillow reads wrongly, or not at all: layouts of TIFF, BMP, PNG and GIF, and formats that need a package."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import socket
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.images import decode
+from alexnet_deploy.images.decode import open_rgb
+from tests.helpers.pictures import bmp, gif_within, png, png_chunk, tiff
+
+RGB = np.random.default_rng(0).integers(1, 256, (20, 24, 3), dtype=np.uint8)
+GREY = RGB[..., 0].copy()
+GREY[0, :2] = 0, 255  # the whole range, which a stretched scale then leaves as it is
+
+
+def grey(values: NDArray[np.generic], **tags: object) -> NDArray[np.uint8]:
+    """The grey that ``open_rgb`` reads from a TIFF of these samples, in both byte orders."""
+    little, big = (np.asarray(open_rgb(tiff(values, order=order, **tags))) for order in "<>")  # type: ignore[arg-type]
+    np.testing.assert_array_equal(little, big)
+    assert (little == little[..., :1]).all()
+    return little[..., 0]
+
+
+SAMPLES = {
+    "u1": GREY,
+    "u2": GREY.astype("u2") * 257,
+    "u4": GREY.astype("u4") * 0x01010101,
+    "16 bits in u4": GREY.astype("u4") * 257,
+    "i1": (GREY.astype(int) - 128).astype("i1"),
+    "i2": (GREY.astype(int) * 257 - 32768).astype("i2"),
+    "i2 without negative ones": np.rint(GREY * (32767 / 255)).astype("i2"),
+    "i4": (GREY.astype("i8") * 0x01010101 - 2**31).astype("i4"),
+    "i4 without negative ones": np.rint(GREY * ((2**31 - 1) / 255)).astype("i4"),
+    "f2": (GREY / 255).astype("f2"),
+    "f4": (GREY / 255).astype("f4"),
+}
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["raw", "deflate"])
+@pytest.mark.parametrize("white_is_zero", [False, True], ids=["black is zero", "white is zero"])
+@pytest.mark.parametrize("name", SAMPLES)
+def test_grey_samples_of_every_type_are_the_same_picture(name: str, white_is_zero: bool, compressed: bool) -> None:
+    values = SAMPLES[name]
+    if white_is_zero:
+        top = 1 if values.dtype.kind == "f" else values.max() if values.min() >= 0 else -1
+        values = (np.asarray(top, values.dtype) - values).astype(values.dtype)
+    found = grey(values, photometric=0 if white_is_zero else 1, compressed=compressed)
+    np.testing.assert_array_equal(found, GREY)
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("extra", [1, 2], ids=["premultiplied", "straight"])
+def test_grey_with_alpha_is_laid_over_white(kind: str, extra: int) -> None:
+    white = np.iinfo(kind).max
+    values = np.array([[[white, white], [0, white], [0, 0]]], kind)
+    assert grey(values, photometric=1, extra=(extra,))[0].tolist() == [255, 0, 255]
+    assert grey(values, photometric=0, extra=(extra,))[0].tolist()[:2] == [0, 255]
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["raw", "deflate"])
+@pytest.mark.parametrize("planar", [False, True], ids=["interleaved", "planes"])
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+@pytest.mark.parametrize("extra", [(), (0,), (1,), (2,)], ids=["rgb", "unspecified", "premultiplied", "alpha"])
+def test_colour_is_the_same_picture_in_every_arrangement(
+    extra: tuple[int, ...], kind: str, planar: bool, compressed: bool
+) -> None:
+    white = np.iinfo(kind).max
+    values = RGB.astype(kind) * np.array(white // 255, kind)
+    if extra:
+        values = np.dstack([values, np.full(GREY.shape, white, kind)])
+    for order in "<>":
+        content = tiff(values, order=order, photometric=2, planar=planar, compressed=compressed, extra=extra)
+        np.testing.assert_array_equal(np.asarray(open_rgb(content)), RGB)
+
+
+def test_cmyk_planes_of_16_bits() -> None:
+    inks = np.dstack([255 - RGB, np.zeros_like(GREY)]).astype("u2") * 257
+    for planar in (False, True):
+        np.testing.assert_array_equal(np.asarray(open_rgb(tiff(inks, photometric=5, planar=planar))), RGB)
+
+
+def test_stated_limits_twelve_bits_and_a_palette_of_8_bits() -> None:
+    values = GREY.astype("u2") * 10 + 100
+    np.testing.assert_array_equal(grey(values, photometric=1, tags={340: (3, 100), 341: (3, 2650)}), GREY)
+    packed = bytes((0x00, 0x0F, 0xFF))  # 0 and 4095
+    twelve = tiff(np.zeros((1, 2), "u2"), photometric=1, bits=12, data=packed)
+    assert np.asarray(open_rgb(twelve))[0, :, 0].tolist() == [0, 255]
+    colours = np.arange(256, dtype="u2")
+    palette = tiff(GREY, photometric=3, tags={320: (3, *colours, *colours, *colours)})
+    np.testing.assert_array_equal(np.asarray(open_rgb(palette))[..., 1], GREY)
+
+
+def test_lab_is_converted() -> None:
+    lab = ImageCms.profileToProfile(
+        Image.new("RGB", (8, 8), (200, 60, 30)),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    assert lab is not None
+    stream = io.BytesIO()
+    lab.save(stream, "TIFF")
+    assert np.abs(np.asarray(open_rgb(stream.getvalue())).astype(int) - (200, 60, 30)).max() <= 3  # 8 bits each way
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tiff(np.zeros((2, 2), "f8"), photometric=1), "TIFF layout that is not decoded"),
+        (tiff(np.zeros((2, 2, 3), "u4"), photometric=2), "TIFF layout that is not decoded"),
+        (tiff(RGB, photometric=2, tags={50706: (1, 1, 4, 0, 0)}), "camera RAW file, whose first page is a preview"),
+        (tiff(RGB, photometric=2, tags={254: (4, 1), 330: (4, 8)}), "camera RAW file, whose first page is a preview"),
+    ],
+    ids=["f8", "rgb u4", "DNG", "NEF"],
+)
+def test_other_tiff_is_refused_by_name(content: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        open_rgb(content)
+
+
+MASKS = {
+    "565": (16, (0xF800, 0x7E0, 0x1F)),
+    "555": (16, (0x7C00, 0x3E0, 0x1F)),
+    "1555": (16, (0x7C00, 0x3E0, 0x1F, 0x8000)),
+    "4444": (16, (0xF00, 0xF0, 0xF, 0xF000)),
+    "BGRX": (32, (0xFF0000, 0xFF00, 0xFF)),
+    "RGBX": (32, (0xFF, 0xFF00, 0xFF0000)),
+    "BGRA": (32, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)),
+    "2-10-10-10": (32, (0x3FF << 20, 0x3FF << 10, 0x3FF, 3 << 30)),
+}
+
+
+@pytest.mark.parametrize("header", [40, 52, 56, 108, 124])
+@pytest.mark.parametrize("name", MASKS)
+def test_bmp_with_any_masks(name: str, header: int) -> None:
+    bits, masks = MASKS[name]
+    for top_down in (False, True):
+        pixels = np.asarray(open_rgb(bmp(RGB, bits, masks, header, top_down=top_down)))
+        levels = [mask.bit_count() for mask in masks[:3]]
+        # a channel of n bits has steps of 255 / (2 ** n - 1), and is at most half a step off
+        assert (np.abs(pixels.astype(int) - RGB).max((0, 1)) <= [127 // (2**n - 1) + 1 for n in levels]).all()
+
+
+def test_bmp_alpha_counts_unless_it_is_zero_everywhere() -> None:
+    bits, masks = MASKS["BGRA"]
+    np.testing.assert_array_equal(np.asarray(open_rgb(bmp(RGB, bits, masks, 56, alpha=0))), RGB)
+    alpha = np.full(GREY.shape, 255)
+    alpha[0, 0] = 0
+    assert np.asarray(open_rgb(bmp(RGB, bits, masks, 56, alpha=alpha)))[0, :2].tolist() == [
+        [255, 255, 255],
+        RGB[0, 1].tolist(),
+    ]
+    with pytest.raises(InputError, match="mask of a channel has gaps"):
+        open_rgb(bmp(RGB, 32, (0xFF0000, 0xF0F00, 0xFF), 40))
+    with pytest.raises(InputError, match="cut off"):
+        open_rgb(bmp(RGB, bits, masks, 56)[:-1])
+
+
+def test_png_with_large_metadata_is_read() -> None:
+    noise = np.random.default_rng(0).bytes(1_500_000)
+    for chunk in (
+        (b"iCCP", b"printer\0\0" + zlib.compress(noise)),
+        (b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2_000_000))),
+        (b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(bytes(2_000_000))),
+    ):
+        np.testing.assert_array_equal(np.asarray(open_rgb(png(RGB, chunk))), RGB)
+
+
+def test_a_transparent_colour_of_16_bits_is_compared_with_all_16() -> None:
+    wide = np.array([[0, 1, 0x1234, 0x1235]], ">u2")
+    found = np.asarray(open_rgb(png(wide, (b"tRNS", b"\x12\x34"))))[0, :, 0]
+    assert found.tolist() == [0, 0, 255, 0x12]
+    colours = np.array([[[0x1234, 0xABCD, 0xFF], [0x1234, 0xABCD, 0xFE]]], ">u2")
+    found = np.asarray(open_rgb(png(colours, (b"tRNS", b"\x12\x34\xab\xcd\x00\xff"))))
+    assert found[0].tolist() == [[255, 255, 255], [0x12, 0xAB, 0]]
+
+
+@pytest.mark.parametrize("kind", [b"IHDR", b"IDAT"])
+def test_png_whose_checksum_is_wrong_is_refused(kind: bytes) -> None:
+    content = bytearray(png(RGB))
+    at = content.index(kind)
+    content[at + 12] ^= 1
+    with pytest.raises(InputError):
+        open_rgb(bytes(content))
+
+
+def test_png_cut_anywhere_is_refused() -> None:
+    content = png(RGB)
+    for keep in range(8, len(content) - 12, 37):
+        for end in (b"", png_chunk(b"IEND", b"")):
+            with pytest.raises(InputError):
+                open_rgb(content[:keep] + end)
+
+
+@pytest.mark.parametrize("background", [0, 3])
+@pytest.mark.parametrize("transparency", [None, 0, 2])
+def test_a_gif_frame_smaller_than_its_canvas_lies_on_white(transparency: int | None, background: int) -> None:
+    frame = Image.fromarray(RGB).quantize(8)
+    expected = np.full((40, 50, 3), 255, np.uint8)
+    expected[7:27, 5:29] = np.asarray(frame.convert("RGB"))
+    if transparency is not None:
+        expected[7:27, 5:29][np.asarray(frame) == transparency] = 255
+    content = gif_within(frame, (50, 40), (5, 7), transparency, background)
+    np.testing.assert_array_equal(np.asarray(open_rgb(content)), expected)
+
+
+@pytest.mark.parametrize("name", ["a.tga", "a.ico", "a.j2k", "a.dib"])
+def test_formats_that_pillow_reads_itself(tmp_path: Path, name: str) -> None:
+    size = (16, 16)
+    Image.new("RGB", size, (200, 60, 30)).save(tmp_path / name)
+    assert np.abs(np.asarray(open_rgb(tmp_path / name)).astype(int) - (200, 60, 30)).max() <= 3  # JPEG 2000 is lossy
+
+
+def test_tga_counts_by_its_name_only(tmp_path: Path) -> None:
+    """Almost any bytes are a TGA header."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.tga")
+    with pytest.raises(InputError, match="not an image of a known format"):
+        open_rgb((tmp_path / "a.tga").read_bytes())
+
+
+UNREAD = {
+    "a.NEF": (tiff(RGB, photometric=2), r"camera RAW file \(NEF\), which is not decoded; export it as JPEG or TIFF"),
+    "b.jpg": (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera RAW file, which is not decoded"),
+    "c.raf": (b"FUJIFILMCCD-RAW ", r"camera RAW file \(RAF\)"),
+    "d.psd": (b"8BPS\0\1", "Photoshop, which is not decoded; export it as PNG or JPEG"),
+    "e.svg": (b'<?xml version="1.0"?>\n<!-- a > b -->\n<svg xmlns="x"/>', "SVG, which is not decoded"),
+    "f.exr": (b"v/1\1\2\0\0\0", "OpenEXR, which is not decoded"),
+    "g.hdr": (b"#?RADIANCE\n", "Radiance HDR, which is not decoded"),
+}
+PACKAGES = {
+    "pillow_heif": ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pip install pillow-heif"),
+    "pillow_jxl": ("JPEG XL", b"\xff\x0a\0\0", "pip install pillow-jxl-plugin"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_decoded_is_named_with_the_next_step(tmp_path: Path, name: str) -> None:
+    content, reason = UNREAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=reason):
+        open_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("module", PACKAGES)
+def test_without_its_package_a_format_names_it(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, content, fix = PACKAGES[module]
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(InputError, match=f"is {kind}, which the package .* decodes; install it: {fix}"):
+        open_rgb(content)
+
+
+@pytest.mark.parametrize(("module", "codec"), [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
+def test_with_its_package_a_format_is_decoded_upright(module: str, codec: str) -> None:
+    package = pytest.importorskip(module, reason=f"{module} is not installed: extra `formats`")
+    if codec == "HEIF":
+        package.register_heif_opener()
+    upright = Image.new("RGB", (64, 48), (200, 60, 30))
+    upright.paste((20, 40, 220), (0, 0, 32, 48))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(stream, codec, quality=95, exif=exif.tobytes())
+    found = np.asarray(open_rgb(stream.getvalue())).astype(int)
+    assert found.shape == (48, 64, 3)
+    assert np.abs(found - np.asarray(upright)).mean() < 3  # lossy: the edge between the colours blurs
+    with pytest.raises(InputError):
+        open_rgb(stream.getvalue()[: len(stream.getvalue()) // 2])
+
+
+@pytest.mark.parametrize(
+    ("save", "notes"),
+    [("TIFF", 1), ("GIF", 1), ("PNG", 1), ("WEBP", 1), ("JPEG", 0)],
+)
+def test_more_pages_are_noted_once(save: str, notes: int, caplog: pytest.LogCaptureFixture) -> None:
+    decode._note_pages.cache_clear()
+    pages = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    stream = io.BytesIO()
+    pages[0].save(stream, save, **({} if save == "JPEG" else {"save_all": True, "append_images": pages[1:]}))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            open_rgb(stream.getvalue())
+    assert [r.getMessage() for r in caplog.records] == [
+        "some images have several pages or frames; only the first of each is used"
+    ] * notes
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_sockets_and_devices_are_refused_without_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may have some hundred bytes
+    os.mkfifo("pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.jpg")
+        for name, kind in (("pipe.jpg", "FIFO"), ("socket.jpg", "socket"), ("/dev/zero", "device")):
+            with pytest.raises(InputError, match=f"it is a {kind}, not a plain file"):
+                open_rgb(Path(name))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RecursionError(), SystemError("x"), struct.error("x"), OverflowError()]
+)
+def test_whatever_a_decoder_raises_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", failing)
+    with pytest.raises(InputError, match=r"^image: "):
+        open_rgb(b"GIF89a")

@@ -1,0 +1,188 @@
+"""A runtime whose answers are not those of the graph is passed over, or refused, once per engine and machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.errors import ArtifactError, ProofError
+from alexnet_deploy.inference.engine import open_engine
+from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
+from alexnet_deploy.runtime.select import open_runner
+from alexnet_deploy.verification.photos import photo_pixels
+from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_engine, tiny_model
+
+PHOTOS = photo_pixels(TINY_CONTRACT.preprocessing)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test alone."""
+    monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def pooled_engine(path: Path) -> Engine:
+    """A net whose AveragePool OpenVINO computes with other divisors at the border (ceil_mode, count_include_pad)."""
+    g = Graph()
+    x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
+    x = g.node("Mul", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant(np.array(1 / 128, np.float32)))
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}
+    x = g.node("Flatten", g.node("AveragePool", x, **pool))
+    x = g.node("Gemm", x, g.weight(CLASSES, 3 * 17 * 17), transB=1)
+    g.save(x, path, ["N", SIDE, SIDE, 3], TensorProto.UINT8)
+    return Engine("pooled", path, TINY_CONTRACT, "fp32", None)
+
+
+def answers_of_onnx(path: Path) -> NDArray[np.float32]:
+    """What the graph says, by ONNX's own evaluator."""
+    from onnx.reference import ReferenceEvaluator
+
+    (logits_NK,) = ReferenceEvaluator(str(path)).run(None, {"pixels": PHOTOS[:2]})
+    return np.asarray(logits_NK, np.float32)
+
+
+class TestARuntimeThatLeavesTheGraph:
+    def test_auto_takes_the_next_one_and_says_why(
+        self, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = pooled_engine(tmp_path / "pooled.onnx")
+        selected = open_runner(engine)
+        with closing(selected.runner) as runner:
+            assert runner.runtime == "onnxruntime"
+            # float32 sums in another order
+            np.testing.assert_allclose(runner(PHOTOS[:2]), answers_of_onnx(engine.onnx_path), rtol=1e-4, atol=1e-4)
+        (passed,) = [each for each in selected.passed_over if each.runtime == "openvino"]
+        assert passed.doubted
+        assert "of their range from what the ONNX says" in passed.reason
+        assert "OpenVINO" in caplog.text
+
+    def test_the_named_one_is_refused_by_open_engine_unless_it_is_not_verified(
+        self, tmp_path: Path, cache: Path
+    ) -> None:
+        path = pooled_engine(tmp_path / "pooled.onnx").onnx_path
+        model = load_onnx(path)
+        set_contract(model, TINY_CONTRACT)
+        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
+        save_onnx(model, path)
+        with pytest.raises(ProofError, match=r"pooled: OpenVINO .* is not used: .*; choose another `runtime`"):
+            open_engine(path, runtime="openvino")
+        with open_engine(path, runtime="openvino", verify=False) as opened:
+            assert opened.runtime == "openvino"
+
+    def test_one_that_is_named_to_be_measured_is_opened_with_a_warning(
+        self, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with closing(open_runner(pooled_engine(tmp_path / "pooled.onnx"), "openvino").runner) as runner:
+            assert runner.runtime == "openvino"
+        assert "pooled: do not trust OpenVINO" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8+fp16", "fp8"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_a_sound_runtime_is_trusted_in_every_precision(
+    precision: str, runtime: str, tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_runner(tiny_engine(tmp_path / "tiny.onnx", precision), runtime).runner.close()
+    assert "do not trust" not in caplog.text
+
+
+class TestMemory:
+    def test_the_verdict_is_read_by_the_next_run_of_the_same_engine_alone(self, tmp_path: Path, cache: Path) -> None:
+        engine = tiny_engine(tmp_path / "tiny.onnx")
+        assert open_runner(engine).runner.runtime == "openvino"
+        (verdict,) = (cache / "verdicts").iterdir()
+        verdict.write_text(json.dumps(json.loads(verdict.read_text()) | {"reason": "remembered"}))
+        passed = open_runner(engine).passed_over
+        assert [each.reason for each in passed if each.runtime == "openvino"] == ["remembered"]
+        model = onnx.load(engine.onnx_path)
+        model.graph.name = "another content"
+        onnx.save(model, engine.onnx_path)
+        assert open_runner(engine).runner.runtime == "openvino"
+
+    @pytest.mark.parametrize("content", ["", "{", '{"schema": 1, "reason": 3}', '{"schema": 9}'])
+    def test_a_damaged_verdict_is_measured_again(self, content: str, tmp_path: Path, cache: Path) -> None:
+        engine = tiny_engine(tmp_path / "tiny.onnx")
+        open_runner(engine).runner.close()
+        (verdict,) = (cache / "verdicts").iterdir()
+        whole = verdict.read_text()
+        verdict.write_text(content)
+        open_runner(engine).runner.close()
+        assert verdict.read_text() == whole
+
+    def test_no_place_for_a_cache_costs_only_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "file").write_text("not a folder")
+        monkeypatch.setenv("ALEXNET_DEPLOY_CACHE", str(tmp_path / "file"))
+        assert open_runner(tiny_engine(tmp_path / "tiny.onnx")).runner.runtime == "openvino"
+
+
+def with_classes(contract_classes: int, path: Path) -> Engine:
+    """``tiny_classifier`` (10 classes) under a contract that has another number of them."""
+    labels = tuple(map(str, range(contract_classes)))
+    contract = dataclasses.replace(TINY_CONTRACT, labels=labels, class_ids=labels)
+    return dataclasses.replace(tiny_engine(path), contract=contract)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("classes", [4, 12])
+def test_outputs_that_the_contract_does_not_promise_are_refused(
+    runtime: str, classes: int, tmp_path: Path, cache: Path
+) -> None:
+    engine = with_classes(classes, tmp_path / "tiny.onnx")
+    with pytest.raises(ArtifactError, match=rf"tiny: returns \[\d+, 10\] for \d+ images, .* has {classes} classes"):
+        open_runner(engine, runtime)
+    with pytest.raises(ArtifactError, match="tiny: returns"):
+        open_runner(engine)
+    with closing(open_runner(engine, runtime, verify=False).runner) as runner, pytest.raises(ArtifactError):
+        list(runner.steps(PHOTOS))
+
+
+def test_a_bundle_with_the_labels_of_another_model_is_refused(tmp_path: Path, cache: Path) -> None:
+    path = tiny_model(tmp_path / "tiny.onnx")
+    labels = tuple(f"other {k}" for k in range(CLASSES))
+    engine = Engine("tiny", path, dataclasses.replace(TINY_CONTRACT, labels=labels), "fp32", None)
+    with pytest.raises(ArtifactError, match=r"tiny.onnx: has another contract than its bundle"):
+        open_runner(engine)
+    # The temperature of a bundle is its own.
+    warmer = dataclasses.replace(TINY_CONTRACT, temperature=2.0)
+    assert open_runner(dataclasses.replace(engine, contract=warmer)).runner.runtime == "openvino"
+
+
+def test_float16_bias_scales_do_not_underflow_in_onnx_runtime(tmp_path: Path, cache: Path) -> None:
+    """Its WeightBiasQuantization would compute them in float16: small scales of input and weights become 0."""
+    g = Graph(fp16=True)
+    x = g.node("Mul", g.node("Cast", "pixels", to=TensorProto.FLOAT16), g.constant(np.array(1 / 4096, np.float16)))
+    x = g.node("Transpose", x, perm=[0, 3, 1, 2])
+    scale = g.constant(np.array(1e-3, np.float16))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, scale), scale)
+    weight = np.random.default_rng(0).integers(-127, 128, (8, 3, 3, 3)).astype(np.int8)
+    weight_scale = g.constant(np.array(2e-5, np.float16))
+    zero = g.constant(np.array(0, np.int8))
+    weights = g.node("DequantizeLinear", g.constant(weight), weight_scale, zero)
+    x = g.node("Conv", x, weights, g.weight(8), pads=[1] * 4)
+    step = g.constant(np.array(0.01, np.float16))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), step, zero)
+    x = g.node("Flatten", g.node("GlobalAveragePool", x))
+    x = g.node("Gemm", x, g.weight(CLASSES, 8), g.weight(CLASSES), transB=1)
+    path = g.save(
+        g.node("Cast", x, to=TensorProto.FLOAT), tmp_path / "net.onnx", ["N", SIDE, SIDE, 3], TensorProto.UINT8
+    )
+    engine = Engine("half", path, TINY_CONTRACT, "int8+fp16", None)
+    with closing(open_runner(engine, "onnxruntime", verify=False).runner) as runner:
+        # Sums of float16 values in another order; without the remedy 0.9 of a range of 0.2
+        np.testing.assert_allclose(runner(PHOTOS[:2]), answers_of_onnx(path), atol=2e-3)
+
+
+def test_a_doubt_is_logged_at_warning_level(tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    open_runner(pooled_engine(tmp_path / "pooled.onnx")).runner.close()
+    assert {record.levelno for record in caplog.records if "is not used" in record.getMessage()} == {logging.WARNING}
