@@ -312,6 +312,10 @@ def _may_be_a_bundle(directory: Path) -> bool:
 
 
 def _changed(directory: Path) -> str:
-    """When a folder was last changed, as ``Manifest.created`` has it."""
-    seconds = os.lstat(directory).st_mtime if os.path.lexists(directory) else 0.0
+    """When a folder or its manifest was last changed, as ``Manifest.created`` has it.
+
+    A second more, because file times are coarser: of two of the same moment the damaged one counts as the newer.
+    """
+    places = (directory, directory / MANIFEST)
+    seconds = max((os.lstat(place).st_mtime for place in places if os.path.lexists(place)), default=0.0) + 1
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -98,6 +98,8 @@ def _refuse_large(value: onnx.ValueInfoProto, dims: dict[str, tuple[int, ...]], 
     if not tensor.HasField("shape") or not all(dim.HasField("dim_value") for dim in tensor.shape.dim):
         return
     found = tuple(dim.dim_value for dim in tensor.shape.dim)
+    if -1 in found:  # Paddle's way to say that a size is free
+        return
     if min(found, default=0) < 0:
         raise InputError(f"{source}: tensor {value.name} has the negative dimensions {list(found)}; export it again")
     if (size := math.prod(found) * _bytes_per_element(tensor.elem_type)) > MAX_TENSOR_BYTES:
@@ -140,7 +142,9 @@ class _ShapeValues:
         if node.op_type == "Concat":
             return sum(lengths)
         if node.op_type == "Shape":
-            return MAX_RANK
+            return self.rank.get(node.input[0], MAX_RANK)
+        if node.op_type == "Gather" and len(lengths) > 1:
+            return max(lengths[1], 1)  # of a scalar index: one value
         if node.op_type == "Constant":
             return max((_vector_length(a.t) or len(a.ints) for a in node.attribute), default=0)
         # A long vector of indices is no shape, and only a Concat makes one longer.

@@ -27,30 +27,51 @@ def against_scores(
         return (
             f"the original returns {scores_NK.shape[1]} scores per image, not {classes}; name the right `output_name`"
         )
+    lowest, highest = float(scores_NK.min()), float(scores_NK.max())
     scale = _probability_scale(scores_NK, limit)
-    within = bool(scores_NK.min() >= -limit and scores_NK.max() <= 1 + limit)
-    if scale is None and within and contract.activation == "softmax" and given is None and np.ptp(scores_NK) > 0:
+    within = lowest >= -limit and highest <= 1 + limit
+    if scale is None and within and contract.activation == "softmax" and given is None and lowest < highest:
         return (
             "its outputs lie between 0 and 1 and do not sum to 1, so they are scores of classes that do not exclude "
             "each other; give `activation` sigmoid, or softmax if they are logits"
         )
-    if scale is None and not (within and contract.activation == "sigmoid"):
-        differs = difference(logits_NK, scores_NK, centre=contract.activation == "softmax")
-        if differs.largest <= limit:
-            return None
-        return _wrong(f"logits differ by up to {differs.largest:.1%} of their range", differs.changed, scores_NK)
-    found_NK = probabilities(logits_NK, contract.activation)
-    expected_NK = scores_NK / (scale or 1.0)
+    if scale is not None:
+        return _against_probabilities(scores_NK / scale, logits_NK, contract.activation, limit)
+    if contract.activation == "sigmoid" and within:
+        return _against_probabilities(scores_NK, logits_NK, "sigmoid", limit)
+    reason = _against_logits(scores_NK, logits_NK, contract.activation, limit)
+    if reason is not None and contract.activation == "sigmoid":
+        # Numbers of these ranges may be logits as well, so the other meanings come second.
+        if lowest >= 0 and highest <= 100 * (1 + limit):
+            return _against_probabilities(scores_NK / 100, logits_NK, "sigmoid", limit)
+        if highest <= limit:
+            return _against_probabilities(np.exp(scores_NK), logits_NK, "sigmoid", limit)
+    return reason
+
+
+def _against_logits(
+    scores_NK: NDArray[np.float64], logits_NK: NDArray[np.float32], activation: Activation, limit: float
+) -> str | None:
+    differs = difference(logits_NK, scores_NK, centre=activation == "softmax")
+    if differs.largest <= limit:
+        return None
+    return _wrong(f"logits differ by up to {differs.largest:.1%} of their range", differs.changed, len(scores_NK))
+
+
+def _against_probabilities(
+    expected_NK: NDArray[np.float64], logits_NK: NDArray[np.float32], activation: Activation, limit: float
+) -> str | None:
+    found_NK = probabilities(logits_NK, activation)
     largest = float(np.abs(found_NK - expected_NK).max())
     if largest <= limit:
         return None
     changed = int((found_NK.argmax(axis=1) != expected_NK.argmax(axis=1)).sum())
-    return _wrong(f"probabilities differ by up to {100 * largest:.1f} points", changed, scores_NK)
+    return _wrong(f"probabilities differ by up to {100 * largest:.1f} points", changed, len(expected_NK))
 
 
-def _wrong(what: str, changed: int, scores_NK: NDArray[np.float64]) -> str:
+def _wrong(what: str, changed: int, images: int) -> str:
     return (
-        f"on {len(scores_NK)} photos its imported form does not answer as the original: {what}, {changed} first "
+        f"on {images} photos its imported form does not answer as the original: {what}, {changed} first "
         "classes are others; check the import options, or export the model again"
     )
 

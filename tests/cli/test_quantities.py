@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from alexnet_deploy.cli.quantities import Bytes, Milliseconds, Numbers, Rgb, Seconds
+from alexnet_deploy.cli.quantities import Bytes, Milliseconds, Numbers, Rgb, Seconds, Size
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,9 @@ from alexnet_deploy.cli.quantities import Bytes, Milliseconds, Numbers, Rgb, Sec
         (Bytes, "7B", 7),
         (Numbers, "4,1,4", (4, 1)),
         (Rgb, "0.485,0.456,0.406", (0.485, 0.456, 0.406)),
+        (Rgb, "0.5", (0.5,)),
+        (Size, "224", (224, 224)),
+        (Size, "224x320", (224, 320)),
     ],
 )
 def test_what_is_taken(kind: Any, text: str, value: object) -> None:
@@ -53,6 +56,7 @@ def test_a_time_needs_its_unit(kind: Any, text: str) -> None:
         (Numbers, "1,x", "1,8,32"),
         (Rgb, "1,2", "0.485,0.456,0.406"),
         (Rgb, "a,b,c", "0.485,0.456,0.406"),
+        (Size, "224x", r"224 or 224x320 \(height x width\)"),
     ],
 )
 def test_an_error_shows_what_is_taken(kind: Any, text: str, such_as: str) -> None:

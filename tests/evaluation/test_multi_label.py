@@ -27,7 +27,7 @@ from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.answers import given_answers
 from tests.helpers.command import Command
 from tests.helpers.models.foreign_models import FOREIGN, random_pixels
-from tests.onnx_graph.test_class_output import SIGMOID, SOFTMAX, save
+from tests.helpers.models.score_endings import SIGMOID, SOFTMAX, save
 
 NAMES = ("a", "b", "c")
 CONTRACT = ModelContract("any", NAMES, NAMES, activation="sigmoid")

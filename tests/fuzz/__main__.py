@@ -66,9 +66,7 @@ def main(
     raise typer.Exit(1 if faults else 0)
 
 
-def _run(
-    tasks: list[Task], workers: int | None, limit: float, keep: Path | None, verbose: bool
-) -> Iterator[Result]:
+def _run(tasks: list[Task], workers: int | None, limit: float, keep: Path | None, verbose: bool) -> Iterator[Result]:
     columns = (TextColumn("fuzz"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     count = min(workers or len(os.sched_getaffinity(0)), len(tasks))
     with (
@@ -83,7 +81,7 @@ def _run(
 
 def _table(counts: dict[str, Counter[str]]) -> Table:
     table = Table()
-    table.add_column("kind")
+    table.add_column("kind", no_wrap=True)
     for name in ("tried", *OUTCOMES):
         table.add_column(name, justify="right")
     rows = {**counts, "all": sum(counts.values(), Counter())}

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.fuzz.kind import Kind, Result, run_case
+from tests.fuzz.kind import CaseError, Kind, Result, run_case
 
 LIMIT_S = 60.0
 """For one case. The slowest, an engine that is built, takes a second; a busy machine makes it ten."""
@@ -35,7 +35,9 @@ Task = tuple[str, int]
 class Workers:
     """Worker processes that live until the end of the ``with`` block."""
 
-    def __init__(self, count: int = 1, *, limit_s: float = LIMIT_S, keep: Path | None = None, quiet: bool = True) -> None:
+    def __init__(
+        self, count: int = 1, *, limit_s: float = LIMIT_S, keep: Path | None = None, quiet: bool = True
+    ) -> None:
         """``keep`` is a folder that gets the files of each fault; not ``quiet`` shows what libraries print."""
         self._limit_s, self._keep, self._quiet = limit_s, keep, quiet
         self._folder = Path(tempfile.mkdtemp(prefix="alexnet-deploy-fuzz-"))
@@ -155,7 +157,11 @@ def _work(pipe: Connection, root: Path, keep: Path | None, quiet: bool) -> None:
                     except Exception:  # no fault of a reader
                         pipe.send(traceback.format_exc())
                         raise
-                pipe.send(_run(kinds[name], seed, own, keep))
+                try:
+                    result: Result | str = _run(kinds[name], seed, own, keep)
+                except CaseError:
+                    result = traceback.format_exc()
+                pipe.send(result)
 
 
 def _run(kind: Kind, seed: int, own: Path, keep: Path | None) -> Result:
@@ -167,6 +173,9 @@ def _run(kind: Kind, seed: int, own: Path, keep: Path | None) -> Result:
             result = run_case(kind, seed, folder)
     except MemoryError:
         result = Result(kind.name, seed, "traceback", f"it needs more than {MEMORY_BYTES >> 30} GiB")
+    except CaseError:
+        shutil.rmtree(folder)
+        raise
     except BaseException as exc:
         trace = "".join(traceback.format_exception(exc)[-12:])
         result = Result(kind.name, seed, "traceback", f"{type(exc).__name__}: {exc}"[:300], trace)

@@ -70,14 +70,16 @@ def add_dead_ends(model: onnx.ModelProto, rng: random.Random) -> str:
             add_weight(model, np.zeros(3, np.float32), f"unused_{len(model.graph.initializer)}")
         case 2:
             model.doc_string = "x" * 10_000
-            model.metadata_props.add(key="author", value="\x1b[31m")
+            model.metadata_props.add(key=f"author {len(model.metadata_props)}", value="\x1b[31m")
         case _:
             model.producer_name = rng.choice(OURS)
             model.graph.name = rng.choice(OURS) or "g"
     return "something unused"
 
 
-_SIZES = dict.fromkeys(("Gemm", "MatMul", "Flatten", "Softmax"), 2) | dict.fromkeys(("Conv", "Relu", "Clip", "MaxPool"), 4)
+_SIZES = dict.fromkeys(("Gemm", "MatMul", "Flatten", "Softmax"), 2) | dict.fromkeys(
+    ("Conv", "Relu", "Clip", "MaxPool"), 4
+)
 """Number of axes of what an operator gives."""
 
 
@@ -86,7 +88,7 @@ def pass_through(model: onnx.ModelProto, rng: random.Random) -> str:
     graph = model.graph
     at = rng.randrange(len(graph.node))
     node = graph.node[at]
-    op = rng.choice(("Identity", "Dropout", "Cast", "Reshape", "Neg"))
+    op = "Identity" if node.op_type == "Constant" else rng.choice(("Identity", "Dropout", "Cast", "Reshape", "Neg"))
     inner = f"between_{len(graph.node)}"
     old, node.output[0] = node.output[0], inner
     new = {
@@ -108,7 +110,9 @@ def pass_through(model: onnx.ModelProto, rng: random.Random) -> str:
 
 def noted_shapes(model: onnx.ModelProto, rng: random.Random) -> str:
     name = rng.choice([n for node in model.graph.node for n in node.output])
-    model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [rng.choice((1, 7, 2**40)), "x"]))
+    model.graph.value_info.append(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [rng.choice((1, 7, 2**40)), "x"])
+    )
     return f"a wrong shape noted for {name}"
 
 
@@ -129,7 +133,7 @@ def change_attribute(model: onnx.ModelProto, rng: random.Random) -> str:
         case 1:
             attribute.name = rng.choice(("axis", "to", "group", "unknown", ""))
         case 2:
-            attribute.type = rng.randrange(0, 16)
+            attribute.type = rng.randrange(0, 15)
         case _:
             number = rng.choice((*ODD_INTS[:-2], 3, 4, -2))
             if attribute.ints:
@@ -249,13 +253,14 @@ def change_ends(model: onnx.ModelProto, rng: random.Random) -> str:
         for i, name in enumerate(node.output):
             if name == output.name:
                 node.output[i] = inner
-    chain: list[tuple[str, dict[str, Any]]] = rng.choice((
+    chains: list[list[tuple[str, dict[str, Any]]]] = [
         [("Softmax", {"axis": 1})], [("Softmax", {"axis": -1}), ("Mul", {})], [("LogSoftmax", {"axis": 1})], [("Sigmoid", {})],
         [("Softmax", {"axis": 0})], [("Exp", {}), ("Identity", {})], [("Softmax", {"axis": 1}), ("Softmax", {"axis": 1})],
         [("Relu", {})], [("Mul", {})], [("Softmax", {"axis": 1}), ("Log", {})], [("Tanh", {})],
         [("Softmax", {"axis": 1}), ("Cast", {"to": TensorProto.FLOAT16}), ("Cast", {"to": TensorProto.FLOAT})],
         [("LpNormalization", {"axis": 1})], [("Sigmoid", {}), ("Mul", {})], [("Unsqueeze", {}), ("Squeeze", {})],
-    ))  # fmt: skip
+    ]  # fmt: skip
+    chain = rng.choice(chains)
     for index, (op, attributes) in enumerate(chain):
         last = index == len(chain) - 1
         inputs = [inner]
@@ -275,9 +280,13 @@ def change_versions(model: onnx.ModelProto, rng: random.Random) -> str:
         case 0:
             model.ir_version = rng.choice((0, 1, 3, 4, 7, 8, 9, 10, 11, 12, 13, 99, 2**40))
         case 1 | 2:
-            model.opset_import[0].version = rng.choice((0, 1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 19, 20, 22, 23, 25, 26, 99))
+            model.opset_import[0].version = rng.choice(
+                (0, 1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 19, 20, 22, 23, 25, 26, 99)
+            )
         case _:
-            model.opset_import.add(domain=rng.choice(("com.microsoft", "ai.onnx", "", "nowhere")), version=rng.choice((1, 21, 99)))
+            model.opset_import.add(
+                domain=rng.choice(("com.microsoft", "ai.onnx", "", "nowhere")), version=rng.choice((1, 21, 99))
+            )
     return f"IR {model.ir_version}, opsets {[(o.domain, o.version) for o in model.opset_import]}"
 
 
@@ -304,7 +313,9 @@ def add_structure(model: onnx.ModelProto, rng: random.Random) -> str:
             return "a contract that is none"
         case 3:
             model.metadata_props.add(key="task", value=rng.choice(("classify", "detect", "\x1b")))
-            model.metadata_props.add(key="names", value=rng.choice(("{0: 'a'}", "{0: __import__('os')}", "{" * 5000, "")))
+            model.metadata_props.add(
+                key="names", value=rng.choice(("{0: 'a'}", "{0: __import__('os')}", "{" * 5000, ""))
+            )
             model.metadata_props.add(key="imgsz", value=rng.choice(("[12, 12]", "12", "[0, 0]", "[9999, 9999]", "x")))
             return "metadata of ultralytics"
         case 4:

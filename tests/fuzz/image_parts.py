@@ -150,7 +150,9 @@ def changed_tiff(data: bytes, rng: random.Random) -> tuple[bytes, str]:
         case 2:
             struct.pack_into(order + "I", out, at + 4, rng.choice((0, 1, 2, 3, 4, 5, 1000, 2**28, 2**32 - 1)))
         case 3 | 4 | 5:
-            value = rng.choice((0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 255, 65535, 2**31, 2**32 - 1, len(data), start))
+            value = rng.choice(
+                (0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64, 255, 65535, 2**31, 2**32 - 1, len(data), start)
+            )
             inline = _TIFF_SIZES.get(kind, 1) * number <= 4
             if inline and kind == 3:
                 struct.pack_into(order + "H", out, at + 8, value & 0xFFFF)

@@ -25,6 +25,8 @@ _SMALL = Preprocessing(24, 24, "stretch", None)
 _WIDTH, _HEIGHT = 60, 44
 _JPEG_SLACK = 16
 """A scan that lacks fewer bytes than libjpeg reads ahead can pass: see ``images.jpeg``."""
+_LAST_BLOCKS = 18
+"""Height of a block of 16 x 16 with its neighbours' pixels, which smooth its colours."""
 
 Change = Callable[[bytes, random.Random], tuple[bytes, str, str]]
 """A file changed as its format allows: the bytes, what was changed, and ``Case.expect``."""
@@ -106,6 +108,11 @@ def _compare_with_pillow(path: Path, data: bytes, found: NDArray[np.uint8]) -> N
         raise
     except Exception as exc:
         raise UncheckedError from exc
+    if data[:2] == b"\xff\xd8" and found.shape == expected.shape:
+        # Damage may end a scan early. libjpeg then guesses its last blocks from what follows.
+        rows, columns = np.nonzero((found != expected).any(axis=-1))
+        if len(rows) and rows.min() >= len(found) - _LAST_BLOCKS and columns.min() >= found.shape[1] - 2 * _LAST_BLOCKS:
+            raise UncheckedError
     if not np.array_equal(found, expected):
         raise WrongError(f"not what Pillow alone reads: {_difference(found, expected)}")
 
@@ -157,7 +164,9 @@ def _change_jpeg(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
     segments, scan = parts.jpeg_parts(data)
     match rng.randrange(9):
         case 0:
-            comment = Part(rng.choice((b"\xff\xfe", b"\xff\xe5", b"\xff\xef")), rng.randbytes(rng.choice((0, 9, 60_000))))
+            comment = Part(
+                rng.choice((b"\xff\xfe", b"\xff\xe5", b"\xff\xef")), rng.randbytes(rng.choice((0, 9, 60_000)))
+            )
             segments.insert(rng.randrange(1, len(segments) - 1), comment)
             return parts.jpeg(segments, scan), "a comment more", "right"
         case 1:
@@ -178,7 +187,9 @@ def _change_jpeg(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
             frame.content = damage(frame.content, rng)
             return parts.jpeg(segments, scan), "frame header damaged", "any"
         case 6:
-            fill = [Part(b"\xff" * rng.choice((1, 5)) + p.kind, p.content) if rng.random() < 0.3 else p for p in segments]
+            fill = [
+                Part(b"\xff" * rng.choice((1, 5)) + p.kind, p.content) if rng.random() < 0.3 else p for p in segments
+            ]
             return parts.jpeg(fill, scan), "fill bytes before markers", "right"
         case _:
             what = parts.changed_parts(segments, rng)
@@ -320,7 +331,11 @@ def _ppms() -> list[bytes]:
 
 def _change_ppm(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
     if rng.random() < 0.4:
-        return data[:3] + b"# a comment\n" + data[3:], "a comment more", "any" if data[:2] in (b"Pf", b"PF") else "right"
+        return (
+            data[:3] + b"# a comment\n" + data[3:],
+            "a comment more",
+            "any" if data[:2] in (b"Pf", b"PF") else "right",
+        )
     return _change_header(16)(data, rng)
 
 
@@ -364,9 +379,19 @@ def image_kinds() -> list[ImageKind]:
         ("gif", ".gif", _gifs, _change_gif),
         ("bmp", ".bmp", _bmps, _change_header(70)),
         ("ppm", ".ppm", _ppms, _change_ppm),
-        ("jpeg2000", ".jp2", lambda: [_saved(_picture(), "JPEG2000"), _saved(_with_alpha(), "JPEG2000")], _change_boxes),
+        (
+            "jpeg2000",
+            ".jp2",
+            lambda: [_saved(_picture(), "JPEG2000"), _saved(_with_alpha(), "JPEG2000")],
+            _change_boxes,
+        ),
         ("avif", ".avif", lambda: [_saved(_picture(), "AVIF"), _saved(_with_alpha(), "AVIF")], _change_boxes),
-        ("tga", ".tga", lambda: [_saved(_picture(), "TGA"), _saved(_with_alpha(), "TGA", rle=True)], _change_header(18)),
+        (
+            "tga",
+            ".tga",
+            lambda: [_saved(_picture(), "TGA"), _saved(_with_alpha(), "TGA", rle=True)],
+            _change_header(18),
+        ),
         ("ico", ".ico", lambda: [_saved(_with_alpha(), "ICO", sizes=[(32, 32), (16, 16)])], _change_header(60)),
     ]
     if _is_installed("pillow_heif"):

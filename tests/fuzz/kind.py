@@ -17,6 +17,10 @@ FAULTS = ("traceback", "hang", "wrong")
 _MAX_MESSAGE = 2000
 
 
+class CaseError(Exception):
+    """A case could not be made: a bug of the fuzz, not of a reader."""
+
+
 class WrongError(Exception):
     """The reader accepted a case, and its result is not what the case says."""
 
@@ -67,7 +71,10 @@ class Result:
 
 def run_case(kind: Kind, seed: int, folder: Path) -> Result:
     """Make and read the case ``seed`` of ``kind`` in ``folder``, which is empty."""
-    case = kind.make(random.Random(f"{kind.name}/{seed}"), folder)
+    try:
+        case = kind.make(random.Random(f"{kind.name}/{seed}"), folder)
+    except Exception as exc:
+        raise CaseError(f"{kind.name} {seed}") from exc
 
     def result(outcome: Outcome, detail: str = "") -> Result:
         return Result(kind.name, seed, outcome, detail, case.what)

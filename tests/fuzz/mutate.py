@@ -7,7 +7,26 @@ import json
 import random
 from typing import Any
 
-ODD_INTS = (0, 1, -1, 2, 127, 128, 255, 256, 32767, 65535, 65536, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63, 2**64, -(2**63))
+ODD_INTS = (
+    0,
+    1,
+    -1,
+    2,
+    127,
+    128,
+    255,
+    256,
+    32767,
+    65535,
+    65536,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**53,
+    2**63,
+    2**64,
+    -(2**63),
+)
 ODD_VALUES: tuple[Any, ...] = (
     None, True, False, "", "x", "\x1b[31m", "a\nb", "\u202eabc", "é" * 300, "../../etc/passwd", "nan", [], {}, [[]], {"": None},
     0.5, -0.0, 1e308, 5e-324, 1.0000001, float("nan"), float("inf"), 10**400, *ODD_INTS,
@@ -55,7 +74,7 @@ def cut(data: bytes, rng: random.Random) -> bytes:
 def damaged_json(value: Any, rng: random.Random) -> tuple[Any, str]:
     """A copy of a JSON value with one to three changes, and what they were."""
     changed = copy.deepcopy(value)
-    notes = [_damage_once(changed, rng) for _ in range(rng.choice((1, 1, 2, 3)))]
+    notes = [_damage_once(changed, rng) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
     return changed, "; ".join(notes)
 
 
@@ -63,7 +82,7 @@ def _damage_once(root: Any, rng: random.Random) -> str:
     places = [place for place in _places(root, ()) if place[0]]
     path, parent, key = rng.choice(places)
     where = ".".join(map(str, path))
-    match rng.randrange(8):
+    match rng.randrange(12):
         case 0 | 1 | 2:
             parent[key] = rng.choice(ODD_VALUES)
             return f"{where} = {str(parent[key])[:30]!r}"
@@ -105,7 +124,9 @@ def _near(value: Any, rng: random.Random) -> Any:
 def _places(value: Any, path: tuple[Any, ...]) -> list[tuple[tuple[Any, ...], Any, Any]]:
     """Each place of a JSON value: its path, the container it is in, and its key there. Long lists count in part."""
     found: list[tuple[tuple[Any, ...], Any, Any]] = []
-    keys = list(value) if isinstance(value, dict) else list(range(min(4, len(value)))) if isinstance(value, list) else []
+    keys = (
+        list(value) if isinstance(value, dict) else list(range(min(4, len(value)))) if isinstance(value, list) else []
+    )
     for key in keys:
         found.append(((*path, key), value, key))
         found += _places(value[key], (*path, key))
@@ -139,6 +160,6 @@ def same_json(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same_json(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(same_json, one, other))
-    return type(one) is type(other) and one == other or (
+    return (type(one) is type(other) and one == other) or (
         isinstance(one, int | float) and isinstance(other, int | float) and one == other
     )

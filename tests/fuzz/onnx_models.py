@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import alexnet_deploy.build.engine
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.settings import BuildSettings
-from alexnet_deploy.contract import Activation, Precision
+from alexnet_deploy.contract import Activation, Precision, Preprocessing
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.verification.imported import adopt_verified
@@ -54,7 +54,7 @@ class OnnxKind:
 
         def read() -> None:
             contract, _ = adopt_verified(path, folder / "ours.onnx", options, images=self.photos)
-            pixels = _pixels(2)
+            pixels = _pixels(contract.preprocessing)
             ours = _session((folder / "ours.onnx").read_bytes())
             if ours is None:
                 raise UncheckedError
@@ -101,9 +101,11 @@ class EngineKind(OnnxKind):
 
         def read() -> None:
             data = self.photos if "int8" in precision else None
-            bundle = build_engine(path, folder / "bundle", precision=precision, calibration_data=data, settings=settings)
-            pixels = _pixels(2)
+            bundle = build_engine(
+                path, folder / "bundle", precision=precision, calibration_data=data, settings=settings
+            )
             with open_engine(bundle, runtime="onnxruntime", verify=False) as engine:
+                pixels = _pixels(engine.contract.preprocessing)
                 logits = engine(pixels)
                 labels, activation = len(engine.contract.labels), engine.contract.activation
             if logits.shape != (2, labels) or not np.isfinite(logits).all():
@@ -115,8 +117,8 @@ class EngineKind(OnnxKind):
         return Case(f"{precision} {what}", read, "right" if keeps and precision in ("fp32", "int8") else "any")
 
 
-def _pixels(count: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(1).integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+def _pixels(pre: Preprocessing) -> NDArray[np.uint8]:
+    return np.random.default_rng(1).integers(0, 256, (2, pre.height, pre.width, 3), dtype=np.uint8)
 
 
 def _session(data: bytes) -> ort.InferenceSession | None:
@@ -142,9 +144,7 @@ def _run(session: ort.InferenceSession, images: NDArray[np.generic]) -> NDArray[
     return np.concatenate(rows).astype(np.float64)
 
 
-def _compare(
-    path: Path, pixels: NDArray[np.uint8], logits: NDArray[np.floating], activation: Activation
-) -> None:
+def _compare(path: Path, pixels: NDArray[np.uint8], logits: NDArray[np.floating], activation: Activation) -> None:
     """WrongError unless ``logits`` say what the file says in ONNX Runtime; UncheckedError if that does not run it."""
     session = _session(path.read_bytes())
     if session is None or len(session.get_inputs()) != 1:
@@ -176,4 +176,6 @@ def _compare(
         span = max(float(np.ptp(expected)), 1e-6)
     largest = float(np.abs(found - expected).max()) / span
     if largest > _TOLERANCE:
-        raise WrongError(f"differs from the original by {largest:.1%} ({activation}): {ours[0][:4]} for {scores[0][:4]}")
+        raise WrongError(
+            f"differs from the original by {largest:.1%} ({activation}): {ours[0][:4]} for {scores[0][:4]}"
+        )

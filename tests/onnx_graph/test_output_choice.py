@@ -14,7 +14,7 @@ from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from tests.helpers.models.foreign_models import FOREIGN, MEAN, STD
-from tests.onnx_graph.test_class_output import EXACT, SOFTMAX, answers, save
+from tests.helpers.models.score_endings import EXACT, SOFTMAX, answers, save
 
 SCORES = "float[N,5] y"
 

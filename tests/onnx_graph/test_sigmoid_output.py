@@ -13,7 +13,7 @@ from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 from tests.helpers.models.foreign_models import FOREIGN, MEAN, STD, scores_by_hand
-from tests.onnx_graph.test_class_output import EXACT, HALF, MAPS, PIXELS, SIGMOID, answers, save
+from tests.helpers.models.score_endings import EXACT, HALF, MAPS, PIXELS, SIGMOID, answers, save
 
 ONE = "flat = Flatten (x); z5 = Gemm <transB = 1> (flat, w); z = Slice (z5, axis0, axis1, axis1)"
 """One number per image."""

@@ -17,7 +17,7 @@ from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.foreign_models import FOREIGN, random_pixels, scores_by_hand
-from tests.onnx_graph.test_class_output import save
+from tests.helpers.models.score_endings import save
 
 PIXELS = random_pixels(8, 4)
 # Logits reach 20 and more: without a shift by the largest, their powers exceed float16's 65504.

@@ -41,6 +41,10 @@ def test_the_same_answers_in_any_form_agree(scores: NDArray[np.float64]) -> None
 def test_scores_of_a_sigmoid_agree_with_its_logits() -> None:
     assert verdict(SIGMOID, "sigmoid") is None
     assert verdict(LOGITS.astype(np.float64), "sigmoid") is None
+    assert verdict(100 * SIGMOID, "sigmoid") is None, "percent"
+    assert verdict(np.log(SIGMOID), "sigmoid") is None, "LogSigmoid"
+    assert verdict(100 * SIGMOID[:, ::-1], "sigmoid") is not None
+    assert verdict(np.log(SIGMOID[:, ::-1]), "sigmoid") is not None
     assert verdict(LOGITS + 0.1, "sigmoid") is not None, "a constant changes each score"
 
 

@@ -185,10 +185,11 @@ def _write(
     watching: bool,
 ) -> tuple[int, int]:
     """Write to ``output`` by way of its journal: rows, and how many of them failed."""
-    from alexnet_deploy.images.overwrite import refusing_to_replace
+    from alexnet_deploy.images.overwrite import refuse_to_replace, refusing_to_replace
     from alexnet_deploy.inference.journal import journal_of
     from alexnet_deploy.inference.to_file import predict_to_file, settings_of
 
+    refuse_to_replace(output, [opened.onnx_path])
     journal = journal_of(output)
     try:
         result = predict_to_file(
@@ -258,10 +259,10 @@ def _bars() -> Progress:
 
 
 class _Speed(ProgressColumn):
-    """Images per second of late."""
+    """Images per second of late, once there is more than a first batch to tell it by."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+        return Text(f"{task.speed:.0f} images/s" if task.speed and (task.elapsed or 0) > 2 else "")
 
 
 def _count_meanwhile(bars: Progress, task: TaskID, images: Callable[[], Iterable[object]]) -> None:
