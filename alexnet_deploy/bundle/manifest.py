@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import ArtifactError, DeployError, InputError
+from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.files import atomic_directory, sha256_of, shareable
 from alexnet_deploy.json_format import JsonFormat, convert
 
@@ -221,7 +221,7 @@ def verify(directory: Path, *, only: set[str] | None = None) -> Manifest:
 
 
 def _check_file(path: Path, record: FileRecord) -> None:
-    _check_size(path, record)
+    check_size(path, record)
     try:
         sha256 = sha256_of(path)
     except OSError as exc:
@@ -230,7 +230,7 @@ def _check_file(path: Path, record: FileRecord) -> None:
         raise ArtifactError(f"{path}: was edited: its SHA-256 differs from the manifest; build the bundle again")
 
 
-def _check_size(path: Path, record: FileRecord) -> None:
+def check_size(path: Path, record: FileRecord) -> None:
     """ArtifactError unless ``path`` is a plain file of the recorded size."""
     try:
         found = path.stat()
@@ -270,52 +270,3 @@ def unlisted_files(directory: Path) -> list[str]:
     """Names of what lies in a bundle without being listed in its manifest."""
     listed = load_manifest(directory)[1].keys() | {MANIFEST}
     return sorted(path.name for path in directory.iterdir() if path.name not in listed)
-
-
-def list_bundles(store: Path) -> list[tuple[Path, Manifest | ArtifactError]]:
-    """Every bundle below ``store``, newest first; for one that is damaged, the error instead of the manifest.
-
-    The content of its files is not hashed. Where the manifest cannot be read, the folder's time stands for its date.
-    InputError if ``store`` exists and cannot be listed.
-    """
-    found: list[tuple[str, Path, Manifest | ArtifactError]] = []
-    try:
-        directories = sorted(store.iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as exc:
-        raise InputError(f"{store}: cannot be listed ({exc.strerror}); name a folder of bundles as `store`") from exc
-    for directory in directories:
-        if directory.name.startswith(".") or not _may_be_a_bundle(directory):
-            continue
-        created = _changed(directory)
-        try:
-            manifest, files = load_manifest(directory)
-            created = manifest.created
-            for name, record in files.items():
-                _check_size(directory / name, record)
-            found.append((created, directory, manifest))
-        except DeployError as exc:
-            found.append((created, directory, ArtifactError(str(exc))))
-    return [(directory, result) for _, directory, result in sorted(found, key=lambda row: row[0], reverse=True)]
-
-
-def _may_be_a_bundle(directory: Path) -> bool:
-    """Whether it is a folder with a file of a bundle, or what is left of one."""
-    if not os.path.isdir(directory):
-        return directory.is_symlink() and not os.path.exists(directory)
-    try:
-        names = {entry.name for entry in directory.iterdir()}
-    except OSError:
-        return True  # nobody can know
-    return not names.isdisjoint((MANIFEST, MODEL, CALIBRATION, CONFIDENCE)) or any(n.endswith(".plan") for n in names)
-
-
-def _changed(directory: Path) -> str:
-    """When a folder or its manifest was last changed, as ``Manifest.created`` has it.
-
-    A second more, because file times are coarser: of two of the same moment the damaged one counts as the newer.
-    """
-    places = (directory, directory / MANIFEST)
-    seconds = max((os.lstat(place).st_mtime for place in places if os.path.lexists(place)), default=0.0) + 1
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest, list_bundles, open_bundle
+from alexnet_deploy.bundle.listing import list_bundles
+from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest, open_bundle
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError, UsageError
 from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 

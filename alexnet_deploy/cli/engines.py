@@ -29,11 +29,15 @@ def running(
     runtime: Runtime,
     threads: int | None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
+    *,
+    verify: bool = True,
 ) -> Iterator[OpenEngine]:
     """An open engine; one line on the standard error names its runtime."""
     from alexnet_deploy.inference.engine import open_engine
 
-    with open_engine(engine, runtime=runtime, threads=threads, store=store, import_options=import_options) as opened:
+    with open_engine(
+        engine, runtime=runtime, threads=threads, store=store, import_options=import_options, verify=verify
+    ) as opened:
         note_passed_over(opened.passed_over, unused_gpu=opened.unused_gpu)
         note(f"running {opened.name} ({opened.precision}) with {opened.description}")
         if str(engine).endswith(".onnx"):  # a bundle was built with them

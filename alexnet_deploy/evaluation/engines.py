@@ -9,7 +9,8 @@ from os import fspath
 from pathlib import Path
 from typing import get_args
 
-from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, list_bundles
+from alexnet_deploy.bundle.listing import list_bundles
+from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle_names
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError

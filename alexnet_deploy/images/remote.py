@@ -153,7 +153,7 @@ def _open_http(address: str, allow_http: bool) -> Any:
             return response
         url = urljoin(url, target)
         response.close()
-        if urlsplit(url).scheme not in ("http", "https"):
+        if _scheme(url) not in ("http", "https"):
             raise InputError(f"{address}: is redirected to something that is no web address; check the address")
         if _is_plain(url) and not allow_http:
             raise InputError(f"{address}: is redirected to plain http, which is not allowed; check the address")
@@ -188,7 +188,15 @@ def _bound(address: str, size: int, max_bytes: int) -> None:
 
 def _is_plain(url: str) -> bool:
     """Whether anybody on the way can read and change what ``url`` answers."""
-    return urlsplit(url).scheme.lower() != "https"
+    return _scheme(url) != "https"
+
+
+def _scheme(url: str) -> str:
+    """``https`` and so on; empty for a text that is no address at all, such as ``https://[/``."""
+    try:
+        return urlsplit(url).scheme.lower()
+    except ValueError:
+        return ""
 
 
 def _root_cause(exc: BaseException) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.files import atomic_file, cache_folder
+from alexnet_deploy.files import atomic_file, cache_folder, open_regular
 from alexnet_deploy.precision.thresholds import BINS, TensorRange
 
 SCHEMA = 1
@@ -41,7 +41,7 @@ class CalibrationCache:
         key = self._key(weights_sha256, tensors)
         path = self._path(key)
         try:
-            with path.open("rb") as stream:
+            with open_regular(path) as stream:
                 text = stream.read(MAX_ENTRY_BYTES + 1)
             if len(text) > MAX_ENTRY_BYTES:
                 raise ValueError("too large")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, list_bundles, open_bundle
+from alexnet_deploy.bundle.listing import list_bundles
+from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, open_bundle
 from alexnet_deploy.errors import InputError
 
 

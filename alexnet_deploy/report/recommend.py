@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_deploy.bundle.manifest import Manifest, list_bundles, load_manifest, verify
+from alexnet_deploy.bundle.listing import list_bundles
+from alexnet_deploy.bundle.manifest import Manifest, load_manifest, verify
 from alexnet_deploy.errors import ArtifactError, ProofError, UsageError
 from alexnet_deploy.evaluation.max_drop import holds_max_drop
 from alexnet_deploy.machine.cpu import describe_machine

@@ -142,8 +142,11 @@ def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -
 
     try:
         return AnyBatch(RUNTIMES[runtime](engine, threads, concurrency), engine.name)
-    except ImportError as exc:  # installed, but for another Python or without a library that it needs
-        raise UnavailableError(f"the package of {runtime} does not load ({one_line(exc, 200)}); reinstall it") from exc
+    except DeployError:
+        raise
+    except Exception as exc:
+        # The package is installed for another Python or without a library, or needs what the user lacks, such as HOME.
+        raise UnavailableError(f"{runtime} does not start ({one_line(exc, 200)}); reinstall its package") from exc
 
 
 def _tensorrt(engine: Engine, threads: int | None, concurrency: int) -> Runner:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import (
     CALIBRATION,
     MANIFEST,
     MODEL,
     Manifest,
     Plan,
-    list_bundles,
     save_manifest,
     unlisted_files,
     write_bundle,
@@ -94,10 +94,12 @@ class BundleKind:
         match rng.randrange(10):
             case 0 | 1 | 2 | 3:
                 path = bundle / MANIFEST
+                if path.is_symlink() or not path.is_file():
+                    return "a manifest that is none already"
                 try:
                     raw = json.loads(path.read_bytes())
-                except (OSError, ValueError):
-                    return "a manifest that is gone"
+                except (ValueError, RecursionError):
+                    return "a manifest that is none already"
                 changed, what = damaged_json(raw, rng)
                 text, how = json_text(changed, rng)
                 path.write_bytes(text)
@@ -145,6 +147,8 @@ def _remove(path: Path) -> None:
 
 def _rehash(bundle: Path) -> str:
     """Make the manifest fit the files again, as someone who means harm would."""
+    if (bundle / MANIFEST).is_symlink() or not (bundle / MANIFEST).is_file():
+        return ""
     try:
         raw: Any = json.loads((bundle / MANIFEST).read_bytes())
         raw["files"] = {

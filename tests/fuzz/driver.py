@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import importlib
 import multiprocessing as mp
 import os
 import resource
@@ -26,7 +27,7 @@ LIMIT_S = 60.0
 MEMORY_BYTES = 4 << 30
 """What a case may need besides what its worker has; the largest image that is allowed takes 2 GB."""
 _CHUNK = 16
-_FIRST_S = 300.0  # the first case of a kind waits for libraries and for what all its cases share
+_PREPARE_S = 300.0  # to load libraries, and to make what all cases of a kind share
 
 Task = tuple[str, int]
 """A kind and a seed."""
@@ -36,12 +37,21 @@ class Workers:
     """Worker processes that live until the end of the ``with`` block."""
 
     def __init__(
-        self, count: int = 1, *, limit_s: float = LIMIT_S, keep: Path | None = None, quiet: bool = True
+        self,
+        count: int = 1,
+        *,
+        limit_s: float = LIMIT_S,
+        keep: Path | None = None,
+        quiet: bool = True,
+        kinds: str = "tests.fuzz.kinds",
     ) -> None:
-        """``keep`` is a folder that gets the files of each fault; not ``quiet`` shows what libraries print."""
-        self._limit_s, self._keep, self._quiet = limit_s, keep, quiet
+        """``keep`` is a folder that gets the files of each fault; not ``quiet`` shows what libraries print.
+
+        ``kinds`` is the module with the dictionary ``KINDS``.
+        """
+        self._limit_s = limit_s
         self._folder = Path(tempfile.mkdtemp(prefix="alexnet-deploy-fuzz-"))
-        self._workers = [_Worker(self._folder, keep, quiet) for _ in range(count)]
+        self._workers = [_Worker(self._folder, keep, quiet, kinds) for _ in range(count)]
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +73,9 @@ class Workers:
             for worker in busy:
                 if worker.pipe in ready:
                     result = worker.receive()
-                elif time.monotonic() - worker.since > (self._limit_s if worker.warm else _FIRST_S):
+                    if result is None:
+                        continue
+                elif time.monotonic() - worker.since > (self._limit_s if worker.is_prepared else _PREPARE_S):
                     result = worker.give_up("hang", f"no answer within {self._limit_s:g} s")
                 else:
                     continue
@@ -74,8 +86,8 @@ class Workers:
 
 
 class _Worker:
-    def __init__(self, folder: Path, keep: Path | None, quiet: bool) -> None:
-        self._arguments = (folder, keep, quiet)
+    def __init__(self, *arguments: object) -> None:
+        self._arguments = arguments
         self._chunk: deque[Task] = deque()
         self._begin()
 
@@ -84,7 +96,7 @@ class _Worker:
         self._process = mp.get_context("spawn").Process(target=_work, args=(other, *self._arguments), daemon=True)
         self._process.start()
         other.close()
-        self._known: set[str] = set()
+        self._prepared: set[str] = set()
         self.since = time.monotonic()
 
     @property
@@ -92,8 +104,8 @@ class _Worker:
         return self._chunk[0] if self._chunk else None
 
     @property
-    def warm(self) -> bool:
-        return self._chunk[0][0] in self._known
+    def is_prepared(self) -> bool:
+        return self._chunk[0][0] in self._prepared
 
     def give(self, waiting: deque[Task]) -> None:
         self._chunk = deque(waiting.popleft() for _ in range(min(_CHUNK, len(waiting))))
@@ -104,9 +116,10 @@ class _Worker:
             self.since = time.monotonic()
             self.pipe.send(list(self._chunk))
 
-    def receive(self) -> Result:
+    def receive(self) -> Result | None:
+        """The result of a case; None: the worker is about to begin the first case of a kind."""
         try:
-            result: Result | str = self.pipe.recv()
+            result: Result | str | None = self.pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
             code = self._process.exitcode or 0
@@ -115,7 +128,10 @@ class _Worker:
         if isinstance(result, str):
             raise RuntimeError(f"{self._chunk[0][0]}: its cases cannot be made:\n{result}")
         self.since = time.monotonic()
-        self._known.add(self._chunk.popleft()[0])
+        if result is None:
+            self._prepared.add(self._chunk[0][0])
+        else:
+            self._chunk.popleft()
         return result
 
     def give_up(self, outcome: Any, detail: str) -> Result:
@@ -132,7 +148,7 @@ class _Worker:
         self.pipe.close()
 
 
-def _work(pipe: Connection, root: Path, keep: Path | None, quiet: bool) -> None:
+def _work(pipe: Connection, root: Path, keep: Path | None, quiet: bool, module: str) -> None:
     if quiet:  # libraries in C print what they think of a damaged file
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
@@ -143,20 +159,25 @@ def _work(pipe: Connection, root: Path, keep: Path | None, quiet: bool) -> None:
     own = Path(tempfile.mkdtemp(dir=root))
     os.environ["ALEXNET_DEPLOY_CACHE"] = str(own / "cache")
     os.environ["OMP_NUM_THREADS"] = "1"
-    from tests.fuzz.kinds import KINDS  # late: the libraries read the environment when they load
-
+    try:
+        known: dict[str, Kind] = importlib.import_module(module).KINDS  # late: libraries read the environment
+    except Exception:
+        pipe.recv()
+        pipe.send(traceback.format_exc())
+        raise
     kinds: dict[str, Kind] = {}
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             for name, seed in pipe.recv():
                 if name not in kinds:
-                    kinds[name] = KINDS[name]
+                    kinds[name] = known[name]
                     (own / name).mkdir(parents=True)
                     try:
                         kinds[name].prepare(own / name)
                     except Exception:  # no fault of a reader
                         pipe.send(traceback.format_exc())
                         raise
+                    pipe.send(None)
                 try:
                     result: Result | str = _run(kinds[name], seed, own, keep)
                 except CaseError:

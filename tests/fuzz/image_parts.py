@@ -1,4 +1,4 @@
-"""Image files taken apart and put together: segments of JPEG, chunks of PNG and RIFF, boxes of ISO files, tags of TIFF."""
+"""Image files taken apart and put together: segments of JPEG, chunks of PNG and RIFF, boxes of ISO, tags of TIFF."""
 
 from __future__ import annotations
 
@@ -130,8 +130,10 @@ def changed_parts(parts: list[Part], rng: random.Random) -> str:
 
 
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
-_TIFF_TAGS = (254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339,
-              340, 341, 347, 512, 513, 529, 530, 532, 700, 34665, 34675, 50706)  # fmt: skip
+_TIFF_TAGS = (
+    254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 284, 317, 320, 322, 323, 324, 325, 330, 338, 339,
+    340, 341, 347, 512, 513, 529, 530, 532, 700, 34665, 34675, 50706,
+)  # fmt: skip
 
 
 def changed_tiff(data: bytes, rng: random.Random) -> tuple[bytes, str]:

@@ -12,7 +12,7 @@ from tests.fuzz.text_files import JournalKind, SettingsKind, SourcesKind
 from tests.fuzz.weights import PickleKind, SafetensorsKind, StateKind
 
 _ALL: tuple[Kind, ...] = (
-    *image_kinds(), OnnxKind(), EngineKind(), BundleKind(), *record_kinds(), SafetensorsKind(), PickleKind(), StateKind(),
-    LabelsKind(), ClassListKind(), SourcesKind(), JournalKind(), SettingsKind(),
+    *image_kinds(), OnnxKind(), EngineKind(), BundleKind(), *record_kinds(), SafetensorsKind(), PickleKind(),
+    StateKind(), LabelsKind(), ClassListKind(), SourcesKind(), JournalKind(), SettingsKind(),
 )  # fmt: skip
 KINDS = {kind.name: kind for kind in _ALL}

@@ -28,8 +28,8 @@ ODD_INTS = (
     -(2**63),
 )
 ODD_VALUES: tuple[Any, ...] = (
-    None, True, False, "", "x", "\x1b[31m", "a\nb", "\u202eabc", "é" * 300, "../../etc/passwd", "nan", [], {}, [[]], {"": None},
-    0.5, -0.0, 1e308, 5e-324, 1.0000001, float("nan"), float("inf"), 10**400, *ODD_INTS,
+    None, True, False, "", "x", "\x1b[31m", "a\nb", "\u202eabc", "é" * 300, "../../etc/passwd", "nan", [], {}, [[]],
+    {"": None}, 0.5, -0.0, 1e308, 5e-324, 1.0000001, float("nan"), float("inf"), 10**400, *ODD_INTS,
 )  # fmt: skip
 
 

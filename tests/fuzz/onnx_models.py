@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from alexnet_deploy.contract import Activation, Precision, Preprocessing
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.verification.imported import adopt_verified
-from tests.fuzz.graph_changes import CHANGING, KEEPING
+from tests.fuzz.graph_changes import CHANGING
+from tests.fuzz.graph_rewrites import KEEPING
 from tests.fuzz.kind import Case, UncheckedError, WrongError
 from tests.fuzz.mutate import cut, damage
 from tests.helpers.models.foreign_models import MEAN, STD, foreign_classifier
@@ -26,6 +28,7 @@ from tests.helpers.photos import save_photo
 _TOLERANCE = 2e-3
 """Of logits relative to their range, and of probabilities: ours folds mean and std into float32 nodes of its own."""
 _PHOTOS = 3
+_WEIGHTS = "weights.bin"
 
 
 class OnnxKind:
@@ -46,7 +49,10 @@ class OnnxKind:
             foreign_classifier(folder / "old.onnx", opset=9, batch=4),
             foreign_classifier(folder / "constants.onnx", constants=True, softmax=True),
         ]
-        self._sound = [path.read_bytes() for path in models]
+        external = folder / "external.onnx"
+        onnx.save_model(onnx.load(models[0]), external, save_as_external_data=True, location=_WEIGHTS, size_threshold=0)
+        self._sound = [path.read_bytes() for path in (*models, external)]
+        self._weights = (folder / _WEIGHTS).read_bytes()
 
     def make(self, rng: random.Random, folder: Path) -> Case:
         path, what, keeps = self.changed(rng, folder)
@@ -55,7 +61,7 @@ class OnnxKind:
         def read() -> None:
             contract, _ = adopt_verified(path, folder / "ours.onnx", options, images=self.photos)
             pixels = _pixels(contract.preprocessing)
-            ours = _session((folder / "ours.onnx").read_bytes())
+            ours = _session(folder / "ours.onnx")
             if ours is None:
                 raise UncheckedError
             logits = _run(ours, pixels)
@@ -70,6 +76,9 @@ class OnnxKind:
         index = rng.randrange(len(self._sound))
         path = folder / "model.onnx"
         mode = rng.randrange(10)
+        if index == len(self._sound) - 1 and self._write_weights(folder, rng):
+            path.write_bytes(self._sound[index])
+            return path, f"{index}: {_WEIGHTS} changed", False
         if mode == 0:
             path.write_bytes(cut(self._sound[index], rng) if rng.random() < 0.3 else damage(self._sound[index], rng))
             return path, f"{index}: bytes damaged", False
@@ -79,6 +88,23 @@ class OnnxKind:
         what = "; ".join([change(model, rng) for change in changes if model.graph.node])
         path.write_bytes(model.SerializeToString())
         return path, f"{index}: {what}", keeps
+
+    def _write_weights(self, folder: Path, rng: random.Random) -> bool:
+        """Write the file with the weights of the last model; whether it is another one than it should be."""
+        path = folder / _WEIGHTS
+        match rng.randrange(8):
+            case 0:
+                path.write_bytes(cut(self._weights, rng))
+            case 1:
+                path.write_bytes(damage(self._weights, rng))
+            case 2:
+                path.symlink_to(rng.choice(("nowhere", "/dev/zero", "/etc/passwd", _WEIGHTS, ".", "model.onnx")))
+            case 3:
+                os.mkfifo(path)
+            case _:
+                path.write_bytes(self._weights)
+                return False
+        return True
 
 
 class EngineKind(OnnxKind):
@@ -121,12 +147,12 @@ def _pixels(pre: Preprocessing) -> NDArray[np.uint8]:
     return np.random.default_rng(1).integers(0, 256, (2, pre.height, pre.width, 3), dtype=np.uint8)
 
 
-def _session(data: bytes) -> ort.InferenceSession | None:
+def _session(path: Path) -> ort.InferenceSession | None:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception:
         return None
 
@@ -146,7 +172,7 @@ def _run(session: ort.InferenceSession, images: NDArray[np.generic]) -> NDArray[
 
 def _compare(path: Path, pixels: NDArray[np.uint8], logits: NDArray[np.floating], activation: Activation) -> None:
     """WrongError unless ``logits`` say what the file says in ONNX Runtime; UncheckedError if that does not run it."""
-    session = _session(path.read_bytes())
+    session = _session(path)
     if session is None or len(session.get_inputs()) != 1:
         raise UncheckedError
     (feed,) = session.get_inputs()

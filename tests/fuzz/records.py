@@ -76,8 +76,8 @@ def _contradiction(says: Any, found: Any, where: str = "") -> str | None:
 
 def _calibration() -> str:
     return CalibrationRecord(
-        precision="int8", method="entropy", exclude=None, seed=3, preprocessing=Preprocessing(), weights_sha256="ab" * 32,
-        files=tuple(CalibrationImage(f"ant/{i}.png", f"{i:064x}") for i in range(4)),
+        precision="int8", method="entropy", exclude=None, seed=3, preprocessing=Preprocessing(),
+        weights_sha256="ab" * 32, files=tuple(CalibrationImage(f"ant/{i}.png", f"{i:064x}") for i in range(4)),
         largest_by_tensor={"pixels/nchw": 2.5, "relu": 1 / 3}, threshold_by_tensor={"pixels/nchw": 2.25, "relu": 0.1},
         tools={"alexnet-deploy": "1.0"},
     ).to_json()  # fmt: skip

@@ -22,8 +22,8 @@ from tests.helpers.models.foreign_models import CLASSES, SIDE, foreign_classifie
 from tests.helpers.photos import save_photo
 
 _ODD_LINES = (
-    "nothing.jpg", "/dev/zero", "http://x/y.jpg", "https://[/", "s3://", "s4://x/y", "ftp://x", "\x1b[31m", "~", "$HOME", "*",
-    "x" * 5000, "file:///etc/passwd", "://", "https://127.0.0.1:1/x.jpg", "a\udcff.jpg",
+    "nothing.jpg", "/dev/zero", "http://x/y.jpg", "https://[/", "s3://", "s4://x/y", "\x1b[31m", "~", "$HOME",
+    "*", "ftp://x", "x" * 5000, "file:///etc/passwd", "://", "https://127.0.0.1:1/x.jpg", "a\udcff.jpg",
 )  # fmt: skip
 
 

@@ -100,7 +100,11 @@ def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | No
             raise InputError(f"{path}: has {len(rows)} lines for {len(files)} images in {folder}; write one per image")
         class_of = {file.stem: row[0] for file, row in zip(files, rows, strict=True)}
     else:
-        class_of = {Path(row[0]).stem: row[1] for row in rows}
+        class_of = {}
+        for row in rows:
+            name = Path(row[0]).stem
+            if class_of.setdefault(name, row[1]) != row[1]:
+                raise InputError(f"{path}: gives {row[0]} the classes {class_of[name]} and {row[1]}; remove one line")
     numbers = {class_id: number for number, class_id in enumerate(class_ids)}
     targets = [_class_number(class_of.get(file.stem), numbers, file, path) for file in files]
     return ImageList(folder, class_ids, tuple(files), tuple(targets))

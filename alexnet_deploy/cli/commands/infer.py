@@ -90,6 +90,10 @@ def infer(
         typer.Option(metavar="DIR", help="Folder to watch: new images are classified until Ctrl-C or SIGTERM."),
     ] = None,
     allow_http: Annotated[bool, typer.Option("--allow-http", help="Accept http:// addresses.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Try the engine and the runtime on the sample photos, once."),
+    ] = True,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -115,7 +119,7 @@ def infer(
             rounds = _watched(watch, stop, part)
         else:
             rounds = iter([find_sources(named, from_file=from_file, shard=part, allow_http=allow_http)])
-        with running(engine, store, runtime, threads, import_options) as opened, _bars() as bars:
+        with running(engine, store, runtime, threads, import_options, verify=verify) as opened, _bars() as bars:
 
             def classify(found: Iterator[Path | Source]) -> Iterator[Prediction]:
                 return predict(opened, found, top_k=top_k, threshold=threshold, batch=batch, workers=workers)

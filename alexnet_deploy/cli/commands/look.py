@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, list_bundles, load_manifest, unlisted_files, verify
+from alexnet_deploy.bundle.listing import list_bundles
+from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, load_manifest, unlisted_files, verify
 from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs

@@ -128,6 +128,10 @@ def build_engine(
     min_batch: Annotated[int | None, typer.Option(help="Smallest batch of the plan.  [default: 1]")] = None,
     opt_batch: Annotated[int | None, typer.Option(help="Batch the plan is tuned for.  [default: 8]")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Largest batch of the plan.  [default: 32]")] = None,
+    verify_images: Annotated[
+        Path | None,
+        typer.Option(help="Photos on which the engine is compared with the original.  [default: the sample photos]"),
+    ] = None,
     allow_fallback: Annotated[
         list[str] | None,
         typer.Option(metavar="REGEX", help="Nodes that need not get their precision.  [repeatable]"),
@@ -155,6 +159,7 @@ def build_engine(
         exclude=exclude,
         batch=opt.batch_profile(min_batch, opt_batch, max_batch),
         targets=tuple(targets or ()),
+        verify_images=verify_images,
         allow_fallback=tuple(allow_fallback or ()),
         import_options=import_options,
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import onnx
 
-from alexnet_deploy.onnx_graph.element_types import COMPUTE_OPS
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.onnx_graph.element_types import COMPUTE_OPS
 from alexnet_deploy.onnx_graph.onnx_file import graph_inputs, layer_of, load_onnx
 
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})

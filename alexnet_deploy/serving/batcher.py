@@ -1,0 +1,238 @@
+"""Dynamic batching: images of several requests run in one call of the engine.
+
+Everything here runs on the event loop's thread, except ``run``, which a thread of its own calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import DeployError
+from alexnet_deploy.serving.refusals import BusyError, EngineError, NotReadyError
+
+if TYPE_CHECKING:
+    Future = asyncio.Future[None]
+
+# Legend: N batch, H height, W width, C channel (RGB), K class
+
+_log = logging.getLogger(__name__)
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+class Observer(Protocol):
+    """What wants to know about each batch."""
+
+    def batch(self, images: int, compute_s: float) -> None:
+        """``images`` were computed in one call."""
+
+    def queue(self, images: int) -> None:
+        """So many images wait now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Logits ``[N, K]`` of one request, and the seconds that it waited for its first batch and that its batches ran."""
+
+    logits_NK: NDArray[np.float32]
+    queue_s: float
+    compute_s: float
+
+
+class Place:
+    """Room for ``images`` in the queue, from before they are decoded until a batch takes them."""
+
+    def __init__(self, batcher: Batcher, images: int) -> None:
+        self._batcher = batcher
+        self.images = images
+
+    def give_back(self, images: int | None = None) -> None:
+        """Free the room of ``images`` (None: all that is left)."""
+        count = self.images if images is None else min(images, self.images)
+        self.images -= count
+        self._batcher._free(count)
+
+
+class _Request:
+    """One request in the queue: which of its rows are not yet in a batch, and which answers have come."""
+
+    def __init__(self, pixels_NHWC: NDArray[np.uint8], place: Place, now: float, done: Future) -> None:
+        self.pixels_NHWC = pixels_NHWC
+        self.place = place
+        self.arrived = now
+        self.done = done
+        self.taken = 0
+        self.answered = 0
+        self.logits_NK: NDArray[np.float32] | None = None
+        self.queue_s = 0.0
+        self.compute_s = 0.0
+
+
+_Part = tuple[_Request, int, int]
+"""A request, and the first and the last but one of its rows that are in a batch."""
+
+
+class Batcher:
+    """The queue in front of one engine.
+
+    A batch starts when ``max_batch`` images wait, or when the oldest has waited ``max_delay_s``. It starts at once if
+    nobody else seems to come: no image is being decoded, and the batch before held a single image.
+    """
+
+    def __init__(self, run: Run, *, max_batch: int, max_delay_s: float, max_queue: int, observer: Observer) -> None:
+        """Must be called on a running event loop; ``run`` takes any number of images up to ``max_batch``."""
+        self._run = run
+        self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
+        self._observer = observer
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._requests: deque[_Request] = deque()
+        self._queued = 0  # decoded images that wait for a batch
+        self._reserved = 0  # these, and those that are being decoded
+        self._last_images = 0
+        self._arrived, self._full = asyncio.Event(), asyncio.Event()
+        self._closing = False
+        self._worker = self._loop.create_task(self._work())
+
+    @contextmanager
+    def reserve(self, images: int) -> Iterator[Place]:
+        """Room for ``images`` for the length of the block; BusyError if the queue has not so much."""
+        if self._closing:
+            raise NotReadyError("this engine is ending; try again")
+        if self._reserved + images > self._max_queue:
+            raise BusyError(
+                f"the queue is full: {self._reserved} of {self._max_queue} images wait, and this request has {images}; "
+                "try again later"
+            )
+        self._reserved += images
+        self._observer.queue(self._reserved)
+        place = Place(self, images)
+        try:
+            yield place
+        finally:
+            place.give_back()
+
+    def _free(self, images: int) -> None:
+        self._reserved -= images
+        self._observer.queue(self._reserved)
+
+    async def compute(self, place: Place, pixels_NHWC: NDArray[np.uint8]) -> Computed:
+        """The logits of all ``pixels_NHWC``, N >= 1, which must not change meanwhile.
+
+        More than ``max_batch`` run in several calls. Whoever cancels it frees its place at once. EngineError if the
+        runtime fails.
+        """
+        request = _Request(pixels_NHWC, place, self._loop.time(), self._loop.create_future())
+        self._requests.append(request)
+        self._queued += len(pixels_NHWC)
+        self._arrived.set()
+        if self._queued >= self._max_batch:
+            self._full.set()
+        try:
+            await request.done
+        finally:
+            self._drop(request)
+        assert request.logits_NK is not None
+        return Computed(request.logits_NK, request.queue_s, request.compute_s)
+
+    def _drop(self, request: _Request) -> None:
+        left = len(request.pixels_NHWC) - request.taken
+        if left:
+            self._requests.remove(request)
+            self._queued -= left
+            request.taken = len(request.pixels_NHWC)
+
+    async def close(self) -> None:
+        """Compute what waits, then end the thread."""
+        self._closing = True
+        self._arrived.set()
+        self._full.set()
+        await self._worker
+        self._thread.shutdown()
+
+    async def _work(self) -> None:
+        while True:
+            while not self._requests:
+                if self._closing:
+                    return
+                self._arrived.clear()
+                await self._arrived.wait()
+            await self._wait_for_more()
+            if parts := self._take():
+                await self._answer(parts)
+
+    async def _wait_for_more(self) -> None:
+        alone = self._last_images <= 1 and self._reserved <= self._queued
+        left_s = self._requests[0].arrived + self._max_delay_s - self._loop.time()
+        if alone or self._closing or left_s <= 0 or self._queued >= self._max_batch:
+            return
+        self._full.clear()
+        try:
+            async with asyncio.timeout(left_s):
+                await self._full.wait()
+        except TimeoutError:
+            pass
+
+    def _take(self) -> list[_Part]:
+        """Rows of the oldest requests, ``max_batch`` at most."""
+        parts: list[_Part] = []
+        room, now = self._max_batch, self._loop.time()
+        while room and self._requests:
+            request = self._requests[0]
+            start = request.taken
+            request.taken = min(start + room, len(request.pixels_NHWC))
+            if request.taken == len(request.pixels_NHWC):
+                self._requests.popleft()
+            if not start:
+                request.queue_s = now - request.arrived
+            count = request.taken - start
+            room -= count
+            self._queued -= count
+            request.place.give_back(count)
+            parts.append((request, start, request.taken))
+        return parts
+
+    async def _answer(self, parts: list[_Part]) -> None:
+        started = self._loop.time()
+        images = self._last_images = sum(stop - start for _, start, stop in parts)
+        try:
+            logits_NK = await self._loop.run_in_executor(self._thread, self._call, parts)
+        except Exception as exc:
+            self._fail(parts, exc)
+            return
+        compute_s = self._loop.time() - started
+        self._observer.batch(images, compute_s)
+        row = 0
+        for request, start, stop in parts:
+            if not request.done.done():  # else its client has left
+                if request.logits_NK is None:
+                    request.logits_NK = np.empty((len(request.pixels_NHWC), logits_NK.shape[1]), np.float32)
+                request.logits_NK[start:stop] = logits_NK[row : row + stop - start]
+                request.answered += stop - start
+                request.compute_s += compute_s
+                if request.answered == len(request.pixels_NHWC):
+                    request.done.set_result(None)
+            row += stop - start
+
+    def _call(self, parts: list[_Part]) -> NDArray[np.float32]:
+        pieces = [request.pixels_NHWC[start:stop] for request, start, stop in parts]
+        return self._run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+
+    def _fail(self, parts: list[_Part], exc: Exception) -> None:
+        if isinstance(exc, DeployError):
+            _log.error("a batch failed: %s", exc)
+        else:
+            _log.error("a batch failed", exc_info=exc)
+        for request, _, _ in parts:
+            if not request.done.done():
+                request.done.set_exception(EngineError("the engine failed; the log of the server has the reason"))
