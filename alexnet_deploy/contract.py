@@ -21,6 +21,7 @@ Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
 """``int8+fp16``: int8 in the quantised layers, float16 in all others."""
 Channels = Literal["rgb", "bgr", "grey", "rgba"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+CropOffset = Literal["round", "floor"]
 Activation = Literal["softmax", "sigmoid"]
 ArchitectureName = Literal["alexnet", "alexnet-2012", "alexnet-review", "alexnet-review-code"]
 """Members of the AlexNet family, which ``model.architecture`` describes."""
@@ -45,7 +46,9 @@ class Preprocessing:
     ``resize`` is ``"stretch"`` (aspect ratio ignored: both sides to height x width, or with ``resize_to`` both to that
     many pixels, then a centre crop) or ``"shorter-side"`` (the shorter side to ``resize_to`` pixels, then a centre crop
     of height x width: torchvision's Resize + CenterCrop).
-    ``interpolation`` is Pillow's filter of that name; ``"nearest"`` alone is not antialiased.
+    ``interpolation`` is Pillow's filter of that name; ``"nearest"`` alone is not antialiased. ``crop_offset`` makes the
+    offset of the crop a whole number of pixels: ``"round"`` (half to even, torchvision) or ``"floor"`` (Hugging Face's
+    image processors).
 
     The graph itself applies the rest. ``channels`` is what the model computes on: ``"bgr"`` exchanges red and blue,
     ``"grey"`` is Pillow's luma (ITU-R 601-2), ``"rgba"`` adds an opaque alpha channel. ``mean`` and ``std`` are per
@@ -60,6 +63,7 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     channels: Channels = "rgb"
+    crop_offset: CropOffset = "round"
 
     def __post_init__(self) -> None:
         for name in ("height", "width") if self.resize_to is None else ("height", "width", "resize_to"):
@@ -72,6 +76,8 @@ class Preprocessing:
             raise ValueError(f"unknown interpolation {self.interpolation!r}")
         if self.channels not in get_args(Channels):
             raise ValueError(f"unknown channels {self.channels!r}")
+        if self.crop_offset not in get_args(CropOffset):
+            raise ValueError(f"unknown crop offset {self.crop_offset!r}")
         if self.resize == "shorter-side" and self.resize_to is None:
             raise ValueError("resize 'shorter-side' needs resize_to")
         if self.resize_to is not None and self.resize_to < max(self.height, self.width):
@@ -88,7 +94,8 @@ class Preprocessing:
             geometry = f"stretched to {size}"
         else:
             side = "both sides" if self.resize == "stretch" else "shorter side"
-            geometry = f"{side} to {self.resize_to}, centre crop {size}"
+            rounded = " (offset rounded down)" if self.crop_offset == "floor" else ""
+            geometry = f"{side} to {self.resize_to}, centre crop {size}{rounded}"
         mean, std = (",".join(f"{value:.5g}" for value in values) for values in (self.mean, self.std))
         channels = {"rgb": "RGB", "bgr": "BGR", "grey": "grey", "rgba": "RGB with alpha"}[self.channels]
         return f"{geometry}, {self.interpolation}; {channels}, mean {mean}, std {std} on 0..1"
@@ -138,7 +145,7 @@ class ModelContract:
         return _FORMAT.decode(text, cls, source=source)
 
 
-ADDED_FIELDS = frozenset(("activation", "channels"))
+ADDED_FIELDS = frozenset(("activation", "channels", "crop_offset"))
 """Fields of a contract that files of earlier versions lack."""
 _FORMAT = JsonFormat("contract", SCHEMA, "make the file again", added=ADDED_FIELDS)
 

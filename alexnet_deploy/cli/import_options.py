@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from alexnet_deploy.cli.quantities import Rgb, Size
-from alexnet_deploy.contract import Activation, Channels, Interpolation
+from alexnet_deploy.contract import Activation, Channels, CropOffset, Interpolation
 from alexnet_deploy.onnx_graph.import_options import ImportOptions, PresetName, Resize, Scale
 
 _PARAMETER = "import_options"
@@ -43,6 +43,9 @@ _FIELDS: dict[str, Any] = {
     "crop": Annotated[
         Size | None,
         _option("Size of the input, for a model that leaves it free.", parser=Size.parse, metavar="N or HxW"),
+    ],
+    "crop_offset": Annotated[
+        CropOffset | None, _option("Rounding of the crop's offset; Hugging Face's is floor.  [default: round]")
     ],
     "interpolation": Annotated[Interpolation | None, _option("Filter of the resize.  [default: bilinear]")],
     "channels": Annotated[Channels | None, _option("What the model computes on.  [default: by its input]")],

@@ -100,7 +100,7 @@ def targets_if_labelled(
 def pixel_rule_that_differs(a: Preprocessing, b: Preprocessing) -> str | None:
     """Name the first rule in which the preprocessing of ``a`` and ``b`` differs; None if the pixels are the same."""
     # mean and std act inside the graph
-    rules = ("height", "width", "resize", "resize_to", "interpolation")
+    rules = ("height", "width", "resize", "resize_to", "crop_offset", "interpolation")
     return next((rule for rule in rules if getattr(a, rule) != getattr(b, rule)), None)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import re
 import warnings
@@ -40,6 +41,7 @@ _log = logging.getLogger(__name__)
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _HEAD = 4096  # bytes that tell the format; an SVG may begin with a comment
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MOST_RESIZED = 1 << 26  # pixels; a panorama would need gigabytes
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -146,6 +148,12 @@ def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
 
 def resize(image: Image.Image, pre: Preprocessing) -> Image.Image:
     """``to_pixels`` as a Pillow image."""
+    if pre.interpolation == "nearest" and pre.resize_to is not None:
+        # A box shifts the sampled points, which without antialiasing gives other pixels.
+        size, (left, top) = _resized(*image.size, pre), _offset(*image.size, pre)
+        if math.prod(size) <= _MOST_RESIZED:
+            whole = image.resize(size, Image.Resampling.NEAREST)
+            return whole.crop((left, top, left + pre.width, top + pre.height))
     return image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=crop_box(*image.size, pre))
 
 
@@ -153,15 +161,27 @@ def crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float,
     """The centre crop of the resized image, in coordinates of the original (left, top, right, bottom)."""
     if pre.resize_to is None:
         return 0.0, 0.0, width, height
-    # torchvision's rounding: the longer side is cut to an integer, the offset rounds half to even.
-    shorter = min(width, height)
-    stretch = pre.resize == "stretch"
-    resized_width = pre.resize_to if stretch else pre.resize_to * width // shorter
-    resized_height = pre.resize_to if stretch else pre.resize_to * height // shorter
-    left, top = round((resized_width - pre.width) / 2), round((resized_height - pre.height) / 2)
+    resized_width, resized_height = _resized(width, height, pre)
+    left, top = _offset(width, height, pre)
     x, y = width / resized_width, height / resized_height
     right, bottom = min((left + pre.width) * x, width), min((top + pre.height) * y, height)
     return left * x, top * y, right, bottom
+
+
+def _resized(width: int, height: int, pre: Preprocessing) -> tuple[int, int]:
+    """Width and height before the crop; as in torchvision the longer side is cut to an integer."""
+    if pre.resize_to is None:
+        return pre.width, pre.height
+    if pre.resize == "stretch":
+        return pre.resize_to, pre.resize_to
+    shorter = min(width, height)
+    return pre.resize_to * width // shorter, pre.resize_to * height // shorter
+
+
+def _offset(width: int, height: int, pre: Preprocessing) -> tuple[int, int]:
+    """Left and top of the crop, in pixels of the resized image; round() takes a half to even."""
+    left, top = (a - b for a, b in zip(_resized(width, height, pre), (pre.width, pre.height), strict=True))
+    return (left // 2, top // 2) if pre.crop_offset == "floor" else (round(left / 2), round(top / 2))
 
 
 def _ignore_pillow_warnings() -> None:

@@ -48,6 +48,8 @@ def find_remote(address: str, max_bytes: int, *, allow_http: bool = False) -> It
     if scheme in ("file", "local"):
         raise InputError(f"{address}: is a file of this machine; give its path instead")
     if scheme in ("http", "https"):
+        if _scheme(address) not in ("http", "https"):
+            raise UsageError(f"{address}: is no valid address; check it")
         if _is_plain(address) and not allow_http:
             raise UsageError(f"{address}: is plain http, which others can change on the way; use https or `allow_http`")
         _import("requests", address)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from alexnet_deploy.contract import MAX_SIDE, Activation, Channels, Interpolation
+from alexnet_deploy.contract import MAX_SIDE, Activation, Channels, CropOffset, Interpolation
 from alexnet_deploy.errors import UsageError, require_one_of
 
 PresetName = Literal[
@@ -44,6 +44,8 @@ class ImportOptions:
     """The share crop / resize_to, as timm states it, in place of ``resize_to``."""
     crop: tuple[int, int] | None = None
     """Height and width of the input, for a model with free H x W; None: the model's own."""
+    crop_offset: CropOffset | None = None
+    """None: ``"round"``."""
     interpolation: Interpolation | None = None
     """None: ``"bilinear"``."""
     channels: Channels | None = None
@@ -152,6 +154,7 @@ def _typed(values: Iterable[float]) -> str:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "resize": get_args(Resize), "interpolation": get_args(Interpolation), "channels": get_args(Channels),
+    "crop_offset": get_args(CropOffset),
     "activation": get_args(Activation), "preprocessing": get_args(PresetName), "scale": get_args(Scale),
 }  # fmt: skip
 NO_IMPORT_OPTIONS = ImportOptions()

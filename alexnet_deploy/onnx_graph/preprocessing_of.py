@@ -41,6 +41,7 @@ def preprocessing_of(options: ImportOptions, image: ImageInput, path: Path, *, o
             mean=_three(mean),
             std=_three(std),
             channels=channels,
+            crop_offset=options.crop_offset or "round",
         )
     except ValueError as exc:
         raise UsageError(f"{path}: {exc}; check `crop`, `resize_to` and `crop_pct`") from exc

@@ -175,6 +175,7 @@ def _processor(raw: dict[str, Any]) -> Recorded:
             resize=resize,
             resize_to=resize_to,
             crop=crop,
+            crop_offset="floor",
             interpolation=_FILTERS[raw.get("resample", 2)],  # type: ignore[arg-type]
             channels="bgr" if raw.get("do_flip_channel_order", name == "MobileViT") else "rgb",
         )

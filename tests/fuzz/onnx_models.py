@@ -130,7 +130,7 @@ class EngineKind(OnnxKind):
             bundle = build_engine(
                 path, folder / "bundle", precision=precision, calibration_data=data, settings=settings
             )
-            with open_engine(bundle, runtime="onnxruntime", verify=False) as engine:
+            with open_engine(bundle, threads=1) as engine:  # as users do: the fastest runtime that answers right
                 pixels = _pixels(engine.contract.preprocessing)
                 logits = engine(pixels)
                 labels, activation = len(engine.contract.labels), engine.contract.activation

@@ -141,6 +141,7 @@ def test_each_list_gives_the_same_classes_whether_named_or_found(flat: Path, tmp
         ("n01_red\nzebra\nn03_blue\n", "ILSVRC_1.JPEG has class 'zebra', which is not in the training data"),
         ("490\n361\n171\n", "ILSVRC_0.JPEG has class '490', which is not in the training data"),
         ("", "has no line for ILSVRC_0.JPEG"),
+        ("ILSVRC_0.JPEG 0\nILSVRC_0.JPEG 1\n", "gives ILSVRC_0.JPEG the classes 0 and 1; remove one line"),
         ("ILSVRC_0.JPEG 0\n\nILSVRC_1.JPEG\n", "line 3 ('ILSVRC_1.JPEG') is not a file and its class like the first"),
         ("n01_red\nn01_red 0\nn03_blue\n", "line 2 ('n01_red 0') is not a class alone like the first; fix it"),
     ],

@@ -1,0 +1,232 @@
+"""The models of a server by name: loaded once, and replaced without a dropped request when their files change."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from alexnet_deploy.bundle.manifest import MANIFEST
+from alexnet_deploy.bundle.store import find_bundle, resolve_engine
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.inference.engine import OpenEngine, open_engine
+from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.runtime.select import Runtime, split_runtime
+from alexnet_deploy.serving.engine import ServedEngine, warm_up
+from alexnet_deploy.serving.metrics import Metrics
+from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
+from alexnet_deploy.serving.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_VERSION_DIGITS = 12  # 48 bits: enough to tell the versions of one model apart
+_ATTEMPTS = 5  # of reading an engine that is being replaced; each takes seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from: ``path`` is a bundle or an ONNX file."""
+
+    name: str
+    path: Path
+    runtime: Runtime
+    import_options: ImportOptions = NO_IMPORT_OPTIONS
+
+    @property
+    def watched(self) -> Path:
+        """The file that changes when the engine does."""
+        return self.path / MANIFEST if self.path.suffix != ".onnx" else self.path
+
+
+def find_sources(
+    engines: Sequence[str], store: Path, runtime: Runtime, import_options: ImportOptions = NO_IMPORT_OPTIONS
+) -> list[ModelSource]:
+    """The models that ``engines`` mean (none: the newest bundle of ``store``), each by the name of its file or folder.
+
+    ``NAME@RUNTIME`` keeps its runtime in the model's name, so that one engine can be served by two. Raises InputError
+    for one that is missing, UsageError for two of the same name and for an unknown runtime.
+    """
+    if not engines:
+        with resolve_engine(None, store, import_options) as newest:
+            return [ModelSource(newest.name, newest.onnx_path.parent, runtime)]
+    sources: dict[str, ModelSource] = {}
+    for text in engines:
+        engine, own_runtime = split_runtime(text, store=store)
+        if engine.endswith(".onnx"):
+            path, name = Path(engine), Path(engine).stem
+            if not path.is_file():
+                raise InputError(f"{engine}: no such file; check the path")
+        else:
+            path = find_bundle(engine, store)
+            name = path.resolve().name
+            if import_options != NO_IMPORT_OPTIONS:
+                raise UsageError(
+                    "`mean`, `std` and `labels` describe an ONNX of another tool; a bundle carries its own contract"
+                )
+        if own_runtime is not None:
+            name = f"{name}@{own_runtime}"
+        if name in sources:
+            raise UsageError(f"{text}: a model {name} is named already; give each engine once, or add @RUNTIME")
+        sources[name] = ModelSource(name, path, cast(Runtime, own_runtime or runtime), import_options)
+    return list(sources.values())
+
+
+class Models:
+    """The loaded version of each model. All methods run on the event loop; loading runs in threads."""
+
+    def __init__(self, sources: Sequence[ModelSource], settings: Settings, metrics: Metrics) -> None:
+        """Loads nothing yet."""
+        self._sources = {source.name: source for source in sources}
+        self._settings = settings
+        self._metrics = metrics
+        self._of_model = {name: metrics.of_model(name) for name in self._sources}
+        self._pool = ThreadPoolExecutor(settings.workers or cores(), thread_name_prefix="decode")
+        self._current: dict[str, ServedEngine] = {}
+        self._seen: dict[str, object] = {}
+        self._retired: set[asyncio.Task[None]] = set()
+        self.ending = False
+
+    @property
+    def names(self) -> list[str]:
+        """All model names, the default one first."""
+        return list(self._sources)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model is loaded and warm, and the server is not ending."""
+        return not self.ending and len(self._current) == len(self._sources)
+
+    def is_ready(self, name: str, version: str = "") -> bool:
+        """Whether this version of the model answers; NotFoundError for an unknown name."""
+        if name not in self._sources:
+            raise self._unknown(name)
+        engine = self._current.get(name)
+        return engine is not None and not self.ending and version in ("", engine.version)
+
+    def get(self, name: str | None = None, version: str = "") -> ServedEngine:
+        """The loaded version of a model (None: the first one); ``version`` must be that version, or empty.
+
+        Raises NotFoundError, or NotReadyError before it is loaded.
+        """
+        if name is None:
+            name = next(iter(self._sources))
+        if name not in self._sources:
+            raise self._unknown(name)
+        engine = self._current.get(name)
+        if engine is None:
+            raise NotReadyError(f"{name}: is being loaded; try again later")
+        if version not in ("", engine.version):
+            raise NotFoundError(f"{name}: version {version} is not served; it is {engine.version} now")
+        return engine
+
+    def _unknown(self, name: str) -> NotFoundError:
+        return NotFoundError(f"{name}: no such model; this server has {', '.join(self._sources)}")
+
+    def metrics_of(self, engine: ServedEngine) -> None:
+        """Show ``engine`` as the version in use."""
+        self._metrics.show_engine(engine.name, engine.version, engine.precision, engine.runtime, engine.device)
+
+    async def load(self) -> None:
+        """Load and warm all models, one after the other; raises the DeployError of the first that fails."""
+        for source in self._sources.values():
+            self._seen[source.name] = _look(source)
+            await self._switch(source)
+        self._metrics.ready.set(1)
+
+    async def watch(self) -> None:
+        """Replace models whose files change, until cancelled. One that cannot be used leaves the old one serving."""
+        while True:
+            await asyncio.sleep(self._settings.reload_s)
+            for source in self._sources.values():
+                await self._reload_if_changed(source)
+
+    async def _reload_if_changed(self, source: ModelSource) -> None:
+        seen = _look(source)
+        if seen == self._seen[source.name]:
+            return
+        self._seen[source.name] = seen
+        old = self._current[source.name]
+        try:
+            changed = await self._switch(source)
+        except DeployError as exc:
+            self._metrics.reloads.labels(source.name, "failed").inc()
+            _log.warning("%s: version %s goes on, as the new one cannot be used: %s", source.name, old.version, exc)
+        except Exception:
+            self._metrics.reloads.labels(source.name, "failed").inc()
+            _log.exception("%s: version %s goes on, as the new one cannot be used", source.name, old.version)
+        else:
+            if changed:
+                self._metrics.reloads.labels(source.name, "replaced").inc()
+                _log.warning("%s: replaced %s by %s", source.name, old.version, self._current[source.name].version)
+
+    async def _switch(self, source: ModelSource) -> bool:
+        """Load, warm, and from one request to the next use the version on disk; False if it is in use already."""
+        old = self._current.get(source.name)
+        loaded = await asyncio.to_thread(_open, source, self._settings, None if old is None else old.version)
+        if loaded is None:
+            return False
+        opened, version = loaded
+        engine = ServedEngine(
+            source.name, version, opened, self._settings, self._pool, self._of_model[source.name]
+        )  # fmt: skip
+        self._current[source.name] = engine
+        self.metrics_of(engine)
+        if old is not None:
+            task = asyncio.create_task(old.close())
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+        return True
+
+    async def close(self) -> None:
+        """Wait for all requests, then release everything."""
+        self.ending = True
+        engines, self._current = list(self._current.values()), {}
+        await asyncio.gather(*self._retired, *(engine.close() for engine in engines))
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _look(source: ModelSource) -> object:
+    """Something that differs once the engine has been replaced; None while there is none."""
+    with suppress(OSError):
+        found = os.stat(source.watched)
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
+def _open(source: ModelSource, settings: Settings, in_use: str | None) -> tuple[OpenEngine, str] | None:
+    """The engine on disk, warm, and its version; None if that version is ``in_use``."""
+    for _ in range(_ATTEMPTS):
+        before = _version(source)
+        if before == in_use:
+            return None
+        opened = open_engine(
+            source.path, runtime=source.runtime, threads=settings.threads, import_options=source.import_options
+        )
+        try:
+            warm_up(opened, settings.max_batch)
+            if _version(source) == before:  # else its contract and its weights can be of two bundles
+                return opened, before
+        except BaseException:
+            opened.close()
+            raise
+        opened.close()
+    raise ArtifactError(f"{source.path}: is replaced again and again while it is read; wait until its writer is done")
+
+
+def _version(source: ModelSource) -> str:
+    """The beginning of the SHA-256 of the manifest, which holds those of all files, or of the ONNX file."""
+    try:
+        if source.watched.name == MANIFEST:
+            return hashlib.sha256(source.watched.read_bytes()).hexdigest()[:_VERSION_DIGITS]
+        return sha256_of(source.watched)[:_VERSION_DIGITS]
+    except OSError as exc:
+        raise InputError(f"{source.path}: cannot be read ({exc.strerror}); build the bundle again") from exc

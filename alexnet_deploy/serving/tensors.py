@@ -1,0 +1,201 @@
+"""The Open Inference Protocol's tensors, apart from how REST and gRPC write them.
+
+A model has two inputs, of which a request gives one: ``pixels`` UINT8 ``[N, H, W, 3]``, or ``image`` BYTES ``[N]``,
+whole encoded files. Its outputs are ``logits`` and ``probabilities`` FP32 ``[N, K]``, either as values or, by the
+classification extension, as BYTES ``[N, k]`` of ``value:index:label``, and ``error`` BYTES ``[N]``.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy.inference.probabilities import activate
+from alexnet_deploy.serving.decoding import EncodedImage
+from alexnet_deploy.serving.engine import Result, ServedEngine, not_finite
+from alexnet_deploy.serving.refusals import BadRequestError, EngineError
+
+# Legend: N image, H height, W width, C channel (RGB), K class
+
+PIXELS, IMAGE = "pixels", "image"
+LOGITS, PROBABILITIES, ERROR = "logits", "probabilities", "error"
+VALUES = (LOGITS, PROBABILITIES)
+"""The outputs of a request that names none."""
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class InputTensor:
+    """One input. ``content`` are its bytes, with BYTES as length and value one after the other, or a list of values."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content: bytes | memoryview | list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedOutput:
+    """One output; ``classes`` above 0 asks for the classification extension, ``binary`` is for REST."""
+
+    name: str
+    classes: int = 0
+    binary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputTensor:
+    """One output: float32 values, or a list of BYTES."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    content: NDArray[np.float32] | list[bytes]
+
+    def raw(self) -> bytes:
+        """As the binary extension and gRPC's raw contents have it."""
+        if isinstance(self.content, list):
+            return b"".join(_LENGTH.pack(len(value)) + value for value in self.content)
+        return self.content.astype("<f4", copy=False).tobytes()
+
+
+def describe_inputs(engine: ServedEngine) -> list[dict[str, Any]]:
+    """The inputs as in the model's metadata; -1 is any size."""
+    pre = engine.contract.preprocessing
+    return [
+        {"name": PIXELS, "datatype": "UINT8", "shape": [-1, pre.height, pre.width, 3]},
+        {"name": IMAGE, "datatype": "BYTES", "shape": [-1]},
+    ]
+
+
+def describe_outputs(engine: ServedEngine) -> list[dict[str, Any]]:
+    """The outputs as in the model's metadata."""
+    classes = len(engine.contract.labels)
+    return [
+        *({"name": name, "datatype": "FP32", "shape": [-1, classes]} for name in VALUES),
+        {"name": ERROR, "datatype": "BYTES", "shape": [-1]},
+    ]
+
+
+def read_inputs(engine: ServedEngine, inputs: Sequence[InputTensor]) -> NDArray[np.uint8] | list[EncodedImage]:
+    """The pixels or the encoded images of a request; BadRequestError for anything that the model does not take."""
+    if len(inputs) != 1:
+        raise BadRequestError(
+            f"the request has {len(inputs)} inputs; give one: {PIXELS} (decoded) or {IMAGE} (encoded files)"
+        )
+    (tensor,) = inputs
+    if any(size < 0 for size in tensor.shape):
+        raise BadRequestError(f"input {tensor.name}: shape {list(tensor.shape)} has a size below 0")
+    if tensor.name == PIXELS:
+        return _pixels(engine, tensor)
+    if tensor.name == IMAGE:
+        return _images(tensor)
+    raise BadRequestError(f"input {tensor.name}: no such input; the model takes {PIXELS} or {IMAGE}")
+
+
+def _pixels(engine: ServedEngine, tensor: InputTensor) -> NDArray[np.uint8]:
+    pre = engine.contract.preprocessing
+    needs = f"{PIXELS} is UINT8 [N, {pre.height}, {pre.width}, 3]"
+    if tensor.datatype != "UINT8":
+        raise BadRequestError(f"input {PIXELS}: datatype {tensor.datatype} is not supported; {needs}")
+    if tensor.shape[1:] != (pre.height, pre.width, 3):
+        raise BadRequestError(f"input {PIXELS}: shape {list(tensor.shape)} is not supported; {needs}")
+    if isinstance(tensor.content, list):
+        raise BadRequestError(f"input {PIXELS}: its content is not of datatype UINT8; {needs}")
+    if len(tensor.content) != math.prod(tensor.shape):
+        raise BadRequestError(
+            f"input {PIXELS}: {len(tensor.content)} values for shape {list(tensor.shape)}, which has "
+            f"{math.prod(tensor.shape)}"
+        )
+    return np.frombuffer(tensor.content, np.uint8).reshape(tensor.shape)
+
+
+def _images(tensor: InputTensor) -> list[EncodedImage]:
+    if tensor.datatype != "BYTES":
+        raise BadRequestError(f"input {IMAGE}: datatype {tensor.datatype} is not supported; {IMAGE} is BYTES [N]")
+    if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ((), (1,)):
+        raise BadRequestError(f"input {IMAGE}: shape {list(tensor.shape)} is not supported; {IMAGE} is BYTES [N]")
+    values = tensor.content if isinstance(tensor.content, list) else _split(tensor.content)
+    if len(values) != tensor.shape[0]:
+        raise BadRequestError(f"input {IMAGE}: {len(values)} values for shape {list(tensor.shape)}")
+    return [EncodedImage(f"image {number}", value) for number, value in enumerate(values)]
+
+
+def _split(content: bytes | memoryview) -> list[bytes]:
+    values, at = [], 0
+    while at < len(content):
+        if at + _LENGTH.size > len(content):
+            raise BadRequestError(f"input {IMAGE}: its content ends within the length of a value")
+        (size,) = _LENGTH.unpack_from(content, at)
+        at += _LENGTH.size
+        if at + size > len(content):
+            raise BadRequestError(f"input {IMAGE}: its content ends within a value of {size} bytes")
+        values.append(bytes(content[at : at + size]))
+        at += size
+    return values
+
+
+def check_outputs(engine: ServedEngine, outputs: Sequence[RequestedOutput]) -> None:
+    """BadRequestError for an output that the model has not, or a number of classes out of range."""
+    for output in outputs:
+        if output.name not in (*VALUES, ERROR):
+            raise BadRequestError(f"output {output.name}: no such output; the model has {', '.join((*VALUES, ERROR))}")
+        if output.classes < 0 or (output.classes and output.name == ERROR):
+            raise BadRequestError(f"output {output.name}: no classification of {output.classes} classes")
+
+
+def make_outputs(engine: ServedEngine, result: Result, outputs: Sequence[RequestedOutput]) -> list[OutputTensor]:
+    """The requested outputs.
+
+    A request whose image cannot be used, or whose logits are not finite, is refused as a whole, unless it asks for
+    ``error``: then the values of that image are NaN, and its classification is empty text.
+    """
+    errors = list(result.errors)
+    bad = iter(not_finite(result))
+    for number, error in enumerate(errors):
+        if error is None and next(bad):
+            errors[number] = f"image {number}: the model's output is not finite; try an engine of higher precision"
+    if not any(output.name == ERROR for output in outputs):
+        for given, error in zip(result.errors, errors, strict=True):
+            if error is not None:
+                raise EngineError(error) if given is None else BadRequestError(error)
+    logits_NK = _all_rows(engine, result, errors)
+    return [_output(engine, output, logits_NK, errors) for output in outputs]
+
+
+def _all_rows(engine: ServedEngine, result: Result, errors: Sequence[str | None]) -> NDArray[np.float32]:
+    if not any(errors):
+        return result.logits_NK
+    logits_NK = np.full((len(errors), len(engine.contract.labels)), np.nan, np.float32)
+    logits_NK[[error is None for error in result.errors]] = result.logits_NK
+    logits_NK[[error is not None for error in errors]] = np.nan
+    return logits_NK
+
+
+def _output(
+    engine: ServedEngine, output: RequestedOutput, logits_NK: NDArray[np.float32], errors: Sequence[str | None]
+) -> OutputTensor:
+    if output.name == ERROR:
+        return OutputTensor(ERROR, "BYTES", (len(errors),), [(error or "").encode() for error in errors])
+    values_NK = logits_NK
+    if output.name == PROBABILITIES:
+        contract = engine.contract
+        with np.errstate(invalid="ignore"):  # NaN rows stay NaN
+            values_NK = activate(logits_NK, contract.activation, contract.temperature).astype(np.float32)
+    if not output.classes:
+        return OutputTensor(output.name, "FP32", values_NK.shape, values_NK)
+    count = min(output.classes, values_NK.shape[1])
+    order_NK = np.argsort(-logits_NK, axis=1, kind="stable")[:, :count]
+    labels = engine.contract.labels
+    texts = [
+        b"" if error else f"{row[k]:f}:{k}:{labels[k]}".encode()
+        for row, order, error in zip(values_NK, order_NK, errors, strict=True)
+        for k in order
+    ]
+    return OutputTensor(output.name, "BYTES", (len(errors), count), texts)
