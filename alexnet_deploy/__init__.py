@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` imports them
+    from alexnet_deploy.adoption.import_options import ImportOptions as ImportOptions
     from alexnet_deploy.build.engine import build_engine as build_engine
     from alexnet_deploy.build.settings import BuildSettings as BuildSettings
     from alexnet_deploy.contract import BatchProfile as BatchProfile
@@ -47,7 +48,6 @@ if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` 
     from alexnet_deploy.inference.prediction import Answer as Answer
     from alexnet_deploy.inference.prediction import Prediction as Prediction
     from alexnet_deploy.model.export import export as export
-    from alexnet_deploy.onnx_graph.import_options import ImportOptions as ImportOptions
     from alexnet_deploy.profiling.engine import EngineProfile as EngineProfile
     from alexnet_deploy.profiling.engine import profile as profile
     from alexnet_deploy.profiling.settings import ProfileSettings as ProfileSettings

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest, open_bundle
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError, UsageError
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 
 _log = logging.getLogger(__name__)
 

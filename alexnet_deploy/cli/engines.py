@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 
 if TYPE_CHECKING:
     from alexnet_deploy.inference.engine import OpenEngine

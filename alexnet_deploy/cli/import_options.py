@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from alexnet_deploy.adoption.import_options import ImportOptions, PresetName, Resize, Scale
 from alexnet_deploy.cli.quantities import Rgb, Size
 from alexnet_deploy.contract import Activation, Channels, CropOffset, Interpolation
-from alexnet_deploy.onnx_graph.import_options import ImportOptions, PresetName, Resize, Scale
 
 _PARAMETER = "import_options"
 

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS as NO_IMPORT_OPTIONS
+from alexnet_deploy.adoption.import_options import ImportOptions as ImportOptions
 from alexnet_deploy.bundle.store import DEFAULT_ONNX as DEFAULT_ONNX
 from alexnet_deploy.bundle.store import STORE as STORE
 from alexnet_deploy.bundle.store import bundle_names
@@ -14,8 +16,6 @@ from alexnet_deploy.cli.import_options import with_import_options as with_import
 from alexnet_deploy.cli.quantities import Numbers, Seconds
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS as NO_IMPORT_OPTIONS
-from alexnet_deploy.onnx_graph.import_options import ImportOptions as ImportOptions
 from alexnet_deploy.precision.types import Method, QuantizedType
 from alexnet_deploy.runtime.select import Runtime as RuntimeName
 

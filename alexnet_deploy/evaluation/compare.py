@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
@@ -23,7 +24,6 @@ from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.inference.predict import read_batches
 from alexnet_deploy.inference.probabilities import kl_nats, predicted_classes
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.select import split_runtime
 

@@ -9,6 +9,7 @@ from os import fspath
 from pathlib import Path
 from typing import get_args
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle_names
@@ -17,7 +18,6 @@ from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.precision.calibration_record import read_record
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import DeployError, ProofError, UsageError
@@ -23,7 +24,6 @@ from alexnet_deploy.evaluation.max_drop import holds_max_drop
 from alexnet_deploy.evaluation.results import AccuracyDelta, EngineResult
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
 from alexnet_deploy.images.shared import count_copies
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.profiling.latency import measure
 from alexnet_deploy.profiling.settings import check_timing
 from alexnet_deploy.progress import Progress, no_progress

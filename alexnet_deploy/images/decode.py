@@ -22,12 +22,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.files import open_regular
-from alexnet_deploy.images import formats
-from alexnet_deploy.images.bmp import has_bitfields, open_bitfields
-from alexnet_deploy.images.jpeg import open_jpeg
-from alexnet_deploy.images.png import open_png
-from alexnet_deploy.images.rgb import to_rgb
-from alexnet_deploy.images.tiff import open_tiff
+from alexnet_deploy.images.codecs import formats
+from alexnet_deploy.images.codecs.bmp import has_bitfields, open_bitfields
+from alexnet_deploy.images.codecs.jpeg import open_jpeg
+from alexnet_deploy.images.codecs.png import open_png
+from alexnet_deploy.images.codecs.rgb import to_rgb
+from alexnet_deploy.images.codecs.tiff import open_tiff
 
 # Legend: H height, W width, C channel (RGB)
 

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.images.formats import SUFFIXES
+from alexnet_deploy.images.codecs.formats import SUFFIXES
 
 _CLUTTER = frozenset((
     "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@synoresource", "@tmp", "#recycle", "#snapshot",

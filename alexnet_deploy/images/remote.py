@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError, one_line
-from alexnet_deploy.images.formats import SUFFIXES
+from alexnet_deploy.images.codecs.formats import SUFFIXES
 
 MAX_REDIRECTS = 5
 TRIES = 3

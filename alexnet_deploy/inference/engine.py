@@ -11,6 +11,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.contract import BatchProfile
@@ -18,7 +19,6 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.prediction import BATCH, Prediction
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.runtime.runner import Runner, Steps
 from alexnet_deploy.runtime.select import Runtime, SelectedRunner, open_runner
 

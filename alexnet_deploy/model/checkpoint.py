@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from alexnet_deploy.adoption.labels import read_labels
 from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 from alexnet_deploy.files import atomic_file, open_regular, sha256_of
@@ -35,7 +36,6 @@ from alexnet_deploy.model.download import expected_prefix, fetch
 from alexnet_deploy.model.safetensors_file import is_safetensors, open_safetensors, tensors_in
 from alexnet_deploy.model.state_dict import StateDict, find_state_dict, fit_architecture
 from alexnet_deploy.model.weights_file import read_weights_file
-from alexnet_deploy.onnx_graph.labels import read_labels
 from alexnet_deploy.progress import Progress, no_progress
 
 _IMAGENET_CLASSES = 1000

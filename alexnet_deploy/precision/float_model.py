@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.choose import CalibrationSet
 from alexnet_deploy.onnx_graph.element_types import is_quantised
 from alexnet_deploy.onnx_graph.float32 import OTHER_FLOATS, widen_to_float32
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, load_onnx, save_onnx
 from alexnet_deploy.verification.imported import adopt_verified
 

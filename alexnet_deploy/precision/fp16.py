@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, defs, helper, numpy_helper
 
+from alexnet_deploy.adoption.image_input import LUMA
+from alexnet_deploy.adoption.outputs.logits_nodes import IN_FLOAT32
 from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in
-from alexnet_deploy.onnx_graph.image_input import LUMA
-from alexnet_deploy.onnx_graph.logits_nodes import IN_FLOAT32
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.errors import require_one_of, require_positive
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.precision.types import METHODS, Method, exclude_pattern
 
 

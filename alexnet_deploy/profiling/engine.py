@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.contract import BatchProfile
@@ -21,7 +22,6 @@ from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.machine.cpu import describe_machine
 from alexnet_deploy.machine.watch import MachineConditions, MachineWatch, Reading, watch_for
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.profiling.isolated import IsolatedProcess
 from alexnet_deploy.profiling.latency import Latency, measure, random_pixels
 from alexnet_deploy.profiling.settings import ProfileSettings

@@ -14,8 +14,8 @@ from PIL import Image
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, printable
+from alexnet_deploy.images.codecs.formats import PILLOW
 from alexnet_deploy.images.decode import open_rgb, to_pixels
-from alexnet_deploy.images.formats import PILLOW
 
 # Legend: N image, H height, W width, C channel (RGB)
 

@@ -54,6 +54,7 @@ class ServedEngine:
         self.contract = opened.contract
         self.precision, self.runtime, self.device = opened.precision, opened.runtime, opened.device
         self.description = opened.description
+        self.verification = opened.verification
         self.max_batch, self.max_delay_s = settings.max_batch, settings.max_delay_s
         self._opened = opened
         self._settings = settings
@@ -112,6 +113,11 @@ class ServedEngine:
         self._metrics.steps(None, computed.queue_s, computed.compute_s)
         errors = (None,) * len(pixels_NHWC)
         return Result(computed.logits_NK, errors, 0.0, computed.queue_s, computed.compute_s)
+
+    def count(self, result: Result) -> None:
+        """Count the images of an answer."""
+        good = len(result.logits_NK)
+        self._metrics.answered(good, result.images - good)
 
     def _check_count(self, images: int) -> None:
         if images < 1:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.manifest import MANIFEST
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.machine.cpu import cores
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.runtime.select import Runtime, split_runtime
 from alexnet_deploy.serving.engine import ServedEngine, warm_up
 from alexnet_deploy.serving.metrics import Metrics

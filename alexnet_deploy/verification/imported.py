@@ -10,12 +10,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from alexnet_deploy.adoption.adopt import adopt_with_notes
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, one_line
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.machine.packages import onnxruntime_version
-from alexnet_deploy.onnx_graph.adopt import adopt_with_notes
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, fixed_batch, load_onnx
 from alexnet_deploy.verification.photos import photo_pixels
 from alexnet_deploy.verification.scores import against_scores

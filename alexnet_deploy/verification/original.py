@@ -9,12 +9,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from alexnet_deploy.adoption.image_input import ImageInput, find_input
+from alexnet_deploy.adoption.import_options import ImportOptions
+from alexnet_deploy.adoption.outputs.output_choice import choose_output
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.onnx_graph.image_input import ImageInput, find_input
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.onnx_graph.onnx_file import graph_inputs
-from alexnet_deploy.onnx_graph.output_choice import choose_output
 from alexnet_deploy.onnx_graph.taps import TensorSession
 
 # Legend: N image, H height, W width, C channel, K class

@@ -17,11 +17,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.build import typed_onnx
 from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
-from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.precision import calibration_cache, float_model
 from alexnet_deploy.precision.calibration_record import read_record
 from alexnet_deploy.precision.types import METHODS, Method

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.bundle.manifest import (
     CALIBRATION,
     MANIFEST,
@@ -32,7 +33,6 @@ from alexnet_deploy.bundle.store import bundle_names, find_bundle, resolve_engin
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 from alexnet_deploy.files import sha256_of
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from tests.helpers.json_values import json_values
 
 PLAN = Plan("sm89.plan", "tensorrt_rtx", "1.7.1.116", "sm89")

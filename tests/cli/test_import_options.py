@@ -13,9 +13,9 @@ import onnx
 import pytest
 from PIL import Image
 
+from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.cli import GROUPS
 from alexnet_deploy.cli.flags import flag_of
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from tests.helpers.command import Command
 from tests.helpers.models.graphs import graph_model
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.bundle.store import open_bundle
 from alexnet_deploy.contract import ModelContract
@@ -22,7 +23,6 @@ from alexnet_deploy.evaluation.compare import compare, logit_difference
 from alexnet_deploy.evaluation.evaluate import evaluate
 from alexnet_deploy.evaluation.temperature import calibrate
 from alexnet_deploy.inference.probabilities import activate, kl_nats, loss_nats
-from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.answers import given_answers
 from tests.helpers.command import Command

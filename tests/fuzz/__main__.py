@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from alexnet_deploy.machine.cpu import cores
 from tests.fuzz.driver import LIMIT_S, Task, Workers
 from tests.fuzz.kind import FAULTS, OUTCOMES, Result
 from tests.fuzz.kinds import KINDS
 
 _console = Console(stderr=True)
+_WIDTH = 110
+"""Of the table in a file or a pipe."""
 
 
 def shares(inputs: int, names: Sequence[str]) -> dict[str, int]:
@@ -53,7 +55,8 @@ def main(
         counts[result.kind][result.outcome] += 1
         if result.is_fault:
             faults.append(result)
-            _console.print(f"{result.outcome}: KIND={result.kind} SEED={result.seed}: {result.detail}", markup=False)
+            found = f"{result.outcome}: make fuzz KIND={result.kind} SEED={result.seed}: {result.detail}"
+            _console.print(found, markup=False, highlight=False, soft_wrap=True)
         if verbose or (result.is_fault and result.outcome == "traceback"):
             print(f"{result.kind} {result.seed} {result.outcome}: {result.detail}\n{result.what}", file=sys.stderr)
     if json_:
@@ -62,13 +65,14 @@ def main(
         listed = [{"kind": f.kind, "seed": f.seed, "outcome": f.outcome, "detail": f.detail} for f in faults]
         print(json.dumps({"kinds": rows, "faults": listed}, indent=1))
     else:
-        Console().print(_table(counts))
+        console = Console()
+        console.print(_table(counts), width=console.width if console.is_terminal else _WIDTH)
     raise typer.Exit(1 if faults else 0)
 
 
 def _run(tasks: list[Task], workers: int | None, limit: float, keep: Path | None, verbose: bool) -> Iterator[Result]:
     columns = (TextColumn("fuzz"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    count = min(workers or len(os.sched_getaffinity(0)), len(tasks))
+    count = min(workers or cores(), len(tasks))
     with (
         Workers(count, limit_s=limit, keep=keep, quiet=not verbose) as pool,
         Progress(*columns, console=_console, transient=True, disable=not _console.is_terminal) as progress,

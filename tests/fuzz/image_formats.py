@@ -117,8 +117,10 @@ def _change_png(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
     match rng.randrange(9):
         case 0:
             text = rng.choice((b"Comment\0" + b"x" * rng.choice((1, 3_000_000)), rng.randbytes(30), b""))
-            chunks.insert(rng.randrange(1, first + 1), Part(rng.choice((b"tEXt", b"prVt", b"iTXt", b"zTXt")), text))
-            return parts.png(chunks), "a text more", "any"
+            kind = rng.choice((b"tEXt", b"tEXt", b"prVt", b"iTXt", b"zTXt"))
+            chunks.insert(rng.randrange(1, first + 1), Part(kind, text))
+            sound = kind == b"prVt" or (kind == b"tEXt" and text.startswith(b"Comment"))
+            return parts.png(chunks), f"{len(text)} bytes of text more", "right" if sound else "any"
         case 1:
             chunks.insert(rng.randrange(1, len(chunks)), Part(b"prVt", rng.randbytes(20)))
             kept = chunks[-1].kind == b"IEND" and sum(c.kind == b"IDAT" for c in chunks) == 1

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 
-from alexnet_deploy.onnx_graph.labels import read_labels
+from alexnet_deploy.adoption.labels import read_labels
 from tests.fuzz.kind import Case, UncheckedError, WrongError
 from tests.fuzz.mutate import cut, damage
 from tests.helpers.photos import save_photo

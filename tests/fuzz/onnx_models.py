@@ -12,11 +12,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import alexnet_deploy.build.engine
+from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.contract import Activation, Precision, Preprocessing
 from alexnet_deploy.inference.engine import open_engine
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.verification.imported import adopt_verified
 from tests.fuzz.graph_changes import CHANGING
 from tests.fuzz.graph_rewrites import KEEPING

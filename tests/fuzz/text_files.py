@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 
+from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.sources import Source, find_sources, load_source
 from alexnet_deploy.inference.journal import open_journal
 from alexnet_deploy.inference.prediction import Answer, Prediction
-from alexnet_deploy.onnx_graph.adopt import adopt
 from tests.fuzz.kind import Case, UncheckedError, WrongError
 from tests.fuzz.mutate import cut, damage, damaged_json, json_text
 from tests.helpers.models.foreign_models import CLASSES, SIDE, foreign_classifier

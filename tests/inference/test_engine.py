@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.inference.predict import predict
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.profiling.latency import measure
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.foreign_models import random_pixels

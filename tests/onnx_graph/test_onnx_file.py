@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.contract import METADATA_KEY
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.onnx_graph import onnx_file
-from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier, random_pixels
 from tests.helpers.models.onnx_models import SIDE, Graph, tiny_classifier

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.inference.probabilities import activate
-from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.runtime.select import open_runner

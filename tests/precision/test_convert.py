@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import DeployError, InputError, UsageError
-from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, weights_sha256
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.precision.types import METHODS

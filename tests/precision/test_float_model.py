@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, precision_in
 from alexnet_deploy.precision.float_model import import_float_model
 from tests.helpers.models.foreign_models import random_pixels

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.choose import choose_images
-from alexnet_deploy.onnx_graph.adopt import adopt
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.precision.types import METHODS, Method

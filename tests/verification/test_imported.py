@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_deploy.adoption.image_input import ImageInput
+from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.contract import Channels, Preprocessing
 from alexnet_deploy.errors import InputError, ProofError
 from alexnet_deploy.inference.engine import open_engine
-from alexnet_deploy.onnx_graph.image_input import ImageInput
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
 from alexnet_deploy.verification.imported import adopt_verified
 from alexnet_deploy.verification.original import original_input
 from alexnet_deploy.verification.photos import photo_pixels
@@ -70,6 +70,27 @@ def test_answers_that_depend_on_the_batch_are_refused(kind: str, tmp_path: Path)
         open_engine(source, import_options=FOREIGN)
     with open_engine(source, import_options=FOREIGN, verify=False) as opened:
         assert len(opened.contract.labels) == 5, "as the user insists"
+
+
+def test_dynamic_quantisation_runs_one_image_at_a_time(tmp_path: Path) -> None:
+    source = graph_of(
+        tmp_path / "net.onnx",
+        "q, s, z = DynamicQuantizeLinear (x); d = DequantizeLinear (q, s, z); flat = Flatten (d); "
+        "y = Gemm <transB = 1> (flat, w)",
+    )
+    with open_engine(source, import_options=FOREIGN) as opened:
+        photos_NHWC = photo_pixels(opened.contract.preprocessing)[:4]
+        together_NK = opened(photos_NHWC)
+        alone_NK = np.concatenate([opened(photo[None]) for photo in photos_NHWC])
+    np.testing.assert_array_equal(together_NK, alone_NK)
+    notes = adopt_verified(source, tmp_path / "ours.onnx", FOREIGN)[1]
+    assert any("runs one image at a time: node q (DynamicQuantizeLinear)" in note for note in notes)
+
+
+def test_scores_that_do_not_depend_on_the_image_are_refused(tmp_path: Path) -> None:
+    source = graph_of(tmp_path / "net.onnx", "a = Flatten (x); y = Identity (v)", {"v": np.zeros((1, 5), np.float32)})
+    with pytest.raises(InputError, match="do not depend on the image"):
+        adopt_verified(source, tmp_path / "ours.onnx", FOREIGN)
 
 
 @pytest.mark.parametrize("op", ["RandomNormalLike", "Dropout"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS
 from alexnet_deploy.bundle.store import resolve_engine, some_bundle_names
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import note_passed_over, running
@@ -21,7 +22,6 @@ from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.files import check_file
 from alexnet_deploy.inference.prediction import BATCH
-from alexnet_deploy.onnx_graph.import_options import NO_IMPORT_OPTIONS
 from alexnet_deploy.profiling.settings import ProfileSettings
 
 if TYPE_CHECKING:

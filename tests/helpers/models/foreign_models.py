@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_deploy.onnx_graph.import_options import ImportOptions
+from alexnet_deploy.adoption.import_options import ImportOptions
 from tests.helpers.models.graphs import graph_model, run_graph
 from tests.helpers.models.onnx_models import Graph
 

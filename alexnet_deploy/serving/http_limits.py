@@ -1,0 +1,63 @@
+"""uvicorn's HTTP protocol with the limits that it lacks: the size of headers, and clients that never finish them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES = 32 << 10
+"""Of one request, with its first line: browsers send a few hundred bytes, proxies with tokens some thousand."""
+_REFUSED = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)  # fmt: skip
+
+
+def limited_protocol(idle_s: float, send_s: float) -> type[HttpToolsProtocol]:
+    """The protocol class: a client has ``idle_s`` for its headers, and ``send_s`` to take an answer from the buffer."""
+
+    class Limited(HttpToolsProtocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._header_bytes, self._in_headers = 0, True
+            self._timer: asyncio.TimerHandle | None = self.loop.call_later(idle_s, transport.abort)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._in_headers:
+                self._header_bytes += len(data)
+                if self._timer is None:  # of a second request; the first one has the timer of its connection
+                    self._timer = self.loop.call_later(idle_s, self.transport.abort)
+            super().data_received(data)
+            if self._in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
+                self.transport.write(_REFUSED)
+                self.transport.close()
+
+        def on_headers_complete(self) -> None:
+            self._in_headers = False
+            self._stop_timer()
+            super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            super().on_message_complete()
+            self._in_headers, self._header_bytes = True, 0
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._stop_timer()
+            self._timer = self.loop.call_later(send_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._stop_timer()
+            super().resume_writing()
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Limited
