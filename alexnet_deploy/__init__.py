@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` 
     from alexnet_deploy.sensitivity.settings import DiagnoseSettings as DiagnoseSettings
 
 _NAMES = {
+    "adoption.import_options": "ImportOptions",
     "build.engine": "build_engine",
     "build.settings": "BuildSettings",
     "contract": "BatchProfile ModelContract Preprocessing",
@@ -65,7 +66,6 @@ _NAMES = {
     "inference.engine": "OpenEngine open_engine",
     "inference.prediction": "Answer Prediction",
     "model.export": "export",
-    "onnx_graph.import_options": "ImportOptions",
     "profiling.engine": "EngineProfile profile",
     "profiling.settings": "ProfileSettings",
     "sensitivity.layers": "Diagnosis diagnose",

@@ -22,6 +22,7 @@ from alexnet_deploy.cli.commands import (
     profile,
     profile_layers,
     report,
+    serve,
 )
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
@@ -30,7 +31,7 @@ from alexnet_deploy.errors import DeployError
 
 GROUPS = {
     "Make": (make.export, make.build_engine),
-    "Run": (infer.infer,),
+    "Run": (infer.infer, serve.serve),
     "Prove": (
         evaluate.evaluate,
         compare.compare,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +133,7 @@ class Batcher:
         More than ``max_batch`` run in several calls. Whoever cancels it frees its place at once. EngineError if the
         runtime fails.
         """
-        request = _Request(pixels_NHWC, place, self._loop.time(), self._loop.create_future())
+        request = _Request(pixels_NHWC, place, time.monotonic(), self._loop.create_future())
         self._requests.append(request)
         self._queued += len(pixels_NHWC)
         self._arrived.set()
@@ -173,7 +174,7 @@ class Batcher:
 
     async def _wait_for_more(self) -> None:
         alone = self._last_images <= 1 and self._reserved <= self._queued
-        left_s = self._requests[0].arrived + self._max_delay_s - self._loop.time()
+        left_s = self._requests[0].arrived + self._max_delay_s - time.monotonic()
         if alone or self._closing or left_s <= 0 or self._queued >= self._max_batch:
             return
         self._full.clear()
@@ -186,7 +187,7 @@ class Batcher:
     def _take(self) -> list[_Part]:
         """Rows of the oldest requests, ``max_batch`` at most."""
         parts: list[_Part] = []
-        room, now = self._max_batch, self._loop.time()
+        room, now = self._max_batch, time.monotonic()
         while room and self._requests:
             request = self._requests[0]
             start = request.taken
@@ -203,14 +204,14 @@ class Batcher:
         return parts
 
     async def _answer(self, parts: list[_Part]) -> None:
-        started = self._loop.time()
+        started = time.monotonic()
         images = self._last_images = sum(stop - start for _, start, stop in parts)
         try:
             logits_NK = await self._loop.run_in_executor(self._thread, self._call, parts)
         except Exception as exc:
             self._fail(parts, exc)
             return
-        compute_s = self._loop.time() - started
+        compute_s = time.monotonic() - started
         self._observer.batch(images, compute_s)
         row = 0
         for request, start, stop in parts:

@@ -23,7 +23,7 @@ def describe_model(engine: ServedEngine) -> dict[str, Any]:
 
 
 def model_config(engine: ServedEngine) -> dict[str, Any]:
-    """The fields of Triton's ModelConfig that apply. Dimensions leave out the batch, which is a dimension of its own."""
+    """The fields of Triton's ModelConfig that apply. Dimensions leave out that of the batch."""
     return {
         "name": engine.name,
         "platform": f"alexnet-deploy_{engine.runtime}",

@@ -43,18 +43,27 @@ class Result:
         return len(self.errors)
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine in memory. ``proof`` says for people how it compared with its float model when it was built."""
+
+    opened: OpenEngine
+    version: str
+    proof: str | None
+
+
 class ServedEngine:
     """One version of one engine, from its warm-up until the last request that uses it has ended."""
 
     def __init__(
-        self, name: str, version: str, opened: OpenEngine, settings: Settings, pool: Executor, metrics: ModelMetrics
+        self, name: str, loaded: LoadedEngine, settings: Settings, pool: Executor, metrics: ModelMetrics
     ) -> None:
-        """Must be made on the event loop; ``opened`` is closed with it, ``pool`` is not."""
-        self.name, self.version = name, version
+        """Must be made on the event loop; ``loaded`` is closed with it, ``pool`` is not."""
+        opened = loaded.opened
+        self.name, self.version, self.proof = name, loaded.version, loaded.proof
         self.contract = opened.contract
         self.precision, self.runtime, self.device = opened.precision, opened.runtime, opened.device
         self.description = opened.description
-        self.verification = opened.verification
         self.max_batch, self.max_delay_s = settings.max_batch, settings.max_delay_s
         self._opened = opened
         self._settings = settings

@@ -24,7 +24,7 @@ OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 
 
 class Guard:
-    """The outermost ASGI application. ``scope["state"]`` passes what handlers tell the access log back to it."""
+    """The outermost ASGI application. ``scope["facts"]`` is what handlers tell the access log."""
 
     def __init__(self, app: ASGIApp, keys: Keys, metrics: Metrics, access_log: AccessLog | None) -> None:
         """``app`` raises Refusal or Starlette's HTTPException for what it does not answer."""
@@ -37,6 +37,7 @@ class Guard:
             return
         started = time.perf_counter()
         facts: dict[str, Any] = scope.setdefault("facts", {})
+        scope["app"] = self._app  # with it Starlette raises its refusals, which become JSON here
         headers = Headers(scope=scope)
         status = 0
 

@@ -63,7 +63,7 @@ def make_app(models: Models, settings: Settings, metrics: Metrics, keys: Keys, a
 class _Handlers:
     def __init__(self, models: Models, settings: Settings, metrics: Metrics) -> None:
         self._models, self._settings, self._metrics = models, settings, metrics
-        self._bodies = Bodies(settings, metrics.body_bytes.labels())
+        self._bodies = Bodies(settings, metrics.body_bytes)
 
     async def live(self, request: Request) -> Response:
         _note(request, operation="health")
@@ -105,7 +105,7 @@ class _Handlers:
                     "activation": engine.contract.activation,
                     "calibrated": engine.contract.temperature != 1.0,
                     "preprocessing": engine.contract.preprocessing.describe(),
-                    "verification": engine.verification,
+                    "proof": engine.proof,
                 }
                 for engine in found
             ]

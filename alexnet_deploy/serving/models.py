@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import cast
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
-from alexnet_deploy.bundle.manifest import MANIFEST
+from alexnet_deploy.bundle.manifest import MANIFEST, load_manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 from alexnet_deploy.files import sha256_of
-from alexnet_deploy.inference.engine import OpenEngine, open_engine
+from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import Runtime, split_runtime
-from alexnet_deploy.serving.engine import ServedEngine, warm_up
+from alexnet_deploy.serving.engine import LoadedEngine, ServedEngine, warm_up
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
 from alexnet_deploy.serving.settings import Settings
@@ -174,10 +174,7 @@ class Models:
         loaded = await asyncio.to_thread(_open, source, self._settings, None if old is None else old.version)
         if loaded is None:
             return False
-        opened, version = loaded
-        engine = ServedEngine(
-            source.name, version, opened, self._settings, self._pool, self._of_model[source.name]
-        )  # fmt: skip
+        engine = ServedEngine(source.name, loaded, self._settings, self._pool, self._of_model[source.name])
         self._current[source.name] = engine
         self.metrics_of(engine)
         if old is not None:
@@ -202,7 +199,7 @@ def _look(source: ModelSource) -> object:
     return None
 
 
-def _open(source: ModelSource, settings: Settings, in_use: str | None) -> tuple[OpenEngine, str] | None:
+def _open(source: ModelSource, settings: Settings, in_use: str | None) -> LoadedEngine | None:
     """The engine on disk, warm, and its version; None if that version is ``in_use``."""
     for _ in range(_ATTEMPTS):
         before = _version(source)
@@ -214,12 +211,21 @@ def _open(source: ModelSource, settings: Settings, in_use: str | None) -> tuple[
         try:
             warm_up(opened, settings.max_batch)
             if _version(source) == before:  # else its contract and its weights can be of two bundles
-                return opened, before
+                return LoadedEngine(opened, before, _proof(source))
         except BaseException:
             opened.close()
             raise
         opened.close()
     raise ArtifactError(f"{source.path}: is replaced again and again while it is read; wait until its writer is done")
+
+
+def _proof(source: ModelSource) -> str | None:
+    if source.watched.name != MANIFEST or (seen := load_manifest(source.path)[0].verification) is None:
+        return None
+    return (
+        f"when built, the float model's answer on {seen.same_answers} of {seen.images} photos in {seen.runtime}, "
+        f"probabilities within {seen.largest_difference_points:.2g} points"
+    )
 
 
 def _version(source: ModelSource) -> str:

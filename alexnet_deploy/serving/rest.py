@@ -26,7 +26,7 @@ class _Input(msgspec.Struct):
     name: str
     datatype: str
     shape: list[int]
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = msgspec.Raw()
     parameters: _Parameters = {}
 
 
@@ -98,10 +98,10 @@ def _tensor(given: _Input, rest: memoryview, at: int) -> tuple[InputTensor, int]
                 f"input {given.name}: binary_data_size {size} is no number of bytes within the {len(rest) - at} that "
                 "follow"
             )
-        if given.data is not None:
+        if memoryview(given.data).nbytes:
             raise BadRequestError(f"input {given.name}: has data as well as binary_data_size; give one")
         return InputTensor(given.name, given.datatype, shape, rest[at : at + size]), at + size
-    if given.data is None:
+    if not memoryview(given.data).nbytes:
         raise BadRequestError(f"input {given.name}: has neither data nor binary_data_size")
     return InputTensor(given.name, given.datatype, shape, _content(given, given.data)), at
 

@@ -15,7 +15,7 @@ from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import ArtifactError, DeployError, UsageError
+from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, contract_in, fixed_batch, initializers, load_onnx
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models import foreign_models as foreign
@@ -248,6 +248,13 @@ class TestOurs:
     def test_a_graph_that_does_not_match_its_contract(self, ours: Path, out: Path) -> None:
         model = onnx.load(ours)
         model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = foreign.CLASSES + 1
+        onnx.save(model, ours)
+        with pytest.raises(InputError, match=r"ours.onnx: is not a valid ONNX model .*; export it again"):
+            adopt(ours, out)
+
+    def test_a_contract_that_does_not_match_its_graph(self, ours: Path, out: Path) -> None:
+        model = onnx.load(ours)
+        model.graph.input[0].name = model.graph.node[0].input[0] = "photo"
         onnx.save(model, ours)
         with pytest.raises(ArtifactError, match=r"ours.onnx: its graph does not match its contract"):
             adopt(ours, out)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.adoption.import_options import ImportOptions
+from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import (
     CALIBRATION,
     MANIFEST,
@@ -22,7 +23,6 @@ from alexnet_deploy.bundle.manifest import (
     LayerPrecision,
     Manifest,
     Plan,
-    list_bundles,
     load_manifest,
     open_bundle,
     save_manifest,

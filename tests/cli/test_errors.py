@@ -106,7 +106,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("evaluate empty", 1, "empty: holds no class folders"),
         ("profile --batch-sizes 0", 2, "--batch-sizes 0"),
         ("profile --store empty", 1, "empty/ holds no engine"),
-        ("export --weights none.safetensors", 1, "none.safetensors: no such checkpoint"),
+        ("export --weights none.safetensors", 1, "none.safetensors: no such file"),
         ("export --arch lenet", 2, "'--arch': 'lenet' is not one of 'alexnet', 'alexnet-2012'"),
         ("summary lenet", 2, "ARCHITECTURE lenet: unknown"),
     ],

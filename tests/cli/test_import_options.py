@@ -61,8 +61,8 @@ def test_help_shows_them_in_a_section_of_their_own(command: Command, command_nam
     text = command(command_name, "--help").out
     section = text[text.index("Options for another tool's ONNX:") :]
     assert re.findall(r"^  (--[a-z-]+)", section, re.M) == [
-        "--preprocessing", "--resize", "--resize-to", "--crop-pct", "--crop", "--interpolation", "--channels", "--mean",
-        "--std", "--scale", "--labels", "--output-name", "--activation",
+        "--preprocessing", "--resize", "--resize-to", "--crop-pct", "--crop", "--crop-offset", "--interpolation",
+        "--channels", "--mean", "--std", "--scale", "--labels", "--output-name", "--activation",
     ]  # fmt: skip
 
 

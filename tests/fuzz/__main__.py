@@ -65,8 +65,7 @@ def main(
         listed = [{"kind": f.kind, "seed": f.seed, "outcome": f.outcome, "detail": f.detail} for f in faults]
         print(json.dumps({"kinds": rows, "faults": listed}, indent=1))
     else:
-        console = Console()
-        console.print(_table(counts), width=console.width if console.is_terminal else _WIDTH)
+        Console(width=None if sys.stdout.isatty() else _WIDTH).print(_table(counts))
     raise typer.Exit(1 if faults else 0)
 
 

@@ -68,7 +68,7 @@ def add_dead_ends(model: onnx.ModelProto, rng: random.Random) -> str:
         case 0:
             model.graph.node.append(helper.make_node("Identity", [name], [f"unused_{len(model.graph.node)}"]))
         case 1:
-            add_weight(model, np.zeros(3, np.float32), f"unused_{len(model.graph.initializer)}")
+            add_weight(model, np.zeros(3, np.float32), f"unused_weight_{len(model.graph.initializer)}")
         case 2:
             model.doc_string = "x" * 10_000
             model.metadata_props.add(key=f"author {len(model.metadata_props)}", value="\x1b[31m")

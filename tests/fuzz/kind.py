@@ -77,7 +77,7 @@ def run_case(kind: Kind, seed: int, folder: Path) -> Result:
         raise CaseError(f"{kind.name} {seed}") from exc
 
     def result(outcome: Outcome, detail: str = "") -> Result:
-        return Result(kind.name, seed, outcome, detail, case.what)
+        return Result(kind.name, seed, outcome, detail.replace(str(folder), "..."), case.what)
 
     try:
         case.read()

@@ -116,6 +116,7 @@ class EngineKind(OnnxKind):
     def prepare(self, folder: Path) -> None:
         super().prepare(folder)
         # A TensorRT plan takes seconds, and the graph that it is built from is checked here as it is.
+        assert "installed" in vars(alexnet_deploy.build.engine)
         alexnet_deploy.build.engine.installed = dict  # type: ignore[attr-defined]
 
     def make(self, rng: random.Random, folder: Path) -> Case:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.bundle.manifest import CONFIDENCE
-from alexnet_deploy.contract import METADATA_KEY, ModelContract, Preprocessing
+from alexnet_deploy.contract import ADDED_FIELDS, METADATA_KEY, ModelContract, Preprocessing
 from alexnet_deploy.evaluation.accuracy import reliability_bins
 from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality, read_confidence
 from alexnet_deploy.precision.calibration_record import CalibrationImage, CalibrationRecord, read_record
@@ -62,7 +62,7 @@ def _contradiction(says: Any, found: Any, where: str = "") -> str | None:
         for key in says.keys() | found.keys():
             if key not in found:
                 return f"{where}.{key} was ignored"
-            if key not in says and found[key] not in (None, [], {}, "softmax", "rgb"):
+            if key not in says and key not in ADDED_FIELDS and found[key] not in (None, [], {}):
                 return f"{where}.{key} is {found[key]!r}, and the file has none"
             if key in says and (inner := _contradiction(says[key], found[key], f"{where}.{key}")) is not None:
                 return inner

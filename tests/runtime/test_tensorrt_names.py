@@ -49,7 +49,7 @@ OBJECTS = {
 }
 """Class of each variable or attribute (without leading underscore) that holds something of TensorRT's."""
 
-VALUES = {"built", "kinds"}
+VALUES = {"built", "kinds", "parsed"}
 """Variables that take a plain value (a bool, names) from TensorRT."""
 
 ONLY_RTX = "only where the library is TensorRT-RTX (build) or hasattr says so (runner)"

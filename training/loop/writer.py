@@ -67,7 +67,8 @@ def source_digest() -> str:
     All of ``training/`` and the modules of the package that decode pixels and build the network, each under its path.
     """
     package, training = Path(alexnet_deploy.__file__).parent, Path(__file__).parents[1]
-    sources = {f"{name}.py": package / f"{name}.py" for name in _PACKAGE_SOURCES}
+    used = [package / f"{name}.py" for name in _PACKAGE_SOURCES] + list((package / "images" / "codecs").glob("*.py"))
+    sources = {path.relative_to(package).as_posix(): path for path in used}
     sources |= {f"training/{path.relative_to(training).as_posix()}": path for path in training.rglob("*.py")}
     digest = hashlib.sha256()
     for name, path in sorted(sources.items()):

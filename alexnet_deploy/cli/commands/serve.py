@@ -1,0 +1,113 @@
+"""``serve``: engines behind HTTP and gRPC."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from alexnet_deploy.cli import options as opt
+from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.quantities import Bytes
+from alexnet_deploy.cli.terminal import note
+from alexnet_deploy.serving.settings import Settings
+
+if TYPE_CHECKING:
+    from alexnet_deploy.serving.server import Started
+
+_DEFAULT = Settings()
+
+
+def _bytes_option(flag: str, text: str) -> Any:
+    return typer.Option(flag, parser=Bytes.parse, metavar="SIZE", help=text)
+
+
+@opt.with_import_options
+def serve(
+    engines: Annotated[list[str] | None, opt.engine_argument("newest bundle of the store")] = None,
+    runtime: opt.Runtime = "auto",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = _DEFAULT.host,
+    port: Annotated[int, typer.Option(help="Port of HTTP; 0 for a free one.")] = _DEFAULT.port,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC.  [default: no gRPC]")] = None,
+    max_batch: Annotated[
+        int, typer.Option(help="Maximum number of images per call of an engine.")
+    ] = _DEFAULT.max_batch,
+    max_delay: Annotated[
+        float, opt.time_option("--max-delay", "How long an image waits for others.")
+    ] = _DEFAULT.max_delay_s,
+    max_queue: Annotated[
+        int, typer.Option(help="Images that may wait per engine; more are refused.")
+    ] = _DEFAULT.max_queue,
+    timeout: Annotated[float, opt.time_option("--timeout", "Maximum time per request.")] = _DEFAULT.timeout_s,
+    workers: opt.Workers = None,
+    threads: opt.Threads = None,
+    max_images: Annotated[int, typer.Option(help="Images per request.")] = _DEFAULT.max_images,
+    max_pixels: Annotated[int, typer.Option(help="Pixels per image, before it is resized.")] = _DEFAULT.max_pixels,
+    max_body: Annotated[float, _bytes_option("--max-body", "Bytes per request.")] = float(_DEFAULT.max_body),
+    max_memory: Annotated[
+        float, _bytes_option("--max-memory", "Bytes of all requests that are being read or answered.")
+    ] = float(_DEFAULT.max_memory),
+    max_connections: Annotated[int, typer.Option(help="Open HTTP connections.")] = _DEFAULT.max_connections,
+    idle: Annotated[
+        float, opt.time_option("--idle", "A client that sends nothing for so long in a request is cut off.")
+    ] = _DEFAULT.idle_s,
+    drain: Annotated[
+        float, opt.time_option("--drain", "Maximum time to answer what has arrived, after SIGTERM.")
+    ] = _DEFAULT.drain_s,
+    reload: Annotated[
+        float, opt.time_option("--reload", "How often to look for a replaced engine.")
+    ] = _DEFAULT.reload_s,
+    api_key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keys that clients must send, one per line.")
+    ] = None,
+    allow_unauthenticated: Annotated[
+        bool, typer.Option("--allow-unauthenticated", help="Serve other machines without a key.")
+    ] = False,
+    certificate: Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate chain, for TLS.")] = None,
+    key: Annotated[Path | None, typer.Option(metavar="PEM", help="Key of the certificate.")] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log/--no-access-log", help="A line of JSON per request on the standard output.")
+    ] = True,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
+    store: opt.Store = opt.STORE,
+) -> None:
+    """Serve engines: a page, POST /classify, and the Open Inference Protocol (REST, gRPC).
+
+    SIGTERM and Ctrl-C end it after the requests that have arrived are answered.
+    """
+    settings = Settings(
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        max_batch=max_batch,
+        max_delay_s=max_delay,
+        max_queue=max_queue,
+        timeout_s=timeout,
+        workers=workers,
+        threads=threads,
+        max_images=max_images,
+        max_pixels=max_pixels,
+        max_body=round(max_body),
+        max_memory=round(max_memory),
+        max_connections=max_connections,
+        idle_s=idle,
+        drain_s=drain,
+        reload_s=reload,
+        api_key_file=api_key_file,
+        allow_unauthenticated=allow_unauthenticated,
+        certificate=certificate,
+        key=key,
+        access_log=access_log,
+    )
+    with needs("serve"):
+        from alexnet_deploy.serving.models import find_sources
+        from alexnet_deploy.serving.server import serve as run_server
+    sources = find_sources(engines or [], store, runtime, import_options)
+    note(f"loading {', '.join(source.name for source in sources)}")
+    run_server(sources, settings, _note_ready)
+
+
+def _note_ready(started: Started) -> None:
+    grpc = f", gRPC on {started.grpc}" if started.grpc else ""
+    note(f"serving {', '.join(started.models)} on {started.http}{grpc}; Ctrl-C ends it")

@@ -1,0 +1,192 @@
+"""``serve``: from settings to a running server, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+from alexnet_deploy.errors import DeployError, UnavailableError
+from alexnet_deploy.serving.access_log import AccessLog
+from alexnet_deploy.serving.grpc_server import start_grpc
+from alexnet_deploy.serving.http_app import make_app
+from alexnet_deploy.serving.http_limits import limited_protocol
+from alexnet_deploy.serving.metrics import Metrics
+from alexnet_deploy.serving.models import Models, ModelSource
+from alexnet_deploy.serving.security import Keys, require_protection, tls_context
+from alexnet_deploy.serving.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_BACKLOG = 512  # connections that the kernel holds while we are busy
+_FILES = 256  # descriptors beside those of connections: engines, logs, gRPC
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a server reports once it is ready: where it listens, and what it serves."""
+
+    http: str
+    grpc: str | None
+    models: tuple[str, ...]
+
+
+def serve(
+    sources: Sequence[ModelSource], settings: Settings, on_ready: Callable[[Started], None] = lambda started: None
+) -> None:
+    """Serve until SIGTERM or SIGINT, then answer what has arrived, for at most ``drain_s``, and return.
+
+    It listens at once; it is ready, and ``on_ready`` is called, when every model is loaded and warm. A second signal
+    ends it at once. Must be called in the main thread.
+
+    Raises UsageError, InputError and UnavailableError before it listens: an address without protection, a key file or
+    certificate that cannot be used, a port in use; and the error of a model that cannot be loaded.
+    """
+    require_protection(settings)
+    keys = Keys(settings.api_key_file)
+    tls = None
+    if settings.certificate is not None and settings.key is not None:
+        tls = tls_context(settings.certificate, settings.key)
+    _raise_file_limit(settings.max_connections + _FILES)
+    with _listening(settings) as listener:
+        config = uvicorn.Config(
+            app=_not_yet,
+            loop="uvloop",
+            http=limited_protocol(settings.idle_s, settings.timeout_s),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            limit_concurrency=settings.max_connections,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        )
+        config.load()
+        config.ssl = tls
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_serve(sources, settings, keys, config, listener, on_ready))
+
+
+async def _serve(
+    sources: Sequence[ModelSource],
+    settings: Settings,
+    keys: Keys,
+    config: uvicorn.Config,
+    listener: socket.socket,
+    on_ready: Callable[[Started], None],
+) -> None:
+    metrics = Metrics()
+    access_log = AccessLog(lost=metrics.log_lines_lost.inc) if settings.access_log else None
+    models = Models(sources, settings, metrics)
+    config.loaded_app = make_app(models, settings, metrics, keys, access_log)
+    server = _Server(config)
+    stop = asyncio.Event()
+    _stop_on_signals(stop, server)
+    # gRPC first: a port that is in use ends the start before anybody is answered.
+    grpc_server, grpc_port = None, None
+    if settings.grpc_port is not None:
+        grpc_server, grpc_port = await start_grpc(models, settings, metrics, keys, access_log)
+    http = asyncio.create_task(server.serve(sockets=[listener]))
+    failed: BaseException | None = None
+    watching: asyncio.Task[None] | None = None
+    try:
+        loading = asyncio.create_task(models.load())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((loading, stopping, http), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+            on_ready(_started(settings, listener, grpc_port, models))
+            watching = asyncio.create_task(models.watch())
+            await asyncio.wait((stopping, http, watching), return_when=asyncio.FIRST_COMPLETED)
+    except DeployError as exc:
+        failed = exc
+    finally:
+        models.ending = True
+        metrics.ready.set(0)
+        if watching is not None:
+            watching.cancel()
+        server.should_exit = True
+        if grpc_server is not None:
+            await asyncio.gather(http, grpc_server.stop(settings.drain_s), return_exceptions=True)
+        else:
+            await asyncio.gather(http, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(settings.drain_s):
+                await models.close()
+        if access_log is not None:
+            access_log.close()
+    if failed is not None:
+        raise failed
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: ``_stop_on_signals`` has them, and unlike uvicorn ends with exit code 0 once it has drained."""
+        yield
+
+
+def _stop_on_signals(stop: asyncio.Event, server: uvicorn.Server) -> None:
+    loop = asyncio.get_running_loop()
+
+    def end(number: signal.Signals) -> None:
+        if stop.is_set():  # the second one: whoever sends it does not want to wait
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stop.set()
+        server.should_exit = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+
+
+def _started(settings: Settings, listener: socket.socket, grpc_port: int | None, models: Models) -> Started:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    scheme = "http" if settings.certificate is None else "https"
+    http = f"{scheme}://{host}:{listener.getsockname()[1]}"
+    return Started(http, None if grpc_port is None else f"{host}:{grpc_port}", tuple(models.names))
+
+
+@contextlib.contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """A socket that listens; UnavailableError if the address is in use or none of this machine's."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind)
+    except OSError as exc:
+        raise UnavailableError(f"`host` {settings.host}: is no address ({exc.strerror})", "choose another") from exc
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as exc:
+            raise UnavailableError(
+                f"`port` {settings.port} on {settings.host}: cannot be used ({exc.strerror})", "choose another"
+            ) from exc
+        yield listener
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """Allow ``wanted`` open files if the system permits: each connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
+async def _not_yet(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("the application is set before the server starts")

@@ -1,0 +1,251 @@
+"""The batcher: what runs together, whose answer is whose, and what happens to those who leave or come too late."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.serving.batcher import Batcher, Computed
+from alexnet_deploy.serving.refusals import BusyError, EngineError, NotReadyError
+
+HOUR = 3600.0
+
+
+class Engine:
+    """Logits are the first value of each image, and its double. Waits for ``gate``; keeps the sizes of its batches."""
+
+    def __init__(self, *, is_open: bool = True) -> None:
+        self.gate = threading.Event()
+        self.started = threading.Semaphore(0)
+        self.sizes: list[int] = []
+        self.fails: Exception | None = None
+        self.queue: list[int] = []
+        if is_open:
+            self.gate.set()
+
+    def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.sizes.append(len(pixels_NHWC))
+        self.started.release()
+        assert self.gate.wait(60)
+        if self.fails is not None:
+            raise self.fails
+        first_N = pixels_NHWC[:, 0, 0, 0].astype(np.float32)
+        return np.stack([first_N, 2 * first_N], axis=1)
+
+    def batch(self, images: int, compute_s: float) -> None:
+        assert images == self.sizes[-1]
+        assert compute_s >= 0
+
+    def queue_length(self) -> int:
+        return self.queue[-1]
+
+    async def has_started(self) -> None:
+        await asyncio.to_thread(self.started.acquire)
+
+
+class Watched(Batcher):
+    """A batcher of one ``Engine``, which also is its observer."""
+
+    def __init__(self, engine: Engine, *, max_batch: int = 4, max_delay_s: float = 0.0, max_queue: int = 100) -> None:
+        class Observer:
+            batch = staticmethod(engine.batch)
+            queue = staticmethod(engine.queue.append)
+
+        super().__init__(engine, max_batch=max_batch, max_delay_s=max_delay_s, max_queue=max_queue, observer=Observer())
+
+
+def pixels(*values: int) -> NDArray[np.uint8]:
+    return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
+
+
+async def ask(batcher: Batcher, *values: int) -> list[float]:
+    with batcher.reserve(len(values)) as place:
+        computed: Computed = await batcher.compute(place, pixels(*values))
+    assert computed.logits_NK[:, 1].tolist() == [2 * v for v in computed.logits_NK[:, 0]]
+    return computed.logits_NK[:, 0].tolist()
+
+
+async def soon(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def run(body: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(body())
+
+
+def test_what_comes_while_a_batch_runs_becomes_the_next_batch() -> None:
+    async def body() -> None:
+        engine = Engine(is_open=False)
+        batcher = Watched(engine)
+        first = asyncio.create_task(ask(batcher, 1))
+        await engine.has_started()
+        others = [asyncio.create_task(ask(batcher, value)) for value in (2, 3, 4)]
+        await soon(lambda: engine.queue_length() == 3)
+        engine.gate.set()
+        assert await asyncio.gather(first, *others) == [[1], [2], [3], [4]]
+        assert engine.sizes == [1, 3]
+        await batcher.close()
+
+    run(body)
+
+
+def test_a_request_that_is_alone_does_not_wait_for_others() -> None:
+    async def body() -> None:
+        engine = Engine()
+        batcher = Watched(engine, max_delay_s=HOUR)
+        assert await ask(batcher, 7) == [7]
+        assert await ask(batcher, 8) == [8]
+        await batcher.close()
+
+    run(body)
+
+
+def test_a_batch_waits_for_an_image_that_is_being_decoded_and_starts_when_it_is_full() -> None:
+    async def body() -> None:
+        engine = Engine()
+        batcher = Watched(engine, max_batch=2, max_delay_s=HOUR)
+        with batcher.reserve(1) as being_decoded:
+            other = asyncio.create_task(ask(batcher, 1))
+            await soon(lambda: engine.queue_length() == 2)
+            assert engine.sizes == []
+            computed = await batcher.compute(being_decoded, pixels(2))
+        assert computed.logits_NK[:, 0].tolist() == [2]
+        assert await other == [1]
+        assert engine.sizes == [2]
+        await batcher.close()
+
+    run(body)
+
+
+def test_the_oldest_waits_no_longer_than_the_delay() -> None:
+    async def body() -> None:
+        engine = Engine()
+        batcher = Watched(engine, max_delay_s=0.001)
+        with batcher.reserve(1):  # never decoded
+            assert await ask(batcher, 1) == [1]
+        await batcher.close()
+
+    run(body)
+
+
+def test_a_request_larger_than_the_batch_is_split() -> None:
+    async def body() -> None:
+        engine = Engine()
+        batcher = Watched(engine)
+        assert await ask(batcher, *range(10)) == list(range(10))
+        assert engine.sizes == [4, 4, 2]
+        await batcher.close()
+
+    run(body)
+
+
+def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room() -> None:
+    async def body() -> None:
+        engine = Engine(is_open=False)
+        batcher = Watched(engine, max_queue=2)
+        running = asyncio.create_task(ask(batcher, 1))
+        await engine.has_started()
+        waiting = asyncio.create_task(ask(batcher, 2, 3))
+        await soon(lambda: engine.queue_length() == 2)
+        with pytest.raises(BusyError, match="2 of 2 images wait, and this request has 1"):
+            await ask(batcher, 4)
+        engine.gate.set()
+        assert await running == [1]
+        assert await waiting == [2, 3]
+        assert await ask(batcher, 4) == [4]
+        assert engine.queue_length() == 0
+        await batcher.close()
+
+    run(body)
+
+
+def test_whoever_leaves_frees_the_place_and_is_not_computed() -> None:
+    async def body() -> None:
+        engine = Engine(is_open=False)
+        batcher = Watched(engine, max_queue=2)
+        running = asyncio.create_task(ask(batcher, 1))
+        await engine.has_started()
+        leaving = asyncio.create_task(ask(batcher, 2, 3))
+        await soon(lambda: engine.queue_length() == 2)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        assert engine.queue_length() == 0
+        staying = asyncio.create_task(ask(batcher, 4))
+        await soon(lambda: engine.queue_length() == 1)
+        running.cancel()  # it is being computed: nobody waits for its row
+        engine.gate.set()
+        assert await staying == [4]
+        assert engine.sizes == [1, 1]
+        await batcher.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize("failure", [UnavailableError("out of memory"), RuntimeError("a bug")])
+def test_a_failing_engine_answers_its_batch_and_goes_on(failure: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> None:
+        engine = Engine()
+        engine.fails = failure
+        batcher = Watched(engine)
+        with pytest.raises(EngineError, match="the engine failed"):
+            await ask(batcher, *range(9))
+        engine.fails = None
+        assert await ask(batcher, 1) == [1]
+        assert engine.queue_length() == 0
+        await batcher.close()
+
+    run(body)
+    assert str(failure) in caplog.text
+
+
+def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
+    async def body() -> None:
+        engine = Engine(is_open=False)
+        batcher = Watched(engine, max_delay_s=HOUR)
+        running = asyncio.create_task(ask(batcher, 1))
+        await engine.has_started()
+        waiting = asyncio.create_task(ask(batcher, 2))
+        await soon(lambda: engine.queue_length() == 1)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
+        with pytest.raises(NotReadyError):
+            await ask(batcher, 3)
+        engine.gate.set()
+        assert await asyncio.gather(running, waiting) == [[1], [2]]
+        await closing
+
+    run(body)
+
+
+@given(
+    requests=st.lists(st.tuples(st.lists(st.integers(0, 255), min_size=1, max_size=9), st.booleans()), max_size=12),
+    max_batch=st.integers(1, 5),
+)
+def test_every_request_gets_its_own_rows_whoever_leaves(requests: list[tuple[list[int], bool]], max_batch: int) -> None:
+    async def body() -> None:
+        engine = Engine()
+        batcher = Watched(engine, max_batch=max_batch, max_queue=200)
+        tasks = [asyncio.create_task(ask(batcher, *values)) for values, _ in requests]
+        await asyncio.sleep(0)
+        for task, (_, leaves) in zip(tasks, requests, strict=True):
+            if leaves:
+                task.cancel()
+        for task, (values, leaves) in zip(tasks, requests, strict=True):
+            if not leaves:
+                assert await task == values
+        await batcher.close()
+        assert not engine.queue or engine.queue_length() == 0
+        assert all(size <= max_batch for size in engine.sizes)
+
+    run(body)

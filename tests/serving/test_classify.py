@@ -1,0 +1,125 @@
+"""``/classify``: the rows of ``infer`` for the same files, however they are sent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.command import Command
+from tests.serving.running import Server
+
+
+def form(files: list[tuple[str, bytes]], field: str = "file") -> tuple[bytes, dict[str, str]]:
+    boundary = uuid.uuid4().hex
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
+        f"Content-Type: image/jpeg\r\n\r\n".encode()
+        + content
+        + b"\r\n"
+        for name, content in files
+    ]
+    body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+    return body, {"content-type": f"multipart/form-data; boundary={boundary}"}
+
+
+def infer_rows(command: Command, *arguments: object) -> list[dict[str, Any]]:
+    ran = command("infer", *arguments, "--format", "jsonl")
+    assert ran.code in (0, 3), ran.err
+    return [json.loads(line) for line in ran.out.splitlines()]
+
+
+@pytest.mark.parametrize(("engine", "name"), [("exact", "exact"), ("ruined", "ruined"), ("exact@onnxruntime", "exact")])
+def test_several_files_get_the_rows_of_infer(
+    server: Server, workplace: Path, photos: list[Path], command: Command, engine: str, name: str
+) -> None:
+    broken = workplace / "broken.jpg"
+    broken.write_bytes((workplace / photos[0]).read_bytes()[:300])
+    files = [Path("broken.jpg"), *photos]
+    body, headers = form([(str(file), (workplace / file).read_bytes()) for file in files])
+    answer = server.ask("POST", f"/classify?engine={engine}&top_k=2", body, headers)
+    assert answer.status == 200
+    with contextlib.chdir(workplace):
+        runtime = "onnxruntime" if "@" in engine else "openvino"
+        wanted = infer_rows(command, *files, "--engine", f"engines/{name}", "--top-k", 2, "--runtime", runtime)
+    rows = answer.json()
+    assert rows == wanted
+    assert rows[0]["top"] == []
+    assert rows[0]["error"].startswith("broken.jpg: ")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("path", ["/classify", "/classify/red.jpg"])
+def test_a_raw_body_is_one_file(server: Server, workplace: Path, photos: list[Path], method: str, path: str) -> None:
+    answer = server.ask(method, path, (workplace / photos[0]).read_bytes(), {"content-type": "image/jpeg"})
+    (row,) = answer.json()
+    assert row["file"] == ("red.jpg" if path.endswith("jpg") else "image")
+    assert row["error"] is None
+    assert len(row["top"]) == 3
+    assert answer.headers["server-timing"].startswith("decode;dur=")
+
+
+def test_curl_sends_a_photo_in_one_line(server: Server, workplace: Path, photos: list[Path]) -> None:
+    if (curl := shutil.which("curl")) is None:
+        pytest.skip("needs curl")
+    command = [curl, "-sf", "-T", str(photos[0]), f"http://127.0.0.1:{server.port}/classify/"]
+    ran = subprocess.run(command, cwd=workplace, capture_output=True, check=True, env=os.environ | {"no_proxy": "*"})
+    assert json.loads(ran.stdout)[0]["file"] == photos[0].name
+
+
+def test_a_threshold_leaves_less_sure_classes_out(server: Server, workplace: Path, photos: list[Path]) -> None:
+    answer = server.ask("POST", "/classify?threshold=1&top_k=3", (workplace / photos[0]).read_bytes())
+    assert all(answer["probability"] >= 1 for answer in answer.json()[0]["top"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status", "says"),
+    [
+        ("/classify", b"", "image/jpeg", 400, "the body is empty"),
+        ("/classify?top_k=0", b"x", "image/jpeg", 400, "top_k 0: is no whole number"),
+        ("/classify?top_k=1e3", b"x", "image/jpeg", 400, "top_k 1e3"),
+        ("/classify?threshold=nan", b"x", "image/jpeg", 400, "threshold nan"),
+        ("/classify?threshold=2", b"x", "image/jpeg", 400, "threshold 2"),
+        ("/classify?topk=3", b"x", "image/jpeg", 400, "unknown parameter topk"),
+        ("/classify?engine=../exact", b"x", "image/jpeg", 404, "../exact: no such model"),
+        ("/classify", b"{}", "application/json", 415, "content type application/json"),
+        ("/classify", b"x", "multipart/form-data", 400, "the form is not valid"),
+        ("/classify", b"x", "multipart/form-data; boundary=b", 400, "the form is not valid"),
+        ("/classify", b"--b--\r\n", "multipart/form-data; boundary=b", 400, "no image"),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_one_line(
+    server: Server, path: str, body: bytes, kind: str, status: int, says: str
+) -> None:
+    answer = server.ask("POST", path, body, {"content-type": kind})
+    assert answer.status == status, answer
+    assert says in answer.error
+
+
+def test_an_empty_file_of_a_form_costs_only_its_own_answer(server: Server, workplace: Path, photos: list[Path]) -> None:
+    body, headers = form([("empty.jpg", b""), ("good.jpg", (workplace / photos[0]).read_bytes())])
+    empty, good = server.ask("POST", "/classify", body, headers).json()
+    assert empty["error"].startswith("empty.jpg: ")
+    assert good["error"] is None
+
+
+def test_a_compressed_body_is_refused(server: Server) -> None:
+    answer = server.ask("POST", "/classify", b"x", {"content-encoding": "gzip"})
+    assert answer.status == 415
+    assert "content encoding gzip" in answer.error
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a\x1bb.jpg", "x" * 1000])
+def test_a_name_is_only_a_name(server: Server, name: str) -> None:
+    body, headers = form([(name, b"no image")])
+    (row,) = server.ask("POST", "/classify", body, headers).json()
+    assert row["error"].split(":")[0].isprintable()
+    assert "is not an image" in row["error"]
+    assert len(row["file"]) <= 255
