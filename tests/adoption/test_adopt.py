@@ -15,7 +15,7 @@ from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import ArtifactError, InputError, UsageError
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.onnx_file import IR_VERSION, OPSET, contract_in, fixed_batch, initializers, load_onnx
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models import foreign_models as foreign

@@ -108,7 +108,7 @@ class BundleKind:
                 _remove(path)
                 shutil.copyfile(other / name, path)
                 return f"{name} of the other bundle"
-            case 5 if path.is_file():
+            case 5 if path.is_file() and not path.is_symlink():
                 data = path.read_bytes()
                 path.write_bytes(damage(data, rng) if data and rng.random() < 0.7 else cut(data + b" ", rng))
                 return f"{name} damaged"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from alexnet_deploy.bundle.listing import list_bundles
-from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, load_manifest, unlisted_files, verify
+from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, Verification, load_manifest, unlisted_files, verify
 from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
@@ -105,13 +105,20 @@ def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: 
                 cells = (layer.node, layer.op, layer.asked, layer.got, layer.engine_layer)
                 add_row(grid, cells, style=None if layer.asked == layer.got else "red")
             out.print(grid)
-    if (seen := manifest.verification) is not None:
-        print_line(
-            f"verified on {seen.images} photos with {seen.runtime}: {seen.same_answers} answers as the float model's, "
-            f"probabilities within {seen.largest_difference_points:.2f} points"
-        )
+    if manifest.verification is not None:
+        _print_verification(manifest.verification)
     for remark in manifest.notes:
         print_line(in_flags(remark), style="yellow")
+
+
+def _print_verification(seen: Verification) -> None:
+    many_changed = 4 * seen.same_answers < 3 * seen.images
+    print_line(
+        f"verified on {seen.images} photos with {seen.runtime}: {seen.same_answers} answers as the float model's, "
+        f"probabilities within {seen.largest_difference_points:.2f} points"
+        + ("; to see which layers change them: alexnet-deploy diagnose" if many_changed else ""),
+        style="yellow" if many_changed else None,
+    )
 
 
 def _in_short(achieved: Sequence[LayerPrecision]) -> str:

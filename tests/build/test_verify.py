@@ -1,0 +1,82 @@
+"""A bundle records how its answers for photos compare with those of its float model."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+from PIL import Image
+
+from alexnet_deploy.build.engine import build_engine
+from alexnet_deploy.build.settings import BuildSettings
+from alexnet_deploy.bundle.manifest import load_manifest, save_manifest
+from alexnet_deploy.contract import Precision
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
+from tests.helpers.command import Command
+from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_model
+
+
+@pytest.mark.parametrize(("precision", "points"), [("fp32", 0.01), ("fp16", 1.0)])
+def test_a_sound_engine_answers_as_its_float_model(precision: Precision, points: float, tmp_path: Path) -> None:
+    bundle = build_engine(tiny_model(tmp_path / "tiny.onnx"), tmp_path / "tiny", precision=precision)
+    seen = load_manifest(bundle)[0].verification
+    assert seen is not None
+    assert (seen.images, seen.same_answers) == (12, 12)
+    assert "OpenVINO" in seen.runtime
+    # fp32: sums in another order; fp16: weights rounded to 11 bits
+    assert seen.largest_difference_points <= points
+
+
+def test_photos_of_the_user(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(3):
+        Image.new("RGB", (40, 40), (80 * i, 20, 20)).save(photos / f"{i}.png")
+    onnx = tiny_model(tmp_path / "tiny.onnx")
+    bundle = build_engine(onnx, tmp_path / "tiny", settings=BuildSettings(verify_images=photos))
+    seen = load_manifest(bundle)[0].verification
+    assert seen is not None
+    assert seen.images == 3
+    with pytest.raises(InputError, match="nowhere"):
+        build_engine(onnx, tmp_path / "other", settings=BuildSettings(verify_images=tmp_path / "nowhere"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_runtime_that_leaves_the_graph_is_in_the_notes(tmp_path: Path) -> None:
+    g = Graph()
+    x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
+    x = g.node("Mul", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant(np.array(1 / 128, np.float32)))
+    # OpenVINO divides by another number of pixels at the border.
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}
+    x = g.node("Flatten", g.node("AveragePool", x, **pool))
+    path = g.save(
+        g.node("Gemm", x, g.weight(CLASSES, 3 * 17 * 17), transB=1),
+        tmp_path / "pooled.onnx",
+        ["N", SIDE, SIDE, 3],
+        TensorProto.UINT8,
+    )
+    model = load_onnx(path)
+    set_contract(model, TINY_CONTRACT)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
+    save_onnx(model, path)
+    manifest = load_manifest(build_engine(path, tmp_path / "pooled"))[0]
+    assert manifest.verification is not None
+    assert "ONNX Runtime" in manifest.verification.runtime
+    assert any(note.startswith("openvino is not used: its logits for 12 photos differ") for note in manifest.notes)
+
+
+def test_inspect_says_it_and_names_the_next_step_where_many_answers_change(tmp_path: Path, command: Command) -> None:
+    bundle = build_engine(tiny_model(tmp_path / "tiny.onnx"), tmp_path / "tiny")
+    text = command("inspect", bundle).out
+    assert "verified on 12 photos with OpenVINO" in text
+    assert "diagnose" not in text
+    manifest = load_manifest(bundle)[0]
+    assert manifest.verification is not None
+    worse = dataclasses.replace(manifest.verification, same_answers=8)
+    save_manifest(dataclasses.replace(manifest, verification=worse), bundle)
+    assert "8 answers as the float model's" in (text := command("inspect", bundle).out)
+    assert "to see which layers change them: alexnet-deploy diagnose" in text
