@@ -17,11 +17,12 @@ define INSTALL_TORCH
   echo 'torch: not available there, so from PyPI: on Linux a CUDA build, 2.7 GB with its libraries'; fi
 endef
 
-.PHONY: help demo test test-slow check bench bench-photos clean
+.PHONY: help demo test test-slow fuzz check bench bench-photos clean
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
 	@echo "make test   run the test suite; make test-slow runs the rest, some minutes"
+	@echo "make fuzz   mutate files of every kind: N=100000; KIND=images/jpeg SEED=123 runs one; KEEP=folder keeps the faults"
 	@echo "make check  formatting, lint, import rules, types"
 	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
 	@echo "Without an NVIDIA GPU they install the CPU build of torch; TORCH_INDEX= takes PyPI's, TORCH_INDEX=URL another"
@@ -38,6 +39,11 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Counts what became of mutated files of every kind; exit code 1 on any fault.
+fuzz: .venv/.dev
+	$(BIN)/python -m tests.fuzz $(if $(KIND),--kind $(KIND)) $(if $(KEEP),--keep $(KEEP)) \
+	  $(if $(SEED),--seed $(SEED) --inputs $(or $(N),1) --verbose,--inputs $(or $(N),10000))
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

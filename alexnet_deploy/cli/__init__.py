@@ -19,6 +19,7 @@ from alexnet_deploy.cli.commands import (
     look,
     make,
     mlperf,
+    package,
     profile,
     profile_layers,
     report,
@@ -31,7 +32,7 @@ from alexnet_deploy.errors import DeployError
 
 GROUPS = {
     "Make": (make.export, make.build_engine),
-    "Run": (infer.infer, serve.serve),
+    "Run": (infer.infer, serve.serve, package.package),
     "Prove": (
         evaluate.evaluate,
         compare.compare,

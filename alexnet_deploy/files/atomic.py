@@ -79,7 +79,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         with workspace(target) as temporary:
             temporary.mkdir()
             yield temporary
-            for file in temporary.iterdir():
+            for file in temporary.rglob("*"):
                 _fsync(file)
             _fsync_folder(temporary)
             swap_in(temporary, target)

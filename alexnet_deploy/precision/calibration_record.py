@@ -51,6 +51,13 @@ class CalibrationRecord:
     """The magnitude of the largest quantised number: the method's choice for the range."""
     tools: dict[str, str]
 
+    def __post_init__(self) -> None:
+        for image in self.files:
+            if not _lies_below(image.file):
+                raise ValueError(f"file {image.file!r} does not lie below the folder")
+        if self.largest_by_tensor.keys() != self.threshold_by_tensor.keys():
+            raise ValueError("ranges and thresholds belong to different tensors")
+
     @property
     def image_hashes(self) -> frozenset[str]:
         """SHA-256 of the images: an evaluation on any of them is too good."""
@@ -92,16 +99,9 @@ def read_record(path: Path) -> CalibrationRecord:
     """Read and check a ``calibration.json``; InputError if it is missing, ArtifactError if it is not valid."""
     computed = {"images": lambda record: len(record.files), "digest": CalibrationRecord.digest}
     try:
-        record = FORMAT.read(path, CalibrationRecord, computed=computed)
+        return FORMAT.read(path, CalibrationRecord, computed=computed)
     except FileNotFoundError as exc:
         raise InputError(f"{path}: no such calibration record; name the one of an int8 or fp8 bundle") from exc
-    with FORMAT.checking(str(path)):
-        for image in record.files:
-            if not _lies_below(image.file):
-                raise ValueError(f"file {image.file!r} does not lie below the folder")
-        if record.largest_by_tensor.keys() != record.threshold_by_tensor.keys():
-            raise ValueError("ranges and thresholds belong to different tensors")
-    return record
 
 
 def _lies_below(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.metrics import Metrics
-from alexnet_deploy.serving.refusals import Refusal, UnauthenticatedError
+from alexnet_deploy.serving.refusals import NotReadyError, Refusal, UnauthenticatedError
 from alexnet_deploy.serving.security import HEADERS, Keys
 from alexnet_deploy.serving.tracing import span
 
@@ -54,8 +55,12 @@ class Guard:
                     if scope["path"] not in OPEN_PATHS:
                         self._keys.check(headers)
                     await self._app(scope, receive, answer)
+                except asyncio.CancelledError:  # the server ends, and has waited as long as it may
+                    if not status:
+                        await _send_error(NotReadyError("this server is ending; ask again, or another one"), answer)
                 except Exception as exc:
                     if status:  # the answer has begun: only cutting it off tells the client
+                        _log.error("an answer broke off", exc_info=exc)
                         raise
                     await _send_error(exc, answer)
         finally:

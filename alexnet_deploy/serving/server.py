@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
+import uvloop
 
 from alexnet_deploy.errors import DeployError, UnavailableError
 from alexnet_deploy.serving.access_log import AccessLog
@@ -26,6 +27,7 @@ from alexnet_deploy.serving.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 512  # connections that the kernel holds while we are busy
 _FILES = 256  # descriptors beside those of connections: engines, logs, gRPC
 
@@ -55,11 +57,12 @@ def serve(
     tls = None
     if settings.certificate is not None and settings.key is not None:
         tls = tls_context(settings.certificate, settings.key)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what matters of it, we log ourselves
     _raise_file_limit(settings.max_connections + _FILES)
     with _listening(settings) as listener:
         config = uvicorn.Config(
             app=_not_yet,
-            loop="uvloop",
+            loop="none",
             http=limited_protocol(settings.idle_s, settings.timeout_s),
             ws="none",
             lifespan="off",
@@ -74,7 +77,7 @@ def serve(
         )
         config.load()
         config.ssl = tls
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(sources, settings, keys, config, listener, on_ready))
 
 
@@ -140,15 +143,15 @@ class _Server(uvicorn.Server):
 def _stop_on_signals(stop: asyncio.Event, server: uvicorn.Server) -> None:
     loop = asyncio.get_running_loop()
 
-    def end(number: signal.Signals) -> None:
-        if stop.is_set():  # the second one: whoever sends it does not want to wait
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+    def end() -> None:
         stop.set()
         server.should_exit = True
+        for number in _SIGNALS:  # whoever sends a second one does not want to wait
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, number)
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, end)
 
 
 def _started(settings: Settings, listener: socket.socket, grpc_port: int | None, models: Models) -> Started:

@@ -10,6 +10,11 @@ from alexnet_deploy.verification.difference import difference
 
 # Legend: N image, K class
 
+_WHOLES = (1.0, 100.0, 255.0, 256.0, 1000.0)
+"""What probabilities may be multiplied by: nothing, percent, the steps of a byte, per mille."""
+_SUM_OF_ROUNDED = 0.1
+"""How far the sum of probabilities may be from 1 that are rounded to whole percent, per mille or steps."""
+
 
 def against_scores(
     scores_NK: NDArray[np.float64],
@@ -20,32 +25,47 @@ def against_scores(
 ) -> str | None:
     """Why our logits do not say what the ``scores_NK`` of the original say; None where they do."""
     classes = len(contract.labels)
-    if scores_NK.shape[1] == 1 and classes == 2:  # one probability or logit of the second of two classes
-        within = scores_NK.min() >= 0 and scores_NK.max() <= 1
-        scores_NK = np.concatenate([1 - scores_NK if within else np.zeros_like(scores_NK), scores_NK], axis=1)
+    if scores_NK.shape[1] == 1 and classes == 2:
+        return _against_one_score(scores_NK, logits_NK, limit)
     if scores_NK.shape[1] != classes:
         return (
             f"the original returns {scores_NK.shape[1]} scores per image, not {classes}; name the right `output_name`"
         )
     lowest, highest = float(scores_NK.min()), float(scores_NK.max())
-    scale = _probability_scale(scores_NK, limit)
     within = lowest >= -limit and highest <= 1 + limit
-    if scale is None and within and contract.activation == "softmax" and given is None and lowest < highest:
+    whole = _whole_of(scores_NK, limit)
+    if whole is not None:
+        return _against_probabilities(scores_NK, whole, logits_NK, contract.activation, limit)
+    if within and contract.activation == "softmax" and given is None and lowest < highest:
         return (
             "its outputs lie between 0 and 1 and do not sum to 1, so they are scores of classes that do not exclude "
             "each other; give `activation` sigmoid, or softmax if they are logits"
         )
-    if scale is not None:
-        return _against_probabilities(scores_NK / scale, logits_NK, contract.activation, limit)
     if contract.activation == "sigmoid" and within:
-        return _against_probabilities(scores_NK, logits_NK, "sigmoid", limit)
+        return _against_probabilities(scores_NK, 1.0, logits_NK, "sigmoid", limit)
     reason = _against_logits(scores_NK, logits_NK, contract.activation, limit)
     if reason is not None and contract.activation == "sigmoid":
         # Numbers of these ranges may be logits as well, so the other meanings come second.
-        if lowest >= 0 and highest <= 100 * (1 + limit):
-            return _against_probabilities(scores_NK / 100, logits_NK, "sigmoid", limit)
+        reasons = [
+            _against_probabilities(scores_NK, whole, logits_NK, "sigmoid", limit)
+            for whole in _WHOLES
+            if lowest >= 0 and highest <= whole * (1 + limit)
+        ]
         if highest <= limit:
-            return _against_probabilities(np.exp(scores_NK), logits_NK, "sigmoid", limit)
+            reasons.append(_against_probabilities(np.exp(scores_NK), 1.0, logits_NK, "sigmoid", limit))
+        return None if None in reasons else reason
+    return reason
+
+
+def _against_one_score(scores_N1: NDArray[np.float64], logits_N2: NDArray[np.float32], limit: float) -> str | None:
+    """One number is the logit or the probability, in any scale, of the second of two classes."""
+    reason = _against_logits(np.concatenate([np.zeros_like(scores_N1), scores_N1], axis=1), logits_N2, "softmax", limit)
+    for whole in _WHOLES:
+        if scores_N1.min() >= 0 and scores_N1.max() <= whole * (1 + limit):
+            both_N2 = np.concatenate([whole - scores_N1, scores_N1], axis=1)
+            found = _against_probabilities(both_N2, whole, logits_N2, "softmax", limit)
+            if found is None or whole == 1.0:  # what lies within 0..1 is a probability
+                return found
     return reason
 
 
@@ -59,9 +79,16 @@ def _against_logits(
 
 
 def _against_probabilities(
-    expected_NK: NDArray[np.float64], logits_NK: NDArray[np.float32], activation: Activation, limit: float
+    scores_NK: NDArray[np.float64],
+    whole: float,
+    logits_NK: NDArray[np.float32],
+    activation: Activation,
+    limit: float,
 ) -> str | None:
-    found_NK = probabilities(logits_NK, activation)
+    """The scores are probabilities times ``whole``; whole numbers are rounded, or cut, probabilities."""
+    if whole > 1 and (scores_NK == np.rint(scores_NK)).all():
+        limit += 1 / whole
+    found_NK, expected_NK = probabilities(logits_NK, activation), scores_NK / whole
     largest = float(np.abs(found_NK - expected_NK).max())
     if largest <= limit:
         return None
@@ -76,12 +103,15 @@ def _wrong(what: str, changed: int, images: int) -> str:
     )
 
 
-def _probability_scale(scores_NK: NDArray[np.float64], limit: float) -> float | None:
-    """1 or 100 where each row holds probabilities that sum to it; None otherwise."""
+def _whole_of(scores_NK: NDArray[np.float64], limit: float) -> float | None:
+    """What the scores of each image sum to, if they are probabilities in some scale; None otherwise."""
     sums_N = scores_NK.sum(axis=1)
-    for scale in (1.0, 100.0):
-        if scores_NK.min() >= -limit * scale and np.abs(sums_N - scale).max() <= limit * scale:
-            return scale
+    for whole in _WHOLES:
+        rounding = 0.0
+        if whole > 1 and (scores_NK == np.rint(scores_NK)).all():
+            rounding = min(scores_NK.shape[1] / whole, _SUM_OF_ROUNDED)
+        if scores_NK.min() >= -limit * whole and np.abs(sums_N / whole - 1).max() <= limit + rounding:
+            return whole
     return None
 
 

@@ -132,7 +132,9 @@ def start(cwd: Path, *arguments: object, store: Path | str = "engines", output: 
     """``alexnet-deploy serve`` on free ports; its log must have no traceback at the end."""
     output = output or cwd / f"access-{time.monotonic_ns()}.jsonl"
     command = [sys.executable, "-W", "error", "-m", "alexnet_deploy", "serve", *map(str, arguments)]
-    command += ["--port", "0", "--grpc-port", "0", "--store", str(store)]
+    if "--port" not in arguments:
+        command += ["--port", "0"]
+    command += ["--grpc-port", "0", "--store", str(store)]
     with output.open("wb") as stream:
         process = subprocess.Popen(command, cwd=cwd, stdout=stream, stderr=subprocess.PIPE)
     server = Server(process, output)

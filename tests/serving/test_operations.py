@@ -154,6 +154,7 @@ def test_it_listens_before_it_is_ready_and_then_says_so(workplace: Path) -> None
             try:
                 alive, ready = (server.ask("GET", f"/v2/health/{what}").status for what in ("live", "ready"))
             except ConnectionRefusedError:
+                assert server.process.poll() is None
                 continue
             seen.add((alive, ready))
             if ready == 200:

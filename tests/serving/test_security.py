@@ -192,7 +192,9 @@ def test_an_empty_store_names_the_next_step(command: Command, tmp_path: Path) ->
     assert "holds no engine; build one" in ran.error
 
 
-@pytest.mark.parametrize("package", ["uvicorn", "starlette", "grpc", "prometheus_client", "httptools", "uvloop"])
+@pytest.mark.parametrize(
+    "package", ["uvicorn", "starlette", "grpc", "prometheus_client", "httptools", "uvloop", "python_multipart"]
+)
 def test_without_the_extra_it_is_named(here: Path, package: str) -> None:
     code = f"import sys; sys.modules[{package!r}] = None; from alexnet_deploy.cli import main; main()"
     ran = subprocess.run([sys.executable, "-c", code, "serve", "exact"], capture_output=True, text=True, check=False)

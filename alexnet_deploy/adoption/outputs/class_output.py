@@ -21,6 +21,7 @@ from alexnet_deploy.adoption.outputs.endings import (
     ROUNDING,
     Ending,
     activated,
+    activation_behind,
     find_ending,
     may_be_bounded,
     nodes_behind_the_last_layer,
@@ -37,6 +38,8 @@ from alexnet_deploy.onnx_graph.sizes import without_weights
 
 _SUM_TOLERANCE = 5e-3
 """A thousand float16 probabilities, each rounded by 2^-12 of itself, sum to 1 within 5e-4; bfloat16's within 4e-3."""
+_WHOLES = (1.0, 100.0, 255.0, 256.0, 1000.0)
+"""What the probabilities of an image may sum to: 1, percent, the steps of a byte, per mille."""
 _SUM_TOLERANCE_ROUNDED = 0.1
 """Behind a Softmax that the graph shows: int8 steps and the bounds of a Clip move the sum more."""
 
@@ -88,8 +91,14 @@ def end_in_logits(model: onnx.ModelProto, path: Path, options: ImportOptions) ->
     else:
         rows_NK, classes = _rows(model, values[scores], path, scores)
         before_NK = _as_rows(values.get(ending.before or "", []), len(rows_NK), classes)
-        bounded = may_be_bounded(nodes_behind_the_last_layer(model, scores))
-        meaning = _measured(scores, ending, rows_NK, before_NK, bounded=bounded)
+        last_nodes = nodes_behind_the_last_layer(model, scores)
+        meaning = _measured(scores, ending, rows_NK, before_NK, bounded=may_be_bounded(last_nodes))
+        squashing = activation_behind(last_nodes)
+        if meaning.activation is None and squashing is not None and rows_NK.min() >= 0 and options.activation is None:
+            raise InputError(
+                f"{path}: output {scores} comes from node {squashing.name} ({squashing.op_type}), but holds neither "
+                "probabilities nor percent; export the scores before it, or give `activation` if they are logits"
+            )
     if meaning.activation == "sigmoid" and rows_NK is not None and np.ptp(rows_NK) == 0:
         raise InputError(
             f"{path}: output {scores} gives every class of every image the score {rows_NK.flat[0]:g}, as a softmax "
@@ -148,7 +157,10 @@ def _measured(
             return _by_structure(scores, ending)
     sums_N = rows_NK.sum(axis=1)
     tolerance = _SUM_TOLERANCE_ROUNDED if ending.activation == "Softmax" else _SUM_TOLERANCE
-    for whole in (1.0, 100.0):
+    whole_numbers = bool((rows_NK == np.rint(rows_NK)).all())
+    for whole in _WHOLES:
+        if whole > 1 and whole_numbers:  # each is half a unit off at most, or a whole one where it was cut
+            tolerance = max(tolerance, min(rows_NK.shape[1] / whole, _SUM_TOLERANCE_ROUNDED))
         # Rounding may leave a 0 just below it.
         if rows_NK.shape[1] > 1 and rows_NK.min() >= -1e-6 * whole and np.abs(sums_N / whole - 1).max() <= tolerance:
             return _Meaning(scores, "softmax", "log", whole * ending.factor)

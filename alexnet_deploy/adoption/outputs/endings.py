@@ -18,10 +18,15 @@ ROUNDING: dict[int, float] = {
 """How far a probability may move when it, or logits up to 8 before it, are rounded to this type, twice at most."""
 _QUANTISED = 0.02
 """The same for int8: a step of 1/127 or 1/255, and the largest number below 1."""
+_WHOLE_NUMBERS = (
+    TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT16, TensorProto.INT16, TensorProto.UINT32, TensorProto.INT32,
+    TensorProto.UINT64, TensorProto.INT64,
+)  # fmt: skip
 _EXACT = 1e-5
 """The sum of a softmax over thousands of classes in float32, in another order."""
 
 _LAYERS = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "ConvInteger", "MatMulInteger"))
+_SQUASHING = frozenset(("Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Exp"))
 _UNBOUNDED = SHAPE_OPS | frozenset((
     "Add", "Sub", "Mul", "Div", "Sum", "Neg", "BatchNormalization", "Cast", "QuantizeLinear", "DequantizeLinear",
     "ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool", "AveragePool", "GlobalMaxPool", "MaxPool", "Concat",
@@ -53,14 +58,21 @@ def find_ending(model: onnx.ModelProto, tensor: str) -> Ending:
     """
     producers, weights = producers_of(model.graph), initializers(model)
     factor, tolerance, logarithm = 1.0, _EXACT, False
+    rounded_at: list[float] = []  # the factor behind each rounding to whole numbers
+
+    def ending(activation: str, before: str | None, *, log: bool, at_least: float = 0.0) -> Ending:
+        # A whole number is half a unit off; a unit is 1 / 100 of a probability in percent.
+        whole = sum(behind / factor for behind in rounded_at)
+        return Ending(activation, before, log, factor, max(tolerance, at_least) + whole)
+
     while (node := producers.get(tensor)) is not None:
         op, source = node.op_type, node.input[0] if node.input else ""
         if op == "LogSoftmax" and factor != 1:
             break
         if op in ("Softmax", "LogSoftmax", "Sigmoid"):
-            return Ending(op.removeprefix("Log"), source, logarithm or op == "LogSoftmax", factor, tolerance)
+            return ending(op.removeprefix("Log"), source, log=logarithm or op == "LogSoftmax")
         if op in ("QLinearSoftmax", "QLinearSigmoid"):
-            return Ending(op.removeprefix("QLinear"), None, logarithm, factor, _QUANTISED)
+            return ending(op.removeprefix("QLinear"), None, log=logarithm, at_least=_QUANTISED)
         if op == "Log" and not logarithm and factor == 1:
             logarithm = True
         elif op in ("Mul", "Div") and not logarithm:
@@ -71,15 +83,41 @@ def find_ending(model: onnx.ModelProto, tensor: str) -> Ending:
             factor *= value if op == "Mul" else 1 / value
         elif op == "Cast":
             kind = helper.get_node_attr_value(node, "to")
-            if kind not in ROUNDING:
+            if kind in ROUNDING:
+                tolerance = max(tolerance, ROUNDING[kind])
+            elif kind in _WHOLE_NUMBERS:
+                rounded_at.append(factor)
+            else:
                 break
-            tolerance = max(tolerance, ROUNDING[kind])
-        elif op in ("QuantizeLinear", "DequantizeLinear"):
+        elif op in ("Round", "Floor", "Ceil"):
+            rounded_at.append(factor)
+        elif op == "DequantizeLinear":
+            tolerance = _QUANTISED
+            inner = producers.get(source)
+            if inner is not None and inner.op_type == "QuantizeLinear":
+                source = inner.input[0]
+        elif op == "QuantizeLinear":
+            step = _step_from_zero(weights, node)
+            if step is None:
+                break
+            factor /= step
             tolerance = _QUANTISED
         elif op not in SHAPE_OPS and op != "Clip":
             break
         tensor = source
     return Ending()
+
+
+def _step_from_zero(weights: dict[str, TensorProto], node: onnx.NodeProto) -> float | None:
+    """The step of a QuantizeLinear for the whole tensor with zero point 0, as 1/255; None for another one."""
+    scale = weights.get(node.input[1])
+    zero = weights.get(node.input[2]) if len(node.input) > 2 else None
+    if scale is None or (len(node.input) > 2 and zero is None):
+        return None
+    step = numpy_helper.to_array(scale)
+    if step.size != 1 or not step.flat[0] > 0 or (zero is not None and numpy_helper.to_array(zero).any()):
+        return None
+    return float(step.flat[0])
 
 
 def _positive_scalar(weights: dict[str, TensorProto], node: onnx.NodeProto) -> tuple[str, float] | None:
@@ -111,6 +149,16 @@ def nodes_behind_the_last_layer(model: onnx.ModelProto, tensor: str) -> list[onn
 def may_be_bounded(nodes: list[onnx.NodeProto]) -> bool:
     """Whether one of ``nodes`` may keep its output within 0..1, whatever its input."""
     return any(node.op_type not in _UNBOUNDED for node in nodes)
+
+
+def activation_behind(nodes: list[onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The first of ``nodes`` that logits do not come from; x * Sigmoid(x) is a layer's own activation."""
+    gates = {(node.input[0], node.output[0]) for node in nodes if node.op_type in ("Sigmoid", "HardSigmoid")}
+    gated = {pair for node in nodes if node.op_type == "Mul" for pair in (tuple(node.input), tuple(node.input)[::-1])}
+    for node in nodes:
+        if node.op_type in _SQUASHING and (node.input[0], node.output[0]) not in gates & gated:
+            return node
+    return None
 
 
 def activated(before_NK: NDArray[np.float64], ending: Ending) -> NDArray[np.float64]:

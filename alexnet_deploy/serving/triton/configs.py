@@ -1,0 +1,179 @@
+"""The ModelConfig of each model of a repository, as the fields of ``config.pbtxt``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alexnet_deploy.errors import UsageError, require_positive
+from alexnet_deploy.serving.triton.choose import ANSWER, DECODE, PHOTOS, TritonModel
+
+LABELS_FILE = "labels.txt"
+IMAGE, PROBABILITIES = "image", "probabilities"
+"""As ``serve`` calls its input of encoded files, and its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class TritonSettings:
+    """What Triton does with requests; raises UsageError for a value out of range.
+
+    ``instances`` is the number of copies of an engine (per GPU where there are some). ``max_delay_s`` is how long a
+    request waits for others, ``max_queue`` how many may wait; the defaults are those of ``serve``.
+    """
+
+    instances: int = 1
+    max_delay_s: float = 0.002
+    max_queue: int = 256
+
+    def __post_init__(self) -> None:
+        require_positive(instances=self.instances, max_queue=self.max_queue)
+        if not 0 <= self.max_delay_s <= 60:
+            raise UsageError(f"`max_delay` {self.max_delay_s}: is not within 0..60 seconds")
+
+
+def plan_files(model: TritonModel) -> dict[str, str]:
+    """The file in the version folder by compute capability as Triton writes it: ``{"8.9": "model.plan"}``."""
+    one = len(model.plans) == 1
+    return {_capability(plan.target): "model.plan" if one else f"model.{plan.target}.plan" for plan, _ in model.plans}
+
+
+def _capability(target: str) -> str:
+    digits = target.removeprefix("sm")
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def engine_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any]:
+    """Pixels in, logits out."""
+    contract = model.engine.contract
+    pixels = _pixels_dims(model)
+    config = _common(model, model.name) | {
+        "input": [{"name": contract.input_name, "data_type": "TYPE_UINT8", "dims": _dims(model, *pixels)}],
+        "output": [_scores(model, contract.output_name)],
+    }
+    if model.static:
+        config["model_warmup"] = [_warm_up(model, 1)]
+    else:
+        tuned = {model.batch.opt, model.batch.max}
+        config["model_warmup"] = [_warm_up(model, images) for images in sorted({1, *tuned})]
+        config |= _batching(settings, settings.max_delay_s, sorted(tuned))
+    if model.plans:
+        files = plan_files(model)
+        return config | {
+            "platform": "tensorrt_plan",
+            "backend": "tensorrt",
+            "default_model_filename": next(iter(files.values())),
+            "cc_model_filenames": files,
+            "instance_group": [{"count": settings.instances, "kind": "KIND_GPU"}],
+        }
+    if model.engine.precision.startswith("fp8"):
+        # Level -1 is ONNX Runtime's basic optimisation: its extended ones compute an FP8 Gemm wrongly
+        # (runtime/onnxruntime_runner.py).
+        config["optimization"] = {"graph": {"level": -1}}
+    return config | {
+        "backend": "onnxruntime",
+        "default_model_filename": "model.onnx",
+        "instance_group": [{"count": settings.instances, "kind": "KIND_AUTO"}],
+    }
+
+
+def decode_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any]:
+    """Encoded files in, pixels out; one process, which decodes in threads."""
+    return _python(model, DECODE, settings) | {
+        "input": [_image(model)],
+        "output": [
+            {
+                "name": model.engine.contract.input_name,
+                "data_type": "TYPE_UINT8",
+                "dims": _dims(model, *_pixels_dims(model)),
+            }
+        ],
+    }
+
+
+def answer_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any]:
+    """Logits in, probabilities out."""
+    logits = _scores(model, model.engine.contract.output_name)
+    return _python(model, ANSWER, settings) | {
+        "input": [{key: logits[key] for key in ("name", "data_type", "dims")}],
+        "output": [_scores(model, PROBABILITIES)],
+    }
+
+
+def ensemble_config(model: TritonModel) -> dict[str, Any]:
+    """Encoded files in, probabilities out: the three models one after the other."""
+    contract = model.engine.contract
+    steps = (
+        (model.beside(DECODE), {IMAGE: IMAGE}, {contract.input_name: "step_pixels"}),
+        (model.name, {contract.input_name: "step_pixels"}, {contract.output_name: "step_logits"}),
+        (model.beside(ANSWER), {contract.output_name: "step_logits"}, {PROBABILITIES: PROBABILITIES}),
+    )
+    return _common(model, model.beside(PHOTOS)) | {
+        "platform": "ensemble",
+        "input": [_image(model)],
+        "output": [_scores(model, PROBABILITIES)],
+        "ensemble_scheduling": {
+            "step": [
+                {"model_name": name, "model_version": -1, "input_map": given, "output_map": got}
+                for name, given, got in steps
+            ]
+        },
+    }
+
+
+def _common(model: TritonModel, name: str) -> dict[str, Any]:
+    return {"name": name, "max_batch_size": model.max_batch_size}
+
+
+def _python(model: TritonModel, role: str, settings: TritonSettings) -> dict[str, Any]:
+    """Without a delay of its own: an image has waited in the engine's queue, or will."""
+    config = _common(model, model.beside(role)) | {
+        "backend": "python",
+        "default_model_filename": "model.py",
+        "instance_group": [{"count": 1, "kind": "KIND_CPU"}],
+    }
+    return config if model.static else config | _batching(settings, 0.0)
+
+
+def _batching(settings: TritonSettings, delay_s: float, preferred: Sequence[int] = ()) -> dict[str, Any]:
+    return {
+        "dynamic_batching": {
+            "preferred_batch_size": list(preferred),
+            "max_queue_delay_microseconds": round(1e6 * delay_s),
+            "default_queue_policy": {"max_queue_size": settings.max_queue},
+        }
+    }
+
+
+def _dims(model: TritonModel, *sizes: int) -> list[int]:
+    """The sizes after the batch, or with it where it is fixed."""
+    return [model.batch.max, *sizes] if model.static else list(sizes)
+
+
+def _pixels_dims(model: TritonModel) -> tuple[int, int, int]:
+    pre = model.engine.contract.preprocessing
+    return pre.height, pre.width, 3
+
+
+def _image(model: TritonModel) -> dict[str, Any]:
+    dims = [model.batch.max] if model.static else [1]  # Triton has no scalars: a request is [N, 1]
+    return {"name": IMAGE, "data_type": "TYPE_STRING", "dims": dims}
+
+
+def _scores(model: TritonModel, name: str) -> dict[str, Any]:
+    """Without labels where a fixed batch has several images: Triton then counts classes through all of them."""
+    output = {"name": name, "data_type": "TYPE_FP32", "dims": _dims(model, len(model.engine.contract.labels))}
+    return output if model.static and model.batch.max > 1 else output | {"label_filename": LABELS_FILE}
+
+
+def _warm_up(model: TritonModel, images: int) -> dict[str, Any]:
+    pixels = {
+        "data_type": "TYPE_UINT8",
+        "dims": _dims(model, *_pixels_dims(model)),
+        "zero_data": True,
+    }
+    return {
+        "name": f"batch {images}",
+        "batch_size": images,
+        "inputs": {model.engine.contract.input_name: pixels},
+    }

@@ -1,0 +1,165 @@
+"""What ``package`` writes: the layout, the configuration against the model, the record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from alexnet_deploy.bundle.manifest import open_bundle
+from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, graph_inputs, load_onnx
+from alexnet_deploy.serving.triton.repository import RECORD
+from tests.helpers.command import Command
+from tests.helpers.models.bundles import build_bundle
+from tests.helpers.models.onnx_models import CLASSES, SIDE, tiny_model
+from tests.serving.triton.reading import config_of, models_in, sizes
+
+TYPES = {"TYPE_UINT8": TensorProto.UINT8, "TYPE_FP32": TensorProto.FLOAT}
+
+
+def test_config_is_what_the_model_has(command: Command, here: Path) -> None:
+    assert command("package", "exact", "ruined", "--triton", "repo").code == 0
+    assert models_in(Path("repo")) == {"exact", "ruined"}
+    for name in ("exact", "ruined"):
+        folder = Path("repo", name)
+        config = config_of(folder)
+        model = load_onnx(folder / "1" / "model.onnx")
+        for tensor, value in zip(
+            (*config["input"], *config["output"]), (*graph_inputs(model), *model.graph.output), strict=True
+        ):
+            found = value.type.tensor_type
+            assert (tensor["name"], TYPES[tensor["data_type"]]) == (value.name, found.elem_type)
+            assert sizes(tensor) == [dim.dim_value for dim in found.shape.dim[1:]]
+        engine = open_bundle(Path("engines", name))
+        assert engine.batch is not None
+        assert config["name"] == name
+        assert config["backend"] == "onnxruntime"
+        assert config["max_batch_size"] == engine.batch.max
+        assert config["dynamic_batching"]["preferred_batch_size"] == [engine.batch.opt, engine.batch.max]
+        assert [warm["batch_size"] for warm in config["model_warmup"]] == [1, engine.batch.opt, engine.batch.max]
+        assert (folder / "labels.txt").read_text().splitlines() == list(engine.contract.labels)
+        assert (folder / "1/model.onnx").read_bytes() == engine.onnx_path.read_bytes()
+
+
+def test_preprocess_adds_an_ensemble(command: Command, here: Path) -> None:
+    result = command("package", "exact", "--triton", "repo", "--preprocess", "--json")
+    assert json.loads(result.out)["models"] == ["exact-photos", "exact"]
+    assert models_in(Path("repo")) == {"exact", "exact-decode", "exact-probabilities", "exact-photos"}
+    ensemble = config_of(Path("repo/exact-photos"))
+    by_model = {step["model_name"]: step for step in ensemble["ensemble_scheduling"]["step"]}
+    tensors = {"image": ensemble["input"][0]}
+    for name, step in by_model.items():  # every tensor that a step takes has the type and the sizes of the one given
+        config = config_of(Path("repo", name))
+        assert config["max_batch_size"] == ensemble["max_batch_size"]
+        for tensor in config["input"]:
+            given = tensors[step["input_map"][tensor["name"]]]
+            assert (given["data_type"], sizes(given)) == (tensor["data_type"], sizes(tensor))
+        tensors |= {step["output_map"][tensor["name"]]: tensor for tensor in config["output"]}
+    assert tensors["probabilities"] == ensemble["output"][0]
+    assert any(Path("repo/exact-photos/1").iterdir())  # object stores keep no empty folder
+
+
+@pytest.mark.parametrize("role", ["decode", "probabilities"])
+def test_python_models_need_nothing_of_the_installation(
+    role: str, command: Command, here: Path, photos: list[Path]
+) -> None:
+    """Their sources run alone, on Pillow, NumPy and msgspec, and decode to the same pixels."""
+    command("package", "exact", "--triton", "repo", "--preprocess")
+    version = Path("repo", f"exact-{role}", "1").resolve()
+    (version / "triton_python_backend_utils.py").write_text("")
+    script = """
+import sys
+class Blocked:
+    def find_spec(self, name, *rest):
+        if name.partition(".")[0] in ("onnx", "onnxruntime", "openvino", "torch", "google", "ml_dtypes", "typer"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+import model
+model.TritonPythonModel().initialize({})
+import alexnet_deploy, pathlib
+assert pathlib.Path(alexnet_deploy.__file__).parent.parent == pathlib.Path.cwd(), alexnet_deploy.__file__
+if len(sys.argv) > 1:
+    served = model.TritonPythonModel()
+    served.initialize({})
+    import numpy
+    content = pathlib.Path(sys.argv[1]).read_bytes()
+    numpy.save("pixels.npy", served._decode(0, content))
+"""
+    photo = [str(photos[0].resolve())] if role == "decode" else []
+    subprocess.run([sys.executable, "-c", script, *photo], cwd=version, check=True, env={}, timeout=60)
+    if photo:
+        expected = load_pixels(photos[0], open_bundle(Path("engines/exact")).contract.preprocessing)
+        np.testing.assert_array_equal(np.load(version / "pixels.npy"), expected)
+
+
+def test_a_fixed_batch_is_not_batched(command: Command, tmp_path: Path) -> None:
+    path = tiny_model(tmp_path / "four.onnx", batch=4)
+    assert fixed_batch(load_onnx(path)) == 4
+    result = command("package", path, "--triton", tmp_path / "repo", "--preprocess")
+    assert result.code == 0
+    assert "takes 4 images per request" in result.err
+    config = config_of(tmp_path / "repo/four")
+    assert config.get("max_batch_size", 0) == 0
+    assert "dynamic_batching" not in config
+    assert sizes(config["input"][0]) == [4, SIDE, SIDE, 3]
+    assert sizes(config["output"][0]) == [4, CLASSES]
+    # Triton would count the classes of the second image on from those of the first.
+    assert "label_filename" not in config["output"][0]
+    assert sizes(config_of(tmp_path / "repo/four-photos")["input"][0]) == [4]
+
+
+def test_an_fp8_engine_asks_for_basic_optimisation(command: Command, tmp_path: Path) -> None:
+    """ONNX Runtime's extended optimisation computes an FP8 Gemm wrongly."""
+    path = tiny_model(tmp_path / "eight.onnx", "fp8")
+    assert command("package", path, "--triton", tmp_path / "repo").code == 0
+    assert config_of(tmp_path / "repo/eight")["optimization"] == {"graph": {"level": -1}}
+
+
+def test_a_repository_of_ours_is_replaced_whole(command: Command, here: Path) -> None:
+    command("package", "exact", "--triton", "repo", "--preprocess")
+    compiled = Path("repo/exact-decode/1/__pycache__/model.cpython-312.pyc")  # by a server that runs from it
+    compiled.parent.mkdir()
+    compiled.touch()
+    assert command("package", "ruined", "--triton", "repo").code == 0
+    assert models_in(Path("repo")) == {"ruined"}
+    assert json.loads(Path("repo", RECORD).read_text())["files"] == [
+        "ruined/1/model.onnx",
+        "ruined/config.pbtxt",
+        "ruined/labels.txt",
+    ]
+
+
+def test_nothing_in_it_names_this_machine(command: Command, here: Path) -> None:
+    command("package", here / "engines/exact", "--triton", here / "repo", "--preprocess", "--kserve")
+    for file in Path("repo").rglob("*"):
+        if file.is_file():
+            assert str(here).encode() not in file.read_bytes(), file
+
+
+def test_settings_reach_the_configuration(command: Command, here: Path) -> None:
+    command("package", "exact", "--triton", "repo", "--instances", 3, "--max-delay", "500us", "--max-queue", 7)
+    config = config_of(Path("repo/exact"))
+    assert config["instance_group"] == [{"count": 3}]
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == "500"
+    assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 7
+
+
+def test_an_onnx_of_ours(command: Command, here: Path) -> None:
+    assert command("package", "colours.onnx", "--triton", "repo").code == 0
+    assert config_of(Path("repo/colours"))["max_batch_size"] == 32
+    onnx.checker.check_model(load_onnx(Path("repo/colours/1/model.onnx")))
+
+
+def test_profile_of_the_bundle(command: Command, here: Path) -> None:
+    build_bundle(Path("colours.onnx"), Path("engines/small"), batch=(1, 1, 4))
+    command("package", "small", "--triton", "repo")
+    config = config_of(Path("repo/small"))
+    assert config["max_batch_size"] == 4
+    assert config["dynamic_batching"]["preferred_batch_size"] == [1, 4]

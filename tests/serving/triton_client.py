@@ -1,0 +1,58 @@
+"""What a user of tritonclient writes, for both protocols: python triton_client.py HTTP_PORT GRPC_PORT MODEL PHOTO...
+
+Runs in an environment of its own; prints one line of JSON per protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc
+import tritonclient.http
+
+
+def ask(library: Any, url: str, model: str, contents: list[bytes]) -> dict[str, Any]:
+    client = library.InferenceServerClient(url)
+    alive = client.is_server_live() and client.is_server_ready() and client.is_model_ready(model)
+    images = library.InferInput("image", [len(contents)], "BYTES")
+    images.set_data_from_numpy(np.array(contents, object))
+    answer = client.infer(model, [images])
+    logits = answer.as_numpy("logits")
+    best = client.infer(model, [images], outputs=[library.InferRequestedOutput("probabilities", class_count=1)])
+    options = {"as_json": True} if library is tritonclient.grpc else {}
+    config = client.get_model_config(model, **options)
+    config = config.get("config", config)
+    height, width, _ = (int(size) for size in config["input"][0]["dims"])
+    black = library.InferInput("pixels", [2, height, width, 3], "UINT8")
+    black.set_data_from_numpy(np.zeros((2, height, width, 3), np.uint8))
+    pixels = client.infer(model, [black], outputs=[library.InferRequestedOutput("logits")]).as_numpy("logits")
+    try:
+        client.infer("none", [black])
+        refused = ""
+    except Exception as exc:
+        refused = str(exc)
+    return {
+        "alive": alive,
+        "server": client.get_server_metadata(**options)["name"],
+        "inputs": [given["name"] for given in client.get_model_metadata(model, **options)["inputs"]],
+        "logits": logits.tolist(),
+        "probabilities": answer.as_numpy("probabilities").tolist(),
+        "best": [text.decode() for text in best.as_numpy("probabilities").ravel()],
+        "pixels": pixels.tolist(),
+        "refused": refused,
+    }
+
+
+def main() -> None:
+    http_port, grpc_port, model, *photos = sys.argv[1:]
+    contents = [Path(photo).read_bytes() for photo in photos]
+    for library, port in ((tritonclient.http, http_port), (tritonclient.grpc, grpc_port)):
+        print(json.dumps(ask(library, f"127.0.0.1:{port}", model, contents)))
+
+
+if __name__ == "__main__":
+    main()
