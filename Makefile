@@ -4,6 +4,7 @@ BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 CHECKPOINT := alexnet_deploy/data/alexnet.safetensors
 BENCH := benchmarks/.cache
+TRITON := $(BENCH)/triton
 BENCH_PYTHON := $(BENCH)/venv/bin/python
 BENCH_ROUNDS := $(if $(ROUNDS),--rounds $(ROUNDS))
 
@@ -17,11 +18,12 @@ define INSTALL_TORCH
   echo 'torch: not available there, so from PyPI: on Linux a CUDA build, 2.7 GB with its libraries'; fi
 endef
 
-.PHONY: help demo test test-slow fuzz check bench bench-photos clean
+.PHONY: help demo test test-slow test-triton fuzz check bench bench-photos clean
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
 	@echo "make test   run the test suite; make test-slow runs the rest, some minutes"
+	@echo "make test-triton  package engines for Triton and call the real server"
 	@echo "make fuzz   mutate files of every kind: N=100000; KIND=images/jpeg SEED=123 runs one; KEEP=folder keeps the faults"
 	@echo "make check  formatting, lint, import rules, types"
 	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
@@ -39,6 +41,15 @@ test: .venv/.dev
 
 test-slow: .venv/.dev
 	$(BIN)/python -m pytest -m slow
+
+# Some minutes, most of them for 0.3 GB of packages: the real tritonserver, which wants an environment of its own.
+test-triton: .venv/.dev $(TRITON)/.venv
+	ALEXNET_DEPLOY_TRITON=$(TRITON)/bin/python $(BIN)/python -m pytest tests/serving/triton
+
+$(TRITON)/.venv: tests/serving/triton/requirements.txt
+	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 # Counts what became of mutated files of every kind; exit code 1 on any fault.
 fuzz: .venv/.dev

@@ -26,8 +26,11 @@ def printable(text: str) -> str:
 
 
 def one_line(error: object, limit: int = 300) -> str:
-    """The message of another library's exception on one line, at most ``limit`` characters; its type if empty."""
-    return " ".join(str(error).split())[:limit] or type(error).__name__
+    """The message of another library's exception on one line, at most ``limit`` characters; its type if empty.
+
+    Its backticks become plain quotes: in our messages they mark a parameter.
+    """
+    return " ".join(str(error).split()).replace("`", "'")[:limit] or type(error).__name__
 
 
 class DeployError(Exception):

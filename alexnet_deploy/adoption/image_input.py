@@ -15,7 +15,7 @@ from alexnet_deploy.adoption.own_scaling import scaling_node
 from alexnet_deploy.contract import Channels, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_graph import onnx_file
-from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, tensors_read
+from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, readers_in
 
 # Legend: N batch, H height, W width, C channel
 
@@ -165,12 +165,11 @@ def fix_size(model: onnx.ModelProto, image: ImageInput, height: int, width: int)
 
 def _only_moved(graph: onnx.GraphProto, name: str) -> bool:
     """Whether an integer tensor reaches arithmetic only through a Cast: it can then be float from the start."""
+    readers = readers_in(graph)
     pending, seen = [name], {name}
     while pending:
         tensor = pending.pop()
-        for node in graph.node:
-            if tensor not in tensors_read(node):
-                continue
+        for node in readers.get(tensor, []):
             if node.op_type not in _MOVES or node.input[0] != tensor or list(node.input).count(tensor) > 1:
                 return False
             if node.op_type != "Cast":

@@ -1,10 +1,10 @@
 """Files of labels: what a user has at hand to name the classes of a model.
 
-text        one label per line; WordNet ids before them as in synset.txt; numbers from 0 before them
-.csv .tsv   number or id, then the label; with or without a header
+text        one label per line; WordNet ids before them as in synset.txt; numbers from 0 before or behind them
+.csv .tsv   id, then the label, or the label alone; numbers from 0 in any column; with or without a header
 JSON        a list; {"0": "cat"}; {"0": ["n02123045", "tabby"]} of Keras; {"cat": 0}; config.json with id2label
 .yaml       ``names`` of an ultralytics data set, as a list or by number
-Python      {0: 'cat', 1: 'dog'}
+Python      {0: 'cat', 1: 'dog'}, {'cat': 0, 'dog': 1}
 a folder    its subfolders in the order of torchvision's ImageFolder
 """
 
@@ -16,13 +16,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.adoption.recorded import numbered_names
+from alexnet_deploy.adoption.recorded import numbered_names, python_dictionary
 from alexnet_deploy.contract import imagenet1k_classes
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.json_format import decode_json, read_users_file
 
 _WORDNET = re.compile(r"(n\d{8})(?:[\s,:;]+(.*))?")
 _NUMBERED = re.compile(r"(\d{1,6})\s*(?:[:,;]|\s)\s*(\S.*)")
+_NUMBER_LAST = re.compile(r"(.*\S)\s*(?:[:,;]|\s)\s*(\d{1,6})")
 _HEADER = re.compile(
     r"\W*(class|label|category|synset|wnid)?[ _]*(id|ids|index|idx|number|no|nr|key|name|label)?\W*", re.I
 )
@@ -101,8 +102,9 @@ def _read(path: Path) -> Names:
     if suffix in (".yaml", ".yml"):
         return None, _yaml_names(text)
     if suffix == ".json" or text.lstrip()[:1] in ("[", "{"):
-        names = numbered_names(text)
-        return (None, names) if names else _from_json(decode_json(text, object))
+        if (pairs := python_dictionary(text)) is not None and not _is_json(pairs, text):
+            return None, tuple(_all_in_order(pairs))
+        return _from_json(decode_json(text, object))
     if suffix in (".csv", ".tsv"):
         rows = csv.reader(_lines(text), delimiter="\t" if suffix == ".tsv" else ",", strict=True)
         try:
@@ -133,28 +135,34 @@ def _folders(path: Path) -> tuple[str, ...]:
     return tuple(name for name in found if name != "__MACOSX")
 
 
+def _is_json(pairs: Sequence[tuple[int, str]], text: str) -> bool:
+    """Whether a Python dictionary is JSON as well, where a key may stand for more than a label."""
+    return text.lstrip("{ \t\r\n")[:1] == '"' and "'" not in text and bool(pairs)
+
+
 def _from_lines(lines: list[str]) -> Names:
+    if len(lines) > 2 and _is_header(re.split(r"[,;\t ]+", lines[0])) and _numbered_lines(lines[1:]) is not None:
+        lines = lines[1:]
     ids = _WORDNET.fullmatch
     if lines and all(map(ids, lines)):
         return _wordnet([match.groups() for line in lines if (match := ids(line))])
-    numbered = [match.groups() for line in lines if (match := _NUMBERED.fullmatch(line))]
-    if lines and len(numbered) == len(lines):
-        return _numbered(numbered) or (None, tuple(lines))
-    return None, tuple(lines)
+    numbered = _numbered_lines(lines)
+    return (None, tuple(lines)) if numbered is None else _from_lines(numbered)
 
 
 def _from_rows(rows: list[list[str]]) -> Names:
     """Labels of a table: a number, an id and a label, or less; the first row may be a header."""
-    if len(rows) > 1 and all(_HEADER.fullmatch(cell) for cell in rows[0]) and not any(map(_HEADER.fullmatch, rows[1])):
+    if len(rows) > 1 and (
+        (_is_header(rows[0]) and not any(map(_HEADER.fullmatch, rows[1]))) or _only_first_is_text(rows)
+    ):
         del rows[0]
     if len({len(row) for row in rows}) > 1 or (rows and len(rows[0]) > 3):
         raise ValueError("its rows are not a number or an id, then a label")
     width = len(rows[0]) if rows else 0
-    if width > 1 and all(row[0].isascii() and row[0].isdecimal() for row in rows):
-        ordered = _in_order({int(row[0]): row[1:] for row in rows}, len(rows))
-        if ordered is None:
-            raise ValueError("its numbers are not 0, 1, 2 and so on, each once")
-        rows, width = ordered, width - 1
+    column = next((k for k in range(width) if width > 1 and all(_is_number(row[k]) for row in rows)), None)
+    if column is not None:
+        rows = _all_in_order([(int(row[column]), row[:column] + row[column + 1 :]) for row in rows])
+        width -= 1
     if width > 2:
         raise ValueError("its rows are not a number or an id, then a label")
     if width == 2:
@@ -169,9 +177,41 @@ def _wordnet(pairs: Iterable[Sequence[str | None]]) -> Names:
     return ids, names
 
 
-def _numbered(pairs: Sequence[Sequence[str]]) -> Names | None:
-    ordered = _in_order({int(number): name for number, name in pairs}, len(pairs))
-    return None if ordered is None else _from_lines(ordered)
+def _is_header(cells: Sequence[str]) -> bool:
+    return all(map(_HEADER.fullmatch, cells))
+
+
+def _is_number(cell: str) -> bool:
+    return cell.isascii() and cell.isdecimal()
+
+
+def _only_first_is_text(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether a column holds numbers but for its first cell: then the first row is a header in words of its own."""
+    same = len({len(row) for row in rows}) == 1 < len(rows[0])
+    columns = zip(*rows, strict=True) if same else ()
+    return any(all(map(_is_number, column[1:])) and not _is_number(column[0]) for column in columns)
+
+
+def _numbered_lines(lines: Sequence[str]) -> list[str] | None:
+    """The labels of lines that are numbered from 0, before or behind them, in order; None for lines that are not."""
+    for form, number, name in ((_NUMBERED, 1, 2), (_NUMBER_LAST, 2, 1)):
+        matches = [match for line in lines if (match := form.fullmatch(line))]
+        labels = {match[name] for match in matches}
+        # "class 1", "class 2": the number is all that tells these labels apart, whatever their order.
+        if len(matches) < len(lines) or (form is _NUMBER_LAST and len(labels) < 2 <= len(lines)) or not lines:
+            continue
+        by_number = {int(match[number]): match[name] for match in matches}
+        if (ordered := _in_order(by_number, len(lines))) is not None:
+            return ordered
+    return None
+
+
+def _all_in_order(pairs: Sequence[tuple[int, Any]]) -> list[Any]:
+    """The values by their numbers; ValueError unless these are 0, 1, ..., each once."""
+    ordered = _in_order(dict(pairs), len(pairs))
+    if ordered is None:
+        raise ValueError("its numbers are not 0, 1, 2 and so on, each once")
+    return ordered
 
 
 def _in_order(by_number: dict[int, Any], count: int) -> list[Any] | None:
@@ -209,10 +249,9 @@ def _values(raw: dict[str, Any]) -> list[Any]:
         by_number = {int(key): label for key, label in raw.items()}
     else:
         raise ValueError('its JSON object does not number the labels: expected {"0": label}')
-    ordered = _in_order(by_number, len(raw))
-    if ordered is None:
+    if len(by_number) != len(raw):
         raise ValueError("its numbers are not 0, 1, 2 and so on, each once")
-    return ordered
+    return _all_in_order(list(by_number.items()))
 
 
 def _yaml_names(text: str) -> tuple[str, ...]:
@@ -238,7 +277,7 @@ def _yaml_names(text: str) -> tuple[str, ...]:
                 raise ValueError("its numbers are not 0, 1, 2 and so on, in order")
             names.append(_unquoted(item[2]))
     if not names:
-        raise ValueError("it has no `names`")
+        raise ValueError("it has no entry 'names'")
     return tuple(names)
 
 

@@ -7,6 +7,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from alexnet_deploy.onnx_graph.edits import readers_in
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
 _MOVES = frozenset(("Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Gather", "Slice", "Split"))
@@ -20,14 +21,15 @@ _SMALLEST_MEAN = 2.0
 def scaling_node(model: onnx.ModelProto, input_name: str) -> str | None:
     """The node that brings values of 0..255 to a smaller range, before any other arithmetic; None without one."""
     constants = {name: numpy_helper.to_array(tensor) for name, tensor in _small_constants(model).items()}
-    tensor: str | None = input_name
+    readers = readers_in(model.graph)
+    tensor = input_name
     for _ in range(len(model.graph.node)):
-        readers = [node for node in model.graph.node if tensor in node.input]
-        if len(readers) != 1 or not readers[0].output:
+        found = readers.get(tensor, [])
+        if len(found) != 1 or not found[0].output:
             return None
-        (node,) = readers
+        (node,) = found
         if node.op_type not in _MOVES:
-            return (node.name or node.op_type) if _scales(node, constants, tensor or "") else None
+            return (node.name or node.op_type) if _scales(node, constants, tensor) else None
         tensor = node.output[0]
     return None
 

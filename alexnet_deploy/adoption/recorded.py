@@ -36,7 +36,10 @@ _BY_SHORTER_SIDE = frozenset(
 )
 """Those that take a size of one number for the shorter side; the others stretch to a square."""
 _METADATA = "the file's metadata"
-_PAIR = re.compile(r"""\s*(\d{1,6})\s*:\s*('(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")\s*(,|$)""")
+_NUMBER = r"(?P<number>\d{1,6})"
+_QUOTED = r"""(?P<name>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")"""
+_PAIR = re.compile(rf"\s*{_NUMBER}\s*:\s*{_QUOTED}\s*(,|$)")
+_REVERSED_PAIR = re.compile(rf"\s*{_QUOTED}\s*:\s*{_NUMBER}\s*(,|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +84,30 @@ def _ultralytics(props: dict[str, str], path: Path) -> Recorded:
 
 
 def numbered_names(text: str) -> tuple[str, ...] | None:
-    """The names in a Python dictionary ``{0: 'cat', 1: "dog"}``, numbered from 0; None if it is anything else."""
+    """The names in a Python dictionary ``{0: 'cat', 1: "dog"}`` by their numbers 0, 1, ...; None if it is another."""
+    names = dict(pairs := python_dictionary(text) or [])
+    if not pairs or sorted(names) != list(range(len(pairs))):
+        return None
+    return tuple(names[number] for number in range(len(pairs)))
+
+
+def python_dictionary(text: str) -> list[tuple[int, str]] | None:
+    """The pairs of a Python dictionary ``{0: 'cat'}`` or ``{'cat': 0}``, as written; None if it is anything else."""
     body = text.strip()
     if not (body.startswith("{") and body.endswith("}")):
         return None
-    names: list[str] = []
+    pairs: list[tuple[int, str]] = []
     body, at = body[1:-1].rstrip(), 0
+    form = _PAIR if _PAIR.match(body) else _REVERSED_PAIR
     while at < len(body):
-        pair = _PAIR.match(body, at)
-        if pair is None or int(pair[1]) != len(names):
+        if (pair := form.match(body, at)) is None:
             return None
         try:
-            names.append(ast.literal_eval(pair[2]))  # of a string literal alone
+            pairs.append((int(pair["number"]), ast.literal_eval(pair["name"])))  # of a string literal alone
         except (ValueError, SyntaxError):
             return None
         at = pair.end()
-    return tuple(names) or None
+    return pairs or None
 
 
 def _beside(path: Path) -> Recorded:

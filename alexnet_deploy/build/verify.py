@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine, Verification
-from alexnet_deploy.errors import DeployError
+from alexnet_deploy.errors import DeployError, ProofError
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.verification.photos import photo_pixels
 from alexnet_deploy.verification.scores import probabilities
@@ -22,6 +22,7 @@ def verify_bundle(engine: Engine, float_onnx: Path, images: Path | None) -> tupl
 
     ``images`` is a folder of photos (None: the sample photos). None where no runtime here can run the engine; a note
     then has the reason, as it has for a runtime that is passed over because it does not compute what the graph says.
+    ProofError where answers are not finite that the float model has.
     """
     pixels_NHWC = photo_pixels(engine.contract.preprocessing, images)
     try:
@@ -29,10 +30,19 @@ def verify_bundle(engine: Engine, float_onnx: Path, images: Path | None) -> tupl
         found_NK, runtime, notes = _answer(engine, pixels_NHWC)
     except DeployError as exc:
         return None, [f"not verified on photos: {exc}"]
+    finite_N, expected_N = np.isfinite(found_NK).all(axis=1), np.isfinite(expected_NK).all(axis=1)
+    if (lost := int((expected_N & ~finite_N).sum())) > 0:
+        raise ProofError(
+            f"{engine.name}: not written: its answers for {lost} of {len(pixels_NHWC)} photos are not finite, those of "
+            "the float model are: numbers inside exceed the range of float16; build without `fp16`"
+        )
+    found_NK, expected_NK = found_NK[finite_N & expected_N], expected_NK[finite_N & expected_N]
+    if not len(found_NK):
+        return None, ["not verified on photos: the float model's own answers are not finite"]
     return (
         Verification(
             runtime=runtime,
-            images=len(pixels_NHWC),
+            images=len(found_NK),
             same_answers=int((found_NK.argmax(axis=1) == expected_NK.argmax(axis=1)).sum()),
             largest_difference_points=round(100 * float(np.abs(found_NK - expected_NK).max()), 4),
         ),

@@ -164,7 +164,7 @@ def save_manifest(manifest: Manifest, directory: Path) -> None:
     raw["contract"] = json.loads(manifest.contract.to_json())
     raw["notes"] = list(map(shareable, manifest.notes))
     head = {"schema": FORMAT.schema, "contract_sha256": _contract_sha256(raw["contract"]), "files": files}
-    text = json.dumps(head | raw, indent=1, ensure_ascii=False)
+    text = json.dumps(head | raw, indent=1, ensure_ascii=False, allow_nan=False)
     (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 

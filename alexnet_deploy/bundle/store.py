@@ -51,6 +51,11 @@ def find_bundle(name: str, store: Path) -> Path:
     for directory in (Path(name), store / name):
         if os.path.lexists(directory / MANIFEST):
             return directory
+    if os.path.lexists(name) and name.endswith(".onnx"):
+        raise InputError(
+            f"{name}: is an ONNX file, and this takes an engine bundle (a folder with {MANIFEST}); build one from it: "
+            f"alexnet-deploy build-engine {name}"
+        )
     if os.path.lexists(name):
         raise InputError(f"{name}: is not an engine bundle (a folder with {MANIFEST}) or an .onnx file")
     path, at, runtime = name.rpartition("@")

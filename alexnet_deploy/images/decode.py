@@ -83,10 +83,11 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Ima
 
 
 def _decode(stream: BinaryIO, path: Path | None) -> Image.Image:
+    start = stream.tell()
+    if not (head := stream.read(_HEAD)):
+        raise formats.UnsupportedFormatError("is empty (0 bytes); get a whole copy of the file")
     if path is not None:
         formats.refuse_by_name(path)
-    start = stream.tell()
-    head = stream.read(_HEAD)
     stream.seek(start)
     with _opened(stream, head, path) as image:
         _check_size(image.width, image.height)

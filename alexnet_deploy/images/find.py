@@ -26,8 +26,9 @@ def is_clutter(name: str) -> bool:
 def find_images(sources: Iterable[str | Path]) -> Iterator[Path]:
     """Image files of the sources, in their order: files, folders (recursive, sorted), glob patterns (sorted).
 
-    A named file is always used; folders and patterns yield files with a suffix of ``SUFFIXES``, decodable or not, but
-    nothing that ``is_clutter``. Folders stream, with the names of one directory in memory at a time (100 MB for a
+    A named file is always used; folders and patterns yield what has a suffix of ``SUFFIXES``, but nothing that
+    ``is_clutter``. A file that cannot be decoded, a dangling link, a FIFO or a device is not passed over: opening it
+    reports the cause. Folders stream, with the names of one directory in memory at a time (100 MB for a
     million). Each is read once, so a loop of symbolic links ends. A folder that cannot be read is yielded itself:
     opening it reports the cause.
 
@@ -56,8 +57,7 @@ def _images_of(source: str | Path) -> Iterator[Path]:
             if match.suffix.lower() in SUFFIXES
             and not any(is_clutter(part) and part not in own for part in match.parts)
         )
-        # A dangling link is a missing image, as in a folder.
-        images = (match for match in named if match.is_file() or (match.is_symlink() and not match.exists()))
+        images = (match for match in named if not match.is_dir())
         nothing = "matches no image; check the pattern"
     first = next(images, None)
     if first is None:
@@ -92,8 +92,7 @@ def _entries(folder: str, seen: set[tuple[int, int]]) -> Iterator[tuple[str, boo
                 is_link = entry.is_symlink()
                 if os.path.isdir(entry.path) if is_link else entry.is_dir():
                     subfolders.add(name)
-                # A dangling link is a missing image, not one to skip; pipes and sockets are not images.
-                elif os.path.splitext(name)[1].lower() not in SUFFIXES or not (is_link or entry.is_file()):
+                elif os.path.splitext(name)[1].lower() not in SUFFIXES:
                     continue
                 names.append(name)
     except OSError:

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files import open_regular
-from alexnet_deploy.images.sources import Source, starts_as_image
+from alexnet_deploy.images.codecs.formats import starts_as_image
+from alexnet_deploy.images.sources import Source
 
 S = TypeVar("S", bound=Path | Source)
 

@@ -23,22 +23,16 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UsageError
+from alexnet_deploy.images.codecs.formats import starts_as_image
 from alexnet_deploy.images.decode import load_pixels, open_rgb, resize
 from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.lists import names_of_list
 
 MAX_IMAGE_BYTES = 64 << 20
 """Of one image that is no local file: photos of 100 million pixels have some 60 MB."""
-MAX_NAME_BYTES = 64 << 10
-"""Of one line of a list: Linux allows paths of 4096 bytes, and signed addresses have a few thousand."""
 STANDARD_INPUT = "-"
-_BLOCK = 1 << 16
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_IMAGE_START = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|II\+\0|MM\0\+|....ftyp|\0\0\0\x0c(?:jP  |JXL )"
-    rb"|\xff\x0a|\xff\x4f\xff\x51|P[1-7]\s+(?:#|\d+\s+\d)|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
-    re.DOTALL,
-)
 _START_BYTES = 32
 
 
@@ -99,12 +93,13 @@ def find_sources(
 
     One of ``images`` is a file, folder or pattern (see ``find_images``); an address (``https://``; ``s3://`` and others
     through fsspec, where a ``/`` at the end or a ``*`` stands for many images); or ``-``, the standard input: one
-    image, or a list of images. A list has a file, folder or address per line, or between NUL bytes; a line that cannot
-    be used becomes an image that cannot be read, so that it has a row of its own. ``allow_http`` allows addresses
+    image, or a list of images. A list (see ``names_of_list``) has files, folders or addresses; a line that cannot be
+    used becomes an image that cannot be read, so that it has a row of its own. ``allow_http`` allows addresses
     without encryption. ``shard`` takes a part: by the path relative to its folder, else by the name as written.
 
-    Raises InputError at the call for what ``find_images`` refuses and for a list that cannot be read, UsageError
-    without any image and for ``-`` twice, UnavailableError for an address whose package is missing.
+    Raises InputError at the call for what ``find_images`` refuses and for a list that cannot be read, at its place for
+    what is no list, UsageError without any image and for ``-`` twice, UnavailableError for an address whose package is
+    missing.
     """
     named = list(images)
     if not named and from_file is None:
@@ -132,11 +127,6 @@ def is_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
-def starts_as_image(data: bytes) -> bool:
-    """Whether ``data`` begins as an image file does, of a format that this package decodes or knows by name."""
-    return _IMAGE_START.match(data) is not None
-
-
 _Keyed = Iterator[tuple[str, Path | Source]]  # what shards go by, and the image
 
 
@@ -161,12 +151,10 @@ def _local(text: str) -> _Keyed:
 
 def _standard_input(allow_http: bool) -> _Keyed:
     """One image or a list, by its first bytes."""
-    if sys.stdin is None or sys.stdin.isatty():
-        raise UsageError(
-            f"`images` {STANDARD_INPUT}: the standard input is a terminal; pipe an image or a list into it"
-        )
-    stream = sys.stdin.buffer
+    stream = _piped(f"`images` {STANDARD_INPUT}")
     start = stream.read(_START_BYTES)
+    if not start:
+        raise InputError("standard input: is empty; pipe an image or a list into it")
     if not starts_as_image(start):
         return _listed(stream, "standard input", allow_http, start=start)
     data = start + stream.read(MAX_IMAGE_BYTES + 1)
@@ -175,9 +163,15 @@ def _standard_input(allow_http: bool) -> _Keyed:
     return iter([(STANDARD_INPUT, Source(STANDARD_INPUT, lambda: data))])
 
 
+def _piped(parameter: str) -> BinaryIO:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(f"{parameter}: the standard input is a terminal; pipe an image or a list into it")
+    return sys.stdin.buffer
+
+
 def _list_file(path: Path, allow_http: bool) -> _Keyed:
     if str(path) == STANDARD_INPUT:
-        return _listed(sys.stdin.buffer, "standard input", allow_http)
+        return _listed(_piped(f"`from_file` {STANDARD_INPUT}"), "standard input", allow_http)
     try:
         kind = path.stat().st_mode
         # A pipe that a shell opened, as in <(find ...), has its writer; another one could wait for ever.
@@ -195,7 +189,7 @@ def _opened(path: Path, allow_http: bool) -> _Keyed:
 
 
 def _listed(stream: BinaryIO, label: str, allow_http: bool, *, start: bytes = b"") -> _Keyed:
-    for name in _lines(stream, label, start):
+    for name in names_of_list(stream, label, start=start):
         if is_address(name):
             yield from _remote_of_list(name, allow_http)
         elif os.path.isdir(name):
@@ -216,30 +210,3 @@ def _remote_of_list(name: str, allow_http: bool) -> _Keyed:
 
 def _fail(message: str) -> bytes:
     raise InputError(message)
-
-
-def _lines(stream: BinaryIO, label: str, start: bytes) -> Iterator[str]:
-    """The names of a list that begins with ``start``: between NUL bytes if its first block has one, else by lines."""
-    read = getattr(stream, "read1", stream.read)  # what there is: a list may grow slowly
-    rest = (start + read(_BLOCK)).removeprefix(b"\xef\xbb\xbf")
-    separator = b"\0" if b"\0" in rest else b"\n"
-    while True:
-        *whole, rest = rest.split(separator)
-        yield from _names(whole, separator, label)
-        if len(rest) > MAX_NAME_BYTES:
-            raise InputError(f"{label}: a line has more than {MAX_NAME_BYTES >> 10} KiB; is it a list of images?")
-        if not (block := read(_BLOCK)):
-            break
-        rest += block
-    yield from _names([rest], separator, label)
-
-
-def _names(lines: Iterable[bytes], separator: bytes, label: str) -> Iterator[str]:
-    for line in lines:
-        name = line.removesuffix(b"\r") if separator == b"\n" else line
-        if b"\0" in name:
-            raise InputError(
-                f"{label}: holds a NUL byte after its first lines; separate all names by lines, or all by NUL"
-            )
-        if name:
-            yield os.fsdecode(name)

@@ -75,8 +75,8 @@ class Journal:
 
     def load(self) -> None:
         """Check every line and cut off a torn end; ArtifactError if a line before the end is damaged."""
+        self.refuse_other_file()
         damaged: int | None = None
-        line = b""
         for index, (line, sound) in enumerate(self._lines()):
             if damaged is None and not sound:
                 damaged = index
@@ -87,10 +87,16 @@ class Journal:
                 )
             if damaged is None:
                 self._take(index, line)
-        if damaged == 0 and not _begins_header(line):
-            raise ArtifactError(f"{self.path}: is in the way, as it is no journal; move it, or choose another `output`")
         os.ftruncate(self._descriptor, self._end)
         os.lseek(self._descriptor, self._end, os.SEEK_SET)
+
+    def refuse_other_file(self) -> None:
+        """ArtifactError unless the file begins as a journal does, whole or torn: nothing else is discarded."""
+        with self._reader() as stream:
+            if not _begins_header(stream.readline(_SHOWN)):
+                raise ArtifactError(
+                    f"{self.path}: is in the way, as it is no journal; move it, or choose another `output`"
+                )
 
     def _lines(self) -> Iterator[tuple[bytes, bool]]:
         """Each line and whether its checksum holds, given the one that the line before it records."""
@@ -210,16 +216,16 @@ def open_journal(
     the journal keeps its rows for the next run; one without rows is removed.
 
     Raises UsageError for a journal with rows unless ``resume`` or ``overwrite``, and where its settings differ;
-    ArtifactError where it was edited; UnavailableError where another process writes it or it cannot be written.
+    ArtifactError where it was edited, and for another file in its place, which ``overwrite`` does not discard either;
+    UnavailableError where another process writes it or it cannot be written.
     """
     descriptor = _locked(path)
     try:
         journal = Journal(path, descriptor)
-        if not overwrite:
-            try:
-                journal.load()
-            except OSError as exc:
-                raise UnavailableError(f"{path}: cannot be read ({exc.strerror}); copy it to another disk") from exc
+        try:
+            journal.refuse_other_file() if overwrite else journal.load()
+        except OSError as exc:
+            raise UnavailableError(f"{path}: cannot be read ({exc.strerror}); copy it to another disk") from exc
         if journal.rows and not resume:
             raise UsageError(
                 f"{path}: keeps {journal.rows} rows of a run that did not end; go on with `resume`, or discard them "

@@ -52,8 +52,8 @@ def predict_to_file(
     ``rounds`` are images, in one round or as they become known; ``str`` of an image is the ``file`` of its row. After a
     kill, ``resume`` continues: no row is lost and none is twice. What failed is tried again, in its place. Images that
     are new get rows at the end; rows of images that are no longer named stay (``gone``). ``settings`` (see
-    ``settings_of``) must be those of the earlier run. ``on_rows`` gets the number of rows so far. ``keep_journal``
-    leaves the journal beside the output, for a run that will ``resume`` after the end.
+    ``settings_of``) must be those of the earlier run. ``on_rows`` gets the number of rows so far, first when the
+    journal is open. ``keep_journal`` leaves the journal beside the output, for a run that is to ``resume`` later.
 
     Raises what ``open_journal`` and ``open_writer`` raise, before any work; UsageError if ``resume`` finds ``output``
     complete.

@@ -38,6 +38,10 @@ _MAX_FOLDED = 1 << 31
 """Elements read and written for one model: 8 GiB in float32, some seconds."""
 
 
+_FEW = 10
+"""Numbers that ``fresh_name`` tries in turn."""
+
+
 def fold_constants(model: onnx.ModelProto) -> None:
     """Turn values that depend on constants alone into weights, so that quantisation sees them.
 
@@ -169,6 +173,15 @@ def tensors_read(node: onnx.NodeProto) -> set[str]:
     return set(node.input).union(*(tensors_read(inner) for graph in subgraphs(node) for inner in graph.node))
 
 
+def readers_in(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor, once each, in graph order; a branch or a body counts for its node."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in tensors_read(node):
+            found.setdefault(name, []).append(node)
+    return found
+
+
 def names_in(graph: onnx.GraphProto) -> set[str]:
     """Every name of a tensor or a node in a graph and its subgraphs."""
     found = {value.name for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer)}
@@ -183,7 +196,8 @@ def fresh_name(taken: set[str], wanted: str) -> str:
     """``wanted``, or ``wanted_2`` and so on where a foreign graph already has that name; the name is then taken."""
     name, number = wanted, 2
     while name in taken:
-        name, number = f"{wanted}_{number}", number + 1
+        # After a few numbers far ahead: a graph may ask for the same name at each of its nodes.
+        name, number = f"{wanted}_{number}", number + (1 if number < _FEW else len(taken))
     taken.add(name)
     return name
 

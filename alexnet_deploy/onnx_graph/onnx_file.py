@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.contract import METADATA_KEY, ModelContract, Precision
-from alexnet_deploy.errors import ArtifactError, InputError, one_line
+from alexnet_deploy.errors import ArtifactError, InputError, one_line, printable
 from alexnet_deploy.files import atomic_file, open_regular
 from alexnet_deploy.onnx_graph.element_types import QUANTISED, computed_types
 from alexnet_deploy.onnx_graph.float32 import widen_to_float32
@@ -139,10 +139,13 @@ def graph_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a unique name: some converters skip nameless nodes silently."""
+    """Give every node a unique name in printable characters.
+
+    Some converters skip nameless nodes silently, and a builder's report of its layers breaks at control characters.
+    """
     taken: set[str] = set()
     for index, node in enumerate(model.graph.node):
-        name = node.name or f"{node.op_type}_{index}"
+        name = printable(node.name) or f"{node.op_type}_{index}"
         while name in taken:
             name = f"{name}_{index}"
         taken.add(name)

@@ -48,6 +48,19 @@ def read_external_data(model: onnx.ModelProto, path: Path) -> None:
         del tensor.external_data[:]
 
 
+def external_files(path: Path) -> set[Path]:
+    """The other files in which the ONNX at ``path`` keeps values of its tensors."""
+    with open_regular(path) as stream:
+        model = onnx.load_model(stream, load_external_data=False)
+    return {
+        path.parent / entry.value
+        for tensor in tensors_of(model)
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
 def check_tensors(model: onnx.ModelProto) -> None:
     """ValueError for a tensor without values, with more or fewer than its dimensions declare, or of no known type."""
     for value in (*model.graph.input, *model.graph.output):

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_PAUSE_S = 0.0005
+"""Clients that were answered together ask again within this time of each other. Waiting on, for all of ``max_delay_s``,
+leaves the engine idle: at concurrency 4 on two cores it cost a third of the throughput."""
+
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -86,8 +90,9 @@ _Part = tuple[_Request, int, int]
 class Batcher:
     """The queue in front of one engine.
 
-    A batch starts when ``max_batch`` images wait, or when the oldest has waited ``max_delay_s``. It starts at once if
-    nobody else seems to come: no image is being decoded, and the batch before held a single image.
+    While a batch runs, the next one gathers. When the engine is free, a batch starts as soon as no image has come for
+    ``_PAUSE_S``, ``max_batch`` wait, or the oldest has waited ``max_delay_s``. It starts at once if nobody else seems
+    to come: no image is being decoded, and the batch before held a single image.
     """
 
     def __init__(self, run: Run, *, max_batch: int, max_delay_s: float, max_queue: int, observer: Observer) -> None:
@@ -101,7 +106,7 @@ class Batcher:
         self._queued = 0  # decoded images that wait for a batch
         self._reserved = 0  # these, and those that are being decoded
         self._last_images = 0
-        self._arrived, self._full = asyncio.Event(), asyncio.Event()
+        self._arrived, self._more = asyncio.Event(), asyncio.Event()
         self._closing = False
         self._worker = self._loop.create_task(self._work())
 
@@ -137,8 +142,7 @@ class Batcher:
         self._requests.append(request)
         self._queued += len(pixels_NHWC)
         self._arrived.set()
-        if self._queued >= self._max_batch:
-            self._full.set()
+        self._more.set()
         try:
             await request.done
         finally:
@@ -157,7 +161,7 @@ class Batcher:
         """Compute what waits, then end the thread."""
         self._closing = True
         self._arrived.set()
-        self._full.set()
+        self._more.set()
         await self._worker
         self._thread.shutdown()
 
@@ -174,15 +178,16 @@ class Batcher:
 
     async def _wait_for_more(self) -> None:
         alone = self._last_images <= 1 and self._reserved <= self._queued
-        left_s = self._requests[0].arrived + self._max_delay_s - time.monotonic()
-        if alone or self._closing or left_s <= 0 or self._queued >= self._max_batch:
-            return
-        self._full.clear()
-        try:
-            async with asyncio.timeout(left_s):
-                await self._full.wait()
-        except TimeoutError:
-            pass
+        while not (alone or self._closing) and self._queued < self._max_batch:
+            left_s = self._requests[0].arrived + self._max_delay_s - time.monotonic()
+            self._more.clear()
+            try:
+                async with asyncio.timeout(min(left_s, _PAUSE_S)):
+                    await self._more.wait()
+            except TimeoutError:
+                return
+            if not self._requests:  # all have left meanwhile
+                return
 
     def _take(self) -> list[_Part]:
         """Rows of the oldest requests, ``max_batch`` at most."""

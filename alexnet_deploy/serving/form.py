@@ -44,9 +44,12 @@ async def _files(request: Request, body: bytes, max_images: int) -> list[Encoded
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
+    parser = _InMemory(request.headers, stream(), max_files=max_images, max_fields=max_images)
     try:
-        form = await _InMemory(request.headers, stream(), max_files=max_images, max_fields=max_images).parse()
+        form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as exc:
+        for file in parser._files_to_close_on_error:  # Starlette itself closes them after its own exception only
+            file.close()
         reason = exc.message if isinstance(exc, MultiPartException) else "it cannot be read"
         raise BadRequestError(f"the form is not valid: {reason}") from exc
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import UnavailableError
@@ -52,10 +53,10 @@ async def start_grpc(
     handlers = {
         name: grpc.unary_unary_rpc_method_handler(
             _guarded(name, getattr(methods, name), keys, metrics, access_log),
-            request_deserializer=request.FromString,
+            request_deserializer=None,  # ``_guarded`` reads it: bytes that are no message are a refusal like others
             response_serializer=response.SerializeToString,
         )
-        for name, (request, response) in METHODS.items()
+        for name, (_, response) in METHODS.items()
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(f"inference.{SERVICE}", handlers),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -84,7 +85,7 @@ def _guarded(
     """``method`` with what ``Guard`` does for HTTP."""
     operation = {"ModelInfer": "infer"}.get(name, "health" if name in _OPEN else "metadata")
 
-    async def call(request: Any, context: Any) -> Any:
+    async def call(content: bytes, context: Any) -> Any:
         started = time.perf_counter()
         facts: dict[str, Any] = {}
         code = "CANCELLED"
@@ -93,7 +94,7 @@ def _guarded(
             with span("request", parent=headers, path=name):
                 if name not in _OPEN:
                     keys.check(headers)
-                answer = await method(request, facts, context)
+                answer = await method(_parse(name, content), facts, context)
                 code = "OK"
                 return answer
         except Refusal as exc:
@@ -114,6 +115,13 @@ def _guarded(
                 access_log(protocol="grpc", path=name, status=code, seconds=seconds, client=context.peer(), **facts)
 
     return call
+
+
+def _parse(name: str, content: bytes) -> Any:
+    try:
+        return METHODS[name][0].FromString(content)
+    except DecodeError as exc:
+        raise BadRequestError(f"the request is no message for {name}") from exc
 
 
 class _Methods:

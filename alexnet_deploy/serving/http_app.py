@@ -44,7 +44,10 @@ def make_app(models: Models, settings: Settings, metrics: Metrics, keys: Keys, a
         *page_routes(),
         Route("/openapi.json", handlers.openapi),
         Route("/metrics", handlers.metrics),
-        *(Route(path, handlers.classify, methods=["POST", "PUT"]) for path in ("/classify", "/classify/{file}")),
+        *(
+            Route(path, handlers.classify, methods=["POST", "PUT"])
+            for path in ("/classify", "/classify/", "/classify/{file}")
+        ),
         Route("/engines", handlers.engines),
         Route("/v2", handlers.server),
         Route("/v2/health/live", handlers.live),
@@ -57,7 +60,7 @@ def make_app(models: Models, settings: Settings, metrics: Metrics, keys: Keys, a
             Route(f"{model}/config", handlers.config),
             Route(f"{model}/infer", handlers.infer, methods=["POST"]),
         ]
-    return Guard(Router(routes), keys, metrics, access_log)
+    return Guard(Router(routes, redirect_slashes=False), keys, metrics, access_log)
 
 
 class _Handlers:

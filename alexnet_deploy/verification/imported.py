@@ -83,19 +83,28 @@ def _compare(
             f"returns {list(logits_NK.shape)} for {len(pixels_NHWC)} images, but its contract has "
             f"{len(contract.labels)} classes; export it again"
         )
+    lost = int((~np.isfinite(logits_NK).all(axis=1)).sum())
+    if lost == len(logits_NK):
+        return Verdict(
+            f"its scores are not finite for any of {lost} photos; export it from a sound checkpoint, and mask classes "
+            "with a large negative number instead of infinity"
+        )
+    notes = (f"its scores are not finite for {lost} of {len(logits_NK)} photos: such images will fail",) if lost else ()
     original = load_onnx(onnx_path)
     limit = _ROUNDED if _rounds(ours) or _rounds(original) else _EXACT
     if (reason := against_rows(ours, session, contract, pixels_NHWC, logits_NK, limit)) is not None:
         return Verdict(reason)
     if contract_in(original, source=str(onnx_path)) is not None:
-        return Verdict(None)
+        return Verdict(None, notes)
     try:
         scores_NK = original_scores(
             original, onnx_path, options, contract.preprocessing, pixels_NHWC, batch=fixed_batch(ours)
         )
     except InputError as exc:
-        return Verdict(None, (f"not compared with the original: {one_line(exc)}",))
-    return Verdict(against_scores(scores_NK, logits_NK, contract, options.activation, limit))
+        return Verdict(None, (*notes, f"not compared with the original: {one_line(exc)}"))
+    finite_N = np.isfinite(logits_NK).all(axis=1) & np.isfinite(scores_NK).all(axis=1)
+    reason = against_scores(scores_NK[finite_N], logits_NK[finite_N], contract, options.activation, limit)
+    return Verdict(reason, notes)
 
 
 def _rounds(model: onnx.ModelProto) -> bool:

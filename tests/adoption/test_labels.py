@@ -61,6 +61,8 @@ class TestForms:
             ("data.yaml", "names:\n- cat\n- 'dog'\n- ant # small\n- bee\n- \"fly\"\n"),
             ("data.yml", "names: ['cat', dog, \"ant\", bee, fly]\n"),
             ("names.txt", "{0: 'cat',\n 1: 'dog',\n 2: \"ant\",\n 3: 'bee',\n 4: 'fly'}"),
+            ("names.txt", "{4: 'fly', 1: 'dog', 0: 'cat', 3: 'bee', 2: 'ant'}"),
+            ("names.txt", "{'fly': 4, 'cat': 0, 'dog': 1, \"ant\": 2, 'bee': 3}"),
         ],
     )  # fmt: skip
     def test_labels_alone_are_the_ids_as_well(self, name: str, content: str | bytes, tmp_path: Path) -> None:
@@ -96,6 +98,39 @@ class TestForms:
             (tmp_path / name).mkdir()
         (tmp_path / "notes.txt").write_text("x")
         assert read_labels(tmp_path, 5) == (tuple(sorted(NAMES)),) * 2
+
+    @pytest.mark.parametrize("order", ["01234", "31204"])
+    @pytest.mark.parametrize("number", [0, 1])
+    @pytest.mark.parametrize("header", [(), ("id", "label"), ("No.", "Species")])
+    @pytest.mark.parametrize(
+        ("suffix", "by"), [(".csv", ","), (".tsv", "\t"), (".txt", " "), (".txt", ","), (".txt", "\t"), (".csv", ";")]
+    )
+    def test_numbers_order_the_labels_in_either_column(
+        self, order: str, number: int, header: tuple[str, ...], suffix: str, by: str, tmp_path: Path
+    ) -> None:
+        if header == ("No.", "Species") and (suffix == ".txt" or by == ";"):
+            header = ()  # such lines could be labels: only a table has columns for sure
+        columns = [tuple(order), tuple(NAMES[int(k)] for k in order)]
+        rows = [header] if header else []
+        rows += zip(*columns, strict=True)
+        text = "".join(by.join(row if number == 0 else row[::-1]) + "\n" for row in rows)
+        assert read_labels(write(tmp_path, f"a{suffix}", text), 5) == (NAMES, NAMES)
+
+    @pytest.mark.parametrize("number", [0, 1, 2])
+    def test_numbers_order_ids_and_labels_from_any_column(self, number: int, tmp_path: Path) -> None:
+        rows = [[IDS[k], NAMES[k]] for k in (3, 1, 2, 0, 4)]
+        for row, k in zip(rows, (3, 1, 2, 0, 4), strict=True):
+            row.insert(number, str(k))
+        text = "".join(",".join(row) + "\n" for row in rows)
+        assert read_labels(write(tmp_path, "a.csv", text), 5) == (IDS, NAMES)
+
+    def test_numbers_that_alone_tell_labels_apart_stay(self, tmp_path: Path) -> None:
+        """Folders in alphabetical order have them so."""
+        levels = ("level 0", "level 1", "level 10", "level 2", "level 3", "level 4", "level 5", "level 6", "level 7",
+                  "level 8", "level 9")  # fmt: skip
+        assert read_labels(write(tmp_path, "a.txt", "\n".join(levels)), 11)[1] == levels
+        planes = ("Boeing 737", "Boeing 747", "Airbus 320")
+        assert read_labels(write(tmp_path, "b.txt", "\n".join(planes)), 3)[1] == planes
 
     def test_repeated_labels_are_no_ids(self, tmp_path: Path) -> None:
         """ImageNet has two cranes."""
@@ -143,11 +178,17 @@ class TestRefused:
             ("labels", "[" * 100_000, "cannot be read as labels"),
             ("labels", '{\n"0": "a",\n"1": "b",\n"2": 3\n}\n', "not text"),  # five lines
             ("labels", "{\n'0': 'a',\n'1': 'b',\n'2': 'c'\n}\n", "cannot be read as labels"),
+            ("a.txt", lines(NAMES, tuple("31524"), by=" "), "it numbers its classes from 1"),
+            ("a.csv", lines(NAMES, tuple("31526"), by=","), "its numbers are not 0, 1, 2"),
+            ("a.csv", "name,count\n" + lines(NAMES, ("500", "7", "31", "9", "9"), by=","), "its numbers are not 0, 1, 2"),
+            ("a.txt", "{1: 'b', 5: 'a'}", "its numbers are not 0, 1, 2 and so on, each once"),
+            ("a.txt", "{0: 'b', 0: 'a'}", "its numbers are not 0, 1, 2 and so on, each once"),
+            ("a.json", '{"a": 0, "b": 0}', "its numbers are not 0, 1, 2 and so on, each once"),
             ("a.json", json.dumps({str(k + 1): name for k, name in enumerate(NAMES)}), "it numbers its classes from 1"),
             ("a.json", json.dumps({name: k + 1 for k, name in enumerate(NAMES)}), "it numbers its classes from 1"),
             ("a.json", '{"a": "b", "c": "d"}', "does not number the labels"),
             ("a.json", '"cat"', "neither a list nor an object"),
-            ("a.yaml", "path: x\n", "it has no `names`"),
+            ("a.yaml", "path: x\n", "it has no entry 'names'"),
             ("a.yaml", 'names:\n- "c\\x61t"\n- dog\n', "has escapes"),
             ("a.yaml", "names:\n  1: cat\n  0: dog\n", "its numbers are not"),
         ],

@@ -6,17 +6,19 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from PIL import Image
 
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.bundle.manifest import load_manifest, save_manifest
 from alexnet_deploy.contract import Precision
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import InputError, ProofError
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from tests.helpers.command import Command
+from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier
 from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_model
 
 
@@ -80,3 +82,38 @@ def test_inspect_says_it_and_names_the_next_step_where_many_answers_change(tmp_p
     save_manifest(dataclasses.replace(manifest, verification=worse), bundle)
     assert "8 answers as the float model's" in (text := command("inspect", bundle).out)
     assert "to see which layers change them: alexnet-deploy diagnose" in text
+
+
+def test_an_engine_whose_answers_overflow_does_not_replace_a_good_one(tmp_path: Path) -> None:
+    g = Graph()
+    x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
+    x = g.node("Conv", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.weight(4, 3, 3, 3))
+    # Beyond float16's 65504, and dividing comes too late
+    factor = g.constant(np.array(3e4, np.float32))
+    x = g.node("Div", g.node("Mul", g.node("Mul", x, factor), factor), g.constant(np.array(3e4, np.float32)))
+    x = g.node("GlobalAveragePool", g.node("Relu", x))
+    x = g.node("Gemm", g.node("Flatten", x), g.weight(CLASSES, 4), transB=1)
+    path = g.save(x, tmp_path / "big.onnx", ["N", SIDE, SIDE, 3], TensorProto.UINT8)
+    model = load_onnx(path)
+    set_contract(model, TINY_CONTRACT)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
+    save_onnx(model, path)
+    bundle = build_engine(path, tmp_path / "big")
+    before = (bundle / "bundle.json").read_bytes()
+    with pytest.raises(ProofError, match=r"answers for \d+ of 12 photos are not finite.*; build without `fp16`"):
+        build_engine(path, bundle, precision="fp16")
+    assert (bundle / "bundle.json").read_bytes() == before
+
+
+def test_a_model_without_finite_answers_is_refused(tmp_path: Path) -> None:
+    source = foreign_classifier(tmp_path / "net.onnx")
+    model = onnx.load(source)
+    output = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "scores/before"
+    model.graph.node.append(helper.make_node("Log", ["scores/negative"], [output]))
+    model.graph.node.insert(-1, helper.make_node("Abs", ["scores/before"], ["scores/positive"]))
+    model.graph.node.insert(-1, helper.make_node("Neg", ["scores/positive"], ["scores/negative"]))
+    onnx.save(model, source)
+    settings = BuildSettings(import_options=dataclasses.replace(FOREIGN, activation="softmax"))
+    with pytest.raises(ProofError, match="its scores are not finite for any of 12 photos"):
+        build_engine(source, tmp_path / "nan", settings=settings)

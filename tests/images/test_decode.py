@@ -175,7 +175,8 @@ WHOLE = encoded(Image.fromarray(noise(64, 64)), "JPEG")
     ("name", "content", "reason"),
     [
         ("cut.jpg", WHOLE[: len(WHOLE) // 2], "cannot be decoded"),
-        ("empty.jpg", b"", "not an image"),
+        ("empty.jpg", b"", "is empty (0 bytes); get a whole copy"),
+        ("empty.NEF", b"", "is empty"),
         ("text.jpg", b"<html>404</html>", "not an image"),
         ("script.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
         ("bomb.png", png_claiming(30_000, 30_000), "178 million pixels"),

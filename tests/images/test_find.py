@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -106,9 +107,16 @@ def test_links_that_loop_end_and_dangling_ones_are_reported(tree: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_in_a_folder_is_passed_over(tree: Path) -> None:
+def test_what_is_no_plain_file_is_not_passed_over(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tree / "b/pipe.jpg")
-    assert names(tree, tree / "b") == ["b/10.png", "b/2.JPG"]
+    os.mkfifo(tree / "b/pipe.txt")
+    (tree / "b/zero.jpg").symlink_to("/dev/zero")
+    monkeypatch.chdir(tree / "b")  # the path of a socket may have some hundred bytes
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket.jpg")
+    expected = ["b/10.png", "b/2.JPG", "b/pipe.jpg", "b/socket.jpg", "b/zero.jpg"]
+    assert names(tree, tree / "b") == expected
+    assert names(tree, f"{tree}/b/*") == expected
 
 
 def test_a_folder_that_cannot_be_listed_is_handed_on_for_its_error(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,17 +111,23 @@ def test_a_request_that_is_alone_does_not_wait_for_others() -> None:
     run(body)
 
 
-def test_a_batch_waits_for_an_image_that_is_being_decoded_and_starts_when_it_is_full() -> None:
+def test_images_that_come_together_run_together() -> None:
+    async def body() -> None:
+        engine = Engine()
+        batcher = Watched(engine, max_delay_s=HOUR)
+        assert await asyncio.gather(*(ask(batcher, value) for value in (1, 2, 3))) == [[1], [2], [3]]
+        assert engine.sizes == [3]
+        await batcher.close()
+
+    run(body)
+
+
+def test_a_batch_waits_for_nobody_when_it_is_full() -> None:
     async def body() -> None:
         engine = Engine()
         batcher = Watched(engine, max_batch=2, max_delay_s=HOUR)
-        with batcher.reserve(1) as being_decoded:
-            other = asyncio.create_task(ask(batcher, 1))
-            await soon(lambda: engine.queue_length() == 2)
-            assert engine.sizes == []
-            computed = await batcher.compute(being_decoded, pixels(2))
-        assert computed.logits_NK[:, 0].tolist() == [2]
-        assert await other == [1]
+        with batcher.reserve(1):  # never decoded
+            assert await asyncio.gather(ask(batcher, 1), ask(batcher, 2)) == [[1], [2]]
         assert engine.sizes == [2]
         await batcher.close()
 

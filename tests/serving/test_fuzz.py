@@ -25,6 +25,7 @@ _SETTINGS = hypothesis.settings(
     max_examples=EXAMPLES, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], database=None
 )
 
+
 @pytest.fixture(scope="module")
 def server(workplace: Path) -> Iterator[Server]:
     """One that has little patience with requests whose length was mutated."""
@@ -126,7 +127,5 @@ def test_mutated_grpc_is_answered_or_refused(server: Server, photo: bytes) -> No
                 codes.add(exc.code().name)
 
         check()
-    assert codes <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "INTERNAL"}, codes
-    # INTERNAL is gRPC's own, for bytes that are no message: the server itself has failed no request.
-    assert server.metric('requests_total{code="INTERNAL"') == 0
+    assert codes <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}, codes
     assert server.call("ServerReady").ready

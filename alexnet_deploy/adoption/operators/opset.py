@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, defs, helper, numpy_helper, version_converter
 
 from alexnet_deploy.adoption.operators.contributed import rewrite_contributed
+from alexnet_deploy.adoption.operators.normalisations import write_out_normalisations
 from alexnet_deploy.adoption.operators.old_broadcasts import NUMPY_SINCE, write_out_broadcasts
 from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.onnx_graph.limits import subgraphs
@@ -59,6 +60,7 @@ def at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         if opset < NUMPY_SINCE:
             del model.graph.input[:], model.graph.value_info[:]
             model.graph.input.extend(free)
+    write_out_normalisations(model, path)
     used = {*_STANDARD, *(node.domain for node in _all_nodes(model.graph))}
     imported = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]

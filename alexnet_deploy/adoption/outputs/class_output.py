@@ -92,6 +92,11 @@ def end_in_logits(model: onnx.ModelProto, path: Path, options: ImportOptions) ->
         rows_NK, classes = _rows(model, values[scores], path, scores)
         before_NK = _as_rows(values.get(ending.before or "", []), len(rows_NK), classes)
         last_nodes = nodes_behind_the_last_layer(model, scores)
+        if (ranking := next((node for node in last_nodes if node.op_type == "TopK"), None)) is not None:
+            raise InputError(
+                f"{path}: output {scores} comes from node {ranking.name} (TopK), which sorts the scores, so their "
+                "order is not that of the classes; export the scores before it"
+            )
         meaning = _measured(scores, ending, rows_NK, before_NK, bounded=may_be_bounded(last_nodes))
         squashing = activation_behind(last_nodes)
         if meaning.activation is None and squashing is not None and rows_NK.min() >= 0 and options.activation is None:

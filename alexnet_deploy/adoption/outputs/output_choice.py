@@ -45,7 +45,9 @@ def choose_output(model: onnx.ModelProto, path: Path, output_name: str | None) -
     found = list(direct or ranked)
     if not found:
         raise InputError(f"{path}: {_why_not(next(iter(values.values())))}")
-    if len(found) > 1 and len({_origin(producers, tensor) for tensor in found}) > 1:
+    origins = {_origin(producers, tensor) for tensor in found}
+    activations = {op for tensor in found if (op := _activation(producers, tensor)) is not None}
+    if len(found) > 1 and (len(origins) > 1 or len(activations) > 1):
         raise InputError(
             f"{path}: has {len(found)} outputs that may hold the class scores ({_listing(model)}); "
             "choose one with `output_name`"
@@ -101,6 +103,12 @@ def _origin(producers: Producers, tensor: str) -> str:
     tensor = _unshaped(producers, tensor)
     node = producers.get(tensor)
     return _unshaped(producers, node.input[0]) if node is not None and node.op_type in _ACTIVATIONS else tensor
+
+
+def _activation(producers: Producers, tensor: str) -> str | None:
+    """The activation that ``tensor`` ends in, apart from shape operators."""
+    node = producers.get(_unshaped(producers, tensor))
+    return node.op_type if node is not None and node.op_type in _ACTIVATIONS else None
 
 
 def _listing(model: onnx.ModelProto) -> str:

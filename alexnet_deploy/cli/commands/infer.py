@@ -137,7 +137,7 @@ def infer(
             else:
                 shaping = {"top_k": columns, "threshold": threshold, "shard": part}
                 rows, failed = _write(
-                    classify, rounds, output, opened, shaping, show,
+                    classify, rounds, output, engine, opened, shaping, show,
                     format_=format_, resume=resume, overwrite=overwrite, watching=watch is not None,
                 )  # fmt: skip
     if failed:
@@ -179,6 +179,7 @@ def _write(
     classify: Classify,
     rounds: Rounds,
     output: Path,
+    engine: str | None,
     opened: OpenEngine,
     shaping: Mapping[str, object],
     show: Show,
@@ -193,8 +194,15 @@ def _write(
     from alexnet_deploy.inference.journal import journal_of
     from alexnet_deploy.inference.to_file import predict_to_file, settings_of
 
-    refuse_to_replace(output, [opened.onnx_path])
+    refuse_to_replace(output, _files_of(engine, opened))
     journal = journal_of(output)
+    is_ours = False
+
+    def show_rows(rows: int) -> None:  # called for the first time when the journal is open
+        nonlocal is_ours
+        is_ours = True
+        show(rows)
+
     try:
         result = predict_to_file(
             classify,
@@ -206,12 +214,12 @@ def _write(
             resume=resume,
             overwrite=overwrite,
             keep_journal=watching,
-            on_rows=show,
+            on_rows=show_rows,
         )
     except UsageError:
         raise
     except BaseException:
-        if journal.exists():
+        if is_ours and journal.exists():
             note(f"{journal} keeps the rows so far; the same command with --resume goes on")
         raise
     note_written(output)
@@ -222,6 +230,15 @@ def _write(
     if watching:
         note(f"{journal} stays, so that --resume goes on with the folder")
     return result.rows, result.failed
+
+
+def _files_of(engine: str | None, opened: OpenEngine) -> list[Path]:
+    """All files of an engine: those of its bundle, or an ONNX with the files of its weights."""
+    if engine is not None and engine.endswith(".onnx"):
+        from alexnet_deploy.onnx_graph.weights_data import external_files
+
+        return [Path(engine), *external_files(Path(engine))]
+    return list(opened.onnx_path.parent.iterdir())
 
 
 def _watched(folder: Path, stop: threading.Event, shard: Shard | None) -> Rounds:

@@ -47,6 +47,11 @@ _SIGNATURES = {
     "SVG": rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^<]*)?(?:<!--(?:(?!-->).)*-->\s*)?(?:<!DOCTYPE[^>]*>\s*)?<svg\b",
 }
 """First bytes of formats that Pillow alone does not decode."""
+_IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|II\+\0|MM\0\+|....ftyp|\0\0\0\x0c(?:jP  |JXL )"
+    rb"|\0\0\x01\0|\xff\x0a|\xff\x4f\xff\x51|P[1-7]\s+(?:#|\d+\s+\d)|BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,17 @@ _PACKAGES = {
 
 
 class UnsupportedFormatError(Exception):
-    """The file is an image of a known format that is not decoded; the message is the cause and the next step."""
+    """The file is of a kind that is not decoded; the message is the cause and the next step."""
 
 
 def name_of_format(head: bytes) -> str | None:
     """The format that the first bytes of a file are of, among those that Pillow alone does not decode."""
     return next((name for name, start in _SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)
+
+
+def starts_as_image(data: bytes) -> bool:
+    """Whether ``data`` begins as an image file does, of a format that this package decodes or knows by name."""
+    return _IMAGE_START.match(data) is not None
 
 
 def refuse_by_name(path: Path) -> None:

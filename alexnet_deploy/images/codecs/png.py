@@ -9,33 +9,43 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-_PIXELS = (b"IHDR", b"PLTE", b"IDAT")
+_ASIDE = frozenset(
+    b"bKGD caBX cHRM cICP cLLI eXIf gAMA gIFg gIFx hIST iCCP iDOT iTXt mDCV oFFs pCAL pHYs sBIT sCAL sPLT sRGB sTER "
+    b"tEXt tIME zTXt".split()
+)
+"""Chunks without which the pixels are the same. Another kind may be the damaged name of one that has pixels."""
 _ORIENTATION = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")  # keywords of text chunks
+_Chunk = tuple[bytes, int, int]
 
 
 def open_png(content: bytes) -> Image.Image:
     """The first picture, decoded; any exception if ``content`` is not a whole PNG.
 
-    Pillow does not look at the checksums of pixels, and refuses a picture for a text or colour profile that is large.
+    Pillow does not look at the checksums of pixels, and refuses a picture for a text or colour profile that is large,
+    or for any part beside the pixels that is damaged.
     """
     parts = list(_chunks(content))
-    for kind, start, end in parts:
-        if kind in _PIXELS and zlib.crc32(content[start + 4 : end - 4]).to_bytes(4, "big") != content[end - 4 : end]:
-            raise ValueError(f"the checksum of its {kind.decode()} is wrong")
+    damaged = {part for part in parts if not _is_sound(content, part)}
+    for kind, *_ in damaged:
+        if kind not in _ASIDE:
+            raise ValueError(f"the checksum of its {kind.decode('ascii', 'backslashreplace')} is wrong")
     try:
-        image = _loaded(content)
+        image = _loaded(_only(content, parts, damaged) if damaged else content)
     except ValueError as exc:
         if "text" not in str(exc).lower():
             raise
-        kept = (content[start:end] for kind, start, end in parts if not _is_bulk(kind, content[start + 8 : start + 40]))
-        image = _loaded(content[:8] + b"".join(kept))
+        image = _loaded(_only(content, parts, damaged | {part for part in parts if _is_bulk(content, part)}))
     key = image.info.get("transparency")
-    if image.mode == "RGB" and isinstance(key, tuple) and content[24] == 16:
+    depth = content[24]
+    if image.mode == "RGB" and isinstance(key, tuple) and depth == 16:
         return _without_colour(image, content, key)
+    if image.mode in ("1", "L") and isinstance(key, int):  # Pillow scales the pixels to 8 bits, but not the key
+        white = (1 << depth) - 1
+        image.info["transparency"] = (key & white) * (255 // white)
     return image
 
 
-def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(content: bytes) -> Iterator[_Chunk]:
     """The kind of each chunk, where it starts, and where it ends, up to the end of the picture or of the file."""
     at, kind = 8, b""
     while kind != b"IEND" and at + 12 <= len(content):
@@ -47,8 +57,21 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = end
 
 
-def _is_bulk(kind: bytes, text: bytes) -> bool:
-    return kind == b"iCCP" or (kind in (b"tEXt", b"zTXt", b"iTXt") and not text.startswith(_ORIENTATION))
+def _is_sound(content: bytes, chunk: _Chunk) -> bool:
+    kind, start, end = chunk
+    if kind == b"IEND":  # nobody looks at its checksum
+        return True
+    return zlib.crc32(memoryview(content)[start + 4 : end - 4]) == int.from_bytes(content[end - 4 : end])
+
+
+def _is_bulk(content: bytes, chunk: _Chunk) -> bool:
+    kind, start, _ = chunk
+    is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
+    return kind == b"iCCP" or (is_text and not content.startswith(_ORIENTATION, start + 8))
+
+
+def _only(content: bytes, parts: list[_Chunk], without: set[_Chunk]) -> bytes:
+    return content[:8] + b"".join(content[part[1] : part[2]] for part in parts if part not in without)
 
 
 def _loaded(content: bytes) -> Image.Image:

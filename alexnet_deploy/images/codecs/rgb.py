@@ -8,6 +8,9 @@ from PIL import Image
 from alexnet_deploy.images.codecs.grey import scale_grey
 from alexnet_deploy.images.codecs.tiff import TiffPage, grey_of
 
+_UNUSED_ALPHA = ("BMP", "DIB", "TGA", "ICO")
+"""Formats in which many programs write 0 into an alpha that they do not use."""
+
 
 def to_rgb(image: Image.Image, frame: tuple[int, int, int, int] | None = None) -> Image.Image:
     """``image`` in mode RGB, on white where it is transparent, and outside ``frame`` if given (a GIF's first frame)."""
@@ -26,10 +29,10 @@ def _converted(image: Image.Image) -> Image.Image:
         return _wide_grey(image)
     if image.mode == "LAB":
         return _from_lab(image)
-    if image.format in ("BMP", "DIB") and image.mode == "RGBA" and not image.getchannel("A").getbbox():
-        return image.convert("RGB")  # many programs write 0 into the unused byte
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
+        if image.format in _UNUSED_ALPHA and not rgba.getchannel("A").getbbox():
+            return rgba.convert("RGB")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 

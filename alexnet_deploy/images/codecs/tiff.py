@@ -61,7 +61,10 @@ class TiffPage(TiffImagePlugin.TiffImageFile):
             tags[_FORMAT] = (3 if self.sample == "f4" else 2 if bits[0] == 32 else 1,)
         elif bits == (12,) and kind == "u":
             self.sample, self.limits = "u2", (0.0, 4095.0)
-        elif len(bits) == 2 and extra in ((1,), (2,)) and kind == "u" and tags.get(_PLANAR, 1) == 1:
+        elif len(bits) == 2 and tags.get(_PLANAR, 1) == 2:
+            # Pillow would take the second plane for one of colour, and would read an alpha of 0 everywhere.
+            raise SyntaxError("grey and another sample in planes")
+        elif len(bits) == 2 and extra in ((1,), (2,)) and kind == "u":
             if bits == (8, 8):
                 tags[_EXTRA] = (2,)
             elif bits == (16, 16):

@@ -63,3 +63,24 @@ def test_scores_of_a_sigmoid_in_whole_percent(tmp_path: Path) -> None:
 def test_a_gate_behind_the_last_layer_is_no_activation_of_scores(tmp_path: Path) -> None:
     source = save(tmp_path, "g = Sigmoid (z); y = Mul (z, g)")  # SiLU
     assert answers(source)[1] == "softmax"
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "v, i = TopK <axis = 1> (z, k); y = Softmax <axis = 1> (v)",
+        "p = Softmax <axis = 1> (z); v, i = TopK (p, k); y = Mul (v, two)",
+    ],
+)
+def test_sorted_scores_are_refused(ending: str, tmp_path: Path) -> None:
+    """The comparison cannot find it: the original's scores are sorted as well."""
+    with pytest.raises(InputError, match=r"\(TopK\), which sorts the scores"):
+        answers(save(tmp_path, ending))
+
+
+def test_two_activations_of_the_same_logits_are_a_choice(tmp_path: Path) -> None:
+    source = save(tmp_path, "y = Sigmoid (z); p = Softmax <axis = 1> (z)", "float[N,5] y, float[N,5] p")
+    with pytest.raises(InputError, match="choose one with `output_name`"):
+        answers(source)
+    assert answers(source, dataclasses.replace(FOREIGN, output_name="p"))[1] == "softmax"
+    assert answers(source, dataclasses.replace(FOREIGN, output_name="y"))[1] == "sigmoid"

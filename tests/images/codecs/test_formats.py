@@ -121,10 +121,16 @@ def test_lab_is_converted() -> None:
     [
         (tiff(np.zeros((2, 2), "f8"), photometric=1), "TIFF layout that is not decoded"),
         (tiff(np.zeros((2, 2, 3), "u4"), photometric=2), "TIFF layout that is not decoded"),
+        *(
+            (tiff(np.zeros((2, 2, 2), kind), photometric=photometric, planar=True, extra=extra), "TIFF layout that")
+            for kind in ("u1", "u2")
+            for photometric in (0, 1)
+            for extra in ((), (0,), (1,), (2,))
+        ),
         (tiff(RGB, photometric=2, tags={50706: (1, 1, 4, 0, 0)}), "camera RAW file, whose first page is a preview"),
         (tiff(RGB, photometric=2, tags={254: (4, 1), 330: (4, 8)}), "camera RAW file, whose first page is a preview"),
     ],
-    ids=["f8", "rgb u4", "DNG", "NEF"],
+    ids=["f8", "rgb u4", *["grey and another sample in planes"] * 16, "DNG", "NEF"],
 )
 def test_other_tiff_is_refused_by_name(content: bytes, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
@@ -231,6 +237,17 @@ def test_tga_counts_by_its_name_only(tmp_path: Path) -> None:
         open_rgb((tmp_path / "a.tga").read_bytes())
 
 
+STORED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""How an upright picture is stored under each orientation of EXIF."""
+
 UNREAD = {
     "a.NEF": (tiff(RGB, photometric=2), r"camera RAW file \(NEF\), which is not decoded; export it as JPEG or TIFF"),
     "b.jpg": (b"\0\0\0\x18ftypcrx \0\0\0\1", "camera RAW file, which is not decoded"),
@@ -262,17 +279,21 @@ def test_without_its_package_a_format_names_it(module: str, monkeypatch: pytest.
         open_rgb(content)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(("module", "codec"), [("pillow_heif", "HEIF"), ("pillow_jxl", "JXL")])
-def test_with_its_package_a_format_is_decoded_upright(module: str, codec: str) -> None:
+def test_with_its_package_a_format_is_decoded_upright(module: str, codec: str, orientation: int) -> None:
+    """The file says twice how it is turned, in its container and in its EXIF: it is turned once."""
     package = pytest.importorskip(module, reason=f"{module} is not installed: extra `formats`")
     if codec == "HEIF":
         package.register_heif_opener()
     upright = Image.new("RGB", (64, 48), (200, 60, 30))
-    upright.paste((20, 40, 220), (0, 0, 32, 48))
+    upright.paste((20, 40, 220), (0, 0, 32, 24))
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     stream = io.BytesIO()
-    upright.transpose(Image.Transpose.ROTATE_90).save(stream, codec, quality=95, exif=exif.tobytes())
+    back = STORED.get(orientation)
+    stored = upright if back is None else upright.transpose(back)
+    stored.save(stream, codec, quality=95, exif=exif.tobytes())
     found = np.asarray(open_rgb(stream.getvalue())).astype(int)
     assert found.shape == (48, 64, 3)
     assert np.abs(found - np.asarray(upright)).mean() < 3  # lossy: the edge between the colours blurs

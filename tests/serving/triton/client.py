@@ -3,8 +3,9 @@
     python client.py PORT GRPC_PORT JOB.json OUT.json
 
 JOB.json is a list of calls: ``{"protocol": "http" or "grpc", "model": ..., "input": ..., "output": ..., "classes": N,
-"images": [files]}`` or with ``"pixels": file.npy`` in place of images, or ``{"config": model}``, or ``{"parse": file}``
-for tritonclient's own reading of a config.pbtxt. OUT.json has a list of answers: ``{"values": ...}`` or ``{"error": ...}``.
+"images": [files]}`` or with ``"pixels": file.npy`` in place of images; ``{"config": model}`` for the configuration that
+the server has, ``{"parse": file}`` for tritonclient's own reading of it, ``{"yaml": file}`` for a manifest.
+OUT.json has a list of answers: ``{"values": ...}`` or ``{"error": ...}``.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+import yaml
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
@@ -23,6 +25,8 @@ def ask(clients, job):
     if "parse" in job:
         text_format.Parse(Path(job["parse"]).read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
         return "valid"
+    if "yaml" in job:
+        return yaml.safe_load(Path(job["yaml"]).read_text(encoding="utf-8"))
     if "config" in job:
         return clients["http"].get_model_config(job["config"])
     client, library = clients[job["protocol"]], getattr(tritonclient, job["protocol"])

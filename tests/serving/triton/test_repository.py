@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from alexnet_deploy.bundle.manifest import open_bundle
+from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, graph_inputs, load_onnx
 from alexnet_deploy.serving.triton.repository import RECORD
@@ -158,7 +159,7 @@ def test_an_onnx_of_ours(command: Command, here: Path) -> None:
 
 
 def test_profile_of_the_bundle(command: Command, here: Path) -> None:
-    build_bundle(Path("colours.onnx"), Path("engines/small"), batch=(1, 1, 4))
+    build_bundle(Path("colours.onnx"), Path("engines/small"), batch=BatchProfile(1, 1, 4))
     command("package", "small", "--triton", "repo")
     config = config_of(Path("repo/small"))
     assert config["max_batch_size"] == 4
