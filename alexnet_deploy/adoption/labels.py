@@ -102,7 +102,7 @@ def _read(path: Path) -> Names:
     if suffix in (".yaml", ".yml"):
         return None, _yaml_names(text)
     if suffix == ".json" or text.lstrip()[:1] in ("[", "{"):
-        if (pairs := python_dictionary(text)) is not None and not _is_json(pairs, text):
+        if (pairs := python_dictionary(text)) is not None and not _is_json(text):
             return None, tuple(_all_in_order(pairs))
         return _from_json(decode_json(text, object))
     if suffix in (".csv", ".tsv"):
@@ -135,9 +135,9 @@ def _folders(path: Path) -> tuple[str, ...]:
     return tuple(name for name in found if name != "__MACOSX")
 
 
-def _is_json(pairs: Sequence[tuple[int, str]], text: str) -> bool:
+def _is_json(text: str) -> bool:
     """Whether a Python dictionary is JSON as well, where a key may stand for more than a label."""
-    return text.lstrip("{ \t\r\n")[:1] == '"' and "'" not in text and bool(pairs)
+    return text.lstrip("{ \t\r\n")[:1] == '"' and "'" not in text
 
 
 def _from_lines(lines: list[str]) -> Names:

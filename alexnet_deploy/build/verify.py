@@ -26,7 +26,9 @@ def verify_bundle(engine: Engine, float_onnx: Path, images: Path | None) -> tupl
     """
     pixels_NHWC = photo_pixels(engine.contract.preprocessing, images)
     try:
-        expected_NK, _, _ = _answer(Engine("float", float_onnx, engine.contract, "fp32", None), pixels_NHWC)
+        expected_NK, _, _ = _answer(
+            Engine(f"{engine.name} (float model)", float_onnx, engine.contract, "fp32", None), pixels_NHWC
+        )
         found_NK, runtime, notes = _answer(engine, pixels_NHWC)
     except DeployError as exc:
         return None, [f"not verified on photos: {exc}"]

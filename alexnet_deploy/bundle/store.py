@@ -20,6 +20,8 @@ STORE = Path("engines")
 """The default store, relative to the current folder."""
 DEFAULT_ONNX = STORE / "alexnet.onnx"
 """Where ``export`` writes and ``build-engine`` reads by default."""
+TEMPORARY = "alexnet-deploy-"
+"""How the names of folders begin that hold an imported model while it is used."""
 _BUILD = "build one: alexnet-deploy build-engine"
 
 
@@ -38,11 +40,11 @@ def resolve_engine(
         with _onnx_engine(Path(name), import_options, verify) as engine:
             yield engine
         return
+    directory = find_bundle(name, store) if name is not None else _newest_bundle(store)
     if import_options != NO_IMPORT_OPTIONS:
-        raise UsageError(
-            "`mean`, `std` and `labels` describe an ONNX of another tool; a bundle carries its own contract"
-        )
-    yield open_bundle(find_bundle(name, store) if name is not None else _newest_bundle(store))
+        given = " and ".join(f"`{option}`" for option in import_options.given())
+        raise UsageError(f"{given}: for an ONNX of another tool, and {directory} is a bundle; leave it out")
+    yield open_bundle(directory)
 
 
 def find_bundle(name: str, store: Path) -> Path:
@@ -55,6 +57,10 @@ def find_bundle(name: str, store: Path) -> Path:
         raise InputError(
             f"{name}: is an ONNX file, and this takes an engine bundle (a folder with {MANIFEST}); build one from it: "
             f"alexnet-deploy build-engine {name}"
+        )
+    if name.endswith(".onnx") and os.path.isfile(name):
+        raise InputError(
+            f"{name}: is an ONNX file, and a bundle is needed; build one: alexnet-deploy build-engine {name}"
         )
     if os.path.lexists(name):
         raise InputError(f"{name}: is not an engine bundle (a folder with {MANIFEST}) or an .onnx file")
@@ -120,7 +126,7 @@ def _onnx_engine(path: Path, import_options: ImportOptions, verify: bool) -> Ite
         return
     from alexnet_deploy.verification.imported import adopt_verified
 
-    with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
+    with TemporaryDirectory(prefix=TEMPORARY) as folder:
         adopted = Path(folder) / "model.onnx"
         contract, notes = adopt_verified(path, adopted, import_options, verify=verify)
         for note in notes:

@@ -51,7 +51,7 @@ def read_external_data(model: onnx.ModelProto, path: Path) -> None:
 def external_files(path: Path) -> set[Path]:
     """The other files in which the ONNX at ``path`` keeps values of its tensors."""
     with open_regular(path) as stream:
-        model = onnx.load_model(stream, load_external_data=False)
+        model = onnx.load_model_from_string(stream.read())
     return {
         path.parent / entry.value
         for tensor in tensors_of(model)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError
@@ -73,6 +75,8 @@ def _compare(runner: Runner, engine: Engine) -> Verdict:
         agrees = differs.median <= _QUANTISED and differs.largest <= _QUANTISED_WORST and few_changed
     if agrees:
         return Verdict(None)
+    if not np.isfinite(differs.largest):
+        return Verdict("its logits are finite for other photos than the ONNX's")
     return Verdict(
         f"its logits for {len(pixels_NHWC)} photos differ by up to {differs.largest:.1%} of their range from what the "
         f"ONNX says, and {differs.changed} first classes are others"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.store import TEMPORARY
 from alexnet_deploy.errors import (
     ArtifactError,
     DeployError,
@@ -142,7 +143,9 @@ def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -
 
     try:
         return AnyBatch(RUNTIMES[runtime](engine, threads, concurrency), engine.name)
-    except DeployError:
+    except DeployError as exc:
+        if engine.onnx_path.parent.name.startswith(TEMPORARY):  # an imported model: the user knows it by its name
+            exc.args = (str(exc).replace(str(engine.onnx_path), engine.name),)
         raise
     except Exception as exc:
         # The package is installed for another Python or without a library, or needs what the user lacks, such as HOME.

@@ -9,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES = 32 << 10
 """Of one request, with its first line: browsers send a few hundred bytes, proxies with tokens some thousand."""
+_BUFFERED = 256 << 10
+"""Bytes of a body that wait for their reader; uvicorn's 64 KiB stop and start the connection for every usual image."""
 _REFUSED = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )  # fmt: skip
@@ -41,6 +43,14 @@ def limited_protocol(idle_s: float, send_s: float) -> type[HttpToolsProtocol]:
             self._in_headers = False
             self._stop_timer()
             super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if self.cycle.response_complete:
+                return
+            self.cycle.body += body
+            if len(self.cycle.body) > _BUFFERED:
+                self.flow.pause_reading()
+            self.cycle.message_event.set()
 
         def on_message_complete(self) -> None:
             super().on_message_complete()

@@ -21,7 +21,7 @@ from alexnet_deploy.files import sha256_of
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import Runtime, split_runtime
-from alexnet_deploy.serving.engine import LoadedEngine, ServedEngine, warm_up
+from alexnet_deploy.serving.engine import LoadedEngine, ServedEngine, largest_batch, warm_up
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
 from alexnet_deploy.serving.settings import Settings
@@ -209,7 +209,7 @@ def _open(source: ModelSource, settings: Settings, in_use: str | None) -> Loaded
             source.path, runtime=source.runtime, threads=settings.threads, import_options=source.import_options
         )
         try:
-            warm_up(opened, settings.max_batch)
+            warm_up(opened, largest_batch(opened, settings))
             if _version(source) == before:  # else its contract and its weights can be of two bundles
                 return LoadedEngine(opened, before, _proof(source))
         except BaseException:

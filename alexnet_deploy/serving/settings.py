@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_deploy.errors import UsageError, require_positive
-from alexnet_deploy.inference.prediction import BATCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     grpc_port: int | None = None
-    max_batch: int = BATCH
+    max_batch: int | None = None
+    """None: 8 on the CPU, 32 on a GPU."""
     max_delay_s: float = 0.002
     max_queue: int = 256
     timeout_s: float = 30.0

@@ -180,7 +180,7 @@ class TestRefused:
             ("labels", "{\n'0': 'a',\n'1': 'b',\n'2': 'c'\n}\n", "cannot be read as labels"),
             ("a.txt", lines(NAMES, tuple("31524"), by=" "), "it numbers its classes from 1"),
             ("a.csv", lines(NAMES, tuple("31526"), by=","), "its numbers are not 0, 1, 2"),
-            ("a.csv", "name,count\n" + lines(NAMES, ("500", "7", "31", "9", "9"), by=","), "its numbers are not 0, 1, 2"),
+            ("a.csv", "name,count\n" + lines(NAMES, tuple("57399"), by=","), "its numbers are not 0, 1, 2"),
             ("a.txt", "{1: 'b', 5: 'a'}", "its numbers are not 0, 1, 2 and so on, each once"),
             ("a.txt", "{0: 'b', 0: 'a'}", "its numbers are not 0, 1, 2 and so on, each once"),
             ("a.json", '{"a": 0, "b": 0}', "its numbers are not 0, 1, 2 and so on, each once"),

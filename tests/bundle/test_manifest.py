@@ -125,8 +125,8 @@ def test_a_file_that_cannot_be_read_is_named(bundle: Path) -> None:
         (lambda raw: raw["files"].pop(PLAN.file), "lists no ['sm89.plan']"),
         (lambda raw: raw["files"][MODEL].pop("sha256"), "sha256"),
         (lambda raw: raw.update(files=[]), "is not a valid bundle manifest"),
-        (lambda raw: raw["batch"].update(max=0), "`min_batch` 1 exceeds `max_batch` 0"),
-        (lambda raw: raw["batch"].update(opt=1.5), "Expected `int`, got `float`"),
+        (lambda raw: raw["batch"].update(max=0), "'min_batch' 1 exceeds 'max_batch' 0"),
+        (lambda raw: raw["batch"].update(opt=1.5), "Expected 'int', got 'float'"),
         (lambda raw: raw.update(batch=None), "is not a valid bundle manifest"),
         (lambda raw: raw["contract"].update(schema=2), "contract schema 2"),
         (lambda raw: raw["contract"].update(labels=["only one"]), "1 labels but 2 class ids"),
@@ -288,5 +288,5 @@ def test_unknown_name_and_empty_store_say_what_to_do(store: Path) -> None:
 
 
 def test_a_bundle_needs_no_description(store: Path) -> None:
-    with pytest.raises(UsageError, match="a bundle carries its own"):
+    with pytest.raises(UsageError, match="for an ONNX of another tool, and .* is a bundle"):
         resolve_engine("old", store, ImportOptions((0.5,) * 3)).__enter__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
@@ -10,12 +11,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from alexnet_deploy.inference.engine import OpenEngine
 from tests.helpers.command import Command, RunResult
+from tests.helpers.models.bundles import build_bundle
 from tests.helpers.models.onnx_models import tiny_model
 from tests.helpers.photos import save_photo
 from tests.helpers.repository import ROOT
@@ -147,6 +151,80 @@ def test_what_is_refused_changes_nothing(command: Command, arguments: tuple[str,
     assert message in ran.error
     assert ran.code == 2 if arguments != ("--from-file", "gone") else 1
     assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
+
+
+def _foreign(journal: Path) -> None:
+    journal.write_text("photos/1.jpg\n")
+
+
+def _folder(journal: Path) -> None:
+    journal.mkdir()
+
+
+def _fifo(journal: Path) -> None:
+    os.mkfifo(journal)
+
+
+def _of_another_process(journal: Path) -> int:
+    descriptor = os.open(journal, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # a lock is of a descriptor, not of a process
+    return descriptor
+
+
+@pytest.mark.parametrize("make", [_foreign, _folder, _fifo, _of_another_process])
+@pytest.mark.parametrize("options", [(), ("--resume",), ("--overwrite",)])
+def test_a_journal_that_is_not_ours_is_left_alone(
+    command: Command, make: Callable[[Path], int | None], options: tuple[str, ...]
+) -> None:
+    """Nor is it said that it keeps the rows of this run."""
+    journal = Path("rows.journal")
+    descriptor = make(journal)
+    before = journal.stat()
+    ran = command("infer", "photos", "-o", "rows", *options, *ENGINE)
+    assert (ran.code, "/rows.journal: " in ran.error) == (1, True), ran.error
+    assert "--resume goes on" not in ran.err
+    if descriptor is not None:
+        os.close(descriptor)
+    after = journal.stat()
+    assert (after.st_ino, after.st_size) == (before.st_ino, before.st_size)
+
+
+def test_a_list_with_the_name_of_the_journal_is_not_overwritten(command: Command) -> None:
+    _foreign(Path("rows.journal"))
+    ran = command("infer", "--from-file", "rows.journal", "-o", "rows", "--overwrite", *ENGINE)
+    assert (ran.code, "is in the way, as it is no journal" in ran.error) == (1, True)
+    assert Path("rows.journal").read_text() == "photos/1.jpg\n"
+
+
+def test_no_file_of_the_engine_is_replaced(command: Command, place: Path) -> None:
+    build_bundle(place / "tiny.onnx", place / "bundle")
+    model = onnx.load("tiny.onnx")
+    onnx.save_model(
+        model, "split.onnx", save_as_external_data=True, location="values.bin", size_threshold=0, convert_attribute=True
+    )
+    files = [*Path("bundle").iterdir(), Path("split.onnx"), Path("values.bin")]
+    before = {path: path.read_bytes() for path in files}
+    assert len(files) > 4
+    for path in files:
+        engine = "bundle" if path.parent == Path("bundle") else "split.onnx"
+        ran = command("infer", "photos", "--engine", engine, "-o", path, "--runtime", "openvino")
+        assert (ran.code, "is the same file as the input" in ran.error) == (2, True), ran.err
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_what_is_no_list_is_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("empty").touch()
+    Path("wide").write_text("photos/1.jpg\r\nphotos/2.jpg\r\n", encoding="utf-16")
+    assert rows(command("infer", "--from-file", "wide", *ENGINE, "--format", "jsonl").out) == NAMES[1:3]
+    for name, words in ((NAMES[0], "is an image, not a list"), ("empty", "names no image"), ("tiny.onnx", "neither")):
+        ran = command("infer", "--from-file", name, "-o", "rows", *ENGINE)
+        assert (ran.code, f"{name}: " in ran.error, words in ran.error) == (1, True, True), ran.err
+        assert ran.err.splitlines()[-1] == ran.error
+        assert not Path("rows.journal").exists()
+    for data, words in ((b"", "is empty"), (bytes(100), "is neither a list nor an image")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        ran = command("infer", "-", *ENGINE)
+        assert (ran.code, f"standard input: {words}" in ran.error) == (1, True), ran.err
 
 
 def test_an_input_without_an_images_name_is_not_replaced_either(command: Command) -> None:

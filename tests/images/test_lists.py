@@ -17,7 +17,7 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.lists import names_of_list
 from alexnet_deploy.images.sources import find_sources
 
-NAMES = ["photos/a.jpg", "/", "фото/б.jpg", "写真.jpg", "😀.png"]
+NAMES = ["photos/a.jpg", "/", "фото/я.jpg", "写真.jpg", "😀.png"]
 MARKED = {
     "utf-8": codecs.BOM_UTF8,
     "utf-16-le": codecs.BOM_UTF16_LE,

@@ -107,12 +107,16 @@ def test_an_edited_journal_is_refused(tmp_path: Path, edit: object) -> None:
     assert rows_of(path) == ROWS[: max(0, kept - 1)], "what the message says works"
 
 
-@pytest.mark.parametrize("content", [b"my notes\n", b"\x00" * 64, b'{"file": "a"}\n'])
+@pytest.mark.parametrize("content", [b"my notes\n", b"\x00" * 64, b'{"file": "a"}\n', b"12345678\n", b"a.jpg\nb.jpg\n"])
 def test_a_file_that_is_no_journal_is_not_touched(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "j").write_bytes(content)
-    with pytest.raises(ArtifactError, match="is no journal; move it"):
-        rows_of(tmp_path / "j")
-    assert (tmp_path / "j").read_bytes() == content
+    for overwrite in (False, True):
+        with (
+            pytest.raises(ArtifactError, match="is no journal; move it"),
+            open_journal(tmp_path / "j", SETTINGS, resume=not overwrite, overwrite=overwrite),
+        ):
+            pass
+        assert (tmp_path / "j").read_bytes() == content
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for name in ("folder", "pipe"):
@@ -125,6 +129,7 @@ def test_rows_are_never_discarded_unasked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"keeps 6 rows .* go on with `resume`, or discard them with `overwrite`"):
         open_journal(path, SETTINGS).__enter__()
     assert rows_of(path) == ROWS
+    path.write_bytes(path.read_bytes().replace(b"church", b"temple"))  # a damaged one is discarded as well
     with open_journal(path, SETTINGS, overwrite=True) as journal:
         assert journal.rows == 0
         journal.append(ODD)

@@ -68,7 +68,7 @@ class TestReader:
             ("does not lie below", lambda raw: raw["files"][0].update(file="")),
             ("digest does not fit", lambda raw: raw["files"].reverse()),
             ("images does not fit", lambda raw: raw.update(images=3)),
-            ("Expected `float` > 0.0", lambda raw: raw["threshold_by_tensor"].update(relu=0)),
+            ("Expected 'float' > 0.0", lambda raw: raw["threshold_by_tensor"].update(relu=0)),
             ("different tensors", lambda raw: raw["largest_by_tensor"].pop("relu")),
             ("whole number within", lambda raw: raw["preprocessing"].update(height=0)),
         ],

@@ -217,7 +217,7 @@ def test_metadata_config_and_health(server: Server) -> None:
         assert meta["inputs"][0]["shape"][0] == -1
         for path in (name, f"{name}/versions/{version}"):
             assert server.ask("GET", f"/v2/models/{path}/ready").status == 200
-            assert server.ask("GET", f"/v2/models/{path}/config").json()["max_batch_size"] == 32
+            assert server.ask("GET", f"/v2/models/{path}/config").json()["max_batch_size"] == 8
         assert server.ask("GET", f"/v2/models/{name}/versions/1").status == 404
 
 

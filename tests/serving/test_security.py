@@ -162,7 +162,7 @@ def test_other_machines_need_a_key_or_somebody_who_said_otherwise(host: str, is_
         (("exact", "--timeout", "0s"), 2, "--timeout must be above 0"),
         (("exact", "--max-body", "0B"), 2, "--max-body 0: must be 1 or more"),
         (("exact", "--max-memory", "1B"), 2, "--max-memory 1 is below --max-body"),
-        (("exact", "--labels", "x.txt"), 2, "describe an ONNX of another tool"),
+        (("exact", "--labels", "x.txt"), 2, "for an ONNX of another tool"),
     ],
 )
 def test_a_bad_setting_is_one_line(

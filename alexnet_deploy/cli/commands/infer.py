@@ -194,7 +194,8 @@ def _write(
     from alexnet_deploy.inference.journal import journal_of
     from alexnet_deploy.inference.to_file import predict_to_file, settings_of
 
-    refuse_to_replace(output, _files_of(engine, opened))
+    if output.exists():
+        refuse_to_replace(output, _files_of(engine, opened))
     journal = journal_of(output)
     is_ours = False
 

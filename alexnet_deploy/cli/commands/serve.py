@@ -31,8 +31,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port of HTTP; 0 for a free one.")] = _DEFAULT.port,
     grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC.  [default: no gRPC]")] = None,
     max_batch: Annotated[
-        int, typer.Option(help="Maximum number of images per call of an engine.")
-    ] = _DEFAULT.max_batch,
+        int | None,
+        typer.Option(help="Maximum number of images per call of an engine.  [default: 8 on the CPU, 32 on a GPU]"),
+    ] = None,
     max_delay: Annotated[
         float, opt.time_option("--max-delay", "How long an image waits for others.")
     ] = _DEFAULT.max_delay_s,

@@ -40,8 +40,9 @@ def open_png(content: bytes) -> Image.Image:
     if image.mode == "RGB" and isinstance(key, tuple) and depth == 16:
         return _without_colour(image, content, key)
     if image.mode in ("1", "L") and isinstance(key, int):  # Pillow scales the pixels to 8 bits, but not the key
+        start = next(start for kind, start, _ in reversed(parts) if kind == b"tRNS")
         white = (1 << depth) - 1
-        image.info["transparency"] = (key & white) * (255 // white)
+        image.info["transparency"] = (content[start + 9] & white) * (255 // white)
     return image
 
 

@@ -3,12 +3,14 @@
     python client.py PORT GRPC_PORT JOB.json OUT.json
 
 JOB.json is a list of calls: ``{"protocol": "http" or "grpc", "model": ..., "input": ..., "output": ..., "classes": N,
-"images": [files]}`` or with ``"pixels": file.npy`` in place of images; ``{"config": model}`` for the configuration that
-the server has, ``{"parse": file}`` for tritonclient's own reading of it, ``{"yaml": file}`` for a manifest.
-OUT.json has a list of answers: ``{"values": ...}`` or ``{"error": ...}``.
+"images": [files]}``, or with ``"pixels": file.npy`` in place of images, or with ``"at_once": N`` for N requests per
+image; ``{"config": model}`` for the configuration that the server has, ``{"parse": file}`` for tritonclient's own
+reading of it, ``{"yaml": file}`` for a manifest. OUT.json has a list of answers: ``{"values": ...}`` or
+``{"error": ...}``.
 """
 
 import json
+import queue
 import sys
 from pathlib import Path
 
@@ -29,6 +31,8 @@ def ask(clients, job):
         return yaml.safe_load(Path(job["yaml"]).read_text(encoding="utf-8"))
     if "config" in job:
         return clients["http"].get_model_config(job["config"])
+    if "at_once" in job:
+        return ask_at_once(clients["grpc"], job)
     client, library = clients[job["protocol"]], getattr(tritonclient, job["protocol"])
     if "images" in job:
         files = [Path(file).read_bytes() for file in job["images"]]
@@ -41,6 +45,27 @@ def ask(clients, job):
     output = library.InferRequestedOutput(job["output"], class_count=job.get("classes", 0))
     values = client.infer(job["model"], [tensor], outputs=[output]).as_numpy(job["output"])
     return np.vectorize(bytes.decode, otypes=[object])(values).tolist() if values.dtype == object else values.tolist()
+
+
+def ask_at_once(client, job):
+    """Every image in a request of its own, all in flight together."""
+    waiting = []
+    for file in job["images"] * job["at_once"]:
+        given = np.array([[Path(file).read_bytes()]], dtype=object)
+        tensor = tritonclient.grpc.InferInput(job["input"], given.shape, "BYTES")
+        tensor.set_data_from_numpy(given)
+        answer = queue.SimpleQueue()
+        client.async_infer(
+            job["model"], [tensor], callback=lambda result, error, answer=answer: answer.put(error or result)
+        )
+        waiting.append(answer)
+    found = [answer.get(timeout=60) for answer in waiting]
+    return [
+        [answer.message()]
+        if isinstance(answer, InferenceServerException)
+        else answer.as_numpy(job["output"])[0].tolist()
+        for answer in found
+    ]
 
 
 def main(port, grpc_port, jobs, out):

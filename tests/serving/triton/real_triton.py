@@ -57,13 +57,16 @@ def triton_python() -> Path:
 def running_triton(repository: Path, folder: Path) -> Iterator[Triton]:
     """A server that has loaded every model of ``repository``."""
     python = triton_python()
-    place = "import pytriton, sysconfig; print(pytriton.__path__[0], sysconfig.get_config_var('LIBDIR'))"
+    place = (
+        "import pytriton, sysconfig; "
+        "print(pytriton.__path__[0], *map(sysconfig.get_config_var, ('LIBDIR', 'py_version_short')))"
+    )
     found = subprocess.run([python, "-c", place], check=True, capture_output=True, text=True, timeout=PATIENCE_S)
-    package, libdir = found.stdout.split()
+    package, libdir, version = found.stdout.split()
     server = Path(package, "tritonserver")
     backends = folder / "backends"
     shutil.copytree(server / "backends", backends)
-    shutil.copy(server / "python_backend_stubs/3.11/triton_python_backend_stub", backends / "python")
+    shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
     shutil.copytree(HERE / "backend", backends / "onnxruntime")
     port, grpc_port = _free_ports()
     log = folder / "triton.log"
