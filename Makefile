@@ -18,7 +18,7 @@ define INSTALL_TORCH
   echo 'torch: not available there, so from PyPI: on Linux a CUDA build, 2.7 GB with its libraries'; fi
 endef
 
-.PHONY: help demo test test-slow test-triton fuzz check bench bench-photos clean
+.PHONY: help demo test test-slow test-triton fuzz check bench bench-photos clean protocol
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
@@ -55,6 +55,11 @@ $(TRITON)/.venv: tests/serving/triton/requirements.txt
 fuzz: .venv/.dev
 	$(BIN)/python -m tests.fuzz $(if $(KIND),--kind $(KIND)) $(if $(KEEP),--keep $(KEEP)) \
 	  $(if $(SEED),--seed $(SEED) --inputs $(or $(N),1) --verbose,--inputs $(or $(N),10000))
+
+# After a change of the protocol; the result is committed.
+protocol: .venv/.dev
+	cd alexnet_deploy/serving && ../../$(BIN)/python -m grpc_tools.protoc -I. \
+	  --descriptor_set_out=open_inference.binpb open_inference.proto
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .

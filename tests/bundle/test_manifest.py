@@ -288,5 +288,5 @@ def test_unknown_name_and_empty_store_say_what_to_do(store: Path) -> None:
 
 
 def test_a_bundle_needs_no_description(store: Path) -> None:
-    with pytest.raises(UsageError, match="for an ONNX of another tool, and .* is a bundle"):
+    with pytest.raises(UsageError, match=r"for an ONNX of another tool, and .* is a bundle"):
         resolve_engine("old", store, ImportOptions((0.5,) * 3)).__enter__()
