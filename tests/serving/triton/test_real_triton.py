@@ -156,12 +156,15 @@ def test_an_image_that_is_none_is_refused_by_name(triton: Triton, samples: list[
 def test_requests_at_the_same_time_get_their_own_answers(
     triton: Triton, engines: dict[str, Path], samples: list[Path], tmp_path: Path, command: Command
 ) -> None:
-    """Triton joins them to batches; an image that is none costs only its own request."""
+    """Triton joins them to batches; an image that is none costs only its own request.
+
+    In float32: INT8 in ONNX Runtime computes one image alone otherwise than in a batch, by 0.02 of logits up to 5.
+    """
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"not an image")
-    call = {"model": "tiny-photos", "input": "image", "output": "probabilities", "images": [bad, *samples]}
+    call = {"model": "exact-photos", "input": "image", "output": "probabilities", "images": [bad, *samples]}
     rounds = np.array(values(triton.ask(call | {"at_once": 10})[0]), dtype=object).reshape(10, 1 + len(samples))
-    expected = in_order_of_classes(infer(command, engines["tiny"], samples))
+    expected = in_order_of_classes(infer(command, engines["exact"], samples))
     for row in rounds:
         assert "image 0: " in row[0][0]
         np.testing.assert_allclose(np.array(list(row[1:]), float), expected, rtol=0, atol=CLOSE)
