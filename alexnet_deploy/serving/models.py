@@ -69,9 +69,8 @@ def find_sources(
             path = find_bundle(engine, store)
             name = path.resolve().name
             if import_options != NO_IMPORT_OPTIONS:
-                raise UsageError(
-                    "`mean`, `std` and `labels` describe an ONNX of another tool; a bundle carries its own contract"
-                )
+                given = " and ".join(f"`{option}`" for option in import_options.given())
+                raise UsageError(f"{given}: for an ONNX of another tool, and {path} is a bundle; leave it out")
         if own_runtime is not None:
             name = f"{name}@{own_runtime}"
         if name in sources:

@@ -63,7 +63,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("infer photos --threads 0", 2, "--threads 0"),
         ("infer photos --engines engines", 2, "No such option: --engines"),
         ("infer photos --mean 0,0", 2, "'0,0' is not one number, or three with commas (R,G,B)"),
-        ("infer photos --mean 0,0,0", 2, "a bundle carries its own contract"),
+        ("infer photos --mean 0,0,0", 2, "for an ONNX of another tool, and"),
         ("infer photos --std 0.2,0.2,0", 2, "--std (0.2, 0.2, 0.0): must be above 0"),
         ("infer photos -o empty", 2, "is not a plain file"),
         ("infer photos -o /proc/no/rows", 1, "/proc/no/rows: cannot be written"),

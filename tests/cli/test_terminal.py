@@ -73,6 +73,8 @@ COMMANDS: dict[str, list[tuple[object, ...]]] = {
         (f"none{HOSTILE}",),
         ("photos", "--engine", f"none{HOSTILE}"),
     ],
+    "serve": [(f"none{HOSTILE}",), (NAME, "--host", f"x{HOSTILE}")],
+    "package": [(NAME, "--triton", "repository"), (f"none{HOSTILE}", "--triton", "repository")],
     "evaluate": [("photos/val", "--engine", NAME, "--markdown"), (f"none{HOSTILE}",)],
     "compare": [(NAME, "exact", "--data", "photos/val"), (NAME, f"none{HOSTILE}", "--data", "photos/val")],
     "preprocessing-parity": [(NAME, "--data", "photos/val"), (NAME, "--data", f"none{HOSTILE}")],

@@ -202,10 +202,10 @@ def layers(report: dict[str, Any]) -> Any:
         (lambda r: r.update(schema=1), "report schema 1, but this version reads schema 2; measure again"),
         (lambda r: r.pop("schema"), "report schema None, but this version reads schema 2"),
         (lambda r: r.update(extra=1), "unknown field 'extra'"),
-        (lambda r: r.update(engines=[]), "`$.engines`"),
-        (lambda r: r["engines"][0]["result"].update(model_bytes="1"), "`$.engines[0].result.model_bytes`"),
-        (lambda r: r["engines"][0].update(file_sha256="A" * 64), "`$.engines[0].file_sha256`"),
-        (lambda r: r["engines"][1]["result"]["accuracy"].update(images=True), "`$.engines[1].result.accuracy.images`"),
+        (lambda r: r.update(engines=[]), "'$.engines'"),
+        (lambda r: r["engines"][0]["result"].update(model_bytes="1"), "'$.engines[0].result.model_bytes'"),
+        (lambda r: r["engines"][0].update(file_sha256="A" * 64), "'$.engines[0].file_sha256'"),
+        (lambda r: r["engines"][1]["result"]["accuracy"].update(images=True), "'$.engines[1].result.accuracy.images'"),
         (lambda r: latency(r).update(median_ms=0), "quick: median_ms is 0.0"),
         (lambda r: latency(r).update(median_ms=1e300), "quick: median_ms is 1e+300"),
         (lambda r: layers(r)["rows"][0].update(flops=-1), "a number of layer features.0 is out of range"),
@@ -220,7 +220,7 @@ def layers(report: dict[str, Any]) -> Any:
         (lambda r: r["engines"][1]["delta"]["classes"][0].update(target=3), "a class has no label"),
         (lambda r: r["labels"].pop(), "2 labels, 3 class ids"),
         (lambda r: r["engines"][0]["reliability"][14].update(accuracy_percent=None), "a bin has percentages without"),
-        (lambda r: r["gaps"][0].update(part="weather"), "`$.gaps[0].part`"),
+        (lambda r: r["gaps"][0].update(part="weather"), "'$.gaps[0].part'"),
     ],
 )
 def test_a_damaged_report_is_one_line(run: Command, tmp_path: Path, edit: Edit, words: str) -> None:

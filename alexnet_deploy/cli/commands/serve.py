@@ -73,7 +73,9 @@ def serve(
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
-    """Serve engines: a page, POST /classify, and the Open Inference Protocol (REST, gRPC).
+    """Serve engines over HTTP and gRPC, with a page.
+
+    The page, POST /classify, and the Open Inference Protocol (REST and gRPC).
 
     SIGTERM and Ctrl-C end it after the requests that have arrived are answered.
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.decode import open_rgb
@@ -94,4 +94,5 @@ def test_more_scans_than_any_encoder_makes_are_refused() -> None:
 @pytest.mark.skipif(not (DATA / "photos").is_dir(), reason="ALEXNET_DEPLOY_DATA names no folder with photos")
 def test_no_photo_of_a_camera_is_refused() -> None:
     for photo in sorted((DATA / "photos").iterdir()):
-        np.testing.assert_array_equal(np.asarray(open_rgb(photo)), pixels_of(photo.read_bytes()))
+        upright = ImageOps.exif_transpose(Image.open(photo)).convert("RGB")
+        np.testing.assert_array_equal(np.asarray(open_rgb(photo)), np.asarray(upright))

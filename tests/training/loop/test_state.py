@@ -91,7 +91,7 @@ def in_row(**fields: Any) -> Callable[[dict[str, Any]], object]:
         (in_row(val_top1_percent=101.0), "it records an accuracy outside 0..100"),
         (in_row(train_loss="x"), "Expected 'float', got 'str'"),
         (in_state(rows=5), "Expected 'array', got 'int'"),
-        (lambda state: {}, "missing required field `step`"),
+        (lambda state: {}, "missing required field 'step'"),
         (lambda state: '{"step": 4, "config": {"a": ' + "[" * 100_000, "maximum recursion depth"),
         (lambda state: "{", "is not a readable training state"),
         (lambda state: json.dumps(state)[:-10] + "NaN", "is not a readable training state"),
