@@ -37,7 +37,10 @@ class TiffPage(TiffImagePlugin.TiffImageFile):
 
     def _setup(self) -> None:
         tags = self.tag_v2
-        photometric, samples = tags.get(_PHOTOMETRIC, _WHITE_IS_ZERO), tags.get(_SAMPLES, 1)
+        try:
+            photometric, samples = tags[_PHOTOMETRIC], tags.get(_SAMPLES, 1)
+        except (KeyError, ValueError) as exc:  # missing, or several values; Pillow would take white for 0
+            raise ValueError("it does not say whether 0 is black or white (PhotometricInterpretation)") from exc
         bits = tuple(tags.get(_BITS, (1,)))[:samples]
         if photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
             self._set_up_grey(photometric, bits * (samples if len(bits) == 1 else 1))

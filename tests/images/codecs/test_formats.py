@@ -120,6 +120,7 @@ def test_lab_is_converted() -> None:
     ("content", "reason"),
     [
         (tiff(np.zeros((2, 2), "f8"), photometric=1), "TIFF layout that is not decoded"),
+        (tiff(GREY, photometric=1, tags={262: (3, 1, 0)}), "does not say whether 0 is black or white"),
         (tiff(np.zeros((2, 2, 3), "u4"), photometric=2), "TIFF layout that is not decoded"),
         *(
             (tiff(np.zeros((2, 2, 2), kind), photometric=photometric, planar=True, extra=extra), "TIFF layout that")
@@ -130,7 +131,7 @@ def test_lab_is_converted() -> None:
         (tiff(RGB, photometric=2, tags={50706: (1, 1, 4, 0, 0)}), "camera RAW file, whose first page is a preview"),
         (tiff(RGB, photometric=2, tags={254: (4, 1), 330: (4, 8)}), "camera RAW file, whose first page is a preview"),
     ],
-    ids=["f8", "rgb u4", *["grey and another sample in planes"] * 16, "DNG", "NEF"],
+    ids=["f8", "two photometrics", "rgb u4", *["grey and another sample in planes"] * 16, "DNG", "NEF"],
 )
 def test_other_tiff_is_refused_by_name(content: bytes, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
