@@ -47,6 +47,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             _simplify_foreign(model, str(path))
         else:  # adopted as it is, so what ``save_onnx`` checks must hold already
             onnx.shape_inference.infer_shapes(without_weights(model), check_type=True, strict_mode=True)
+        refuse_unbounded_sizes(model, str(path))
     except InputError:
         raise
     except FileNotFoundError as exc:
@@ -57,7 +58,6 @@ def load_onnx(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: cannot be read ({exc.strerror}); name an .onnx file") from exc
     except Exception as exc:  # besides its ValidationError the checker raises whatever its C++ does
         raise InputError(f"{path}: is not a valid ONNX model ({one_line(exc, 160)}); export it again") from exc
-    refuse_unbounded_sizes(model, str(path))
     return model
 
 

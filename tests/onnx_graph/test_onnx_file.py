@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -39,6 +39,7 @@ class TestLoad:
             onnx_file.load_onnx(tmp_path / "bad.onnx")
 
     @given(cut=st.integers(0, 2000), noise=st.binary(max_size=40))
+    @example(cut=897, noise=b"\x80")  # the graph's name is no UTF-8
     @settings(max_examples=60, deadline=None)
     def test_damage_is_an_error_of_ours_or_goes_unseen(
         self, cut: int, noise: bytes, tmp_path_factory: pytest.TempPathFactory
