@@ -58,7 +58,7 @@ fuzz: .venv/.dev
 
 # After a change of the protocol; the result is committed.
 protocol: .venv/.dev
-	cd alexnet_deploy/serving && ../../$(BIN)/python -m grpc_tools.protoc -I. \
+	cd alexnet_deploy/serving/protocol && ../../../$(BIN)/python -m grpc_tools.protoc -I. \
 	  --descriptor_set_out=open_inference.binpb open_inference.proto
 
 check: .venv/.dev

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine, Verification
 from alexnet_deploy.errors import DeployError, ProofError
+from alexnet_deploy.probabilities import activate
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.verification.photos import photo_pixels
-from alexnet_deploy.verification.scores import probabilities
 
 # Legend: N image, K class
 
@@ -38,24 +38,26 @@ def verify_bundle(engine: Engine, float_onnx: Path, images: Path | None) -> tupl
             f"{engine.name}: not written: its answers for {lost} of {len(pixels_NHWC)} photos are not finite, those of "
             "the float model are: numbers inside exceed the range of float16; build without `fp16`"
         )
-    found_NK, expected_NK = found_NK[finite_N & expected_N], expected_NK[finite_N & expected_N]
-    if not len(found_NK):
+    both_N = finite_N & expected_N
+    if not both_N.any():
         return None, ["not verified on photos: the float model's own answers are not finite"]
+    activation = engine.contract.activation
+    p_NK, q_NK = activate(found_NK[both_N], activation), activate(expected_NK[both_N], activation)
     return (
         Verification(
             runtime=runtime,
-            images=len(found_NK),
-            same_answers=int((found_NK.argmax(axis=1) == expected_NK.argmax(axis=1)).sum()),
-            largest_difference_points=round(100 * float(np.abs(found_NK - expected_NK).max()), 4),
+            images=len(p_NK),
+            same_answers=int((p_NK.argmax(axis=1) == q_NK.argmax(axis=1)).sum()),
+            largest_difference_points=round(100 * float(np.abs(p_NK - q_NK).max()), 4),
         ),
         notes,
     )
 
 
-def _answer(engine: Engine, pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float64], str, list[str]]:
-    """Probabilities, the runtime, and what speaks against the runtimes before it that could open the engine."""
+def _answer(engine: Engine, pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], str, list[str]]:
+    """Logits, the runtime, and what speaks against the runtimes before it that could open the engine."""
     selected = open_runner(engine)
     with closing(selected.runner) as runner:
         logits_NK = runner(pixels_NHWC)
     doubts = [f"{passed.runtime} is not used: {passed.reason}" for passed in selected.passed_over if passed.doubted]
-    return probabilities(logits_NK, engine.contract.activation), selected.runner.description, doubts
+    return logits_NK, selected.runner.description, doubts

@@ -9,7 +9,7 @@ from alexnet_deploy.contract import Activation, ModelContract
 from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, ReliabilityBin
 from alexnet_deploy.evaluation.statistics import PairedCounts, wilson_percent
-from alexnet_deploy.inference.probabilities import activate, finite_rows, loss_nats, predicted_classes
+from alexnet_deploy.probabilities import activate, finite_rows, loss_nats, predicted_classes
 
 # Legend: N image, K class, B bin
 

@@ -23,7 +23,7 @@ from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines, uni
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.inference.predict import read_batches
-from alexnet_deploy.inference.probabilities import kl_nats, predicted_classes
+from alexnet_deploy.probabilities import kl_nats, predicted_classes
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.select import split_runtime
 
@@ -69,7 +69,7 @@ class LogitDifference:
     cosine_min: float
     """Of the logits of one image; 1 if both are all 0."""
     kl_nats: float
-    """Mean of KL(A || B) of the probabilities, both at temperature 1 (``inference.probabilities.kl_nats``)."""
+    """Mean of KL(A || B) of the probabilities, both at temperature 1 (``probabilities.kl_nats``)."""
     disagreements: int
     """Images whose first answers differ."""
     worst: tuple[Divergence, ...]

@@ -24,8 +24,8 @@ from alexnet_deploy.evaluation.answers import find_or_choose, targets_if_labelle
 from alexnet_deploy.evaluation.results import Interval
 from alexnet_deploy.evaluation.statistics import PairedCounts
 from alexnet_deploy.images.decode import crop_box, open_rgb, to_pixels
-from alexnet_deploy.inference.probabilities import finite_rows, predicted_classes
 from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.probabilities import finite_rows, predicted_classes
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner
 

@@ -39,7 +39,7 @@ class Confidence:
     """How well the probabilities at ``temperature`` predict the share of right answers.
 
     ``nll_nats`` is the mean negative log likelihood of the true class; for a multi-label model it is the mean binary
-    cross-entropy (``inference.probabilities.loss_nats``). ``ece_percent`` is the expected calibration error of the
+    cross-entropy (``probabilities.loss_nats``). ``ece_percent`` is the expected calibration error of the
     first answers over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
     """
 

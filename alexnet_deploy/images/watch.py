@@ -31,7 +31,7 @@ def watch_folder(
     """Yield rounds of the images in ``folder`` that are new and complete, until ``stop`` is set; each path once.
 
     An image is complete when its size and time are the same in two rounds, and no process on this machine has it open
-    to write (which Linux tells of one's own files on local disks). A program that writes under a temporary name and
+    to write (known on Linux, for the user's own files on local disks). A program that writes under a temporary name and
     renames, as rsync does, is always safe. A round must be read to its end. Some 100 bytes per path stay in memory.
 
     Raises InputError at the first round if ``folder`` is no folder.

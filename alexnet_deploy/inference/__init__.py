@@ -1,5 +1,5 @@
 """Image files in, predictions out: streaming, on an engine that is open.
 
-Other rooms use ``open_engine`` (the Python API), ``predict`` and ``read_batches``, the functions of
-``probabilities``, and ``open_writer``.
+Other rooms use ``open_engine`` (the Python API), ``predict`` and ``read_batches``, and
+``open_writer``.
 """

@@ -18,8 +18,8 @@ from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError, require_positive
 from alexnet_deploy.images.sources import Source, load_source
 from alexnet_deploy.inference.prediction import BATCH, Answer, Prediction
-from alexnet_deploy.inference.probabilities import activate, finite_rows
 from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.probabilities import activate, finite_rows
 from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class

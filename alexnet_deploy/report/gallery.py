@@ -14,7 +14,7 @@ from alexnet_deploy.contract import Activation
 from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.evaluate import Evaluation
 from alexnet_deploy.images.decode import open_rgb
-from alexnet_deploy.inference.probabilities import activate, predicted_classes
+from alexnet_deploy.probabilities import activate, predicted_classes
 from alexnet_deploy.report.html import environment, write_html
 from alexnet_deploy.report.settings import GALLERY_IMAGES
 

@@ -20,7 +20,6 @@ from alexnet_deploy.contract import Activation
 from alexnet_deploy.evaluation.compare_layers import ErrorSums
 from alexnet_deploy.images.choose import CalibrationSet
 from alexnet_deploy.inference.predict import read_batches
-from alexnet_deploy.inference.probabilities import kl_nats, predicted_classes
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.precision.calibration_cache import CalibrationCache
 from alexnet_deploy.precision.convert import calibrate
@@ -28,6 +27,7 @@ from alexnet_deploy.precision.float_model import FloatModel
 from alexnet_deploy.precision.qdq import insert_qdq
 from alexnet_deploy.precision.settings import CalibrationSettings
 from alexnet_deploy.precision.types import QuantizedType
+from alexnet_deploy.probabilities import kl_nats, predicted_classes
 
 # Legend: N image, H height, W width, C channel (RGB), K class
 

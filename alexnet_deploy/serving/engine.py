@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.inference.engine import OpenEngine
 from alexnet_deploy.inference.prediction import BATCH
-from alexnet_deploy.inference.probabilities import finite_rows
+from alexnet_deploy.probabilities import finite_rows
 from alexnet_deploy.serving.batcher import Batcher, Computed
 from alexnet_deploy.serving.decoding import EncodedImage, decode
 from alexnet_deploy.serving.metrics import ModelMetrics

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Activation, ModelContract
+from alexnet_deploy.probabilities import activate
 from alexnet_deploy.verification.difference import difference
 
 # Legend: N image, K class
@@ -88,7 +89,7 @@ def _against_probabilities(
     """The scores are probabilities times ``whole``; whole numbers are rounded, or cut, probabilities."""
     if whole > 1 and (scores_NK == np.rint(scores_NK)).all():
         limit += 1 / whole
-    found_NK, expected_NK = probabilities(logits_NK, activation), scores_NK / whole
+    found_NK, expected_NK = activate(logits_NK, activation), scores_NK / whole
     largest = float(np.abs(found_NK - expected_NK).max())
     if largest <= limit:
         return None
@@ -113,16 +114,3 @@ def _whole_of(scores_NK: NDArray[np.float64], limit: float) -> float | None:
         if scores_NK.min() >= -limit * whole and np.abs(sums_N / whole - 1).max() <= limit + rounding:
             return whole
     return None
-
-
-def probabilities(logits_NK: NDArray[np.float32], activation: Activation) -> NDArray[np.float64]:
-    """Probabilities ``[N, K]`` at temperature 1.
-
-    As ``inference.probabilities``, which is above this room, and written anew to be independent of it.
-    """
-    logits_NK = logits_NK.astype(np.float64)
-    if activation == "sigmoid":
-        return 0.5 * (1 + np.tanh(logits_NK / 2))
-    powers_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    probabilities_NK: NDArray[np.float64] = powers_NK / powers_NK.sum(axis=1, keepdims=True)
-    return probabilities_NK

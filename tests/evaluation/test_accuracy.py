@@ -21,7 +21,7 @@ from alexnet_deploy.evaluation.accuracy import (
     reliability_bins,
 )
 from alexnet_deploy.inference.predict import top_answers
-from alexnet_deploy.inference.probabilities import predicted_classes
+from alexnet_deploy.probabilities import predicted_classes
 from tests.helpers.answers import given_answers
 
 CLASSES = 7

@@ -22,7 +22,7 @@ from alexnet_deploy.evaluation.accuracy import accuracy, reliability
 from alexnet_deploy.evaluation.compare import compare, logit_difference
 from alexnet_deploy.evaluation.evaluate import evaluate
 from alexnet_deploy.evaluation.temperature import calibrate
-from alexnet_deploy.inference.probabilities import activate, kl_nats, loss_nats
+from alexnet_deploy.probabilities import activate, kl_nats, loss_nats
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.answers import given_answers
 from tests.helpers.command import Command

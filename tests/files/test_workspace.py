@@ -1,4 +1,4 @@
-"""Workspaces are told apart by their locks: across processes, containers and kills, each writer keeps its own."""
+"""Locks distinguish the workspaces: across processes, containers and kills, each writer keeps its own."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.inference.predict import predict, read_batches, require_batch, top_answers
 from alexnet_deploy.inference.prediction import BATCH, Prediction
-from alexnet_deploy.inference.probabilities import kl_nats
+from alexnet_deploy.probabilities import kl_nats
 from tests.helpers.runners import FakeRunner, numbered_contract
 
 SIDE = 8

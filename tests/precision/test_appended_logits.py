@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import Precision
-from alexnet_deploy.inference.probabilities import activate
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
+from alexnet_deploy.probabilities import activate
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.foreign_models import FOREIGN, random_pixels, scores_by_hand
 from tests.helpers.models.score_endings import save

@@ -19,9 +19,9 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.evaluation.compare_layers import compare_layers
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.inference.probabilities import kl_nats
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.precision.convert import to_quantized
+from alexnet_deploy.probabilities import kl_nats
 from alexnet_deploy.report.plots import plot_diagnosis
 from alexnet_deploy.sensitivity.layers import Diagnosis, diagnose
 from alexnet_deploy.sensitivity.search import exclude_nodes

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from alexnet_deploy.serving.messages import METHODS, SERVICE
+from alexnet_deploy.serving.protocol.messages import METHODS, SERVICE
 
 PATIENCE_S = 120  # a busy machine starts it in ten
 

@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from alexnet_deploy.serving.messages import METHODS, SERVICE
+from alexnet_deploy.serving.protocol.messages import METHODS, SERVICE
 from tests.serving.running import Server, serving
 from tests.serving.test_classify import form
 

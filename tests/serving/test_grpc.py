@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.serving.messages import METHODS
+from alexnet_deploy.serving.protocol import messages
+from alexnet_deploy.serving.protocol.messages import METHODS
 from tests.serving.running import Server
 
 
@@ -134,9 +135,7 @@ def test_what_cannot_be_answered_is_one_line(server: Server, request_: dict[str,
 
 def test_the_compiled_protocol_is_that_of_its_source(tmp_path: Path) -> None:
     protoc = pytest.importorskip("grpc_tools.protoc", reason="compiling the protocol needs grpcio-tools")
-    import alexnet_deploy.serving
-
-    folder = Path(alexnet_deploy.serving.__file__).parent
+    folder = Path(messages.__file__).parent
     out = tmp_path / "made.binpb"
     assert protoc.main(["", f"-I{folder}", f"--descriptor_set_out={out}", str(folder / "open_inference.proto")]) == 0
     assert out.read_bytes() == (folder / "open_inference.binpb").read_bytes()

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from PIL import Image
 
-from alexnet_deploy.serving.http_limits import MAX_HEADER_BYTES
+from alexnet_deploy.serving.http.limits import MAX_HEADER_BYTES
 from tests.serving.running import Response, Server, serving
 from tests.serving.test_classify import form
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from alexnet_deploy.inference.probabilities import sigmoid
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, set_contract
+from alexnet_deploy.probabilities import sigmoid
 from tests.helpers.command import Command
 from tests.helpers.models.bundles import build_bundle
 from tests.serving.running import serving, start

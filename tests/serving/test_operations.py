@@ -143,7 +143,7 @@ def test_a_second_signal_ends_it_at_once(workplace: Path) -> None:
 
 
 def test_it_listens_before_it_is_ready_and_then_says_so(workplace: Path) -> None:
-    """Alive, not ready, and a request is told to come again, while a model loads."""
+    """While a model loads the server is alive and not ready, and a request gets 503 with Retry-After."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

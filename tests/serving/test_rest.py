@@ -15,7 +15,7 @@ import pytest
 from alexnet_deploy import open_engine
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.inference.engine import OpenEngine
-from alexnet_deploy.inference.probabilities import softmax
+from alexnet_deploy.probabilities import softmax
 from tests.serving.running import Response, Server
 
 SIDE = 8

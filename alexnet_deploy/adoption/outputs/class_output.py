@@ -20,7 +20,6 @@ from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.adoption.outputs.endings import (
     ROUNDING,
     Ending,
-    activated,
     activation_behind,
     find_ending,
     may_be_bounded,
@@ -33,6 +32,7 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_graph import onnx_file
 from alexnet_deploy.onnx_graph.edits import free_names
 from alexnet_deploy.onnx_graph.sizes import without_weights
+from alexnet_deploy.probabilities import activate
 
 # Legend: N image, K class
 
@@ -154,7 +154,7 @@ def _measured(
     rows_NK = rows_NK[finite_N] / ending.factor  # a softmax spelt out may overflow for noise
     before_NK = None if before_NK is None else before_NK[finite_N]
     if before_NK is not None:
-        expected_NK = activated(before_NK, ending)
+        expected_NK = activate(before_NK, "sigmoid" if ending.activation == "Sigmoid" else "softmax")
         found_NK = np.exp(rows_NK) if ending.logarithm else rows_NK
         # What rounding does to logits grows with them.
         tolerance = ending.tolerance * max(1.0, np.abs(before_NK).max() / 8)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.adoption.outputs.output_choice import SHAPE_OPS, producers_of
@@ -159,12 +158,3 @@ def activation_behind(nodes: list[onnx.NodeProto]) -> onnx.NodeProto | None:
         if node.op_type in _SQUASHING and (node.input[0], node.output[0]) not in gates & gated:
             return node
     return None
-
-
-def activated(before_NK: NDArray[np.float64], ending: Ending) -> NDArray[np.float64]:
-    """``ending.activation`` of scores; ``inference.probabilities``, the definition for answers, is above this room."""
-    if ending.activation == "Sigmoid":
-        return 0.5 * (1 + np.tanh(before_NK / 2))
-    powers_NK = np.exp(before_NK - before_NK.max(axis=1, keepdims=True))
-    probabilities_NK: NDArray[np.float64] = powers_NK / powers_NK.sum(axis=1, keepdims=True)
-    return probabilities_NK

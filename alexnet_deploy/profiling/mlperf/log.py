@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import ArtifactError
-from alexnet_deploy.inference.probabilities import predicted_classes
+from alexnet_deploy.probabilities import predicted_classes
 
 # Legend: N image, K class
 

@@ -19,8 +19,7 @@ _SOURCES = (
     "json_format.py",
     "files",
     "images",
-    "inference/__init__.py",
-    "inference/probabilities.py",
+    "probabilities.py",
 )
 """What decoding and probabilities import; a test runs them with nothing else."""
 

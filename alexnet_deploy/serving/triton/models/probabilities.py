@@ -16,7 +16,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 -- Triton's Python, not ours
 sys.path.insert(0, str(HERE))
 
 from alexnet_deploy.contract import ModelContract  # noqa: E402
-from alexnet_deploy.inference.probabilities import activate, finite_rows  # noqa: E402
+from alexnet_deploy.probabilities import activate, finite_rows  # noqa: E402
 
 
 class TritonPythonModel:

@@ -15,17 +15,17 @@ from google.protobuf.message import DecodeError
 
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.serving import tensors
 from alexnet_deploy.serving.access_log import AccessLog
-from alexnet_deploy.serving.describe import EXTENSIONS, describe_model, model_config
 from alexnet_deploy.serving.engine import ServedEngine
-from alexnet_deploy.serving.messages import METHODS, SERVICE
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.models import Models
+from alexnet_deploy.serving.protocol import tensors
+from alexnet_deploy.serving.protocol.describe import EXTENSIONS, describe_model, model_config
+from alexnet_deploy.serving.protocol.messages import METHODS, SERVICE
+from alexnet_deploy.serving.protocol.tensors import VALUES, InputTensor, RequestedOutput
 from alexnet_deploy.serving.refusals import BadRequestError, Refusal
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.settings import Settings
-from alexnet_deploy.serving.tensors import VALUES, InputTensor, RequestedOutput
 from alexnet_deploy.serving.tracing import span
 
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""LitServe with our decoder and runner, for ``serving``: python -m benchmarks.serving_litserve BUNDLE PORT
+"""LitServe with our decoder and runner, for ``serving``: python -m benchmarks.serving.litserve_peer BUNDLE PORT
 
 Written as its documentation shows: a form with a file in, batches of up to 32 within 2 ms, one worker.
 """

@@ -15,20 +15,20 @@ from starlette.routing import Route, Router
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.predict import require_threshold
-from alexnet_deploy.serving import tensors
 from alexnet_deploy.serving.access_log import AccessLog
-from alexnet_deploy.serving.answers import rows_of
-from alexnet_deploy.serving.body import Bodies
-from alexnet_deploy.serving.describe import EXTENSIONS, describe_model, model_config
 from alexnet_deploy.serving.engine import Result, ServedEngine
-from alexnet_deploy.serving.form import images_in
-from alexnet_deploy.serving.guard import Guard
+from alexnet_deploy.serving.http.answers import rows_of
+from alexnet_deploy.serving.http.body import Bodies
+from alexnet_deploy.serving.http.form import images_in
+from alexnet_deploy.serving.http.guard import Guard
+from alexnet_deploy.serving.http.openapi import openapi_document
+from alexnet_deploy.serving.http.page import page_routes
+from alexnet_deploy.serving.http.rest import HEADER_LENGTH, read_request, write_response
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from alexnet_deploy.serving.models import Models
-from alexnet_deploy.serving.openapi import openapi_document
-from alexnet_deploy.serving.page import page_routes
+from alexnet_deploy.serving.protocol import tensors
+from alexnet_deploy.serving.protocol.describe import EXTENSIONS, describe_model, model_config
 from alexnet_deploy.serving.refusals import BadRequestError, UnsupportedMediaError
-from alexnet_deploy.serving.rest import HEADER_LENGTH, read_request, write_response
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.settings import Settings
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import msgspec
 
 from alexnet_deploy.serving.engine import ServedEngine
+from alexnet_deploy.serving.protocol.tensors import IMAGE, VALUES, InputTensor, OutputTensor, RequestedOutput
 from alexnet_deploy.serving.refusals import BadRequestError
-from alexnet_deploy.serving.tensors import IMAGE, VALUES, InputTensor, OutputTensor, RequestedOutput
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 

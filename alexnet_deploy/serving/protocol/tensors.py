@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.inference.probabilities import activate
+from alexnet_deploy.probabilities import activate
 from alexnet_deploy.serving.decoding import EncodedImage
 from alexnet_deploy.serving.engine import Result, ServedEngine, not_finite
 from alexnet_deploy.serving.refusals import BadRequestError, EngineError

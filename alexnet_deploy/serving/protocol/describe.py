@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from alexnet_deploy.serving.engine import ServedEngine
-from alexnet_deploy.serving.tensors import describe_inputs, describe_outputs
+from alexnet_deploy.serving.protocol.tensors import describe_inputs, describe_outputs
 
 EXTENSIONS = ["classification", "binary_tensor_data", "model_configuration"]
 _TYPES = {"UINT8": "TYPE_UINT8", "BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}

@@ -15,7 +15,7 @@ SERVICE = "GRPCInferenceService"
 
 
 def _load() -> Any:
-    content = (resources.files("alexnet_deploy") / "serving" / "open_inference.binpb").read_bytes()
+    content = (resources.files("alexnet_deploy") / "serving" / "protocol" / "open_inference.binpb").read_bytes()
     pool = descriptor_pool.DescriptorPool()
     for file in descriptor_pb2.FileDescriptorSet.FromString(content).file:
         pool.AddSerializedFile(file.SerializeToString())

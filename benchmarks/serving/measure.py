@@ -1,10 +1,10 @@
 """How many requests does ``serve`` answer, compared with LitServe on the same runner and with decoder and engine alone?
 
-    python -m benchmarks.serving PHOTOS [--store engines] [--rounds 3] [--seconds 4] [--peer PYTHON]
+    python -m benchmarks.serving.measure PHOTOS [--store engines] [--rounds 3] [--seconds 4] [--peer PYTHON]
 
 Encoded photos and raw pixels of the INT8 engine, at concurrency 1, 4, 16 and 64, each client waiting for its answer.
 The load comes from a process of its own on the same machine, which takes its share of the cores from both servers
-alike. ``--peer`` is the Python of an environment with ``benchmarks/requirements-serving.txt``.
+alike. ``--peer`` is the Python of an environment with ``benchmarks/serving/requirements.txt``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,14 @@ def _compare(args: argparse.Namespace) -> None:
         ports = servers.enter_context(_ours(args.store))
         if "litserve" in sides:
             ports["litserve"] = servers.enter_context(_litserve(args.peer, args.store))
-        command = [sys.executable, "-m", "benchmarks.serving", args.photos.resolve(), "--store", args.store.resolve()]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.serving.measure",
+            args.photos.resolve(),
+            "--store",
+            args.store.resolve(),
+        ]
         command += ["--seconds", str(args.seconds)]
         ways: dict[str, Callable[[], dict[str, float]]] = {}
         for kind in ("photo", "pixels"):
@@ -115,7 +122,7 @@ def _ours(store: Path) -> Iterator[dict[str, int]]:
 
 @contextlib.contextmanager
 def _litserve(python: Path, store: Path) -> Iterator[int]:
-    with _process([python, "-m", "benchmarks.serving_litserve", store / ENGINE, "8765"], "ready on") as line:
+    with _process([python, "-m", "benchmarks.serving.litserve_peer", store / ENGINE, "8765"], "ready on") as line:
         yield int(line.split()[-1])
 
 
@@ -233,7 +240,7 @@ async def _form(port: int, kind: str, contents: list[bytes], shape: tuple[int, .
 async def _grpc(port: int, kind: str, contents: list[bytes], shape: tuple[int, ...]) -> Ask:
     import grpc.aio
 
-    from alexnet_deploy.serving.messages import METHODS, SERVICE
+    from alexnet_deploy.serving.protocol.messages import METHODS, SERVICE
 
     request, response = METHODS["ModelInfer"]
     if kind == "photo":

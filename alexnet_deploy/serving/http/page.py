@@ -17,7 +17,7 @@ _FILES = {
 
 def page_routes() -> list[Route]:
     """A route per file; no text of a request is part of a path."""
-    folder = resources.files("alexnet_deploy") / "serving" / "static"
+    folder = resources.files("alexnet_deploy") / "serving" / "http" / "static"
     return [_route(path, (folder / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()]
 
 

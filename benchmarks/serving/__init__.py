@@ -1,0 +1,1 @@
+"""``serve`` beside LitServe, with the same engine and runner."""
