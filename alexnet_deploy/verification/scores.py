@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.adoption.outputs.class_output import WHOLES
 from alexnet_deploy.contract import Activation, ModelContract
 from alexnet_deploy.probabilities import activate
 from alexnet_deploy.verification.difference import difference
 
 # Legend: N image, K class
 
-_WHOLES = (1.0, 100.0, 255.0, 256.0, 1000.0)
-"""What probabilities may be multiplied by: nothing, percent, the steps of a byte, per mille."""
 _SUM_OF_ROUNDED = 0.1
 """How far the sum of probabilities may be from 1 that are rounded to whole percent, per mille or steps."""
 
@@ -49,7 +48,7 @@ def against_scores(
         # Numbers of these ranges may be logits as well, so the other meanings come second.
         reasons = [
             _against_probabilities(scores_NK, whole, logits_NK, "sigmoid", limit)
-            for whole in _WHOLES
+            for whole in WHOLES
             if lowest >= 0 and highest <= whole * (1 + limit)
         ]
         if highest <= limit:
@@ -61,7 +60,7 @@ def against_scores(
 def _against_one_score(scores_N1: NDArray[np.float64], logits_N2: NDArray[np.float32], limit: float) -> str | None:
     """One number is the logit or the probability, in any scale, of the second of two classes."""
     reason = _against_logits(np.concatenate([np.zeros_like(scores_N1), scores_N1], axis=1), logits_N2, "softmax", limit)
-    for whole in _WHOLES:
+    for whole in WHOLES:
         if scores_N1.min() >= 0 and scores_N1.max() <= whole * (1 + limit):
             both_N2 = np.concatenate([whole - scores_N1, scores_N1], axis=1)
             found = _against_probabilities(both_N2, whole, logits_N2, "softmax", limit)
@@ -107,7 +106,7 @@ def _wrong(what: str, changed: int, images: int) -> str:
 def _whole_of(scores_NK: NDArray[np.float64], limit: float) -> float | None:
     """What the scores of each image sum to, if they are probabilities in some scale; None otherwise."""
     sums_N = scores_NK.sum(axis=1)
-    for whole in _WHOLES:
+    for whole in WHOLES:
         rounding = 0.0
         if whole > 1 and (scores_NK == np.rint(scores_NK)).all():
             rounding = min(scores_NK.shape[1] / whole, _SUM_OF_ROUNDED)

@@ -16,10 +16,9 @@ from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.bundle.manifest import load_manifest, save_manifest
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, ProofError
-from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from tests.helpers.command import Command
 from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier
-from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_model
+from tests.helpers.models.onnx_models import CLASSES, SIDE, Graph, pooled_model, tiny_model, with_contract
 
 
 @pytest.mark.parametrize(("precision", "points"), [("fp32", 0.01), ("fp16", 1.0)])
@@ -49,22 +48,7 @@ def test_photos_of_the_user(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_leaves_the_graph_is_in_the_notes(tmp_path: Path) -> None:
-    g = Graph()
-    x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
-    x = g.node("Mul", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant(np.array(1 / 128, np.float32)))
-    # OpenVINO divides by another number of pixels at the border.
-    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}
-    x = g.node("Flatten", g.node("AveragePool", x, **pool))
-    path = g.save(
-        g.node("Gemm", x, g.weight(CLASSES, 3 * 17 * 17), transB=1),
-        tmp_path / "pooled.onnx",
-        ["N", SIDE, SIDE, 3],
-        TensorProto.UINT8,
-    )
-    model = load_onnx(path)
-    set_contract(model, TINY_CONTRACT)
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
-    save_onnx(model, path)
+    path = pooled_model(tmp_path / "pooled.onnx")
     manifest = load_manifest(build_engine(path, tmp_path / "pooled"))[0]
     assert manifest.verification is not None
     assert "ONNX Runtime" in manifest.verification.runtime
@@ -94,10 +78,7 @@ def test_an_engine_whose_answers_overflow_does_not_replace_a_good_one(tmp_path: 
     x = g.node("GlobalAveragePool", g.node("Relu", x))
     x = g.node("Gemm", g.node("Flatten", x), g.weight(CLASSES, 4), transB=1)
     path = g.save(x, tmp_path / "big.onnx", ["N", SIDE, SIDE, 3], TensorProto.UINT8)
-    model = load_onnx(path)
-    set_contract(model, TINY_CONTRACT)
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
-    save_onnx(model, path)
+    with_contract(path)
     bundle = build_engine(path, tmp_path / "big")
     before = (bundle / "bundle.json").read_bytes()
     with pytest.raises(ProofError, match=r"answers for \d+ of 12 photos are not finite.*; build without `fp16`"):

@@ -17,10 +17,9 @@ from onnx import TensorProto
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.errors import ArtifactError, ProofError
 from alexnet_deploy.inference.engine import open_engine
-from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.verification.photos import photo_pixels
-from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_engine, tiny_model
+from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, pooled_model, tiny_engine, tiny_model
 
 PHOTOS = photo_pixels(TINY_CONTRACT.preprocessing)
 
@@ -34,13 +33,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def pooled_engine(path: Path) -> Engine:
     """A net whose AveragePool OpenVINO computes with other divisors at the border (ceil_mode, count_include_pad)."""
-    g = Graph()
-    x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
-    x = g.node("Mul", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant(np.array(1 / 128, np.float32)))
-    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}
-    x = g.node("Flatten", g.node("AveragePool", x, **pool))
-    x = g.node("Gemm", x, g.weight(CLASSES, 3 * 17 * 17), transB=1)
-    g.save(x, path, ["N", SIDE, SIDE, 3], TensorProto.UINT8)
+    pooled_model(path)
     return Engine("pooled", path, TINY_CONTRACT, "fp32", None)
 
 
@@ -70,11 +63,7 @@ class TestARuntimeThatLeavesTheGraph:
     def test_the_named_one_is_refused_by_open_engine_unless_it_is_not_verified(
         self, tmp_path: Path, cache: Path
     ) -> None:
-        path = pooled_engine(tmp_path / "pooled.onnx").onnx_path
-        model = load_onnx(path)
-        set_contract(model, TINY_CONTRACT)
-        model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
-        save_onnx(model, path)
+        path = pooled_model(tmp_path / "pooled.onnx")
         with pytest.raises(ProofError, match=r"pooled: OpenVINO .* is not used: .*; choose another `runtime`"):
             open_engine(path, runtime="openvino")
         with open_engine(path, runtime="openvino", verify=False) as opened:

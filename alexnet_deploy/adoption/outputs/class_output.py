@@ -38,7 +38,7 @@ from alexnet_deploy.probabilities import activate
 
 _SUM_TOLERANCE = 5e-3
 """A thousand float16 probabilities, each rounded by 2^-12 of itself, sum to 1 within 5e-4; bfloat16's within 4e-3."""
-_WHOLES = (1.0, 100.0, 255.0, 256.0, 1000.0)
+WHOLES = (1.0, 100.0, 255.0, 256.0, 1000.0)
 """What the probabilities of an image may sum to: 1, percent, the steps of a byte, per mille."""
 _SUM_TOLERANCE_ROUNDED = 0.1
 """Behind a Softmax that the graph shows: int8 steps and the bounds of a Clip move the sum more."""
@@ -163,7 +163,7 @@ def _measured(
     sums_N = rows_NK.sum(axis=1)
     tolerance = _SUM_TOLERANCE_ROUNDED if ending.activation == "Softmax" else _SUM_TOLERANCE
     whole_numbers = bool((rows_NK == np.rint(rows_NK)).all())
-    for whole in _WHOLES:
+    for whole in WHOLES:
         if whole > 1 and whole_numbers:  # each is half a unit off at most, or a whole one where it was cut
             tolerance = max(tolerance, min(rows_NK.shape[1] / whole, _SUM_TOLERANCE_ROUNDED))
         # Rounding may leave a 0 just below it.

@@ -97,13 +97,29 @@ def tiny_classifier(
     return g.save(g.node("Cast", x, to=TensorProto.FLOAT), path, [batch, side, side, 3], TensorProto.UINT8, **options)
 
 
-def tiny_model(path: Path, precision: str = "fp32", **options: Any) -> Path:
-    """``tiny_classifier`` as our export leaves it: with its contract and the number of its classes."""
-    model = load_onnx(tiny_classifier(path, precision, **options))
+def pooled_model(path: Path) -> Path:
+    """A net of our form whose AveragePool OpenVINO computes with other divisors at the border; the others do not."""
+    g = Graph()
+    x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
+    x = g.node("Mul", g.node("Transpose", x, perm=[0, 3, 1, 2]), g.constant(np.array(1 / 128, np.float32)))
+    pool = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}
+    x = g.node("Flatten", g.node("AveragePool", x, **pool))
+    g.save(g.node("Gemm", x, g.weight(CLASSES, 3 * 17 * 17), transB=1), path, ["N", SIDE, SIDE, 3], TensorProto.UINT8)
+    return with_contract(path)
+
+
+def with_contract(path: Path) -> Path:
+    """Add ``TINY_CONTRACT`` and the number of its classes to a file of ``Graph.save``."""
+    model = load_onnx(path)
     set_contract(model, TINY_CONTRACT)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = CLASSES
     onnx.save(model, path)
     return path
+
+
+def tiny_model(path: Path, precision: str = "fp32", **options: Any) -> Path:
+    """``tiny_classifier`` as our export leaves it: with its contract and the number of its classes."""
+    return with_contract(tiny_classifier(path, precision, **options))
 
 
 def tiny_engine(path: Path, precision: str = "fp32", **options: Any) -> Engine:
