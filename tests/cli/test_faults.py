@@ -92,6 +92,8 @@ class Interrupt:
         if name == wanted:
             os.kill(os.getpid(), signal.SIGINT)
 
+# A background job of a shell script inherits that this signal is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupt())
 from alexnet_deploy.__main__ import run
 sys.argv = ["alexnet-deploy", "engines"]
