@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from alexnet_deploy.adoption.adopt import adopt_with_notes
@@ -52,29 +51,33 @@ def adopt_verified(
     version = onnxruntime_version()
     if version is None:
         return contract, (*notes, "not verified on photos: ONNX Runtime is not installed")
-    pixels_NHWC = photo_pixels(contract.preprocessing, images)
+    # The sample photos belong to the version of this package; decoding them would cost time in every later run.
+    photos = (
+        "" if images is None else hashlib.sha256(photo_pixels(contract.preprocessing, images).tobytes()).hexdigest()
+    )
     key = {
         "compares": "an import with its original",
         "original": sha256_of(onnx_path),
         "imported": sha256_of(out),
         "options": repr(import_options),
-        "pixels": hashlib.sha256(pixels_NHWC.tobytes()).hexdigest(),
+        "photos": photos,
         "runtime": version,
     }
-    verdict = remembered(key, lambda: _compare(onnx_path, out, contract, import_options, pixels_NHWC))
+    verdict = remembered(key, lambda: _compare(onnx_path, out, contract, import_options, images))
     if verdict.reason is not None:
         raise ProofError(f"{onnx_path}: {verdict.reason}")
     return contract, (*notes, *verdict.notes)
 
 
 def _compare(
-    onnx_path: Path, out: Path, contract: ModelContract, options: ImportOptions, pixels_NHWC: NDArray[np.uint8]
+    onnx_path: Path, out: Path, contract: ModelContract, options: ImportOptions, images: Path | None
 ) -> Verdict:
     # Late, as they import ONNX Runtime
     from alexnet_deploy.onnx_graph.taps import TensorSession
     from alexnet_deploy.verification.original import original_scores
     from alexnet_deploy.verification.rows import against_rows
 
+    pixels_NHWC = photo_pixels(contract.preprocessing, images)
     ours = load_onnx(out)
     session = TensorSession(ours, [contract.output_name], source=str(onnx_path))
     logits_NK = session(pixels_NHWC)[contract.output_name]
