@@ -1,10 +1,12 @@
 # `make demo` shows that it works, `make test` proves it; `make` alone lists everything.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP_INSTALL_ALONE := -m pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(PIP_INSTALL_ALONE) -c constraints.txt
 CHECKPOINT := alexnet_deploy/data/alexnet.safetensors
 BENCH := benchmarks/.cache
 TRITON := $(BENCH)/triton
+SERVING := $(BENCH)/serving
 BENCH_PYTHON := $(BENCH)/venv/bin/python
 BENCH_ROUNDS := $(if $(ROUNDS),--rounds $(ROUNDS))
 
@@ -18,7 +20,7 @@ define INSTALL_TORCH
   echo 'torch: not available there, so from PyPI: on Linux a CUDA build, 2.7 GB with its libraries'; fi
 endef
 
-.PHONY: help demo test test-slow test-triton fuzz check bench bench-photos clean protocol
+.PHONY: help demo test test-slow test-triton fuzz check bench bench-serving bench-photos clean protocol
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
@@ -27,6 +29,7 @@ help:
 	@echo "make fuzz   mutate files of every kind: N=100000; KIND=images/jpeg SEED=123 runs one; KEEP=folder keeps the faults"
 	@echo "make check  formatting, lint, import rules, types"
 	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
+	@echo "make bench-serving  the same for serve: LitServe, BentoML, Triton"
 	@echo "Without an NVIDIA GPU they install the CPU build of torch; TORCH_INDEX= takes PyPI's, TORCH_INDEX=URL another"
 
 demo: engines/alexnet-fp16/bundle.json engines/alexnet-int8/bundle.json
@@ -44,11 +47,12 @@ test-slow: .venv/.dev
 
 # Some minutes, most of them for 0.3 GB of packages: the real tritonserver, which wants an environment of its own.
 test-triton: .venv/.dev $(TRITON)/.venv
-	ALEXNET_DEPLOY_TRITON=$(TRITON)/bin/python $(BIN)/python -m pytest tests/serving/triton
+	ALEXNET_DEPLOY_TRITON=$(TRITON)/bin/python ALEXNET_DEPLOY_TRITON_PYTHON=$(TRITON)/bin/python \
+	  $(BIN)/python -m pytest tests/serving/triton tests/serving/test_tritonclient.py
 
 $(TRITON)/.venv: tests/serving/triton/requirements.txt
 	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
-	$(TRITON)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(TRITON)/bin/python $(PIP_INSTALL_ALONE) -r $<
 	touch $@
 
 # Counts what became of mutated files of every kind; exit code 1 on any fault.
@@ -59,7 +63,7 @@ fuzz: .venv/.dev
 # After a change of the protocol; the result is committed.
 protocol: .venv/.dev
 	cd alexnet_deploy/serving/protocol && ../../../$(BIN)/python -m grpc_tools.protoc -I. \
-	  --descriptor_set_out=open_inference.binpb open_inference.proto
+	  --descriptor_set_out=protocol.binpb open_inference.proto health.proto
 
 check: .venv/.dev
 	$(BIN)/ruff format --check .
@@ -74,6 +78,22 @@ bench: bench-photos $(BENCH)/engines/alexnet-fp32/bundle.json $(BENCH)/engines/a
 	$(BENCH_PYTHON) -m benchmarks.scaling '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
 	$(BENCH_PYTHON) -m benchmarks.cold_start '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
 	$(BENCH_PYTHON) -m benchmarks.render
+
+# Some fifteen minutes once the peers are installed, in two environments of their own (0.9 GB).
+bench-serving: bench-photos .venv/.dev $(SERVING)/.venv $(TRITON)/.venv $(SERVING)/engines/alexnet-int8/bundle.json
+	$(TRITON)/bin/python $(PIP_INSTALL_ALONE) -r benchmarks/serving/requirements-triton.txt
+	$(BIN)/python -m benchmarks.serving.measure '$(ALEXNET_DEPLOY_PHOTOS)' --store $(SERVING)/engines $(BENCH_ROUNDS)
+	$(BIN)/python -m benchmarks.render
+
+$(SERVING)/engines/alexnet-int8/bundle.json: engines/alexnet.onnx
+	$(BIN)/alexnet-deploy build-engine $< -o $(@D) --int8 --calibration-data '$(ALEXNET_DEPLOY_PHOTOS)' \
+	  --calibration-images 128
+
+# Without constraints.txt: BentoML pins another OpenTelemetry.
+$(SERVING)/.venv: pyproject.toml benchmarks/serving/requirements.txt
+	test -x $(SERVING)/bin/python || $(PYTHON) -m venv $(SERVING)
+	$(SERVING)/bin/python $(PIP_INSTALL_ALONE) -r benchmarks/serving/requirements.txt -e '.[cpu,serve]'
+	touch $@
 
 bench-photos:
 	@test -d '$(ALEXNET_DEPLOY_PHOTOS)' || { \

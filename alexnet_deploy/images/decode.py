@@ -59,7 +59,7 @@ def load_pixels(path: Path, pre: Preprocessing, out: NDArray[np.uint8] | None = 
     return out
 
 
-def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Image.Image:
+def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None, max_pixels: int | None = None) -> Image.Image:
     """Decode the first frame of an image: upright by its EXIF orientation, mode RGB, detached from its file.
 
     Transparency is laid over white, as browsers and photo viewers show it: without the alpha channel the hidden colour
@@ -67,30 +67,32 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None) -> Ima
     not read need a package (``formats``), which is imported only for such a file.
 
     Raises InputError (``name`` or the path, and the cause) for anything that is not a whole image: missing,
-    unreadable, empty, cut off, of another kind, above ``MAX_PIXELS``, or no plain file.
+    unreadable, empty, cut off, of another kind, above ``max_pixels`` (at most, and without it, ``MAX_PIXELS``), or no
+    plain file. The pixels are counted by the header, before they are decoded.
     """
+    limit = min(max_pixels or MAX_PIXELS, MAX_PIXELS)
     _ignore_pillow_warnings()
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
         if isinstance(source, Path):
             with open_regular(source) as stream:
-                return _decode(stream, source)
-        return _decode(BytesIO(source) if isinstance(source, bytes) else source, None)
+                return _decode(stream, source, limit)
+        return _decode(BytesIO(source) if isinstance(source, bytes) else source, None, limit)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as exc:  # parsers raise anything on a hostile file (Rust's panics are no Exception)
         raise InputError(f"{' '.join(label.splitlines())}: {_cause(exc)}") from exc
 
 
-def _decode(stream: BinaryIO, path: Path | None) -> Image.Image:
+def _decode(stream: BinaryIO, path: Path | None, max_pixels: int) -> Image.Image:
     start = stream.tell()
     if not (head := stream.read(_HEAD)):
         raise formats.UnsupportedFormatError("is empty (0 bytes); get a whole copy of the file")
     if path is not None:
         formats.refuse_by_name(path)
     stream.seek(start)
-    with _opened(stream, head, path) as image:
-        _check_size(image.width, image.height)
+    with _opened(stream, head, path, max_pixels) as image:
+        formats.require_size(image.width, image.height, max_pixels)
         if _note_pages.cache_info().currsize == 0 and formats.is_multi_page(image):
             _note_pages()
         frame = image.tile[0][1] if image.format == "GIF" and image.tile else None  # type: ignore[attr-defined]
@@ -99,23 +101,24 @@ def _decode(stream: BinaryIO, path: Path | None) -> Image.Image:
         return to_rgb(image, frame)
 
 
-def _opened(stream: BinaryIO, head: bytes, path: Path | None) -> Image.Image:
+def _opened(stream: BinaryIO, head: bytes, path: Path | None, max_pixels: int) -> Image.Image:
     if head.startswith(b"\xff\xd8\xff"):
-        return open_jpeg(_content(stream))
+        return open_jpeg(_content(stream), max_pixels)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        _check_size(*(int.from_bytes(head[at : at + 4], "big") for at in (16, 20)))
+        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+        formats.require_size(width, height, max_pixels)
         return open_png(_content(stream))
     if head.startswith(_TIFF_STARTS):
         return open_tiff(stream)
     if head.startswith(b"BM") and has_bitfields(head):
-        return open_bitfields(_content(stream), MAX_PIXELS)
+        return open_bitfields(_content(stream), max_pixels)
     try:
         return Image.open(stream, formats=formats.pillow_formats(path))
     except UnidentifiedImageError:
         if (kind := formats.name_of_format(head)) is None:
             raise
         stream.seek(0)
-        return formats.open_with_package(kind, stream)
+        return formats.open_with_package(kind, stream, max_pixels)
 
 
 def _content(stream: BinaryIO) -> bytes:
@@ -124,11 +127,6 @@ def _content(stream: BinaryIO) -> bytes:
         raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
     stream.seek(start)
     return stream.read()
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise Image.DecompressionBombError(f"{width}x{height}")
 
 
 @functools.cache
@@ -203,7 +201,7 @@ def _turn_upright(image: Image.Image) -> None:
 
 def _cause(exc: BaseException) -> str:
     match exc:
-        case formats.UnsupportedFormatError():
+        case formats.UnsupportedFormatError() | formats.TooManyPixelsError():
             return str(exc)
         case MemoryError():
             return "needs more memory than there is; scale it down first"

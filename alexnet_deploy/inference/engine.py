@@ -30,6 +30,7 @@ def open_engine(
     *,
     runtime: Runtime = "auto",
     threads: int | None = None,
+    concurrency: int = 1,
     store: str | Path = STORE,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
     verify: bool = True,
@@ -37,7 +38,8 @@ def open_engine(
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
 
     ``runtime="auto"`` uses the first runtime that can run it on this machine: a GPU before the CPU. ``threads`` is the
-    number of threads of the runtime (None: its default). ``import_options`` describe an ONNX of another tool.
+    number of threads of the runtime (None: its default), which the engine and its forks share if ``concurrency`` calls
+    are to run at the same time. ``import_options`` describe an ONNX of another tool.
 
     With ``verify`` the engine answers the sample photos before it is used: an ONNX of another tool as the original
     does, and the runtime as the graph says. The outcome is remembered per content, runtime version and machine.
@@ -48,7 +50,9 @@ def open_engine(
     with ExitStack() as resources:
         name = None if engine is None else str(engine)
         found = resources.enter_context(resolve_engine(name, Path(store), import_options, verify=verify))
-        selected = open_runner(found, runtime, threads=threads, verify=verify, refuse_doubted=True)
+        selected = open_runner(
+            found, runtime, threads=threads, concurrency=concurrency, verify=verify, refuse_doubted=True
+        )
         resources.callback(selected.runner.close)
         return OpenEngine(found, selected, resources.pop_all())
 

@@ -1,6 +1,6 @@
 """Dynamic batching: images of several requests run in one call of the engine.
 
-Everything here runs on the event loop's thread, except ``run``, which a thread of its own calls.
+Everything here runs on the event loop's thread, except the engine's instances, each on a thread of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,27 +88,31 @@ _Part = tuple[_Request, int, int]
 
 
 class Batcher:
-    """The queue in front of one engine.
+    """The queue in front of the instances of one engine.
 
-    While a batch runs, the next one gathers. When the engine is free, a batch starts as soon as no image has come for
-    ``_PAUSE_S``, ``max_batch`` wait, or the oldest has waited ``max_delay_s``. It starts at once if nobody else seems
-    to come: no image is being decoded, and the batch before held a single image.
+    While all instances run, the next batch gathers. When one is free, a batch starts as soon as no image has come for
+    ``_PAUSE_S``, ``max_batch`` wait for each free instance, or the oldest has waited ``max_delay_s``. It starts at once
+    if nobody else seems to come: no image is being decoded, and the batch before held a single image. Instances that
+    are free at the same time share what waits.
     """
 
-    def __init__(self, run: Run, *, max_batch: int, max_delay_s: float, max_queue: int, observer: Observer) -> None:
-        """Must be called on a running event loop; ``run`` takes any number of images up to ``max_batch``."""
-        self._run = run
+    def __init__(
+        self, instances: Sequence[Run], *, max_batch: int, max_delay_s: float, max_queue: int, observer: Observer
+    ) -> None:
+        """Must be called on a running event loop; an instance takes any number of images up to ``max_batch``."""
         self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._threads = ThreadPoolExecutor(len(instances), thread_name_prefix="compute")
         self._requests: deque[_Request] = deque()
         self._queued = 0  # decoded images that wait for a batch
         self._reserved = 0  # these, and those that are being decoded
         self._last_images = 0
         self._arrived, self._more = asyncio.Event(), asyncio.Event()
         self._closing = False
-        self._worker = self._loop.create_task(self._work())
+        self._gathering = asyncio.Lock()  # one batch gathers at a time
+        self._free_instances = len(instances)
+        self._workers = [self._loop.create_task(self._work(run)) for run in instances]
 
     @contextmanager
     def reserve(self, images: int) -> Iterator[Place]:
@@ -158,27 +162,31 @@ class Batcher:
             request.taken = len(request.pixels_NHWC)
 
     async def close(self) -> None:
-        """Compute what waits, then end the thread."""
+        """Compute what waits, then end the threads."""
         self._closing = True
         self._arrived.set()
         self._more.set()
-        await self._worker
-        self._thread.shutdown()
+        await asyncio.gather(*self._workers)
+        self._threads.shutdown()
 
-    async def _work(self) -> None:
+    async def _work(self, run: Run) -> None:
         while True:
-            while not self._requests:
-                if self._closing:
-                    return
-                self._arrived.clear()
-                await self._arrived.wait()
-            await self._wait_for_more()
-            if parts := self._take():
-                await self._answer(parts)
+            async with self._gathering:
+                while not self._requests:
+                    if self._closing:
+                        return
+                    self._arrived.clear()
+                    await self._arrived.wait()
+                await self._wait_for_more()
+                parts = self._take()
+            if parts:
+                self._free_instances -= 1
+                await self._answer(run, parts)
+                self._free_instances += 1
 
     async def _wait_for_more(self) -> None:
         alone = self._last_images <= 1 and self._reserved <= self._queued
-        while not (alone or self._closing) and self._queued < self._max_batch:
+        while not (alone or self._closing) and self._queued < self._max_batch * self._free_instances:
             left_s = self._requests[0].arrived + self._max_delay_s - time.monotonic()
             self._more.clear()
             try:
@@ -190,9 +198,9 @@ class Batcher:
                 return
 
     def _take(self) -> list[_Part]:
-        """Rows of the oldest requests, ``max_batch`` at most."""
+        """Rows of the oldest requests: the share of one free instance, ``max_batch`` at most."""
         parts: list[_Part] = []
-        room, now = self._max_batch, time.monotonic()
+        room, now = min(self._max_batch, -(-self._queued // self._free_instances)), time.monotonic()
         while room and self._requests:
             request = self._requests[0]
             start = request.taken
@@ -208,11 +216,11 @@ class Batcher:
             parts.append((request, start, request.taken))
         return parts
 
-    async def _answer(self, parts: list[_Part]) -> None:
+    async def _answer(self, run: Run, parts: list[_Part]) -> None:
         started = time.monotonic()
         images = self._last_images = sum(stop - start for _, start, stop in parts)
         try:
-            logits_NK = await self._loop.run_in_executor(self._thread, self._call, parts)
+            logits_NK = await self._loop.run_in_executor(self._threads, _call, run, parts)
         except Exception as exc:
             self._fail(parts, exc)
             return
@@ -230,10 +238,6 @@ class Batcher:
                     request.done.set_result(None)
             row += stop - start
 
-    def _call(self, parts: list[_Part]) -> NDArray[np.float32]:
-        pieces = [request.pixels_NHWC[start:stop] for request, start, stop in parts]
-        return self._run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
-
     def _fail(self, parts: list[_Part], exc: Exception) -> None:
         if isinstance(exc, DeployError):
             _log.error("a batch failed: %s", exc)
@@ -242,3 +246,8 @@ class Batcher:
         for request, _, _ in parts:
             if not request.done.done():
                 request.done.set_exception(EngineError("the engine failed; the log of the server has the reason"))
+
+
+def _call(run: Run, parts: list[_Part]) -> NDArray[np.float32]:
+    pieces = [request.pixels_NHWC[start:stop] for request, start, stop in parts]
+    return run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))

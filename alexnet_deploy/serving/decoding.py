@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, printable
-from alexnet_deploy.images.codecs.formats import PILLOW
 from alexnet_deploy.images.decode import open_rgb, to_pixels
 
 # Legend: N image, H height, W width, C channel (RGB)
@@ -53,18 +50,6 @@ def _decode(image: EncodedImage, pre: Preprocessing, max_pixels: int) -> NDArray
     """The pixels, or one line with the reason that there are none."""
     name = printable(image.name)
     try:
-        width, height = _size(image.content)
-        if width * height > max_pixels:
-            return f"{name}: has {width} x {height} pixels, above this server's {max_pixels}; scale it down first"
-        return to_pixels(open_rgb(image.content, name=name), pre)
+        return to_pixels(open_rgb(image.content, name=name, max_pixels=max_pixels), pre)
     except InputError as exc:
         return str(exc)
-
-
-def _size(content: bytes) -> tuple[int, int]:
-    """Width and height by the header alone; 0 x 0 for what Pillow does not open, whose fault ``open_rgb`` finds."""
-    try:
-        with Image.open(BytesIO(content), formats=PILLOW) as image:
-            return image.size
-    except Exception:  # parsers raise anything on a hostile file
-        return 0, 0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.inference.engine import OpenEngine
 from alexnet_deploy.inference.prediction import BATCH
+from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.probabilities import finite_rows
 from alexnet_deploy.serving.batcher import Batcher, Computed
 from alexnet_deploy.serving.decoding import EncodedImage, decode
@@ -27,6 +28,10 @@ from alexnet_deploy.serving.tracing import span
 
 _CPU_BATCH = 8
 """INT8 in OpenVINO took 1.7 ms per image in batches of 1 to 8, 2.0 ms at 16 and 3.4 ms at 32, on two busy cores."""
+
+
+_CPU_INSTANCES = 2
+"""Threads of one call wait for each other, the more so where decoding takes their core for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class LoadedEngine:
     """An engine in memory. ``proof`` says for people how it compared with its float model when it was built."""
 
     opened: OpenEngine
+    instances: Sequence[OpenEngine]
+    """It and its forks, which can run at the same time and are closed with it."""
     version: str
     proof: str | None
 
@@ -78,7 +85,7 @@ class ServedEngine:
         self._unused = asyncio.Event()
         self._unused.set()
         self._batcher = Batcher(
-            opened,
+            loaded.instances,
             max_batch=self.max_batch,
             max_delay_s=settings.max_delay_s,
             max_queue=settings.max_queue,
@@ -166,6 +173,16 @@ class _Deadline:
             await self._timeout.__aexit__(*exc_info)  # type: ignore[arg-type]
         except TimeoutError:
             raise DeadlineError(f"no answer within {self._seconds:g} s; try again later") from None
+
+
+def concurrent_calls(settings: Settings) -> int:
+    """How many calls an engine must be able to run at the same time, before its device is known."""
+    return settings.instances or min(_CPU_INSTANCES, cores())
+
+
+def count_instances(opened: OpenEngine, settings: Settings) -> int:
+    """The ``instances`` of ``settings``, or a number that suits the device."""
+    return concurrent_calls(settings) if opened.device == "cpu" else settings.instances or 1
 
 
 def largest_batch(opened: OpenEngine, settings: Settings) -> int:

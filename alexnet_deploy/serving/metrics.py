@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from alexnet_deploy import __version__
+from alexnet_deploy.serving.statistics import Statistics
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -66,6 +67,7 @@ class ModelMetrics:
     """The metrics of one model, with its labels looked up once; an ``Observer`` of its batcher."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
+        self.statistics = Statistics()
         self._batch_seconds = metrics.batch_seconds.labels(model)
         self._batch_images = metrics.batch_images.labels(model)
         self._queue_images = metrics.queue_images.labels(model)
@@ -76,6 +78,7 @@ class ModelMetrics:
         """``images`` were computed in one call."""
         self._batch_images.observe(images)
         self._batch_seconds.observe(compute_s)
+        self.statistics.batch(images, compute_s)
 
     def queue(self, images: int) -> None:
         """So many images wait now."""

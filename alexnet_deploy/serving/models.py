@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -17,14 +18,23 @@ from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOpti
 from alexnet_deploy.bundle.manifest import MANIFEST, load_manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
-from alexnet_deploy.files import sha256_of
+from alexnet_deploy.files import open_regular, sha256_of
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import Runtime, split_runtime
-from alexnet_deploy.serving.engine import LoadedEngine, ServedEngine, largest_batch, warm_up
+from alexnet_deploy.serving.engine import (
+    LoadedEngine,
+    ServedEngine,
+    concurrent_calls,
+    count_instances,
+    largest_batch,
+    warm_up,
+)
+from alexnet_deploy.serving.loads import Loads
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
 from alexnet_deploy.serving.settings import Settings
+from alexnet_deploy.serving.statistics import Statistics
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +102,8 @@ class Models:
         self._current: dict[str, ServedEngine] = {}
         self._seen: dict[str, object] = {}
         self._retired: set[asyncio.Task[None]] = set()
+        self._loads = Loads()
+        self._change = asyncio.Event()
         self.ending = False
 
     @property
@@ -110,6 +122,33 @@ class Models:
             raise self._unknown(name)
         engine = self._current.get(name)
         return engine is not None and not self.ending and version in ("", engine.version)
+
+    async def change(self) -> None:
+        """Wait until a model is loaded or replaced, or the server begins to end."""
+        await self._change.wait()
+
+    def _changed(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def ended(self) -> None:
+        """Wait until the server begins to end."""
+        while not self.ending:
+            await self.change()
+
+    def index(self, *, ready_only: bool = False) -> list[dict[str, str]]:
+        """Name, version and state of every model, as Triton's repository index has them."""
+        rows = []
+        for name in self._sources:
+            if (engine := self._current.get(name)) is not None:
+                rows.append({"name": name, "version": engine.version, "state": "READY", "reason": ""})
+            elif not ready_only:
+                rows.append({"name": name, "version": "", "state": "LOADING", "reason": "it is being loaded"})
+        return rows
+
+    def statistics(self, name: str) -> Statistics:
+        """The counters of a model that is served."""
+        return self._of_model[name].statistics
 
     def get(self, name: str | None = None, version: str = "") -> ServedEngine:
         """The loaded version of a model (None: the first one); ``version`` must be that version, or empty.
@@ -170,47 +209,71 @@ class Models:
     async def _switch(self, source: ModelSource) -> bool:
         """Load, warm, and from one request to the next use the version on disk; False if it is in use already."""
         old = self._current.get(source.name)
-        loaded = await asyncio.to_thread(_open, source, self._settings, None if old is None else old.version)
+        in_use = None if old is None else old.version
+        loaded = await self._loads.run(partial(_open, source, self._settings, in_use), _discard)
         if loaded is None:
             return False
         engine = ServedEngine(source.name, loaded, self._settings, self._pool, self._of_model[source.name])
         self._current[source.name] = engine
         self.metrics_of(engine)
+        self._changed()
         if old is not None:
             task = asyncio.create_task(old.close())
             self._retired.add(task)
             task.add_done_callback(self._retired.discard)
         return True
 
+    def end(self) -> None:
+        """From now on no model is ready; what has arrived is still answered."""
+        self.ending = True
+        self._changed()
+
     async def close(self) -> None:
         """Wait for all requests, then release everything."""
-        self.ending = True
+        self.end()
         engines, self._current = list(self._current.values()), {}
         await asyncio.gather(*self._retired, *(engine.close() for engine in engines))
         self._pool.shutdown(cancel_futures=True)
 
+    async def loads_ended(self, within_s: float) -> bool:
+        """Whether no model is being loaded, after ``within_s`` at most."""
+        return await self._loads.ended(within_s)
+
+
+def _discard(loaded: LoadedEngine | None) -> None:
+    if loaded is not None:
+        loaded.opened.close()
+
 
 def _look(source: ModelSource) -> object:
-    """Something that differs once the engine has been replaced; None while there is none."""
+    """Something that differs once the engine has been replaced, also by itself; None while there is none."""
     with suppress(OSError):
-        found = os.stat(source.watched)
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+        found = os.lstat(source.path), os.stat(source.path), os.stat(source.watched)
+        return tuple((each.st_dev, each.st_ino, each.st_ctime_ns, each.st_size) for each in found)
     return None
 
 
 def _open(source: ModelSource, settings: Settings, in_use: str | None) -> LoadedEngine | None:
     """The engine on disk, warm, and its version; None if that version is ``in_use``."""
     for _ in range(_ATTEMPTS):
-        before = _version(source)
-        if before == in_use:
+        seen, version = _look(source), _version(source)
+        if version == in_use:
             return None
         opened = open_engine(
-            source.path, runtime=source.runtime, threads=settings.threads, import_options=source.import_options
+            source.path,
+            runtime=source.runtime,
+            threads=settings.threads,
+            concurrency=concurrent_calls(settings),
+            import_options=source.import_options,
         )
         try:
-            warm_up(opened, largest_batch(opened, settings))
-            if _version(source) == before:  # else its contract and its weights can be of two bundles
-                return LoadedEngine(opened, before, _proof(source))
+            instances = [opened, *(opened.fork() for _ in range(count_instances(opened, settings) - 1))]
+            for instance in instances:
+                warm_up(instance, largest_batch(opened, settings))
+            # Else its contract and its weights can be of two bundles. The version alone does not show that: the first
+            # bundle can be back by now.
+            if _look(source) == seen:
+                return LoadedEngine(opened, instances, version, _proof(source))
         except BaseException:
             opened.close()
             raise
@@ -231,7 +294,8 @@ def _version(source: ModelSource) -> str:
     """The beginning of the SHA-256 of the manifest, which holds those of all files, or of the ONNX file."""
     try:
         if source.watched.name == MANIFEST:
-            return hashlib.sha256(source.watched.read_bytes()).hexdigest()[:_VERSION_DIGITS]
+            with open_regular(source.watched) as stream:
+                return hashlib.sha256(stream.read()).hexdigest()[:_VERSION_DIGITS]
         return sha256_of(source.watched)[:_VERSION_DIGITS]
     except OSError as exc:
         raise InputError(f"{source.path}: cannot be read ({exc.strerror}); build the bundle again") from exc

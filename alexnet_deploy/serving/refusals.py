@@ -8,6 +8,7 @@
     ├── TooLargeError          413 RESOURCE_EXHAUSTED   above a limit of this server: it will not do better later
     ├── UnsupportedMediaError  415 INVALID_ARGUMENT     an encoding of the body that is not read
     ├── EngineError            500 INTERNAL             the runtime failed, or its output is not finite
+    ├── UnsupportedError       501 UNIMPLEMENTED        what this server does not do, whatever is sent
     ├── BusyError              503 RESOURCE_EXHAUSTED   the queue is full: try again after ``retry_after_s``
     ├── NotReadyError          503 UNAVAILABLE          still loading, or ending
     └── DeadlineError          504 DEADLINE_EXCEEDED    it waited longer than it may
@@ -17,7 +18,7 @@ A message is one line for the client. It quotes what the client sent, never a pa
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from alexnet_deploy.errors import printable
 
@@ -77,6 +78,12 @@ class EngineError(Refusal):
     status, code = 500, "INTERNAL"
 
 
+class UnsupportedError(Refusal):
+    """What this server does not do, whatever is sent."""
+
+    status, code = 501, "UNIMPLEMENTED"
+
+
 class BusyError(Refusal):
     """The queue is full."""
 
@@ -95,3 +102,10 @@ class DeadlineError(Refusal):
     """It waited longer than it may."""
 
     status, code = 504, "DEADLINE_EXCEEDED"
+
+
+def refuse_model_control() -> NoReturn:
+    """Refuse Triton's calls that load and unload models."""
+    raise UnsupportedError(
+        "models are not loaded or unloaded by request: a bundle that is replaced in the store is loaded by itself"
+    )

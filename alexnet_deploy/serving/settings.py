@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_deploy.errors import UsageError, require_positive
+from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.runtime.select import MAX_CALLS_PER_CORE
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,8 @@ class Settings:
     grpc_port: int | None = None
     max_batch: int | None = None
     """None: 8 on the CPU, 32 on a GPU."""
+    instances: int | None = None
+    """Calls of an engine at the same time, which share its threads. None: 2 on the CPU, 1 on a GPU."""
     max_delay_s: float = 0.002
     max_queue: int = 256
     timeout_s: float = 30.0
@@ -47,6 +51,7 @@ class Settings:
     def __post_init__(self) -> None:
         require_positive(
             max_batch=self.max_batch,
+            instances=self.instances,
             max_queue=self.max_queue,
             workers=self.workers,
             threads=self.threads,
@@ -55,6 +60,8 @@ class Settings:
             max_images=self.max_images,
             max_connections=self.max_connections,
         )
+        if (self.instances or 1) > (most := MAX_CALLS_PER_CORE * cores()):
+            raise UsageError(f"`instances` {self.instances}: above {most} they only wait for each other; choose fewer")
         for name in ("port", "grpc_port"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 65535:

@@ -179,7 +179,7 @@ WHOLE = encoded(Image.fromarray(noise(64, 64)), "JPEG")
         ("empty.NEF", b"", "is empty"),
         ("text.jpg", b"<html>404</html>", "not an image"),
         ("script.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
-        ("bomb.png", png_claiming(30_000, 30_000), "178 million pixels"),
+        ("bomb.png", png_claiming(30_000, 30_000), "30000 x 30000 pixels, above the limit of 178956970"),
         ("two\nlines.png", WHOLE[:400], "two lines.png"),
         ("missing.jpg", None, "no such file"),
         (".", None, "is a folder"),

@@ -14,14 +14,14 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
 
-from alexnet_deploy.serving.protocol.messages import METHODS, SERVICE
+from alexnet_deploy.serving.protocol.messages import HEALTH, HEALTH_METHODS, METHODS, SERVICE
 
 PATIENCE_S = 120  # a busy machine starts it in ten
 
@@ -75,17 +75,34 @@ class Server:
         """A bare connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
-    def call(self, name: str, metadata: Mapping[str, str] = {}, /, **fields: Any) -> Any:
-        """One RPC; ``grpc.RpcError`` if it is refused."""
+    def method(self, name: str, kind: str = "unary_unary") -> Any:
+        """An RPC of either service; ``kind`` is grpc's name for which sides stream."""
         if self._channel is None:
             self._channel = grpc.insecure_channel(f"127.0.0.1:{self.grpc_port}")
-        request, response = METHODS[name]
-        rpc = self._channel.unary_unary(
-            f"/inference.{SERVICE}/{name}",
+        service, methods = (f"inference.{SERVICE}", METHODS) if name in METHODS else (HEALTH, HEALTH_METHODS)
+        request, response = methods[name]
+        return getattr(self._channel, kind)(
+            f"/{service}/{name}",
             request_serializer=request.SerializeToString,
             response_deserializer=response.FromString,
         )
-        return rpc(request(**fields), metadata=tuple(metadata.items()), timeout=PATIENCE_S)
+
+    def call(self, name: str, metadata: Mapping[str, str] = {}, /, **fields: Any) -> Any:
+        """One RPC; ``grpc.RpcError`` if it is refused."""
+        request = (METHODS | HEALTH_METHODS)[name][0]
+        return self.method(name)(request(**fields), metadata=tuple(metadata.items()), timeout=PATIENCE_S)
+
+    def stream(self, requests: Iterable[Any], **options: Any) -> Any:
+        """ModelStreamInfer; ``requests`` are the fields of each."""
+        messages = (METHODS["ModelStreamInfer"][0](**fields) for fields in requests)
+        return self.method("ModelStreamInfer", "stream_stream")(messages, timeout=PATIENCE_S, **options)
+
+    def peak_bytes(self) -> int:
+        """The most memory that it has had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert found
+        return int(found[1]) << 10
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels; ``name`` may name some of them in braces."""
@@ -128,7 +145,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def start(cwd: Path, *arguments: object, store: Path | str = "engines", output: Path | None = None) -> Iterator[Server]:
+def start(
+    cwd: Path,
+    *arguments: object,
+    store: Path | str = "engines",
+    output: Path | None = None,
+    environment: Mapping[str, str] = {},
+) -> Iterator[Server]:
     """``alexnet-deploy serve`` on free ports; its log must have no traceback at the end."""
     output = output or cwd / f"access-{time.monotonic_ns()}.jsonl"
     command = [sys.executable, "-W", "error", "-m", "alexnet_deploy", "serve", *map(str, arguments)]
@@ -136,7 +159,9 @@ def start(cwd: Path, *arguments: object, store: Path | str = "engines", output: 
         command += ["--port", "0"]
     command += ["--grpc-port", "0", "--store", str(store)]
     with output.open("wb") as stream:
-        process = subprocess.Popen(command, cwd=cwd, stdout=stream, stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            command, cwd=cwd, stdout=stream, stderr=subprocess.PIPE, env=os.environ | dict(environment)
+        )
     server = Server(process, output)
     try:
         yield server

@@ -87,6 +87,9 @@ def test_a_threshold_leaves_less_sure_classes_out(server: Server, workplace: Pat
         ("/classify?top_k=1e3", b"x", "image/jpeg", 400, "top_k 1e3"),
         ("/classify?threshold=nan", b"x", "image/jpeg", 400, "threshold nan"),
         ("/classify?threshold=2", b"x", "image/jpeg", 400, "threshold 2"),
+        ("/classify?threshold=0_1", b"x", "image/jpeg", 400, "threshold 0_1"),
+        ("/classify?threshold=%D9%A0", b"x", "image/jpeg", 400, "is no number within 0..1"),
+        ("/classify?threshold=+0.5", b"x", "image/jpeg", 400, "is no number within 0..1"),
         ("/classify?topk=3", b"x", "image/jpeg", 400, "unknown parameter topk"),
         ("/classify?engine=../exact", b"x", "image/jpeg", 404, "../exact: no such model"),
         ("/classify", b"{}", "application/json", 415, "content type application/json"),
@@ -110,10 +113,13 @@ def test_an_empty_file_of_a_form_costs_only_its_own_answer(server: Server, workp
     assert good["error"] is None
 
 
-def test_a_compressed_body_is_refused(server: Server) -> None:
-    answer = server.ask("POST", "/classify", b"x", {"content-encoding": "gzip"})
-    assert answer.status == 415
-    assert "content encoding gzip" in answer.error
+def test_a_form_that_is_cut_off_is_refused(server: Server, workplace: Path, photos: list[Path]) -> None:
+    """Its last file would be missing from the answer, or be half a file."""
+    body, headers = form([("a.jpg", (workplace / photos[0]).read_bytes()), ("b.jpg", b"no image")])
+    for end in (-4, -60, len(body) // 2, 150, 1):
+        answer = server.ask("POST", "/classify", body[:end], headers)
+        assert answer.status == 400, end
+        assert answer.error == "the form is not valid: it is cut off"
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a\x1bb.jpg", "x" * 1000])

@@ -129,3 +129,16 @@ def test_mutated_grpc_is_answered_or_refused(server: Server, photo: bytes) -> No
         check()
     assert codes <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}, codes
     assert server.call("ServerReady").ready
+
+
+def test_the_openapi_document_tells_the_types_of_the_answers(server: Server) -> None:
+    document = server.ask("GET", "/openapi.json").json()
+    paths = {path.replace("{model}", "exact"): item["get"] for path, item in document["paths"].items() if "get" in item}
+    assert "/v2/health/live" in paths
+    for path, operation in paths.items():
+        answer = server.ask("GET", path, headers={"accept": "text/html"})
+        assert answer.status == 200, path
+        described = list(operation["responses"]["200"].get("content", ()))
+        given = answer.headers.get("content-type", "").partition(";")[0]
+        assert described == ([given] if given else []), path
+        assert bool(answer.body) == bool(given), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -87,7 +88,7 @@ def test_a_replaced_engine_takes_over_without_a_failed_or_mixed_request(store: P
         assert server.ask("GET", "/v2/models/live").json()["versions"] == [new.headers["x-engine-version"]]
 
 
-@pytest.mark.parametrize("damage", ["edited weights", "no manifest", "gone"])
+@pytest.mark.parametrize("damage", ["edited weights", "no manifest", "a FIFO", "gone"])
 def test_a_broken_replacement_leaves_the_old_one_serving_and_says_so(store: Path, photo: bytes, damage: str) -> None:
     with serving(store.parent, "live", "--reload", "50ms") as server:
         before = server.ask("POST", "/classify", photo)
@@ -100,6 +101,9 @@ def test_a_broken_replacement_leaves_the_old_one_serving_and_says_so(store: Path
             replace(store / "live", broken)
         elif damage == "no manifest":
             (store / "live" / MANIFEST).write_text("{}")
+        elif damage == "a FIFO":  # to open it would wait for ever
+            (store / "live" / MANIFEST).unlink()
+            os.mkfifo(store / "live" / MANIFEST)
         else:
             shutil.move(store / "live", store.parent / "elsewhere")
         log = server.until("goes on, as the new one cannot be used: ")
@@ -140,6 +144,17 @@ def test_a_second_signal_ends_it_at_once(workplace: Path) -> None:
         while server.process.poll() is None:
             server.process.send_signal(signal.SIGTERM)
         assert server.wait() == -signal.SIGTERM
+
+
+def test_a_load_that_never_ends_does_not_keep_the_process(workplace: Path, tmp_path: Path) -> None:
+    """A runtime whose driver does not answer: its import blocks in a system call, as such calls do."""
+    os.mkfifo(tmp_path / "driver")
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino/__init__.py").write_text(f"open({str(tmp_path / 'driver')!r}).read()\n")
+    with start(workplace, "exact@openvino", environment={"PYTHONPATH": str(tmp_path)}) as server:
+        with open(tmp_path / "driver", "wb"):  # returns once the other end is opened: the load is stuck
+            assert server.end() == 0
+        assert "ends although an engine is still being loaded" in server.log
 
 
 def test_it_listens_before_it_is_ready_and_then_says_so(workplace: Path) -> None:

@@ -119,6 +119,32 @@ def test_the_page_is_used_by_keyboard(
     visit.is_clean()
 
 
+def test_the_interface_is_described_for_people(browser: chromium.Browser, server: Server, tmp_path: Path) -> None:
+    visit = Visit(browser, server, tmp_path, width=360)
+    browser.call("Page.navigate", url=f"{visit.origin}/docs")
+    browser.wait(lambda message: message.get("method") == "Page.loadEventFired")
+    operations = server.ask("GET", "/openapi.json").json()["paths"]
+    visit.until("document.querySelectorAll('article').length > 0")
+    titles = browser.ask("[...document.querySelectorAll('article h2')].map(title => title.innerText).join('|')")
+    wanted = [
+        f"{method.upper()} {path}" for path, item in operations.items() for method in item if method != "parameters"
+    ]
+    assert sorted(titles.split("|")) == sorted(wanted)
+    assert "one of exact, exact@onnxruntime, ruined" in visit.text("main")
+    assert browser.ask("getComputedStyle(document.querySelector('dl')).display") == "grid"  # the style is permitted
+    visit.picture("docs")
+    visit.is_clean()
+
+
+def test_the_interface_is_described_as_text_for_curl(server: Server) -> None:
+    answer = server.ask("GET", "/docs", headers={"accept": "*/*"})
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    text = answer.body.decode()
+    assert "POST /v2/models/{model}/infer\n    Open Inference Protocol" in text
+    assert "query top_k: integer from 1 to 999999999, 5 if left out" in text
+    assert "<" not in text
+
+
 def test_the_page_has_no_script_or_style_of_its_own(server: Server) -> None:
     html = server.ask("GET", "/").body.decode()
     assert html.count("<script") == 1

@@ -161,6 +161,7 @@ PIXELS = tensor("pixels", "UINT8", [1, SIDE, SIDE, 3], [0] * (3 * SIDE * SIDE))
         ({"inputs": [tensor("image", "BYTES", [2], ["aGk="])]}, "1 values for shape [2]"),
         ({"inputs": [tensor("image", "UINT8", [1], [1])]}, "not valid"),
         ({"inputs": [PIXELS], "outputs": [{"name": "softmax"}]}, "output softmax: no such output"),
+        ({"inputs": [PIXELS], "outputs": [{"name": "logits"}] * 3}, "3 outputs with 1 names"),
         ({"inputs": [PIXELS], "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, "-1 classes"),
         ({"inputs": [PIXELS], "outputs": [{"name": "logits", "parameters": {"classification": "2"}}]}, "no number"),
     ],
@@ -180,6 +181,8 @@ def test_what_the_model_does_not_take_is_one_line(server: Server, request_: obje
         (b"{}", {"Inference-Header-Content-Length": "3"}, "is no number of bytes"),
         (b"{}", {"Inference-Header-Content-Length": "-1"}, "is no number of bytes"),
         (b"{}", {"Inference-Header-Content-Length": "9" * 300}, "is no number of bytes"),
+        (b"{}", {"Inference-Header-Content-Length": "0" * 5000 + "2"}, "is no number of bytes"),
+        (b"{}", {"Inference-Header-Content-Length": "0" * 20 + "3"}, "is no number of bytes"),
         (b'{"inputs": []}xyz', {"Inference-Header-Content-Length": "14"}, "3 bytes after the JSON"),
     ],
 )
@@ -209,6 +212,7 @@ def test_metadata_config_and_health(server: Server) -> None:
         "classification",
         "binary_tensor_data",
         "model_configuration",
+        "statistics",
     ]
     for name in ("exact", "exact%40onnxruntime", "ruined"):
         meta = server.ask("GET", f"/v2/models/{name}").json()

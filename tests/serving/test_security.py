@@ -32,7 +32,20 @@ def guarded(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
-@pytest.mark.parametrize("path", ["/", "/page.js", "/v2", "/v2/models/exact", "/metrics", "/openapi.json", "/none"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/page.js",
+        "/v2",
+        "/v2/models/exact",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/v2/models/exact/stats",
+        "/none",
+    ],
+)
 def test_everything_but_health_needs_a_key(guarded: Server, path: str) -> None:
     assert guarded.ask("GET", "/v2/health/live").status == 200
     assert guarded.ask("GET", "/v2/health/ready").status == 200

@@ -36,7 +36,7 @@ def test_tritonclient_is_answered_as_open_engine_answers(
         wanted = engine(np.stack([load_pixels(workplace / photo, pre) for photo in photos]))
         black = engine(np.zeros((2, pre.height, pre.width, 3), np.uint8))
         labels = engine.contract.labels
-    over_http, over_grpc = map(json.loads, ran.stdout.splitlines())
+    over_http, over_grpc, stream = map(json.loads, ran.stdout.splitlines())
     for got in (over_http, over_grpc):
         assert got["alive"]
         assert got["server"] == "alexnet-deploy"
@@ -46,3 +46,13 @@ def test_tritonclient_is_answered_as_open_engine_answers(
         np.testing.assert_array_equal(np.array(got["pixels"], np.float32), black)
         assert [text.split(":")[2] for text in got["best"]] == [labels[row.argmax()] for row in wanted]
         assert "none: no such model" in got["refused"]
+        np.testing.assert_array_equal(np.array(got["packed"], np.float32), wanted)
+        assert got["index"] == {"exact": "READY", "exact@onnxruntime": "READY", "ruined": "READY"}
+        assert "models are not loaded or unloaded by request" in got["load"]
+    # Another infer of 6 photos, one of their classes, two black images, and the compressed one, per protocol.
+    assert over_grpc["answered"] - over_http["answered"] == 4
+    assert over_grpc["computed"] - over_http["computed"] == 20
+    assert [row[0] for row in stream] == ["0", "1", "", "2", "3", "4", "5"]
+    assert "none: no such model" in stream.pop(2)[2]
+    # Batches of another size round the last bits in another way.
+    np.testing.assert_allclose([row[1] for row in stream], wanted, rtol=1e-5, atol=1e-5)

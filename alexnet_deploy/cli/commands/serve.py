@@ -37,6 +37,10 @@ def serve(
     max_delay: Annotated[
         float, opt.time_option("--max-delay", "How long an image waits for others.")
     ] = _DEFAULT.max_delay_s,
+    instances: Annotated[
+        int | None,
+        typer.Option(help="Calls of an engine at the same time.  [default: 2 on the CPU, 1 on a GPU]"),
+    ] = None,
     max_queue: Annotated[
         int, typer.Option(help="Images that may wait per engine; more are refused.")
     ] = _DEFAULT.max_queue,
@@ -85,6 +89,7 @@ def serve(
         grpc_port=grpc_port,
         max_batch=max_batch,
         max_delay_s=max_delay,
+        instances=instances,
         max_queue=max_queue,
         timeout_s=timeout,
         workers=workers,

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from alexnet_deploy.images.codecs.formats import require_size
+
 _BITFIELDS, _ALPHABITFIELDS = 3, 6
 
 
@@ -27,8 +29,9 @@ def open_bitfields(content: bytes, max_pixels: int) -> Image.Image:
     offset, header, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", content, 10)
     count = 4 if header >= 56 or (header == 40 and compression == _ALPHABITFIELDS) else 3
     masks = struct.unpack_from(f"<{count}I", content, 54)  # behind a header of 40 bytes, inside a longer one
-    if width <= 0 or height == 0 or width * abs(height) > max_pixels:
-        raise Image.DecompressionBombError(f"{width}x{height}")
+    if width <= 0 or height == 0:
+        raise ValueError("it has no pixels")
+    require_size(width, abs(height), max_pixels)
     row = (width * bits + 31) // 32 * 4
     if len(content) < offset + row * abs(height):
         raise ValueError("it is cut off")

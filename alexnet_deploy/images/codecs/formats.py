@@ -10,6 +10,8 @@ from typing import Any, BinaryIO
 
 from PIL import Image, ImageFile
 
+from alexnet_deploy.images.codecs.jxl import jxl_size
+
 # A list, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
 PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 KNOWN = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000, TGA, ICO, HEIC or JPEG XL"
@@ -73,6 +75,16 @@ class UnsupportedFormatError(Exception):
     """The file is of a kind that is not decoded; the message is the cause and the next step."""
 
 
+class TooManyPixelsError(Image.DecompressionBombError):
+    """The header says more pixels than are decoded; the message is the cause and the next step."""
+
+
+def require_size(width: int, height: int, max_pixels: int) -> None:
+    """TooManyPixelsError for an image above ``max_pixels``, to be called before anything of it is decoded."""
+    if width * height > max_pixels:
+        raise TooManyPixelsError(f"has {width} x {height} pixels, above the limit of {max_pixels}; scale it down first")
+
+
 def name_of_format(head: bytes) -> str | None:
     """The format that the first bytes of a file are of, among those that Pillow alone does not decode."""
     return next((name for name, start in _SIGNATURES.items() if re.match(start, head, re.DOTALL)), None)
@@ -95,8 +107,11 @@ def pillow_formats(path: Path | None) -> tuple[str, ...]:
     return (*PILLOW, "TGA") if is_tga else PILLOW
 
 
-def open_with_package(kind: str, stream: BinaryIO) -> Image.Image:
-    """Open a file of format ``kind`` (``name_of_format``); UnsupportedFormatError if no installed package reads it."""
+def open_with_package(kind: str, stream: BinaryIO, max_pixels: int) -> Image.Image:
+    """Open a file of format ``kind`` (``name_of_format``); UnsupportedFormatError if no installed package reads it.
+
+    TooManyPixelsError if its header says more than ``max_pixels``.
+    """
     if (package := _PACKAGES.get(kind)) is None:
         if kind == "camera RAW":
             raise UnsupportedFormatError(f"is a camera RAW file, which is not decoded; {RAW_ADVICE}")
@@ -109,6 +124,10 @@ def open_with_package(kind: str, stream: BinaryIO) -> Image.Image:
         ) from exc
     if package.format not in Image.OPEN:
         module.register_heif_opener()
+    if kind == "JPEG XL":  # pillow-heif tells the size before it decodes, pillow-jxl-plugin does not
+        start = stream.tell()
+        require_size(*jxl_size(stream), max_pixels)
+        stream.seek(start)
     return Image.open(stream, formats=(package.format,))
 
 

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from alexnet_deploy.images.codecs.formats import require_size
+
 _IS_MARKER = np.array([0 < second < 0xFF for second in range(256)])
 """Second bytes of markers; 0 stands for a stuffed 0xFF in the data of a scan."""
 _ENDS_INTERVALS = _IS_MARKER & ~np.isin(np.arange(256), range(0xD0, 0xD8))
@@ -44,9 +46,13 @@ class _Layout:
         return self.kind == 0xC2
 
 
-def open_jpeg(content: bytes) -> Image.Image:
-    """The image, decoded in full (as stored, upright or not); any exception if ``content`` is not a whole JPEG."""
+def open_jpeg(content: bytes, max_pixels: int) -> Image.Image:
+    """The image, decoded in full (as stored, upright or not); any exception if ``content`` is not a whole JPEG.
+
+    TooManyPixelsError, before anything is decoded, above ``max_pixels``.
+    """
     image = Image.open(BytesIO(content), formats=("JPEG",))
+    require_size(*image.size, max_pixels)
     layout = _layout(content)
     # Others are left to libjpeg: its arithmetic decoder cannot wait for data, and lossless files are no photos.
     if layout.kind in (0xC0, 0xC1, 0xC2) and layout.ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -16,9 +17,12 @@ from alexnet_deploy import __version__
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.predict import require_threshold
 from alexnet_deploy.serving.access_log import AccessLog
+from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.engine import Result, ServedEngine
 from alexnet_deploy.serving.http.answers import rows_of
 from alexnet_deploy.serving.http.body import Bodies
+from alexnet_deploy.serving.http.compression import packed, unpacked
+from alexnet_deploy.serving.http.docs_page import docs_html, docs_text
 from alexnet_deploy.serving.http.form import images_in
 from alexnet_deploy.serving.http.guard import Guard
 from alexnet_deploy.serving.http.openapi import openapi_document
@@ -27,22 +31,32 @@ from alexnet_deploy.serving.http.rest import HEADER_LENGTH, read_request, write_
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol import tensors
-from alexnet_deploy.serving.protocol.describe import EXTENSIONS, describe_model, model_config
-from alexnet_deploy.serving.refusals import BadRequestError, UnsupportedMediaError
+from alexnet_deploy.serving.protocol.describe import EXTENSIONS, describe_model, model_config, statistics
+from alexnet_deploy.serving.refusals import BadRequestError, refuse_model_control
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.settings import Settings
 
 T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 TOP_K = 5
+_NUMBER = re.compile(r"[0-9.+eE-]{1,30}")
 
 
-def make_app(models: Models, settings: Settings, metrics: Metrics, keys: Keys, access_log: AccessLog | None) -> Guard:
-    """The ASGI application of one server."""
-    handlers = _Handlers(models, settings, metrics)
+class _Index(msgspec.Struct):
+    """The request of the repository index; other fields are for servers with several repositories."""
+
+    ready: bool = False
+
+
+def make_app(
+    models: Models, settings: Settings, metrics: Metrics, budget: BodyBudget, keys: Keys, access_log: AccessLog | None
+) -> Guard:
+    """The ASGI application of one server; bodies count in ``budget``."""
+    handlers = _Handlers(models, settings, metrics, budget)
     routes = [
         *page_routes(),
         Route("/openapi.json", handlers.openapi),
+        Route("/docs", handlers.docs),
         Route("/metrics", handlers.metrics),
         *(
             Route(path, handlers.classify, methods=["POST", "PUT"])
@@ -52,21 +66,28 @@ def make_app(models: Models, settings: Settings, metrics: Metrics, keys: Keys, a
         Route("/v2", handlers.server),
         Route("/v2/health/live", handlers.live),
         Route("/v2/health/ready", handlers.ready),
+        Route("/v2/models/stats", handlers.stats),
+        Route("/v2/repository/index", handlers.index, methods=["POST"]),
+        *(
+            Route(f"/v2/repository/models/{{model}}/{what}", handlers.model_control, methods=["POST"])
+            for what in ("load", "unload")
+        ),
     ]
     for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         routes += [
             Route(model, handlers.model),
             Route(f"{model}/ready", handlers.model_ready),
             Route(f"{model}/config", handlers.config),
+            Route(f"{model}/stats", handlers.stats),
             Route(f"{model}/infer", handlers.infer, methods=["POST"]),
         ]
     return Guard(Router(routes, redirect_slashes=False), keys, metrics, access_log)
 
 
 class _Handlers:
-    def __init__(self, models: Models, settings: Settings, metrics: Metrics) -> None:
-        self._models, self._settings, self._metrics = models, settings, metrics
-        self._bodies = Bodies(settings, metrics.body_bytes)
+    def __init__(self, models: Models, settings: Settings, metrics: Metrics, budget: BodyBudget) -> None:
+        self._models, self._settings, self._metrics, self._budget = models, settings, metrics, budget
+        self._bodies = Bodies(settings, budget)
 
     async def live(self, request: Request) -> Response:
         _note(request, operation="health")
@@ -92,6 +113,24 @@ class _Handlers:
     async def config(self, request: Request) -> Response:
         _note(request, operation="metadata")
         return _json(model_config(self._engine(request)))
+
+    async def stats(self, request: Request) -> Response:
+        _note(request, operation="metadata")
+        path = request.path_params
+        return _json(statistics(self._models, path.get("model"), path.get("version", "")))
+
+    async def index(self, request: Request) -> Response:
+        _note(request, operation="metadata")
+        async with self._body(request) as body:
+            try:
+                wanted = msgspec.json.decode(body or b"{}", type=_Index)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+                raise BadRequestError(f"the request is not valid: {exc}") from exc
+        return _json(self._models.index(ready_only=wanted.ready))
+
+    async def model_control(self, request: Request) -> Response:
+        _note(request, operation="metadata")
+        refuse_model_control()
 
     async def engines(self, request: Request) -> Response:
         """What the page shows about each model."""
@@ -122,10 +161,17 @@ class _Handlers:
         _note(request, operation="metadata")
         return _json(openapi_document(self._settings, self._models.names))
 
+    async def docs(self, request: Request) -> Response:
+        _note(request, operation="page")
+        document = openapi_document(self._settings, self._models.names)
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(docs_html(document), headers={"content-type": "text/html; charset=utf-8"})
+        return Response(docs_text(document), headers={"content-type": "text/plain; charset=utf-8"})
+
     async def infer(self, request: Request) -> Response:
         _note(request, operation="infer")
         engine = self._engine(request)
-        with engine.in_use():
+        with self._models.statistics(engine.name).request() as count, engine.in_use():
             async with self._body(request) as body:
                 wanted = read_request(body, request.headers.get(HEADER_LENGTH))
                 tensors.check_outputs(engine, wanted.outputs)
@@ -135,8 +181,10 @@ class _Handlers:
                 result = await _while_connected(request, work)
                 engine.count(result)
                 outputs = tensors.make_outputs(engine, result, wanted.outputs)
+                count(result)
         content, head_bytes = write_response(engine, wanted, outputs)
-        headers = _timing(result) | {"content-type": "application/json"}
+        content, encoding = await packed(content, request.headers.get("accept-encoding", ""))
+        headers = _timing(result) | encoding | {"content-type": "application/json"}
         if head_bytes is not None:
             headers |= {"content-type": "application/octet-stream", HEADER_LENGTH: str(head_bytes)}
         return Response(content, headers=headers)
@@ -149,13 +197,14 @@ class _Handlers:
         top_k, threshold = _whole_number("top_k", query.get("top_k")), _probability(query.get("threshold"))
         engine = self._models.get(query.get("engine"))
         _note(request, model=engine.name, version=engine.version)
-        with engine.in_use():
+        with self._models.statistics(engine.name).request() as count, engine.in_use():
             async with self._body(request) as body:
-                images = await images_in(request, body, self._settings.max_images)
+                images = images_in(request, body, self._settings.max_images)
                 _note(request, images=len(images))
                 result = await _while_connected(request, engine.classify_images(images))
                 engine.count(result)
                 rows = rows_of([image.name for image in images], result, engine, top_k, threshold)
+                count(result)
         headers = _timing(result) | {"x-engine-version": engine.version, "content-type": "application/json"}
         return Response(msgspec.json.encode(rows), headers=headers)
 
@@ -166,11 +215,12 @@ class _Handlers:
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        encoding = request.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
-            raise UnsupportedMediaError(f"content encoding {encoding}: is not read; send the body as it is")
-        async with self._bodies.read(request) as body:
-            yield body
+        encoding = request.headers.get("content-encoding", "")
+        async with (
+            self._bodies.read(request) as body,
+            unpacked(body, encoding, self._settings.max_body, self._budget) as content,
+        ):
+            yield content
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -185,6 +235,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     finally:
         leaving.cancel()
         job.cancel()
+        del job  # it holds its exception, whose frames hold the body: in a circle, all would stay in memory for long
 
 
 def _note(request: Request, **facts: object) -> None:
@@ -209,6 +260,8 @@ def _probability(text: str | None) -> float | None:
     if text is None:
         return None
     try:
+        if not _NUMBER.fullmatch(text):  # float() reads 0_1, spaces and the digits of other scripts as well
+            raise ValueError(text)
         value = float(text)
         require_threshold(value)
     except (ValueError, UsageError) as exc:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from prometheus_client import Gauge
 from starlette.requests import ClientDisconnect, Request
 
-from alexnet_deploy.serving.refusals import BadRequestError, BusyError, TooLargeError, TooSlowError
+from alexnet_deploy.serving.budget import BodyBudget
+from alexnet_deploy.serving.refusals import BadRequestError, TooLargeError, TooSlowError
 from alexnet_deploy.serving.settings import Settings
 
 _SLOWEST = 16 << 10  # bytes per second that a client must reach on average, once its first ten seconds are over
@@ -18,10 +18,9 @@ _SLOWEST = 16 << 10  # bytes per second that a client must reach on average, onc
 class Bodies:
     """All request bodies that are in memory."""
 
-    def __init__(self, settings: Settings, gauge: Gauge) -> None:
+    def __init__(self, settings: Settings, budget: BodyBudget) -> None:
         self._settings = settings
-        self._gauge = gauge
-        self._held = 0
+        self._budget = budget
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -48,21 +47,15 @@ class Bodies:
                 if piece is None:
                     break
                 self._check(held + len(piece))
-                self._hold(len(piece))
+                self._budget.hold(len(piece))
                 held += len(piece)
                 pieces.append(piece)
             yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
         except ClientDisconnect:
             raise BadRequestError("the client left before its body was complete") from None
         finally:
-            self._hold(-held)
+            self._budget.hold(-held)
 
     def _check(self, size: int) -> None:
         if size > self._settings.max_body:
             raise TooLargeError(f"the body has more than {self._settings.max_body} bytes; send fewer or smaller images")
-
-    def _hold(self, size: int) -> None:
-        if size > 0 and self._held + size > self._settings.max_memory:
-            raise BusyError("the bodies of other requests take all memory that is set aside; try again later")
-        self._held += size
-        self._gauge.set(self._held)

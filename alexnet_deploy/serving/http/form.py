@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
-import python_multipart  # noqa: F401 - Starlette needs it for forms, and would notice only then that it is missing
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from alexnet_deploy.serving.decoding import EncodedImage
@@ -16,47 +14,109 @@ DEFAULT_NAME = "image"
 _LONGEST_NAME = 255
 
 
-class _InMemory(MultiPartParser):
-    """Starlette's parser; the body is in memory already, so its files need not go to the disk."""
-
-    spool_max_size = 1 << 62
-
-
-async def images_in(request: Request, body: bytes, max_images: int) -> list[EncodedImage]:
+def images_in(request: Request, body: bytes, max_images: int) -> list[EncodedImage]:
     """The images of a request, each with the name that its client gave; nothing with that name is opened.
 
     Raises BadRequestError for a form that is damaged, holds no file or more than ``max_images`` (the count of
     ``ServedEngine`` is for other requests), UnsupportedMediaError for a body that cannot be images.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        return await _files(request, body, max_images)
-    if kind == "application/json" or kind.startswith("text/"):
+    kind = request.headers.get("content-type", "")
+    name = kind.partition(";")[0].strip().lower()
+    if name == "multipart/form-data":
+        return _Form(max_images).read(kind, body)
+    if name == "application/json" or name.startswith("text/"):
         raise UnsupportedMediaError(
-            f"content type {kind}: send an image file as it is, or files as multipart/form-data"
+            f"content type {name}: send an image file as it is, or files as multipart/form-data"
         )
     if not body:
         raise BadRequestError("the body is empty; send an image file")
     return [EncodedImage(_name(request.path_params.get("file")), body)]
 
 
-async def _files(request: Request, body: bytes, max_images: int) -> list[EncodedImage]:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+class _Form:
+    """The files of a form whose body is in memory; its other fields are left out."""
 
-    parser = _InMemory(request.headers, stream(), max_files=max_images, max_fields=max_images)
+    def __init__(self, max_images: int) -> None:
+        self._max_images = max_images
+        self._images: list[EncodedImage] = []
+        self._parts = 0
+        self._is_whole = False
+        self._begin_part()
+
+    def read(self, content_type: str, body: bytes) -> list[EncodedImage]:
+        """BadRequestError for a form that is damaged or cut off: its last file would be another one, or be lost."""
+        boundary = parse_options_header(content_type)[1].get(b"boundary")
+        if not boundary:
+            raise _invalid("its content type names no boundary")
+        try:
+            parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin_part,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._end_headers,
+                    "on_part_data": self._data,
+                    "on_part_end": self._end_part,
+                    "on_end": self._end,
+                },
+            )
+            parser.write(body)
+        except (FormParserError, ValueError) as exc:
+            raise _invalid("it cannot be read") from exc
+        if not self._is_whole:
+            raise _invalid("it is cut off")
+        return self._images
+
+    def _begin_part(self) -> None:
+        self._disposition = b""
+        self._file: str | None = None
+        self._pieces: list[bytes] = []
+        self._field = self._value = b""
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._field = self._value = b""
+
+    def _end_headers(self) -> None:
+        self._parts += 1
+        options = parse_options_header(self._disposition)[1]
+        if b"filename" in options:
+            self._file = _text(options[b"filename"])
+            if len(self._images) == self._max_images:
+                raise _invalid(f"it has more than {self._max_images} files; split it")
+        elif self._parts > 2 * self._max_images:
+            raise _invalid(f"it has more than {self._max_images} fields beside its files")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            self._pieces.append(data[start:end])
+
+    def _end_part(self) -> None:
+        if self._file is not None:
+            self._images.append(EncodedImage(_name(self._file), b"".join(self._pieces)))
+
+    def _end(self) -> None:
+        self._is_whole = True
+
+
+def _invalid(reason: str) -> BadRequestError:
+    return BadRequestError(f"the form is not valid: {reason}")
+
+
+def _text(name: bytes) -> str:
     try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as exc:
-        for file in parser._files_to_close_on_error:  # Starlette itself closes them after its own exception only
-            file.close()
-        reason = exc.message if isinstance(exc, MultiPartException) else "it cannot be read"
-        raise BadRequestError(f"the form is not valid: {reason}") from exc
-    try:
-        uploads = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        return [EncodedImage(_name(upload.filename), await upload.read()) for upload in uploads]
-    finally:
-        await form.close()
+        return name.decode()
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
 
 
 def _name(given: str | None) -> str:

@@ -1,4 +1,8 @@
-"""uvicorn's HTTP protocol with the limits that it lacks: the size of headers, and clients that never finish them."""
+"""uvicorn's HTTP protocol with the limits that it lacks: the size of headers, and clients that never finish them.
+
+It overrides callbacks of asyncio and httptools. Of uvicorn's own members it uses ``cycle`` and ``flow``, and overrides
+``on_response_complete``; tests/serving/test_limits.py says so when another version of uvicorn has them no longer.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +26,11 @@ def limited_protocol(idle_s: float, send_s: float) -> type[HttpToolsProtocol]:
     class Limited(HttpToolsProtocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            self._connection = transport
             self._header_bytes, self._in_headers = 0, True
-            self._timer: asyncio.TimerHandle | None = self.loop.call_later(idle_s, transport.abort)
+            self._timer: asyncio.TimerHandle | None = None
+            self._unread_timer: asyncio.TimerHandle | None = None
+            self._abort_in(idle_s)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
@@ -33,11 +40,11 @@ def limited_protocol(idle_s: float, send_s: float) -> type[HttpToolsProtocol]:
             if self._in_headers:
                 self._header_bytes += len(data)
                 if self._timer is None:  # of a second request; the first one has the timer of its connection
-                    self._timer = self.loop.call_later(idle_s, self.transport.abort)
+                    self._abort_in(idle_s)
             super().data_received(data)
-            if self._in_headers and self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
-                self.transport.write(_REFUSED)
-                self.transport.close()
+            if self._in_headers and self._header_bytes > MAX_HEADER_BYTES and not self._connection.is_closing():
+                self._connection.write(_REFUSED)
+                self._connection.close()
 
         def on_headers_complete(self) -> None:
             self._in_headers = False
@@ -52,18 +59,29 @@ def limited_protocol(idle_s: float, send_s: float) -> type[HttpToolsProtocol]:
                 self.flow.pause_reading()
             self.cycle.message_event.set()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.cycle.response_complete and not self._in_headers and not self._connection.is_closing():
+                # Answered before its body was read, so nobody waits for the rest of it but this timer.
+                self._unread_timer = asyncio.get_running_loop().call_later(idle_s, self._connection.abort)
+
         def on_message_complete(self) -> None:
             super().on_message_complete()
+            if self._unread_timer is not None:
+                self._unread_timer.cancel()
             self._in_headers, self._header_bytes = True, 0
 
         def pause_writing(self) -> None:
             super().pause_writing()
             self._stop_timer()
-            self._timer = self.loop.call_later(send_s, self.transport.abort)
+            self._abort_in(send_s)
 
         def resume_writing(self) -> None:
             self._stop_timer()
             super().resume_writing()
+
+        def _abort_in(self, seconds: float) -> None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._connection.abort)
 
         def _stop_timer(self) -> None:
             if self._timer is not None:

@@ -48,18 +48,30 @@ def openapi_document(settings: Settings, models: list[str]) -> dict[str, Any]:
     file = {"name": "file", "in": "path", "required": True, "schema": {"type": "string"}}
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": "alexnet-deploy", "version": __version__},
+        "info": {
+            "title": "alexnet-deploy",
+            "version": __version__,
+            "description": "Photos to classes: /classify for people, /v2 by the Open Inference Protocol. "
+            "Bodies may be compressed (Content-Encoding gzip or deflate). A refusal is JSON with one line, error.",
+        },
         "paths": {
             "/classify": {"post": classify, "put": classify},
             "/classify/{file}": {"parameters": [file], "post": classify, "put": classify},
             f"{path}/infer": {"parameters": [model], "post": _infer()},
             f"{path}": {"parameters": [model], "get": _get("Metadata of a model")},
             f"{path}/config": {"parameters": [model], "get": _get("Configuration of a model")},
-            f"{path}/ready": {"parameters": [model], "get": _get("Whether a model is loaded and warm", 503)},
+            f"{path}/stats": {"parameters": [model], "get": _get("Counters of a model, as Triton's statistics")},
+            f"{path}/ready": {
+                "parameters": [model],
+                "get": _get("Whether a model is loaded and warm", 503, content=""),
+            },
             "/v2": {"get": _get("Metadata of the server")},
-            "/v2/health/live": {"get": _open(_get("Whether the server runs"))},
-            "/v2/health/ready": {"get": _open(_get("Whether all models are loaded and warm", 503))},
+            "/v2/health/live": {"get": _open(_get("Whether the server runs", content=""))},
+            "/v2/health/ready": {"get": _open(_get("Whether all models are loaded and warm", 503, content=""))},
+            "/v2/models/stats": {"get": _get("Counters of all models, as Triton's statistics")},
+            "/v2/repository/index": {"post": _index()},
             "/engines": {"get": _get("The models for people", 503)},
+            "/docs": {"get": _get("These operations in words", content="text/html")},
             "/metrics": {"get": _get("Metrics in Prometheus's text format", content="text/plain")},
         },
         "components": {"schemas": {"Error": {"type": "object", "properties": {"error": {"type": "string"}}}}},
@@ -73,7 +85,7 @@ def openapi_document(settings: Settings, models: list[str]) -> dict[str, Any]:
 def _classify(models: list[str]) -> dict[str, Any]:
     binary = {"type": "string", "format": "binary"}
     return {
-        "summary": "Classify image files: a row per image",
+        "summary": "Classify image files: a row per image. For example: curl -T photo.jpg ADDRESS/classify/",
         "parameters": [
             _query("engine", {"type": "string", "enum": models}),
             _query("top_k", {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": 5}),
@@ -85,7 +97,11 @@ def _classify(models: list[str]) -> dict[str, Any]:
                 "image/*": {"schema": binary},
                 "application/octet-stream": {"schema": binary},
                 "multipart/form-data": {
-                    "schema": {"type": "object", "properties": {"file": {"type": "array", "items": binary}}}
+                    "schema": {
+                        "type": "object",
+                        "required": ["file"],
+                        "properties": {"file": {"type": "array", "items": binary, "minItems": 1}},
+                    }
                 },
             },
         },
@@ -117,12 +133,26 @@ def _infer() -> dict[str, Any]:
     }
 
 
+def _index() -> dict[str, Any]:
+    request = {"type": "object", "properties": {"ready": {"type": "boolean", "default": False}}}
+    row = {
+        "type": "object",
+        "properties": {name: {"type": "string"} for name in ("name", "version", "state", "reason")},
+    }
+    return {
+        "summary": "Names, versions and states of the models",
+        "requestBody": {"required": False, "content": {"application/json": {"schema": request}}},
+        "responses": {"200": _content("A row per model", {"type": "array", "items": row})}
+        | _errors(400, 401, 408, 413, 415, 503),
+    }
+
+
 def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def _get(summary: str, *also: int, content: str = "application/json") -> dict[str, Any]:
-    good = {"description": summary, "content": {content: {}}}
+    good: dict[str, Any] = {"description": summary} | ({"content": {content: {}}} if content else {})
     return {"summary": summary, "responses": {"200": good} | _errors(401, 404, *also)}
 
 
@@ -131,7 +161,9 @@ def _open(operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def _errors(*statuses: int) -> dict[str, Any]:
-    return {str(s): _content("Refused", {"$ref": "#/components/schemas/Error"}) for s in statuses}
+    return {
+        str(s): _content("Refused, for the reason in error", {"$ref": "#/components/schemas/Error"}) for s in statuses
+    }
 
 
 def _content(text: str, schema: dict[str, Any]) -> dict[str, Any]:

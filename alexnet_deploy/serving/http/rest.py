@@ -11,11 +11,20 @@ from typing import Annotated, Any
 import msgspec
 
 from alexnet_deploy.serving.engine import ServedEngine
-from alexnet_deploy.serving.protocol.tensors import IMAGE, VALUES, InputTensor, OutputTensor, RequestedOutput
+from alexnet_deploy.serving.protocol.tensors import (
+    IMAGE,
+    VALUES,
+    InputTensor,
+    OutputTensor,
+    RequestedOutput,
+    refuse_shared_memory,
+)
 from alexnet_deploy.serving.refusals import BadRequestError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+_MAX_DIGITS = 20
+"""Of a number of bytes, with zeros in front; Python refuses to read numbers of thousands of digits."""
 _U8 = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _FLAT, _NESTED = msgspec.json.Decoder(list[_U8]), msgspec.json.Decoder(list[list[list[list[_U8]]]])
 _TEXTS, _NESTED_TEXTS = msgspec.json.Decoder(list[str]), msgspec.json.Decoder(list[tuple[str]])
@@ -82,14 +91,16 @@ def _split(body: bytes, header_length: str | None) -> tuple[memoryview, memoryvi
     view = memoryview(body)
     if header_length is None:
         return view, view[len(view) :]
-    if not (header_length.isascii() and header_length.isdigit() and int(header_length[:20]) <= len(view)):
+    is_number = header_length.isascii() and header_length.isdigit() and len(header_length) <= _MAX_DIGITS
+    if not is_number or int(header_length) > len(view):
         raise BadRequestError(
-            f"{HEADER_LENGTH} {header_length}: is no number of bytes within the body, which has {len(view)}"
+            f"{HEADER_LENGTH} {header_length[:30]}: is no number of bytes within the body, which has {len(view)}"
         )
     return view[: int(header_length)], view[int(header_length) :]
 
 
 def _tensor(given: _Input, rest: memoryview, at: int) -> tuple[InputTensor, int]:
+    refuse_shared_memory("input", given.name, given.parameters)
     size = given.parameters.get("binary_data_size")
     shape = tuple(given.shape)
     if size is not None:
@@ -124,6 +135,7 @@ def _content(given: _Input, data: msgspec.Raw) -> bytes | list[bytes]:
 
 
 def _requested(output: _Output, binary: bool) -> RequestedOutput:
+    refuse_shared_memory("output", output.name, output.parameters)
     classes = output.parameters.get("classification", 0)
     if isinstance(classes, bool) or not isinstance(classes, int):
         raise BadRequestError(f"output {output.name}: classification {classes} is no number of classes")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from alexnet_deploy.serving.engine import ServedEngine
+from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol.tensors import describe_inputs, describe_outputs
 
-EXTENSIONS = ["classification", "binary_tensor_data", "model_configuration"]
+EXTENSIONS = ["classification", "binary_tensor_data", "model_configuration", "statistics"]
 _TYPES = {"UINT8": "TYPE_UINT8", "BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
 
 
@@ -33,6 +34,13 @@ def model_config(engine: ServedEngine) -> dict[str, Any]:
         "output": [_tensor(given) for given in describe_outputs(engine)],
         "dynamic_batching": {"max_queue_delay_microseconds": round(1e6 * engine.max_delay_s)},
     }
+
+
+def statistics(models: Models, name: str | None = None, version: str = "") -> dict[str, Any]:
+    """What Triton's statistics extension answers for a model (None: for all that are loaded)."""
+    names = [model["name"] for model in models.index(ready_only=True)] if name is None else [name]
+    engines = [models.get(found, version) for found in names]
+    return {"model_stats": [models.statistics(engine.name).as_dict(engine.name, engine.version) for engine in engines]}
 
 
 def _tensor(given: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,8 +141,17 @@ def _split(content: bytes | memoryview) -> list[bytes]:
     return values
 
 
+def refuse_shared_memory(kind: str, name: str, parameters: Container[str]) -> None:
+    """BadRequestError for a tensor that is to be in shared memory: its client would look for the answer there."""
+    if "shared_memory_region" in parameters:
+        raise BadRequestError(f"{kind} {name}: shared memory is not supported; send the data with the request")
+
+
 def check_outputs(engine: ServedEngine, outputs: Sequence[RequestedOutput]) -> None:
-    """BadRequestError for an output that the model has not, or a number of classes out of range."""
+    """BadRequestError for an output that the model has not or that is named twice, or classes out of range."""
+    if len(names := {output.name for output in outputs}) < len(outputs):
+        # Clients tell outputs apart by their names. Small requests would cost large answers.
+        raise BadRequestError(f"{len(outputs)} outputs with {len(names)} names; ask for each output once")
     for output in outputs:
         if output.name not in (*VALUES, ERROR):
             raise BadRequestError(f"output {output.name}: no such output; the model has {', '.join((*VALUES, ERROR))}")

@@ -19,12 +19,12 @@ class TritonSettings:
     """What Triton does with requests; raises UsageError for a value out of range.
 
     ``instances`` is the number of copies of an engine (per GPU where there are some). ``max_delay_s`` is how long a
-    request waits for others, ``max_queue`` how many may wait; the defaults are those of ``serve``.
+    request waits for others, as in ``serve``; ``max_queue`` how many may wait (None: Triton sets no limit).
     """
 
     instances: int = 1
     max_delay_s: float = 0.002
-    max_queue: int = 256
+    max_queue: int | None = None
 
     def __post_init__(self) -> None:
         require_positive(instances=self.instances, max_queue=self.max_queue)
@@ -136,13 +136,14 @@ def _python(model: TritonModel, role: str, settings: TritonSettings) -> dict[str
 
 
 def _batching(settings: TritonSettings, delay_s: float, preferred: Sequence[int] = ()) -> dict[str, Any]:
-    return {
-        "dynamic_batching": {
-            "preferred_batch_size": list(preferred),
-            "max_queue_delay_microseconds": round(1e6 * delay_s),
-            "default_queue_policy": {"max_queue_size": settings.max_queue},
-        }
+    batching: dict[str, Any] = {
+        "preferred_batch_size": list(preferred),
+        "max_queue_delay_microseconds": round(1e6 * delay_s),
     }
+    if settings.max_queue is not None:
+        # Only if asked for: with it, Triton 2.51 left one request in a hundred waiting for 504 ms (docs/triton.md).
+        batching["default_queue_policy"] = {"max_queue_size": settings.max_queue}
+    return {"dynamic_batching": batching}
 
 
 def _dims(model: TritonModel, *sizes: int) -> list[int]:

@@ -152,6 +152,14 @@ def test_settings_reach_the_configuration(command: Command, here: Path) -> None:
     assert config["dynamic_batching"]["default_queue_policy"]["max_queue_size"] == 7
 
 
+def test_without_a_limit_triton_is_given_no_policy(command: Command, here: Path) -> None:
+    """With one, Triton answers some requests half a second late (docs/triton.md)."""
+    command("package", "exact", "--triton", "repo", "--preprocess")
+    configs = [config_of(file.parent) for file in Path("repo").glob("*/config.pbtxt")]
+    assert any("dynamic_batching" in config for config in configs)
+    assert all("default_queue_policy" not in config.get("dynamic_batching", {}) for config in configs)
+
+
 def test_an_onnx_of_ours(command: Command, here: Path) -> None:
     assert command("package", "colours.onnx", "--triton", "repo").code == 0
     assert config_of(Path("repo/colours"))["max_batch_size"] == 32

@@ -1,0 +1,68 @@
+"""gRPC's own health service, which Kubernetes asks: "" is the server, a model's name is that model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from alexnet_deploy.serving.models import Models
+from alexnet_deploy.serving.protocol.calls import Calls, refusal_of, refuse
+from alexnet_deploy.serving.protocol.messages import HEALTH_METHODS, SERVICE
+from alexnet_deploy.serving.protocol.reading import Messages
+from alexnet_deploy.serving.refusals import BusyError, NotFoundError
+
+_WATCHERS = 32  # nobody needs a key for it, so it must not take the places of others
+
+
+class Health:
+    """Check and Watch."""
+
+    def __init__(self, models: Models, calls: Calls, messages: Messages) -> None:
+        self._models, self._calls, self._messages = models, calls, messages
+        self._watchers = 0
+
+    async def check(self, request: Any, facts: dict[str, Any], context: Any) -> Any:
+        """The state of a service; NotFoundError if there is none of this name."""
+        return HEALTH_METHODS["Check"][1](status="SERVING" if self._is_ready(request.service) else "NOT_SERVING")
+
+    async def watch(self, _: Any, context: Any) -> None:
+        """The state of a service now, and again whenever it changes, until the client leaves or the server ends."""
+        request, response = HEALTH_METHODS["Watch"]
+        with self._calls.recorded("Watch", "health", context) as call:
+            try:
+                if self._watchers == _WATCHERS:
+                    raise BusyError(f"{_WATCHERS} clients watch this server already; use Check")
+                self._watchers += 1
+                try:
+                    async with self._messages.read(context, request) as message:
+                        service = message.service
+                    told = None
+                    while True:
+                        if (status := self._status(service)) != told:
+                            await context.write(response(status=status))
+                            told = status
+                        elif self._models.ending:
+                            break
+                        else:
+                            await self._models.change()
+                finally:
+                    self._watchers -= 1
+            except asyncio.CancelledError:
+                raise
+            except Exception as exc:
+                refusal = refusal_of(exc)
+            else:
+                call.code = "OK"
+                return
+            await refuse(context, refusal, call)
+
+    def _status(self, service: str) -> str:
+        try:
+            return "SERVING" if self._is_ready(service) else "NOT_SERVING"
+        except NotFoundError:
+            return "SERVICE_UNKNOWN"
+
+    def _is_ready(self, service: str) -> bool:
+        if service in ("", f"inference.{SERVICE}"):
+            return self._models.ready
+        return self._models.is_ready(service)

@@ -1,0 +1,68 @@
+"""The messages of gRPC calls, read with limits. Only one that is being read is in memory whole.
+
+gRPC itself would read the message of every call at once. Each call is therefore declared as a stream of requests, which
+looks the same to clients, and its message is asked for when there is room for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from alexnet_deploy.serving.budget import BodyBudget
+from alexnet_deploy.serving.refusals import BadRequestError, TooSlowError
+from alexnet_deploy.serving.settings import Settings
+
+
+class Messages:
+    """Reads the messages of calls, ``at_once`` at the same time. The other calls wait, for ``timeout_s`` at most."""
+
+    def __init__(self, settings: Settings, budget: BodyBudget | None, at_once: int) -> None:
+        """``budget`` None: what is read here does not count, as it must not be refused for the bodies of others."""
+        self._max_body, self._timeout_s = settings.max_body, settings.timeout_s
+        self._budget = budget
+        self._turns = asyncio.Semaphore(at_once)
+
+    @asynccontextmanager
+    async def read(self, context: Any, request: Any) -> AsyncIterator[Any]:
+        """The first message of a call, of the class ``request``; its memory counts until the end of the block.
+
+        Raises BusyError where the bodies of others take all memory, TooSlowError for a message that does not arrive in
+        time, BadRequestError for a call without one. A message above the limit is refused by gRPC itself.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s), self._turns:
+                self._hold(self._max_body)  # gRPC does not say how large it will be
+                try:
+                    content = await context.read()
+                finally:
+                    self._hold(-self._max_body)
+        except TimeoutError:
+            raise TooSlowError("the message, or those before it, arrive too slowly; send it again") from None
+        if content is grpc.aio.EOF:
+            raise BadRequestError("the call has no message that can be read; send one")
+        size = len(content)
+        self._hold(size)  # cannot fail: there was room for a larger one
+        try:
+            message = parsed(request, content)
+            del content  # the message has a copy
+            yield message
+        finally:
+            self._hold(-size)
+
+    def _hold(self, size: int) -> None:
+        if self._budget is not None:
+            self._budget.hold(size)
+
+
+def parsed(request: Any, content: bytes) -> Any:
+    """The message of class ``request``; BadRequestError for other bytes."""
+    try:
+        return request.FromString(content)
+    except DecodeError as exc:
+        raise BadRequestError(f"the request is no {request.DESCRIPTOR.name}") from exc

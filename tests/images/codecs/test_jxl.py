@@ -1,0 +1,77 @@
+"""Sizes of JPEG XL files by their headers; and what is too large is refused before anything of it is decoded."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_deploy.errors import InputError
+from alexnet_deploy.images.codecs.jxl import jxl_size
+from alexnet_deploy.images.decode import open_rgb
+
+SIDES = st.one_of(st.integers(1, 300), st.sampled_from([8, 256, 512, 513, 1200, 1920, 8193, 9000]))
+
+
+def encoded(size: tuple[int, int], codec: str, **options: object) -> bytes:
+    if codec == "JXL":
+        pytest.importorskip("pillow_jxl", reason="pillow_jxl is not installed: extra `formats`")
+        options |= {"effort": 1}
+    if codec == "HEIF":
+        pytest.importorskip(
+            "pillow_heif", reason="pillow_heif is not installed: extra `formats`"
+        ).register_heif_opener()
+    stream = io.BytesIO()
+    Image.new("RGB", size, (10, 60, 200)).save(stream, codec, **options)
+    return stream.getvalue()
+
+
+@given(SIDES, st.one_of(st.just(16), st.integers(1, 300)))
+@settings(max_examples=25)
+def test_the_size_is_that_of_the_decoder(long: int, short: int) -> None:
+    for size in ((long, short), (short, long)):
+        for options in ({}, {"use_container": True, "exif": b"Exif\0\0II*\0" + bytes(9000)}):
+            assert jxl_size(io.BytesIO(encoded(size, "JXL", **options))) == size
+
+
+@pytest.mark.parametrize(("width", "height"), [(16, 9), (160, 90), (1600, 900), (1200, 1000), (500, 400), (200, 100)])
+def test_a_width_by_its_ratio(width: int, height: int) -> None:
+    assert jxl_size(io.BytesIO(encoded((width, height), "JXL"))) == (width, height)
+
+
+def test_a_codestream_in_parts() -> None:
+    """In boxes of JPEG XL's container, as encoders write that do not know the whole: one byte each here."""
+    codestream = encoded((2000, 70), "JXL")
+    start = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
+    parts = [
+        (13).to_bytes(4, "big") + b"jxlp" + number.to_bytes(4, "big") + codestream[number : number + 1]
+        for number in range(20)
+    ]
+    assert jxl_size(io.BytesIO(start + b"".join(parts))) == (2000, 70)
+
+
+@given(st.binary(max_size=80), st.sampled_from([b"", b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\1jxlc"]))
+def test_any_bytes_are_a_size_or_an_error(content: bytes, start: bytes) -> None:
+    try:
+        width, height = jxl_size(io.BytesIO(start + content))
+    except ValueError:
+        return
+    assert width >= 0
+    assert height >= 1
+
+
+@pytest.mark.parametrize(
+    "codec", ["JXL", "HEIF", "JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000"]
+)
+def test_every_format_is_refused_by_its_header(codec: str) -> None:
+    """Cut off behind the header where the format permits: what would be decoded would be another error."""
+    content = encoded((300, 200), codec)
+    assert open_rgb(content, max_pixels=60_000).size == (300, 200)
+    with pytest.raises(InputError, match=r"^a: has 300 x 200 pixels, above the limit of 59999; scale it down first$"):
+        open_rgb(content, name="a", max_pixels=59_999)
+    if codec in ("JXL", "JPEG", "PNG", "BMP", "PPM"):
+        with pytest.raises(InputError, match="above the limit of 59999"):
+            open_rgb(content[: len(content) * 3 // 4], max_pixels=59_999)

@@ -1,0 +1,108 @@
+"""An engine that is replaced while it is loaded: its version and its answers belong together."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, load_manifest, save_manifest
+from alexnet_deploy.errors import ArtifactError
+from alexnet_deploy.files.swap import swap_in
+from alexnet_deploy.serving.metrics import Metrics
+from alexnet_deploy.serving.models import Models, find_sources
+from alexnet_deploy.serving.settings import Settings
+
+
+class Exchange:
+    """Exchanges two bundles when a file of the first one is opened for the ``moments``-th time, counted from 0."""
+
+    def __init__(self) -> None:
+        self._bundles: tuple[Path, Path] | None = None
+        self._moments: tuple[int, ...] = ()
+        self.opened = 0
+        sys.addaudithook(self._see)  # of the interpreter, for good: it does nothing once ``stop`` was called
+
+    def start(self, bundles: tuple[Path, Path], *moments: int) -> None:
+        self._bundles, self._moments, self.opened = bundles, moments, 0
+
+    def stop(self) -> None:
+        self._bundles = None
+
+    def _see(self, event: str, args: tuple[Any, ...]) -> None:
+        if event == "open" and self._bundles is not None and str(args[0]).startswith(f"{self._bundles[0]}/"):
+            if self.opened in self._moments:
+                swap_in(self._bundles[1], self._bundles[0])
+            self.opened += 1
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Exchange:
+    return Exchange()
+
+
+def negated(bundle: Path, out: Path) -> Path:
+    """``bundle`` with all logits negated."""
+    shutil.copytree(bundle, out, ignore=shutil.ignore_patterns("*.plan"))
+    model = onnx.load(out / MODEL)
+    (logits,) = model.graph.output
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == logits.name else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [logits.name]))
+    onnx.save(model, out / MODEL)
+    manifest = dataclasses.replace(load_manifest(bundle)[0], plans=(), achieved={})
+    (out / MANIFEST).unlink()
+    save_manifest(manifest, out)
+    return out
+
+
+def answer(bundle: Path) -> tuple[str, np.ndarray]:
+    """The version that is served for ``bundle``, and its logits of a red image."""
+    red_NHWC = np.zeros((1, 8, 8, 3), np.uint8)
+    red_NHWC[..., 0] = 255
+
+    async def load() -> tuple[str, np.ndarray]:
+        models = Models(find_sources([str(bundle)], bundle.parent, "onnxruntime"), Settings(), Metrics())
+        await models.load()
+        engine = models.get()
+        with engine.in_use():
+            result = await engine.classify_pixels(red_NHWC)
+        await models.close()
+        return engine.version, result.logits_NK
+
+    return asyncio.run(load())
+
+
+def test_a_bundle_that_is_back_again_lends_its_name_to_no_other(
+    workplace: Path, tmp_path: Path, exchange: Exchange
+) -> None:
+    first = Path(shutil.copytree(workplace / "engines" / "exact", tmp_path / "live"))
+    second = negated(first, tmp_path / "other")
+    right = dict((answer(first), answer(second)))
+    assert not np.allclose(*right.values(), atol=0.1)
+
+    exchange.start((first, second))
+    answer(first)
+    times = exchange.opened
+    assert times >= 4, "the manifest for the version, the manifest, the model, and the version again"
+    answered = 0
+    for leaves in range(times):
+        for returns in range(leaves + 1, times):
+            exchange.start((first, second), leaves, returns)
+            try:
+                version, logits_NK = answer(first)
+            except ArtifactError:
+                continue  # it saw a model that is not that of the manifest: refused, and loaded again at the next look
+            finally:
+                exchange.stop()
+            # The other bundle's logits have the other sign; one runtime on the same pixels repeats itself.
+            np.testing.assert_allclose(logits_NK, right[version], atol=1e-4, err_msg=f"{leaves}, {returns}")
+            answered += 1
+    assert answered > times, "most exchanges do not matter, or are noticed and the bundle is read again"
