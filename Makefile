@@ -42,8 +42,12 @@ demo: engines/alexnet-fp16/bundle.json engines/alexnet-int8/bundle.json
 test: .venv/.dev
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 
-test-slow: .venv/.dev
+test-slow: .venv/.ray
 	$(BIN)/python -m pytest -m slow
+
+.venv/.ray: .venv/.dev
+	$(BIN)/python $(PIP_INSTALL) -e '.[ray]'
+	touch $@
 
 # Some minutes, most of them for 0.3 GB of packages: the real tritonserver, which wants an environment of its own.
 test-triton: .venv/.dev $(TRITON)/.venv

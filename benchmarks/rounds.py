@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 PACKAGES = (
     *("alexnet-deploy", "openvino", "onnxruntime", "onnxruntime-gpu", "torch", "torchvision", "ultralytics"),
-    *("opencv-python", "Pillow", "numpy"),
+    *("opencv-python", "Pillow", "numpy", "ray"),
 )
 """The versions of these packages decide what a reading means."""
 

@@ -59,6 +59,24 @@ def find_remote(address: str, max_bytes: int, *, allow_http: bool = False) -> It
     return _find_in_store(address, max_bytes)
 
 
+def open_store(address: str) -> tuple[Any, str]:
+    """The fsspec file system of an address that can be written, such as ``s3://``, and the path in it.
+
+    Raises UsageError for http, which takes no files, InputError for an unknown kind of address, UnavailableError for a
+    missing package.
+    """
+    scheme = address.partition("://")[0].lower()
+    if scheme in ("http", "https", "file", "local"):
+        raise UsageError(f"`output` {address}: nothing is written to {scheme}://; give a path, or s3://, gs://, az://")
+    fsspec = _import("fsspec", address)
+    _filesystem_class(scheme, address)
+    try:
+        fs, path = fsspec.core.url_to_fs(address)
+    except Exception as exc:  # every store has errors of its own
+        raise InputError(f"{address}: cannot be opened ({one_line(exc)}); check the address and your access") from exc
+    return fs, str(path)
+
+
 def _import(package: str, address: str) -> Any:
     try:
         return importlib.import_module(package)

@@ -160,7 +160,7 @@ def _standard_input(allow_http: bool) -> _Keyed:
     data = start + stream.read(MAX_IMAGE_BYTES + 1)
     if len(data) > MAX_IMAGE_BYTES:
         raise InputError(f"standard input: holds more than {MAX_IMAGE_BYTES >> 20} MiB; save the image in a file")
-    return iter([(STANDARD_INPUT, Source(STANDARD_INPUT, lambda: data))])
+    return iter([(STANDARD_INPUT, Source(STANDARD_INPUT, partial(bytes, data)))])
 
 
 def _piped(parameter: str) -> BinaryIO:

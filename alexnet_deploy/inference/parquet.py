@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +26,7 @@ ROW_GROUP = 16_384
 
 
 @contextmanager
-def parquet_writer(path: Path) -> Iterator[Callable[[Prediction], None]]:
+def parquet_writer(path: Path | BinaryIO) -> Iterator[Callable[[Prediction], None]]:
     """Yield a function that appends one prediction; rows reach ``path`` in groups of ``ROW_GROUP``."""
     rows: list[dict[str, object]] = []
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as sink:

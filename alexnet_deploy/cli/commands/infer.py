@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, ProgressColumn, Task, TaskID, TimeElapsedColumn
-from rich.text import Text
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import running
-from alexnet_deploy.cli.terminal import err, note, note_written, out, progress_bars
+from alexnet_deploy.cli.image_bars import count_meanwhile, image_bars
+from alexnet_deploy.cli.on_ray import infer_on_ray
+from alexnet_deploy.cli.signals import stop_on_signals
+from alexnet_deploy.cli.terminal import err, note, note_written, out
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.inference.writers import Format, open_writer
@@ -56,16 +55,21 @@ def infer(
     ] = None,
     threads: opt.Threads = None,
     format_: Annotated[
-        Format,
-        typer.Option("--format", help="Format of the output. In csv, ' precedes text that looks like a formula."),
-    ] = "table",
+        Format | None,
+        typer.Option(
+            "--format",
+            help="Format of the output. In csv, ' precedes text that looks like a formula.  [default: table; parquet "
+            "with --ray]",
+        ),
+    ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
-            help="File to write; it appears at the end, and a journal beside it keeps the rows until then.  "
-            "[default: stdout]",
+            metavar="PATH",
+            help="File to write; it appears at the end, and a journal beside it keeps the rows until then. With --ray "
+            "a folder, or an address such as s3://.  [default: stdout]",
         ),
     ] = None,
     resume: Annotated[
@@ -84,6 +88,15 @@ def infer(
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Only part I of N, from 1/N to N/N: the same part on every machine."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Use all machines of the Ray cluster at HOST:PORT, or local: this machine."
+        ),
+    ] = None,
+    part_size: Annotated[
+        int | None, typer.Option(help="Number of images per file of --ray.  [default: 1024]", metavar="N")
     ] = None,
     watch: Annotated[
         Path | None,
@@ -106,48 +119,78 @@ def infer(
     from alexnet_deploy.inference.predict import predict, require_threshold
 
     named = images or []
-    _check(named, from_file, watch, output, resume=resume, overwrite=overwrite)
+    _check(named, from_file, watch, output, ray, part_size, resume=resume, overwrite=overwrite)
     require_threshold(threshold)
     part = None if shard is None else Shard.parse(shard)
-    if output is not None:
-        given = (engine, import_options.labels, from_file, *named)
-        refuse_to_replace(output, [name for name in given if name is not None])
     if workers is None and any(map(is_address, named)):
         workers = _REMOTE_WORKERS
+    if ray is not None:
+        rows, failed = infer_on_ray(
+            lambda: find_sources(named, from_file=from_file, shard=part, allow_http=allow_http),
+            output, ray, format_=format_, watch=watch, part_size=part_size, resume=resume, overwrite=overwrite,
+            compute={"runtime": runtime, "threads": threads, "workers": workers, "batch": batch, "top_k": top_k,
+                     "threshold": threshold, "verify": verify},
+            engine=engine, store=store, import_options=import_options, shaping={"shard": part},
+        )  # fmt: skip
+        _exit_if_failed(failed, rows)
+        return
+    file = None if output is None else Path(output)
+    format_ = format_ or "table"
+    if file is not None:
+        given = (engine, import_options.labels, from_file, *named)
+        refuse_to_replace(file, [name for name in given if name is not None])
     with stop_on_signals(watch is not None) as stop:
         if watch is not None:
             rounds = _watched(watch, stop, part)
         else:
             rounds = iter([find_sources(named, from_file=from_file, shard=part, allow_http=allow_http)])
-        with running(engine, store, runtime, threads, import_options, verify=verify) as opened, _bars() as bars:
+        with running(engine, store, runtime, threads, import_options, verify=verify) as opened, image_bars() as bars:
 
             def classify(found: Iterator[Path | Source]) -> Iterator[Prediction]:
                 return predict(opened, found, top_k=top_k, threshold=threshold, batch=batch, workers=workers)
 
             task = bars.add_task("images", total=None)
             if not (bars.disable or watch or from_file) and not any(name == "-" or is_address(name) for name in named):
-                _count_meanwhile(bars, task, lambda: find_sources(named, shard=part))
+                count_meanwhile(bars, task, lambda: find_sources(named, shard=part))
 
             def show(rows: int) -> None:
                 bars.update(task, completed=rows)
 
             columns = min(top_k, len(opened.contract.labels))
-            if output is None:
+            if file is None:
                 rows, failed = _print(classify, rounds, format_, columns, show)
             else:
                 shaping = {"top_k": columns, "threshold": threshold, "shard": part}
                 rows, failed = _write(
-                    classify, rounds, output, engine, opened, shaping, show,
+                    classify, rounds, file, engine, opened, shaping, show,
                     format_=format_, resume=resume, overwrite=overwrite, watching=watch is not None,
                 )  # fmt: skip
+    _exit_if_failed(failed, rows)
+
+
+def _exit_if_failed(failed: int, rows: int) -> None:
     if failed:
         note(f"{failed} of {rows} inputs failed; their rows contain the reason", style="yellow")
         raise typer.Exit(3)
 
 
 def _check(
-    images: list[str], from_file: Path | None, watch: Path | None, output: Path | None, *, resume: bool, overwrite: bool
+    images: list[str],
+    from_file: Path | None,
+    watch: Path | None,
+    output: str | None,
+    ray: str | None,
+    part_size: int | None,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
+    from alexnet_deploy.images.sources import is_address
+
+    if ray is None and part_size is not None:
+        raise UsageError("`part_size` is about the files of `ray`; give `ray`, or leave it out")
+    if ray is None and output is not None and is_address(output):
+        raise UsageError(f"`output` {output}: is an address, which only `ray` writes to; name a file")
     if watch is not None and (images or from_file):
         raise UsageError("`watch` takes no other images; name them in a run of their own")
     if (resume or overwrite) and output is None:
@@ -246,51 +289,3 @@ def _watched(folder: Path, stop: threading.Event, shard: Shard | None) -> Rounds
     from alexnet_deploy.images.watch import watch_folder
 
     return watch_folder(folder, stop, shard=shard)
-
-
-@contextmanager
-def stop_on_signals(wanted: bool) -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets, if ``wanted``; the second one acts as usual."""
-    stop = threading.Event()
-    if not wanted:
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def end(number: int, frame: object) -> None:
-        stop.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, end)
-    # Sent to a process whose look at a file coincides with another's writing; by default it would end the process.
-    leases = signal.signal(signal.SIGIO, signal.SIG_IGN)
-    try:
-        yield stop
-    finally:
-        for number, handler in (*before.items(), (signal.SIGIO, leases)):
-            signal.signal(number, handler)
-
-
-def _bars() -> Progress:
-    """The bars with images per second: all there is to say until the total is known."""
-    bars = progress_bars()
-    bars.columns = (*bars.columns, _Speed(), TimeElapsedColumn())
-    return bars
-
-
-class _Speed(ProgressColumn):
-    """Images per second of late, once there is more than a first batch to tell it by."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed and (task.elapsed or 0) > 2 else "")
-
-
-def _count_meanwhile(bars: Progress, task: TaskID, images: Callable[[], Iterable[object]]) -> None:
-    """Give the bar its total as soon as a second listing of the folders has ended, so that no image waits for it."""
-
-    def count() -> None:
-        bars.update(task, total=sum(1 for _ in images()))
-
-    threading.Thread(target=count, daemon=True, name="count").start()

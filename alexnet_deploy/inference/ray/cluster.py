@@ -1,0 +1,198 @@
+"""Ray itself: a cluster joined or started, and parts answered by its workers. The one module that imports Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+from ray.data.exceptions import SystemException, UserCodeException
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from alexnet_deploy.errors import UnavailableError, one_line
+from alexnet_deploy.inference.ray.engine_files import EngineFiles
+from alexnet_deploy.inference.ray.parts import Part
+from alexnet_deploy.inference.ray.probe import LOCAL
+from alexnet_deploy.inference.ray.worker import PartAnswer, PartWorker, WorkerSettings
+from alexnet_deploy.machine.cpu import cores
+
+_log = logging.getLogger(__name__)
+MAX_CPUS = 4
+"""Of one worker: one Python process decodes no faster with more."""
+TRIES = 4
+"""Of one part. An image that kills its decoder would otherwise end worker after worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many workers a cluster has room for, and what each one takes."""
+
+    count: int
+    cpus: int
+    gpus: int
+    machines: int
+
+
+@contextmanager
+def joined(address: str, *, quiet: bool) -> Iterator[None]:
+    """Join the cluster at ``address``, or start one on this machine, and leave it at the end.
+
+    With ``quiet`` neither Ray's log nor its reports on workers reach the terminal: what they mean for the run is an
+    error of ours. ``prepare`` comes first. Raises UnavailableError where Ray cannot start, or its cluster fails.
+    """
+    with contextlib.ExitStack() as stack:
+        if quiet:
+            stack.enter_context(_quiet())
+        options: dict[str, Any] = {"log_to_driver": not quiet, "logging_level": logging.CRITICAL if quiet else None}
+        if address == LOCAL:
+            options |= {"num_cpus": cores(), "include_dashboard": False}
+        stack.callback(ray.shutdown)
+        try:
+            ray.init(address=address, **{key: value for key, value in options.items() if value is not None})
+        except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as exc:
+            _log.debug("the error in full", exc_info=True)
+            raise UnavailableError(f"`ray` {address}: Ray does not start ({_cause(exc)}); try 'ray status'") from exc
+        interrupted = stack.enter_context(_noting_interrupts())
+        try:
+            yield
+        except Exception as exc:
+            if interrupted.is_set():
+                raise KeyboardInterrupt from exc
+            if not isinstance(exc, ray.exceptions.RayError | SystemException | UserCodeException):
+                raise
+            _log.debug("the error in full", exc_info=True)
+            raise UnavailableError(f"Ray failed ({_cause(exc)}); go on with `resume`") from exc
+
+
+@contextmanager
+def _noting_interrupts() -> Iterator[threading.Event]:
+    """Set by Ctrl-C, which acts as usual: the workers get it as well, and their end may be seen first."""
+    noted = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.set()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Ray prints from the terminal: Python's log, C++'s to descriptor 2, and reports on workers.
+
+    ``sys.stderr`` stays what it was. The reports go to the standard output, which this run does not use.
+    """
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.stderr.flush()
+    kept = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    with open(os.devnull, "w") as nowhere, kept:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(kept):
+                yield
+        finally:
+            os.dup2(kept.fileno(), 2)
+
+
+def count_workers(*, per_gpu: bool) -> Workers:
+    """Workers for all machines that are alive: one per GPU, or one per ``MAX_CPUS`` cores.
+
+    UnavailableError if there is room for none.
+    """
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if per_gpu:
+        gpus = [int(found.get("GPU", 0)) for found in alive]
+        if not any(gpus):
+            raise UnavailableError("the cluster has no GPU; choose another `runtime`, or add a machine that has one")
+        cpus = min(int(found.get("CPU", 0)) // count for found, count in zip(alive, gpus, strict=True) if count)
+        return Workers(sum(gpus), max(1, min(cpus, 2 * MAX_CPUS)), 1, sum(map(bool, gpus)))
+    sizes = [int(found.get("CPU", 0)) for found in alive if found.get("CPU", 0) >= 1]
+    if not sizes:
+        raise UnavailableError("the cluster has no CPU to offer; add a machine with 'ray start'")
+    cpus = min(MAX_CPUS, *sizes)
+    return Workers(sum(size // cpus for size in sizes), cpus, 0, len(sizes))
+
+
+class _Starts:
+    """Counts how often each part was begun, in a process that outlives the workers."""
+
+    def __init__(self) -> None:
+        self._of: Counter[int] = Counter()
+
+    def begin(self, start: int) -> int:
+        self._of[start] += 1
+        return self._of[start]
+
+
+class _Actor:
+    """``PartWorker`` for Ray Data: rows of bytes in, rows of bytes out."""
+
+    def __init__(self, settings: WorkerSettings, files: list[Any], starts: Any) -> None:
+        self._worker = PartWorker(settings, ray.get(files[0]))
+        self._starts = starts
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        part: Part = pickle.loads(row["part"])
+        if ray.get(self._starts.begin.remote(part.start)) > TRIES:
+            # Ray itself would go on for ever: it cannot tell an image that ends each worker from a machine that dies.
+            answer = PartAnswer(
+                part.start,
+                problem=f"a worker died {TRIES} times at images {part.start + 1} to {part.stop}; give it more memory, "
+                "or leave out the image that ends it",
+            )
+        else:
+            answer = self._worker(part)
+        return {"answer": pickle.dumps(answer), "machine": ray.util.get_node_ip_address()}
+
+
+def answers(
+    parts: Iterable[Part], settings: WorkerSettings, files: EngineFiles, workers: Workers
+) -> Iterator[tuple[str, PartAnswer]]:
+    """The address of the machine and the answer for each part, in the order in which they are ready.
+
+    A part whose worker dies is given to another one, up to ``TRIES`` times in all. The engine is sent once per machine.
+    """
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    rows = [{"part": pickle.dumps(part)} for part in parts]
+    engine = ray.put(files)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    starts = ray.remote(_Starts).options(num_cpus=0, scheduling_strategy=here).remote()
+    data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _Actor,
+        fn_constructor_args=(settings, [engine], starts),  # in a list Ray sends the reference, not 200 MB each time
+        compute=ActorPoolStrategy(size=min(workers.count, len(rows))),
+        num_cpus=workers.cpus,
+        num_gpus=workers.gpus or None,
+    )
+    for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in block.to_pylist():
+            yield row["machine"], pickle.loads(row["answer"])
+
+
+def _cause(exc: BaseException) -> str:
+    """The reason at the end of Ray's message, after the traces of all processes that passed it on."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    return one_line(lines[-1] if lines else type(exc).__name__, 200)
