@@ -97,9 +97,20 @@ class Batcher:
     """
 
     def __init__(
-        self, instances: Sequence[Run], *, max_batch: int, max_delay_s: float, max_queue: int, observer: Observer
+        self,
+        instances: Sequence[Run],
+        *,
+        alone: Run | None = None,
+        max_batch: int,
+        max_delay_s: float,
+        max_queue: int,
+        observer: Observer,
     ) -> None:
-        """Must be called on a running event loop; an instance takes any number of images up to ``max_batch``."""
+        """Must be called on a running event loop; an instance takes any number of images up to ``max_batch``.
+
+        ``alone`` is called in place of an instance while no other one runs and nothing else waits or is decoded.
+        """
+        self._alone = alone
         self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -180,8 +191,9 @@ class Batcher:
                 await self._wait_for_more()
                 parts = self._take()
             if parts:
+                is_alone = self._free_instances == len(self._workers) and not self._reserved
                 self._free_instances -= 1
-                await self._answer(run, parts)
+                await self._answer(self._alone if self._alone and is_alone else run, parts)
                 self._free_instances += 1
 
     async def _wait_for_more(self) -> None:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.inference.engine import OpenEngine
-from alexnet_deploy.inference.prediction import BATCH
-from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.probabilities import finite_rows
 from alexnet_deploy.serving.batcher import Batcher, Computed
 from alexnet_deploy.serving.decoding import EncodedImage, decode
+from alexnet_deploy.serving.instances import Instances
 from alexnet_deploy.serving.metrics import ModelMetrics
 from alexnet_deploy.serving.refusals import BadRequestError, DeadlineError, TooLargeError
 from alexnet_deploy.serving.settings import Settings
@@ -25,13 +24,9 @@ from alexnet_deploy.serving.tracing import span
 
 # Legend: N image, H height, W width, C channel (RGB), K class
 
-
-_CPU_BATCH = 8
-"""INT8 in OpenVINO took 1.7 ms per image in batches of 1 to 8, 2.0 ms at 16 and 3.4 ms at 32, on two busy cores."""
-
-
-_CPU_INSTANCES = 2
-"""Threads of one call wait for each other, the more so where decoding takes their core for a while."""
+T = TypeVar("T")
+_IN_POOL = 256 << 10
+"""Bytes above which reading a request takes longer than changing threads; a photo that is sent as it is needs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +52,7 @@ class Result:
 class LoadedEngine:
     """An engine in memory. ``proof`` says for people how it compared with its float model when it was built."""
 
-    opened: OpenEngine
-    instances: Sequence[OpenEngine]
-    """It and its forks, which can run at the same time and are closed with it."""
+    instances: Instances
     version: str
     proof: str | None
 
@@ -71,13 +64,13 @@ class ServedEngine:
         self, name: str, loaded: LoadedEngine, settings: Settings, pool: Executor, metrics: ModelMetrics
     ) -> None:
         """Must be made on the event loop; ``loaded`` is closed with it, ``pool`` is not."""
-        opened = loaded.opened
+        self._instances = instances = loaded.instances
+        opened = instances.first
         self.name, self.version, self.proof = name, loaded.version, loaded.proof
         self.contract = opened.contract
         self.precision, self.runtime, self.device = opened.precision, opened.runtime, opened.device
         self.description = opened.description
-        self.max_batch, self.max_delay_s = largest_batch(opened, settings), settings.max_delay_s
-        self._opened = opened
+        self.max_batch, self.max_delay_s = instances.max_batch, settings.max_delay_s
         self._settings = settings
         self._pool = pool
         self._metrics = metrics
@@ -85,7 +78,8 @@ class ServedEngine:
         self._unused = asyncio.Event()
         self._unused.set()
         self._batcher = Batcher(
-            loaded.instances,
+            instances.sharing,
+            alone=instances.alone,
             max_batch=self.max_batch,
             max_delay_s=settings.max_delay_s,
             max_queue=settings.max_queue,
@@ -109,7 +103,7 @@ class ServedEngine:
 
         Raises a Refusal: too many images, none, a full queue, the deadline, a failing runtime.
         """
-        self._check_count(len(images))
+        self.check_count(len(images))
         async with self._deadline(timeout_s):
             with self._batcher.reserve(len(images)) as place:
                 started = time.perf_counter()
@@ -127,7 +121,7 @@ class ServedEngine:
 
     async def classify_pixels(self, pixels_NHWC: NDArray[np.uint8], timeout_s: float | None = None) -> Result:
         """Compute uint8 pixels ``[N, H, W, 3]`` of the contract's size; raises as ``classify_images``."""
-        self._check_count(len(pixels_NHWC))
+        self.check_count(len(pixels_NHWC))
         async with self._deadline(timeout_s):
             with self._batcher.reserve(len(pixels_NHWC)) as place, span("queue and compute", images=len(pixels_NHWC)):
                 computed = await self._batcher.compute(place, pixels_NHWC)
@@ -140,7 +134,19 @@ class ServedEngine:
         good = len(result.logits_NK)
         self._metrics.answered(good, result.images - good)
 
-    def _check_count(self, images: int) -> None:
+    def require_room(self) -> None:
+        """BusyError if the queue has no room for one more image: a request is refused before its body is read."""
+        with self._batcher.reserve(1):
+            pass
+
+    async def in_pool(self, size: int, call: Callable[..., T], *arguments: Any) -> T:
+        """``call`` beside the event loop, in a thread that decodes, if it works on many bytes."""
+        if size <= _IN_POOL:
+            return call(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+
+    def check_count(self, images: int) -> None:
+        """BadRequestError for a request without images, TooLargeError for one with too many."""
         if images < 1:
             raise BadRequestError("the request has no image; send one or more")
         if images > self._settings.max_images:
@@ -155,7 +161,7 @@ class ServedEngine:
         """Wait for the requests that use it, then release memory and threads."""
         await self._unused.wait()
         await self._batcher.close()
-        await asyncio.to_thread(self._opened.close)
+        await asyncio.to_thread(self._instances.close)
 
 
 class _Deadline:
@@ -173,28 +179,6 @@ class _Deadline:
             await self._timeout.__aexit__(*exc_info)  # type: ignore[arg-type]
         except TimeoutError:
             raise DeadlineError(f"no answer within {self._seconds:g} s; try again later") from None
-
-
-def concurrent_calls(settings: Settings) -> int:
-    """How many calls an engine must be able to run at the same time, before its device is known."""
-    return settings.instances or min(_CPU_INSTANCES, cores())
-
-
-def count_instances(opened: OpenEngine, settings: Settings) -> int:
-    """The ``instances`` of ``settings``, or a number that suits the device."""
-    return concurrent_calls(settings) if opened.device == "cpu" else settings.instances or 1
-
-
-def largest_batch(opened: OpenEngine, settings: Settings) -> int:
-    """The ``max_batch`` of ``settings``, or one that suits the device."""
-    return settings.max_batch or (_CPU_BATCH if opened.device == "cpu" else BATCH)
-
-
-def warm_up(opened: OpenEngine, max_batch: int) -> None:
-    """Run the smallest and the largest batch, so that no request waits for buffers and code made at the first call."""
-    pre = opened.contract.preprocessing
-    for images in sorted({1, max_batch}):
-        opened(np.zeros((images, pre.height, pre.width, 3), np.uint8))
 
 
 def not_finite(result: Result) -> NDArray[np.bool_]:

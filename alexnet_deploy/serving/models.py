@@ -19,17 +19,11 @@ from alexnet_deploy.bundle.manifest import MANIFEST, load_manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
 from alexnet_deploy.files import open_regular, sha256_of
-from alexnet_deploy.inference.engine import open_engine
+from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import Runtime, split_runtime
-from alexnet_deploy.serving.engine import (
-    LoadedEngine,
-    ServedEngine,
-    concurrent_calls,
-    count_instances,
-    largest_batch,
-    warm_up,
-)
+from alexnet_deploy.serving.engine import LoadedEngine, ServedEngine
+from alexnet_deploy.serving.instances import open_instances
 from alexnet_deploy.serving.loads import Loads
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
@@ -242,7 +236,7 @@ class Models:
 
 def _discard(loaded: LoadedEngine | None) -> None:
     if loaded is not None:
-        loaded.opened.close()
+        loaded.instances.close()
 
 
 def _look(source: ModelSource) -> object:
@@ -259,26 +253,27 @@ def _open(source: ModelSource, settings: Settings, in_use: str | None) -> Loaded
         seen, version = _look(source), _version(source)
         if version == in_use:
             return None
-        opened = open_engine(
-            source.path,
-            runtime=source.runtime,
-            threads=settings.threads,
-            concurrency=concurrent_calls(settings),
-            import_options=source.import_options,
-        )
+        instances = open_instances(partial(_open_one, source, settings), settings)
         try:
-            instances = [opened, *(opened.fork() for _ in range(count_instances(opened, settings) - 1))]
-            for instance in instances:
-                warm_up(instance, largest_batch(opened, settings))
             # Else its contract and its weights can be of two bundles. The version alone does not show that: the first
             # bundle can be back by now.
             if _look(source) == seen:
-                return LoadedEngine(opened, instances, version, _proof(source))
+                return LoadedEngine(instances, version, _proof(source))
         except BaseException:
-            opened.close()
+            instances.close()
             raise
-        opened.close()
+        instances.close()
     raise ArtifactError(f"{source.path}: is replaced again and again while it is read; wait until its writer is done")
+
+
+def _open_one(source: ModelSource, settings: Settings, concurrency: int) -> OpenEngine:
+    return open_engine(
+        source.path,
+        runtime=source.runtime,
+        threads=settings.threads,
+        concurrency=concurrency,
+        import_options=source.import_options,
+    )
 
 
 def _proof(source: ModelSource) -> str | None:

@@ -7,6 +7,7 @@
     ├── TooSlowError           408 DEADLINE_EXCEEDED    its body did not arrive in time
     ├── TooLargeError          413 RESOURCE_EXHAUSTED   above a limit of this server: it will not do better later
     ├── UnsupportedMediaError  415 INVALID_ARGUMENT     an encoding of the body that is not read
+    ├── HeadersTooLargeError   431 RESOURCE_EXHAUSTED   more headers than any client needs
     ├── EngineError            500 INTERNAL             the runtime failed, or its output is not finite
     ├── UnsupportedError       501 UNIMPLEMENTED        what this server does not do, whatever is sent
     ├── BusyError              503 RESOURCE_EXHAUSTED   the queue is full: try again after ``retry_after_s``
@@ -33,7 +34,7 @@ class Refusal(Exception):
     retry_after_s: ClassVar[int | None] = None
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message)[:_LONGEST])
+        super().__init__(printable(message[:_LONGEST])[:_LONGEST])
 
 
 class BadRequestError(Refusal):
@@ -70,6 +71,15 @@ class UnsupportedMediaError(Refusal):
     """An encoding of the body that is not read."""
 
     status, code = 415, "INVALID_ARGUMENT"
+
+
+class HeadersTooLargeError(Refusal):
+    """More headers than any client needs."""
+
+    status, code = 431, "RESOURCE_EXHAUSTED"
+
+    def __init__(self) -> None:
+        super().__init__("the headers have more than 32 KiB; send fewer or shorter ones")
 
 
 class EngineError(Refusal):

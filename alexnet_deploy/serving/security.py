@@ -20,6 +20,8 @@ MIN_KEY = 16
 """Characters: shorter keys can be guessed."""
 _MAX_FILE = 1 << 16
 
+OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
+"""Answered without a key: an orchestrator has none."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),

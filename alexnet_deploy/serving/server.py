@@ -16,6 +16,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from alexnet_deploy.errors import DeployError, UnavailableError
 from alexnet_deploy.serving.access_log import AccessLog
@@ -32,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 512  # connections that the kernel holds while we are busy
-_FILES = 256  # descriptors beside those of connections: engines, logs, gRPC
+_FILES = 256  # descriptors beside those of connections, as many for gRPC as for HTTP: engines, logs
 _LOAD_END_S = 2.0  # an engine that is being loaded at the end: most are loaded by then, and clean up after themselves
 
 
@@ -63,12 +64,12 @@ def serve(
     if settings.certificate is not None and settings.key is not None:
         tls = tls_context(settings.certificate, settings.key)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what matters of it, we log ourselves
-    _raise_file_limit(settings.max_connections + _FILES)
+    _raise_file_limit(2 * settings.max_connections + _FILES)
     with _listening(settings) as listener:
         config = uvicorn.Config(
             app=_not_yet,
             loop="none",
-            http=limited_protocol(settings.idle_s, settings.timeout_s),
+            http=HttpToolsProtocol,  # until the application is there
             ws="none",
             lifespan="off",
             log_config=None,
@@ -76,7 +77,6 @@ def serve(
             server_header=False,
             date_header=False,
             proxy_headers=False,
-            limit_concurrency=settings.max_connections,
             timeout_keep_alive=60,
             timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         )
@@ -112,7 +112,9 @@ async def _serve(
     access_log = AccessLog(lost=metrics.log_lines_lost.inc) if settings.access_log else None
     models = Models(sources, settings, metrics)
     budget = BodyBudget(settings, metrics.body_bytes.set)
-    config.loaded_app = make_app(models, settings, metrics, budget, keys, access_log)
+    app = make_app(models, settings, metrics, budget, keys, access_log)
+    config.loaded_app = app
+    config.http_protocol_class = limited_protocol(settings, app.refused_connection)
     server = _Server(config)
     stop = asyncio.Event()
     _stop_on_signals(stop, server)

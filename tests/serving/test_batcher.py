@@ -27,6 +27,7 @@ class Engine:
         self.gate = threading.Event()
         self.started = threading.Semaphore(0)
         self.sizes: list[int] = []
+        self.observed: list[int] = []
         self.fails: Exception | None = None
         self.queue: list[int] = []
         if is_open:
@@ -42,7 +43,7 @@ class Engine:
         return np.stack([first_N, 2 * first_N], axis=1)
 
     def batch(self, images: int, compute_s: float) -> None:
-        assert images in self.sizes
+        self.observed.append(images)
         assert compute_s >= 0
 
     def queue_length(self) -> int:
@@ -60,6 +61,7 @@ class Watched(Batcher):
         engine: Engine,
         *,
         instances: int = 1,
+        alone: Engine | None = None,
         max_batch: int = 4,
         max_delay_s: float = 0.0,
         max_queue: int = 100,
@@ -69,7 +71,12 @@ class Watched(Batcher):
             queue = staticmethod(engine.queue.append)
 
         super().__init__(
-            [engine] * instances, max_batch=max_batch, max_delay_s=max_delay_s, max_queue=max_queue, observer=Observer()
+            [engine] * instances,
+            alone=alone,
+            max_batch=max_batch,
+            max_delay_s=max_delay_s,
+            max_queue=max_queue,
+            observer=Observer(),
         )
 
 
@@ -104,7 +111,7 @@ def test_what_comes_while_a_batch_runs_becomes_the_next_batch() -> None:
         await soon(lambda: engine.queue_length() == 3)
         engine.gate.set()
         assert await asyncio.gather(first, *others) == [[1], [2], [3], [4]]
-        assert engine.sizes == [1, 3]
+        assert engine.sizes == engine.observed == [1, 3]
         await batcher.close()
 
     run(body)
@@ -308,6 +315,27 @@ def test_a_failing_instance_goes_on_with_the_next_batch() -> None:
         assert all(isinstance(each, EngineError) for each in failed)
         engine.fails = None
         assert await asyncio.gather(*(ask(batcher, value) for value in (4, 5, 6))) == [[4], [5], [6]]
+        await batcher.close()
+
+    run(body)
+
+
+def test_what_is_alone_gets_the_engine_with_all_threads() -> None:
+    async def body() -> None:
+        sharing, alone = Engine(is_open=False), Engine(is_open=False)
+        batcher = Watched(sharing, instances=2, alone=alone)
+        first = asyncio.create_task(ask(batcher, 1))
+        await alone.has_started()
+        second = asyncio.create_task(ask(batcher, 2))  # beside the first one
+        await sharing.has_started()
+        alone.gate.set()
+        assert await first == [1]
+        third = asyncio.create_task(ask(batcher, 3))  # beside the second one
+        await sharing.has_started()
+        sharing.gate.set()
+        assert await asyncio.gather(second, third) == [[2], [3]]
+        assert await ask(batcher, 4) == [4]
+        assert (alone.sizes, sharing.sizes) == ([1, 1], [1, 1])
         await batcher.close()
 
     run(body)

@@ -76,6 +76,9 @@ def test_health_and_metadata(server: Server) -> None:
     assert [list(given.shape) for given in meta.inputs] == [given["shape"] for given in rest["inputs"]]
 
 
+PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 8, 8, 3]}
+
+
 @pytest.mark.parametrize(
     ("request_", "code", "says"),
     [
@@ -95,7 +98,7 @@ def test_health_and_metadata(server: Server) -> None:
         (
             {
                 "model_name": "exact",
-                "inputs": [{"name": "pixels", "datatype": "UINT8", "contents": {"uint_contents": [256]}}],
+                "inputs": [PIXELS | {"contents": {"uint_contents": [256] * 192}}],
             },
             "INVALID_ARGUMENT",
             "not within 0..255",
@@ -103,7 +106,7 @@ def test_health_and_metadata(server: Server) -> None:
         (
             {
                 "model_name": "exact",
-                "inputs": [{"name": "pixels", "datatype": "UINT8", "contents": {"fp32_contents": [1]}}],
+                "inputs": [PIXELS | {"contents": {"fp32_contents": [1]}}],
             },
             "INVALID_ARGUMENT",
             "fp32_contents",

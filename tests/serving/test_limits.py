@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-import uvicorn
 from PIL import Image
-from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
-from alexnet_deploy.serving.http.limits import MAX_HEADER_BYTES, limited_protocol
+from alexnet_deploy.serving.http.limits import MAX_HEADER_BYTES
 from alexnet_deploy.serving.protocol.messages import METHODS
 from tests.serving.running import PATIENCE_S, Response, Server, serving
 from tests.serving.test_classify import form
@@ -272,32 +265,3 @@ def test_http_and_grpc_share_the_memory_for_bodies(limited: Server, photo: bytes
     while limited.metric("body_bytes"):
         pass
     assert limited.call("ModelMetadata", name="exact").name == "exact"
-
-
-def test_uvicorn_has_the_members_that_the_limits_use() -> None:
-    """They are no public interface: where this fails, read ``on_body`` of uvicorn's HttpToolsProtocol and ours."""
-
-    found: list[bytes] = []
-
-    async def connect() -> HttpToolsProtocol:
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await receive()
-
-        ours, theirs = socket.socketpair()
-        with ours:
-            protocol = limited_protocol(1, 1)(Config(app, log_config=None), ServerState(), {})
-            transport, _ = await asyncio.get_running_loop().create_connection(lambda: protocol, sock=theirs)
-            protocol.data_received(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nab")
-            found.append(bytes(getattr(protocol.cycle, "body", b"")))
-            transport.abort()
-            await asyncio.sleep(0)
-            return protocol
-
-    protocol = asyncio.run(connect())
-    where = f"uvicorn {uvicorn.__version__}, used by alexnet_deploy/serving/http/limits.py"
-    assert found == [b"ab"], f"cycle.body is another in {where}"
-    assert protocol.cycle.response_complete in (True, False), f"cycle.response_complete is another in {where}"
-    assert isinstance(getattr(protocol.cycle, "message_event", None), asyncio.Event), f"cycle.message_event in {where}"
-    assert callable(getattr(protocol.flow, "pause_reading", None)), f"flow.pause_reading is another in {where}"
-    for name in ("on_headers_complete", "on_body", "on_message_complete", "pause_writing", "resume_writing"):
-        assert callable(getattr(HttpToolsProtocol, name, None)), f"{name} is no callback in {where}"

@@ -139,8 +139,8 @@ PIXELS = tensor("pixels", "UINT8", [1, SIDE, SIDE, 3], [0] * (3 * SIDE * SIDE))
     ("request_", "says"),
     [
         ({}, "missing required field `inputs`"),
-        ({"inputs": []}, "has 0 inputs"),
-        ({"inputs": [PIXELS, PIXELS]}, "has 2 inputs"),
+        ({"inputs": []}, "has not one input"),
+        ({"inputs": [PIXELS, PIXELS]}, "has not one input"),
         ({"inputs": [PIXELS | {"name": "image0"}]}, "input image0: no such input"),
         ({"inputs": [PIXELS | {"datatype": "FP32"}]}, "datatype FP32 is not supported"),
         ({"inputs": [PIXELS | {"shape": [1, 3, SIDE, SIDE]}]}, "shape [1, 3,"),
@@ -154,12 +154,15 @@ PIXELS = tensor("pixels", "UINT8", [1, SIDE, SIDE, 3], [0] * (3 * SIDE * SIDE))
         ({"inputs": [PIXELS | {"data": [float("nan")] + [0] * 191}]}, "not valid"),
         ({"inputs": [PIXELS | {"data": "abc"}]}, "its data are not valid"),
         ({"inputs": [PIXELS | {"data": None}]}, "not valid"),
-        ({"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1]}]}, "neither data nor binary_data_size"),
+        (
+            {"inputs": [{name: PIXELS[name] for name in ("name", "datatype", "shape")}]},
+            "neither data nor binary_data_size",
+        ),
         ({"inputs": [PIXELS | {"parameters": {"binary_data_size": 5}}]}, "binary_data_size 5"),
         ({"inputs": [tensor("image", "BYTES", [0], [])]}, "no image"),
         ({"inputs": [tensor("image", "BYTES", [1], ["!"])]}, "base64"),
         ({"inputs": [tensor("image", "BYTES", [2], ["aGk="])]}, "1 values for shape [2]"),
-        ({"inputs": [tensor("image", "UINT8", [1], [1])]}, "not valid"),
+        ({"inputs": [tensor("image", "UINT8", [1], [1])]}, "datatype UINT8 is not supported"),
         ({"inputs": [PIXELS], "outputs": [{"name": "softmax"}]}, "output softmax: no such output"),
         ({"inputs": [PIXELS], "outputs": [{"name": "logits"}] * 3}, "3 outputs with 1 names"),
         ({"inputs": [PIXELS], "outputs": [{"name": "logits", "parameters": {"classification": -1}}]}, "-1 classes"),
@@ -170,6 +173,9 @@ def test_what_the_model_does_not_take_is_one_line(server: Server, request_: obje
     answer = server.infer("exact", request_)
     assert answer.status == 400, answer
     assert says in answer.error
+
+
+BINARY = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 1}}]}'
 
 
 @pytest.mark.parametrize(
@@ -183,7 +189,7 @@ def test_what_the_model_does_not_take_is_one_line(server: Server, request_: obje
         (b"{}", {"Inference-Header-Content-Length": "9" * 300}, "is no number of bytes"),
         (b"{}", {"Inference-Header-Content-Length": "0" * 5000 + "2"}, "is no number of bytes"),
         (b"{}", {"Inference-Header-Content-Length": "0" * 20 + "3"}, "is no number of bytes"),
-        (b'{"inputs": []}xyz', {"Inference-Header-Content-Length": "14"}, "3 bytes after the JSON"),
+        (BINARY.encode() + b"axyz", {"Inference-Header-Content-Length": str(len(BINARY))}, "3 bytes after the JSON"),
     ],
 )
 def test_bytes_that_are_no_request_are_one_line(

@@ -14,7 +14,7 @@ from tests.serving.running import Server, serving
 def test_statistics_count_requests_images_and_batches(workplace: Path, photos: list[Path]) -> None:
     photo = (workplace / photos[0]).read_bytes()
     image = {"name": "image", "datatype": "BYTES", "shape": [3], "contents": {"bytes_contents": [photo] * 3}}
-    with serving(workplace, "exact", "ruined") as server:
+    with serving(workplace, "exact", "ruined", "--instances", 1) as server:
         server.call("ModelInfer", model_name="exact", inputs=[image])
         server.ask("POST", "/classify", photo)
         assert server.ask("POST", "/v2/models/exact/infer", b"{}").status == 400

@@ -18,12 +18,13 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.predict import require_threshold
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.budget import BodyBudget
+from alexnet_deploy.serving.decoding import EncodedImage
 from alexnet_deploy.serving.engine import Result, ServedEngine
 from alexnet_deploy.serving.http.answers import rows_of
 from alexnet_deploy.serving.http.body import Bodies
 from alexnet_deploy.serving.http.compression import packed, unpacked
 from alexnet_deploy.serving.http.docs_page import docs_html, docs_text
-from alexnet_deploy.serving.http.form import images_in
+from alexnet_deploy.serving.http.form import images_in, is_form
 from alexnet_deploy.serving.http.guard import Guard
 from alexnet_deploy.serving.http.openapi import openapi_document
 from alexnet_deploy.serving.http.page import page_routes
@@ -172,10 +173,12 @@ class _Handlers:
         _note(request, operation="infer")
         engine = self._engine(request)
         with self._models.statistics(engine.name).request() as count, engine.in_use():
+            engine.require_room()
             async with self._body(request) as body:
-                wanted = read_request(body, request.headers.get(HEADER_LENGTH))
+                length = request.headers.get(HEADER_LENGTH)
+                wanted = await engine.in_pool(len(body), read_request, engine, body, length)
                 tensors.check_outputs(engine, wanted.outputs)
-                given = tensors.read_inputs(engine, wanted.inputs)
+                given = tensors.read_input(wanted.input)
                 _note(request, images=len(given))
                 work = engine.classify_images(given) if isinstance(given, list) else engine.classify_pixels(given)
                 result = await _while_connected(request, work)
@@ -198,8 +201,9 @@ class _Handlers:
         engine = self._models.get(query.get("engine"))
         _note(request, model=engine.name, version=engine.version)
         with self._models.statistics(engine.name).request() as count, engine.in_use():
+            engine.require_room()
             async with self._body(request) as body:
-                images = images_in(request, body, self._settings.max_images)
+                images = await self._images(engine, request, body)
                 _note(request, images=len(images))
                 result = await _while_connected(request, engine.classify_images(images))
                 engine.count(result)
@@ -207,6 +211,11 @@ class _Handlers:
                 count(result)
         headers = _timing(result) | {"x-engine-version": engine.version, "content-type": "application/json"}
         return Response(msgspec.json.encode(rows), headers=headers)
+
+    async def _images(self, engine: ServedEngine, request: Request, body: bytes) -> list[EncodedImage]:
+        # A form is taken apart in Python: one of many small parts takes seconds.
+        size = len(body) if is_form(request) else 0
+        return await engine.in_pool(size, images_in, request, body, self._settings.max_images)
 
     def _engine(self, request: Request) -> ServedEngine:
         engine = self._models.get(request.path_params["model"], request.path_params.get("version", ""))

@@ -21,8 +21,8 @@ def images_in(request: Request, body: bytes, max_images: int) -> list[EncodedIma
     ``ServedEngine`` is for other requests), UnsupportedMediaError for a body that cannot be images.
     """
     kind = request.headers.get("content-type", "")
-    name = kind.partition(";")[0].strip().lower()
-    if name == "multipart/form-data":
+    name = _media_type(request)
+    if is_form(request):
         return _Form(max_images).read(kind, body)
     if name == "application/json" or name.startswith("text/"):
         raise UnsupportedMediaError(
@@ -31,6 +31,15 @@ def images_in(request: Request, body: bytes, max_images: int) -> list[EncodedIma
     if not body:
         raise BadRequestError("the body is empty; send an image file")
     return [EncodedImage(_name(request.path_params.get("file")), body)]
+
+
+def is_form(request: Request) -> bool:
+    """Whether the body is a form."""
+    return _media_type(request) == "multipart/form-data"
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 class _Form:
@@ -72,7 +81,7 @@ class _Form:
     def _begin_part(self) -> None:
         self._disposition = b""
         self._file: str | None = None
-        self._pieces: list[bytes] = []
+        self._content = bytearray()  # many pieces where the boundary nearly occurs
         self._field = self._value = b""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
@@ -98,11 +107,11 @@ class _Form:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
-            self._pieces.append(data[start:end])
+            self._content += data[start:end]
 
     def _end_part(self) -> None:
         if self._file is not None:
-            self._images.append(EncodedImage(_name(self._file), b"".join(self._pieces)))
+            self._images.append(EncodedImage(_name(self._file), bytes(self._content)))
 
     def _end(self) -> None:
         self._is_whole = True

@@ -16,12 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotReadyError, Refusal, UnauthenticatedError
-from alexnet_deploy.serving.security import HEADERS, Keys
+from alexnet_deploy.serving.security import HEADERS, OPEN_PATHS, Keys
 from alexnet_deploy.serving.tracing import span
 
 _log = logging.getLogger(__name__)
-OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
-"""Answered without a key: an orchestrator has none."""
 
 
 class Guard:
@@ -52,6 +50,8 @@ class Guard:
         try:
             with span("request", parent=headers, path=scope["path"]):
                 try:
+                    if (refusal := scope.get("refused")) is not None:  # by the protocol, for its headers
+                        raise refusal
                     if scope["path"] not in OPEN_PATHS:
                         self._keys.check(headers)
                     await self._app(scope, receive, answer)
@@ -81,6 +81,12 @@ class Guard:
                     version=facts.get("version"),
                     images=facts.get("images"),
                 )
+
+    def refused_connection(self, *, status: int, client: str | None) -> None:
+        """Count and log what never became a request."""
+        self._metrics.requests.labels("http", "other", "", str(status)).inc()
+        if self._access_log is not None:
+            self._access_log(protocol="http", path="", status=status, seconds=0.0, client=client)
 
 
 async def _send_error(exc: Exception, send: Send) -> None:

@@ -63,16 +63,16 @@ def openapi_document(settings: Settings, models: list[str]) -> dict[str, Any]:
             f"{path}/stats": {"parameters": [model], "get": _get("Counters of a model, as Triton's statistics")},
             f"{path}/ready": {
                 "parameters": [model],
-                "get": _get("Whether a model is loaded and warm", 503, content=""),
+                "get": _get("Whether a model is loaded and warm", 503, content=()),
             },
             "/v2": {"get": _get("Metadata of the server")},
-            "/v2/health/live": {"get": _open(_get("Whether the server runs", content=""))},
-            "/v2/health/ready": {"get": _open(_get("Whether all models are loaded and warm", 503, content=""))},
+            "/v2/health/live": {"get": _open(_get("Whether the server runs", content=()))},
+            "/v2/health/ready": {"get": _open(_get("Whether all models are loaded and warm", 503, content=()))},
             "/v2/models/stats": {"get": _get("Counters of all models, as Triton's statistics")},
             "/v2/repository/index": {"post": _index()},
             "/engines": {"get": _get("The models for people", 503)},
-            "/docs": {"get": _get("These operations in words", content="text/html")},
-            "/metrics": {"get": _get("Metrics in Prometheus's text format", content="text/plain")},
+            "/docs": {"get": _get("These operations in words", content=("text/html", "text/plain"))},
+            "/metrics": {"get": _get("Metrics in Prometheus's text format", content=("text/plain",))},
         },
         "components": {"schemas": {"Error": {"type": "object", "properties": {"error": {"type": "string"}}}}},
     }
@@ -151,8 +151,8 @@ def _query(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
-def _get(summary: str, *also: int, content: str = "application/json") -> dict[str, Any]:
-    good: dict[str, Any] = {"description": summary} | ({"content": {content: {}}} if content else {})
+def _get(summary: str, *also: int, content: tuple[str, ...] = ("application/json",)) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": summary} | ({"content": {kind: {} for kind in content}} if content else {})
     return {"summary": summary, "responses": {"200": good} | _errors(401, 404, *also)}
 
 

@@ -63,7 +63,15 @@ class Calls:
         self._keys.check(_headers(context))
 
     def unary(
-        self, name: str, operation: str, messages: Messages, request: Any, method: Method, *, needs_key: bool = True
+        self,
+        name: str,
+        operation: str,
+        messages: Messages,
+        request: Any,
+        method: Method,
+        *,
+        needs_key: bool = True,
+        require_room: Callable[[], None] = lambda: None,
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         """The handler of a call with one message of the class ``request`` and one answer."""
 
@@ -72,7 +80,7 @@ class Calls:
                 try:
                     if needs_key:
                         self.check_key(context)
-                    answer = await _answer(messages, request, method, call, context)
+                    answer = await _answer(messages, request, method, call, context, require_room)
                 except asyncio.CancelledError:
                     raise
                 except Exception as exc:
@@ -85,8 +93,10 @@ class Calls:
         return handle
 
 
-async def _answer(messages: Messages, request: Any, method: Method, call: Call, context: Any) -> Any:
-    async with messages.read(context, request) as message:
+async def _answer(
+    messages: Messages, request: Any, method: Method, call: Call, context: Any, require_room: Callable[[], None]
+) -> Any:
+    async with messages.read(context, request, require_room) as message:
         return await method(message, call.facts, context)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol import streaming
 from alexnet_deploy.serving.protocol.calls import Calls
 from alexnet_deploy.serving.protocol.health import Health
+from alexnet_deploy.serving.protocol.infer import require_room
 from alexnet_deploy.serving.protocol.messages import HEALTH, HEALTH_METHODS, METHODS, SERVICE
 from alexnet_deploy.serving.protocol.methods import Methods
 from alexnet_deploy.serving.protocol.reading import Messages
@@ -23,9 +25,10 @@ from alexnet_deploy.serving.settings import Settings
 
 _OPEN = ("ServerLive", "ServerReady", "ModelReady")
 _MAX_METADATA = 32 << 10
-_MORE_CALLS = 64  # at the same time, beyond one image each for the queue: health, metadata, refusals
+_MORE_CALLS = 1024  # at the same time, beyond one image each for the queue: gRPC refuses others itself, uncounted
 _OPEN_AT_ONCE = 2  # messages of calls without a key that are being read: they come with the first packet
 _KEEPALIVE_MS = 60_000  # a client that has vanished must not keep its stream
+_IDLE_MS = 300_000  # a connection without calls ends; clients open another one by themselves
 
 
 async def start_grpc(
@@ -45,6 +48,8 @@ async def start_grpc(
             ("grpc.max_metadata_size", _MAX_METADATA),
             ("grpc.http2.bdp_probe", 0),  # with it, up to 8 MB of a message that nobody has asked for are in memory
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+            ("grpc.max_connection_idle_ms", _IDLE_MS),
+            ("grpc.server_handshake_timeout_ms", round(1000 * settings.idle_s)),
         ),
         maximum_concurrent_rpcs=settings.max_queue + _MORE_CALLS + streams,
     )
@@ -61,7 +66,13 @@ async def start_grpc(
             is_open = name in _OPEN
             operation = {"ModelInfer": "infer"}.get(name, "health" if is_open else "metadata")
             call = calls.unary(
-                name, operation, small if is_open else bodies, request, getattr(methods, name), needs_key=not is_open
+                name,
+                operation,
+                small if is_open else bodies,
+                request,
+                getattr(methods, name),
+                needs_key=not is_open,
+                require_room=partial(require_room, models) if name == "ModelInfer" else lambda: None,
             )
             handlers[name] = grpc.stream_unary_rpc_method_handler(call, None, response.SerializeToString)
     health = Health(models, calls, small)

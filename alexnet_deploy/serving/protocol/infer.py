@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from alexnet_deploy.serving.engine import ServedEngine
 from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol import tensors
 from alexnet_deploy.serving.protocol.messages import answer
 from alexnet_deploy.serving.protocol.tensors import VALUES, InputTensor, RequestedOutput
-from alexnet_deploy.serving.refusals import BadRequestError
+from alexnet_deploy.serving.refusals import BadRequestError, BusyError
 
 _CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
+_MOST_DIMENSIONS = 9  # more than any input has, so that a longer shape stays a wrong one
+_STEP = 1 << 16
 
 
 async def infer(models: Models, request: Any, facts: dict[str, Any], timeout_s: float | None) -> Any:
@@ -20,7 +24,7 @@ async def infer(models: Models, request: Any, facts: dict[str, Any], timeout_s: 
     with models.statistics(engine.name).request() as count, engine.in_use():
         outputs = [_requested(output) for output in request.outputs] or [RequestedOutput(name) for name in VALUES]
         tensors.check_outputs(engine, outputs)
-        given = tensors.read_inputs(engine, _inputs(request))
+        given = tensors.read_input(await engine.in_pool(request.ByteSize(), _input, engine, request))
         facts["images"] = len(given)
         if isinstance(given, list):
             result = await engine.classify_images(given, timeout_s)
@@ -36,31 +40,43 @@ async def infer(models: Models, request: Any, facts: dict[str, Any], timeout_s: 
     return response
 
 
-def _inputs(request: Any) -> list[InputTensor]:
-    """The input tensors; their contents are raw, all of them, or typed."""
-    raw = request.raw_input_contents
-    for given in request.inputs:
-        tensors.refuse_shared_memory("input", given.name, given.parameters)
-    if raw and len(raw) != len(request.inputs):
-        raise BadRequestError(f"{len(raw)} raw contents for {len(request.inputs)} inputs")
-    return [
-        InputTensor(given.name, given.datatype, tuple(given.shape), raw[i] if raw else _typed(given))
-        for i, given in enumerate(request.inputs)
-    ]
+def require_room(models: Models) -> None:
+    """BusyError if no model has room for an image: a message is refused before it says which one it is for."""
+    full: BusyError | None = None
+    for model in models.index(ready_only=True):
+        try:
+            models.get(model["name"]).require_room()
+            return
+        except BusyError as exc:
+            full = exc
+    if full is not None:
+        raise full
 
 
-def _typed(given: Any) -> bytes | list[bytes]:
-    field = _CONTENTS.get(given.datatype)
+def _input(engine: ServedEngine, request: Any) -> InputTensor:
+    """The input tensor; its content is raw or typed. Refused before its values become objects, as are others."""
+    tensors.require_one_input(len(request.inputs))
+    raw, (given,) = request.raw_input_contents, request.inputs
+    tensors.refuse_shared_memory("input", given.name, given.parameters)
+    if len(raw) > 1:
+        raise BadRequestError(f"{len(raw)} raw contents for 1 inputs")
+    shape = tuple(given.shape[:_MOST_DIMENSIONS])
+    tensors.require_input(engine, given.name, given.datatype, shape)
+    return InputTensor(given.name, shape, raw[0] if raw else _typed(given, math.prod(shape)))
+
+
+def _typed(given: Any, count: int) -> bytes | list[bytes]:
+    field = _CONTENTS[given.datatype]
     others = [found.name for found, _ in given.contents.ListFields() if found.name != field]
     if others:
         raise BadRequestError(f"input {given.name}: contents {others[0]} are not of datatype {given.datatype}")
-    if field is None:
-        return b""  # the datatype is refused where the model is known
     values = getattr(given.contents, field)
+    if len(values) != count:
+        raise BadRequestError(f"input {given.name}: {len(values)} values for shape {list(given.shape)}")
     if field == "bytes_contents":
         return list(values)
-    try:
-        return bytes(values)
+    try:  # in steps, between which the event loop gets its turn
+        return b"".join(bytes(values[at : at + _STEP]) for at in range(0, count, _STEP))
     except ValueError as exc:
         raise BadRequestError(f"input {given.name}: has a value that is not within 0..255") from exc
 

@@ -7,7 +7,7 @@ looks the same to clients, and its message is asked for when there is room for i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from alexnet_deploy.serving.budget import BodyBudget
+from alexnet_deploy.serving.protocol.fields import require_few_fields
 from alexnet_deploy.serving.refusals import BadRequestError, TooSlowError
 from alexnet_deploy.serving.settings import Settings
 
@@ -29,14 +30,19 @@ class Messages:
         self._turns = asyncio.Semaphore(at_once)
 
     @asynccontextmanager
-    async def read(self, context: Any, request: Any) -> AsyncIterator[Any]:
+    async def read(
+        self, context: Any, request: Any, require_room: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Any]:
         """The first message of a call, of the class ``request``; its memory counts until the end of the block.
 
         Raises BusyError where the bodies of others take all memory, TooSlowError for a message that does not arrive in
-        time, BadRequestError for a call without one. A message above the limit is refused by gRPC itself.
+        time, BadRequestError for a call without one, and what ``require_room`` raises: it is called before the message
+        is asked for. A message above the limit is refused by gRPC itself.
         """
+        require_room()
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
+                require_room()  # there was some when this call began to wait for its turn
                 self._hold(self._max_body)  # gRPC does not say how large it will be
                 try:
                     content = await context.read()
@@ -61,7 +67,8 @@ class Messages:
 
 
 def parsed(request: Any, content: bytes) -> Any:
-    """The message of class ``request``; BadRequestError for other bytes."""
+    """The message of class ``request``; BadRequestError for other bytes, and for more fields than any use has."""
+    require_few_fields(request.DESCRIPTOR, content)
     try:
         return request.FromString(content)
     except DecodeError as exc:

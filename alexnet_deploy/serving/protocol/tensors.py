@@ -32,10 +32,12 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """One input. ``content`` are its bytes, with BYTES as length and value one after the other, or a list of values."""
+    """One input that the model takes, by ``require_input``.
+
+    ``content`` are its bytes, with BYTES as length and value one after the other, or a list of values.
+    """
 
     name: str
-    datatype: str
     shape: tuple[int, ...]
     content: bytes | memoryview | list[bytes]
 
@@ -83,53 +85,65 @@ def describe_outputs(engine: ServedEngine) -> list[dict[str, Any]]:
     ]
 
 
-def read_inputs(engine: ServedEngine, inputs: Sequence[InputTensor]) -> NDArray[np.uint8] | list[EncodedImage]:
-    """The pixels or the encoded images of a request; BadRequestError for anything that the model does not take."""
-    if len(inputs) != 1:
-        raise BadRequestError(
-            f"the request has {len(inputs)} inputs; give one: {PIXELS} (decoded) or {IMAGE} (encoded files)"
-        )
-    (tensor,) = inputs
-    if any(size < 0 for size in tensor.shape):
-        raise BadRequestError(f"input {tensor.name}: shape {list(tensor.shape)} has a size below 0")
-    if tensor.name == PIXELS:
-        return _pixels(engine, tensor)
-    if tensor.name == IMAGE:
-        return _images(tensor)
-    raise BadRequestError(f"input {tensor.name}: no such input; the model takes {PIXELS} or {IMAGE}")
+def require_one_input(count: int | None) -> None:
+    """BadRequestError unless ``count`` (None: not counted) is 1."""
+    if count != 1:
+        number = "not one input" if count is None else f"{count} inputs"
+        raise BadRequestError(f"the request has {number}; give one: {PIXELS} (decoded) or {IMAGE} (encoded files)")
 
 
-def _pixels(engine: ServedEngine, tensor: InputTensor) -> NDArray[np.uint8]:
+def require_input(engine: ServedEngine, name: str, datatype: str, shape: tuple[int, ...]) -> None:
+    """Refuse an input that the model does not take, before its content is looked at.
+
+    Raises BadRequestError, TooLargeError for too many images.
+    """
     pre = engine.contract.preprocessing
-    needs = f"{PIXELS} is UINT8 [N, {pre.height}, {pre.width}, 3]"
-    if tensor.datatype != "UINT8":
-        raise BadRequestError(f"input {PIXELS}: datatype {tensor.datatype} is not supported; {needs}")
-    if tensor.shape[1:] != (pre.height, pre.width, 3):
-        raise BadRequestError(f"input {PIXELS}: shape {list(tensor.shape)} is not supported; {needs}")
-    if isinstance(tensor.content, list):
-        raise BadRequestError(f"input {PIXELS}: its content is not of datatype UINT8; {needs}")
+    if any(size < 0 for size in shape):
+        raise BadRequestError(f"input {name}: shape {list(shape)} has a size below 0")
+    if name == PIXELS:
+        kind, needs = "UINT8", f"{PIXELS} is UINT8 [N, {pre.height}, {pre.width}, 3]"
+        is_right = len(shape) == 4 and shape[1:] == (pre.height, pre.width, 3)
+    elif name == IMAGE:
+        kind, needs = "BYTES", f"{IMAGE} is BYTES [N]"
+        is_right = len(shape) in (1, 2) and shape[1:] in ((), (1,))
+    else:
+        raise BadRequestError(f"input {name}: no such input; the model takes {PIXELS} or {IMAGE}")
+    if datatype != kind:
+        raise BadRequestError(f"input {name}: datatype {datatype} is not supported; {needs}")
+    if not is_right:
+        raise BadRequestError(f"input {name}: shape {list(shape)} is not supported; {needs}")
+    engine.check_count(shape[0])
+
+
+def read_input(tensor: InputTensor) -> NDArray[np.uint8] | list[EncodedImage]:
+    """The pixels or the encoded images; BadRequestError unless there are as many as the shape says."""
+    return _pixels(tensor) if tensor.name == PIXELS else _images(tensor)
+
+
+def _pixels(tensor: InputTensor) -> NDArray[np.uint8]:
     if len(tensor.content) != math.prod(tensor.shape):
         raise BadRequestError(
             f"input {PIXELS}: {len(tensor.content)} values for shape {list(tensor.shape)}, which has "
             f"{math.prod(tensor.shape)}"
         )
+    assert not isinstance(tensor.content, list)
     return np.frombuffer(tensor.content, np.uint8).reshape(tensor.shape)
 
 
 def _images(tensor: InputTensor) -> list[EncodedImage]:
-    if tensor.datatype != "BYTES":
-        raise BadRequestError(f"input {IMAGE}: datatype {tensor.datatype} is not supported; {IMAGE} is BYTES [N]")
-    if len(tensor.shape) not in (1, 2) or tensor.shape[1:] not in ((), (1,)):
-        raise BadRequestError(f"input {IMAGE}: shape {list(tensor.shape)} is not supported; {IMAGE} is BYTES [N]")
-    values = tensor.content if isinstance(tensor.content, list) else _split(tensor.content)
-    if len(values) != tensor.shape[0]:
+    count = tensor.shape[0]
+    values = tensor.content if isinstance(tensor.content, list) else _split(tensor.content, count)
+    if len(values) != count:
         raise BadRequestError(f"input {IMAGE}: {len(values)} values for shape {list(tensor.shape)}")
     return [EncodedImage(f"image {number}", value) for number, value in enumerate(values)]
 
 
-def _split(content: bytes | memoryview) -> list[bytes]:
-    values, at = [], 0
+def _split(content: bytes | memoryview, count: int) -> list[bytes]:
+    values: list[bytes] = []
+    at = 0
     while at < len(content):
+        if len(values) == count:  # an empty value takes four bytes here and many times that as an object
+            raise BadRequestError(f"input {IMAGE}: its content goes on after {count} values, which its shape has")
         if at + _LENGTH.size > len(content):
             raise BadRequestError(f"input {IMAGE}: its content ends within the length of a value")
         (size,) = _LENGTH.unpack_from(content, at)

@@ -1,0 +1,65 @@
+"""The copies of one engine that compute at the same time, warm, and closed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from alexnet_deploy.inference.engine import OpenEngine
+from alexnet_deploy.inference.prediction import BATCH
+from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.serving.settings import Settings
+
+_CPU_BATCH = 8
+"""INT8 in OpenVINO took 1.7 ms per image in batches of 1 to 8, 2.0 ms at 16 and 3.4 ms at 32, on two busy cores."""
+_CPU_INSTANCES = 2
+"""Threads of one call wait for each other, the more so where decoding takes their core for a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instances:
+    """Engines of the same bundle; ``sharing`` run at the same time, each on its share of the threads.
+
+    ``alone`` has all threads, for a call beside which nothing else runs: with a share of them it would take up to twice
+    as long. None where there is one instance only, which has all threads anyway.
+    """
+
+    sharing: tuple[OpenEngine, ...]
+    alone: OpenEngine | None
+    max_batch: int
+    resources: ExitStack
+
+    @property
+    def first(self) -> OpenEngine:
+        """Any of them, for what they have in common."""
+        return self.sharing[0]
+
+    def close(self) -> None:
+        """Release memory and threads of all."""
+        self.resources.close()
+
+
+def open_instances(open_one: Callable[[int], OpenEngine], settings: Settings) -> Instances:
+    """Open the engine that ``open_one(concurrency)`` opens, as often as ``settings`` or its device ask for."""
+    with ExitStack() as resources:
+        calls = settings.instances or min(_CPU_INSTANCES, cores())
+        first = resources.enter_context(open_one(calls))
+        on_cpu = first.device == "cpu"
+        count = calls if on_cpu else settings.instances or 1
+        sharing = (first, *(first.fork() for _ in range(count - 1)))
+        alone = resources.enter_context(open_one(1)) if on_cpu and count > 1 else None
+        max_batch = settings.max_batch or (_CPU_BATCH if on_cpu else BATCH)
+        for each in (*sharing, alone):
+            if each is not None:
+                _warm_up(each, max_batch)
+        return Instances(sharing, alone, max_batch, resources.pop_all())
+
+
+def _warm_up(opened: OpenEngine, max_batch: int) -> None:
+    """Run the smallest and the largest batch, so that no request waits for buffers and code made at the first call."""
+    pre = opened.contract.preprocessing
+    for images in sorted({1, max_batch}):
+        opened(np.zeros((images, pre.height, pre.width, 3), np.uint8))
