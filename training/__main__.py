@@ -14,7 +14,7 @@ from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.standard_output import checked_standard_output
 from alexnet_deploy.cli.tables import print_json
-from alexnet_deploy.cli.terminal import note
+from alexnet_deploy.cli.terminal import note, note_written
 from alexnet_deploy.errors import DeployError, UnavailableError
 
 try:
@@ -28,6 +28,7 @@ try:
         from training.loop.fit import Interrupted
         from training.options import CheckpointFile, ValLabels, Workers
         from training.pack import pack
+        from training.report.command import report_command
         from training.train import leads
         from training.train_command import train_command
 except UnavailableError as exc:
@@ -72,13 +73,20 @@ def evaluate_command(
 
 def pack_command(
     checkpoint: CheckpointFile,
-    output: Annotated[Path, Argument(metavar="OUTPUT", help="The float16 checkpoint to write.")],
-    data: Annotated[Path, Option(help="Images to measure it on: one subfolder per class, or a flat val.")],
+    output: Annotated[Path | None, Argument(metavar="OUTPUT", help="The float16 checkpoint to write.")] = None,
+    data: Annotated[
+        Path | None, Option(help="Images to measure it on: one subfolder per class, or a flat val. OUTPUT needs them.")
+    ] = None,
+    hf: Annotated[Path | None, Option(metavar="DIR", help="Folder to write for the Hugging Face hub.")] = None,
     val_labels: ValLabels = None,
     workers: Workers = 2,
 ) -> None:
-    """Store a checkpoint as float16, and measure the accuracy that it then has."""
-    print_json(pack(checkpoint, output, data, val_labels=val_labels, workers=workers))
+    """Store a checkpoint as float16 and measure the accuracy that it then has, or write it for the Hugging Face hub."""
+    result = pack(checkpoint, output, data, hf=hf, val_labels=val_labels, workers=workers)
+    if result is not None:
+        print_json(result)
+    if hf is not None:
+        note_written(hf)
 
 
 for name, command in (
@@ -86,6 +94,7 @@ for name, command in (
     ("evaluate", evaluate_command),
     ("compress", compress_command),
     ("pack", pack_command),
+    ("report", report_command),
 ):
     app.command(name, cls=PlainCommand)(with_flags(command))
 

@@ -9,6 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 from typer import Argument, Option
 
+from training.distil.distillation import TEMPERATURE, WEIGHT, TeacherView
+from training.recipe import Balance
+
 Settings = TypeVar("Settings")
 
 MAX_WORKERS = 256
@@ -24,7 +27,33 @@ ValLabels = Annotated[
 ]
 Batch = Annotated[int | None, Option(help="Global batch size, instead of the recipe's.")]
 LearningRate = Annotated[float | None, Option(help="Peak learning rate, instead of the recipe's.")]
+BalanceClasses = Annotated[
+    Balance | None,
+    Option(
+        help="Classes of unequal size: sampler shows all equally often, loss weighs rare ones more.  [default: none]"
+    ),
+]
+EarlyStop = Annotated[
+    int | None,
+    Option(min=1, help="Stop after so many epochs without a better validation, and keep the best epoch."),
+]
+Exclude = Annotated[Path | None, Option(help="List of images to leave out, one path per line.")]
+Folds = Annotated[int | None, Option(help="Cross-validate: train so many times, each on all images but a share.")]
 Workers = Annotated[int, Option(min=0, max=MAX_WORKERS, help="Processes that decode images.")]
+Teacher = Annotated[
+    list[Path] | None, Option(help="Checkpoint to learn from, beside the labels; give it again for another one.")
+]
+View = Annotated[
+    TeacherView | None,
+    Option(help="What a teacher sees: the student's picture, or the whole one, computed once.  [default: same]"),
+]
+Temperature = Annotated[
+    float | None, Option(help=f"Divides the logits before they are compared.  [default: {TEMPERATURE:g}]")
+]
+Weight = Annotated[float | None, Option(help=f"Share of the teachers in the loss.  [default: {WEIGHT:g}]")]
+ScaleEpochs = Annotated[int, Option(min=0, help="Last epochs, on pictures as inference sees them.")]
+ScaleRate = Annotated[float | None, Option(help="Their peak learning rate.  [default: a tenth of --lr]")]
+ConvRate = Annotated[float | None, Option(help="Their rate for the convolutions.  [default: 0, they are fixed]")]
 
 
 def settings_from(kind: type[Settings], options: Mapping[str, Any]) -> Settings:

@@ -1,4 +1,4 @@
-"""A checkpoint small enough to ship: float16 weights, with the accuracy measured on these weights."""
+"""A checkpoint to ship: float16 weights with their accuracy, a folder of the Hugging Face hub, or both."""
 
 from __future__ import annotations
 
@@ -8,29 +8,55 @@ from typing import Any
 
 import torch
 
-from alexnet_deploy.errors import InputError
-from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.listing import list_val_images
 from training.evaluate import evaluate_checkpoint
+from training.hf_folder import check_hf_folder, write_hf_folder
 from training.output import check_output
 
 
 def pack(
-    checkpoint: Path, output: Path, data: Path, *, val_labels: Path | None = None, workers: int = 2
-) -> dict[str, Any]:
-    """Store ``checkpoint`` as float16 in ``output``; return its accuracy on ``data``, which its recipe records.
+    checkpoint: Path,
+    output: Path | None,
+    data: Path | None,
+    *,
+    hf: Path | None = None,
+    val_labels: Path | None = None,
+    workers: int = 2,
+) -> dict[str, Any] | None:
+    """Store ``checkpoint`` as float16 in ``output``, and as the folder ``hf``; return its accuracy on ``data``.
 
-    ``data`` and ``val_labels`` are as for ``list_val_images``. Raises InputError for a weight beyond float16's range,
-    and the errors of ``check_output``, with ``output`` unchanged.
+    The recipe of ``output`` records the accuracy, and the folder's card states it. Without ``output`` the folder has
+    the weights as they are, and ``data`` may be None: then nothing is measured. ``data`` and ``val_labels`` are as for
+    ``list_val_images``. Raises InputError for a weight beyond float16's range, and the errors of ``check_output`` and
+    ``check_hf_folder``, with both outputs unchanged.
     """
-    check_output(output, checkpoint)
-    loaded = load_checkpoint(checkpoint)
-    images = list_val_images(data, loaded.contract.class_ids, val_labels)
+    if output is None and hf is None:
+        raise UsageError("`output`: is missing; name the float16 checkpoint to write, or a folder with `hf`")
+    if output is not None:
+        if data is None:
+            raise UsageError("`data`: is missing; give images to measure the float16 weights on")
+        check_output(output, checkpoint)
+    if hf is not None:
+        check_hf_folder(hf)
+    packed = load_checkpoint(checkpoint)
+    images = None if data is None else list_val_images(data, packed.contract.class_ids, val_labels)
+    if output is not None:
+        packed = _in_float16(packed, checkpoint)
+    result = None if images is None else evaluate_checkpoint(packed, images, workers=workers)
+    if result is not None:
+        packed = dataclasses.replace(packed, recipe=packed.recipe | {"evaluation": result})
+    if output is not None:
+        save_checkpoint(packed, output)
+    if hf is not None:
+        write_hf_folder(packed, hf)
+    return result
+
+
+def _in_float16(loaded: Checkpoint, path: Path) -> Checkpoint:
     weights = {key: value.half() for key, value in loaded.weights.items()}
     overflown = next((key for key, value in weights.items() if not torch.isfinite(value).all()), None)
     if overflown is not None:
-        raise InputError(f"{checkpoint}: {overflown} exceeds float16's 65504; ship the float32 checkpoint")
-    packed = dataclasses.replace(loaded, weights=weights)
-    result = evaluate_checkpoint(packed, images, workers=workers)
-    save_checkpoint(dataclasses.replace(packed, recipe=loaded.recipe | {"evaluation": result}), output)
-    return result
+        raise InputError(f"{path}: {overflown} exceeds float16's 65504; ship the float32 checkpoint")
+    return dataclasses.replace(loaded, weights=weights)

@@ -18,7 +18,8 @@ from msgspec import Meta
 from alexnet_deploy.contract import IMAGENET_STD, MAX_SIDE
 from alexnet_deploy.errors import UsageError
 
-RecipeName = Literal["torchvision", "modern", "paper", "finetune"]
+RecipeName = Literal["torchvision", "modern", "paper", "finetune", "transfer"]
+Balance = Literal["none", "sampler", "loss"]
 
 _Count = Annotated[int, Meta(ge=1, le=10_000)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
@@ -75,6 +76,20 @@ class Recipe:
     ema_decay: Annotated[float, Meta(ge=0, le=0.999999)] | None = None
     """Decay per step of the average of the weights; lower in a short run (``average_decay``)."""
     clip_norm: Annotated[float, Meta(ge=1e-6, le=1_000_000)] | None = None
+    repeats: _Count = 1
+    """How often an epoch shows each image, with another crop each time: on little data, so an epoch has some steps."""
+    balance: Balance = "none"
+    """Classes of unequal size. ``sampler``: an epoch shows all equally often; ``loss``: rare ones weigh more."""
+    conv_lr: Annotated[float, Meta(ge=0, le=100)] | None = None
+    """Peak rate of the convolutions, which follows the schedule of ``lr``; None: ``lr``; 0: they stay as they are."""
+    head_lr: Annotated[float, Meta(ge=1e-8, le=100)] | None = None
+    """Peak rate of the last layer, which follows the schedule of ``lr``; None: ``lr``."""
+    freeze: Literal["features", "all-but-head"] | None = None
+    """Layers that stay as they are: the convolutions, or all but the last layer."""
+    unfreeze_every: _Count | None = None
+    """Epochs after which one more of the frozen layers learns, the last first; None: they stay frozen."""
+    view: Literal["crops", "inference"] = "crops"
+    """``inference``: whole pictures as inference sees them, instead of random crops; ``flip`` still applies."""
 
     def __post_init__(self) -> None:
         for name in _types():
@@ -95,13 +110,17 @@ class Recipe:
         progress = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
         return self.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
+    def steps_per_epoch(self, images: int) -> int:
+        """Steps of an epoch over ``images``; the last short batch is dropped."""
+        return max(images * self.repeats // self.batch, 1)
+
     def average_decay(self, images: int) -> float | None:
         """``ema_decay``, lowered so that the average spans at most an eighth of the steps of a run over ``images``.
 
         A decay d averages some 1 / (1 - d) steps. Where those are half of a run, the average still holds its first
         weights at the end: with 0.998, 15 epochs of Imagenette lost 5.4 points of top-1 (docs/training.md).
         """
-        steps = self.epochs * max(images // self.batch, 1)
+        steps = self.epochs * self.steps_per_epoch(images)
         return None if self.ema_decay is None else min(self.ema_decay, max(1 - 8 / steps, 0.0))
 
     def side_at(self, epoch: int, side: int) -> int:
@@ -144,7 +163,7 @@ def apply_overrides(base: Recipe, overrides: Sequence[str]) -> Recipe:
     return dataclasses.replace(base, **changes)
 
 
-OPTIONS = ("epochs", "batch", "lr")
+OPTIONS = ("epochs", "batch", "lr", "balance", "head_lr", "freeze", "unfreeze_every")
 """Fields that have an option of their own."""
 
 

@@ -73,6 +73,23 @@ RECIPES: dict[str, Recipe] = {
             ema_decay=0.99,
             clip_norm=1.0,
         ),
+        # For trained weights that are to tell other classes apart. Not measured yet: the rate, the crops and the batch
+        # are those of "finetune"; ten times the rate for the last layer, which alone is drawn anew; 20 epochs.
+        Recipe(
+            "transfer",
+            20,
+            128,
+            "adamw",
+            1e-4,
+            0.05,
+            "kaiming",
+            "cosine",
+            warmup_epochs=1,
+            label_smoothing=0.1,
+            crop_scale=(0.35, 1.0),
+            clip_norm=1.0,
+            head_lr=1e-3,
+        ),
     )
 }
 

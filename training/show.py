@@ -10,8 +10,12 @@ from rich.table import Table
 from alexnet_deploy.cli.tables import add_row, table
 from alexnet_deploy.cli.terminal import err, note
 from training.data.preflight import PreflightReport
+from training.folds import FoldsResult
 from training.loop.run import EpochMetrics
+from training.outcome import Outcome, describe_accuracy
+from training.start.begin import StartReport
 
+_LEFT_OVER = 8
 _WIDE = 10_000  # columns of a table in a pipe: longer than any path, so that a program finds each on one line
 
 
@@ -22,6 +26,57 @@ def show_epoch(row: EpochMetrics, epochs: int) -> None:
         f"epoch {row.epoch:3d}/{epochs}  train loss {row.train_loss:.3f}  {val}"
         f"{row.images_per_s:.0f} images/s ({row.data_wait_percent:.1f} % waiting for data)"
     )
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Print what a run reached, and how far that can be trusted."""
+    note(describe_accuracy(outcome))
+    if outcome.epoch < outcome.epochs:
+        note(
+            f"kept epoch {outcome.epoch}, the best of {outcome.epochs}: chosen by these images, so a little optimistic"
+        )
+    if outcome.verdict == "unproven":
+        note(
+            f"{outcome.images} validation images cannot tell this from chance; add images, or measure with --folds",
+            style="yellow",
+        )
+    if outcome.top1_percent < outcome.majority_percent:
+        note(
+            f"always answering {outcome.majority!r} would be right more often; judge it by the mean over the classes",
+            style="yellow",
+        )
+
+
+def show_folds(result: FoldsResult) -> None:
+    """Print mean and spread of a cross-validation."""
+    low, high = result.pooled_interval
+    note(
+        f"{len(result.outcomes)} folds: top-1 {result.mean_percent:.1f} % in the mean, standard deviation "
+        f"{result.spread_percent:.1f}; mean over the classes {result.class_mean_percent:.1f} %; "
+        f"95 % interval {low:.1f}..{high:.1f} for all {result.images} images"
+    )
+
+
+def show_start(report: StartReport) -> None:
+    """Print what of the given weights the network begins with."""
+    rank = "full rank" if report.arch.dense_rank is None else f"dense rank {report.arch.dense_rank}"
+    note(f"start {report.source}: {report.arch.name}, {rank}; {report.preprocessing.describe()}")
+    for text in report.notes:
+        note(text)
+    console = err if err.is_terminal else Console(stderr=True, markup=False, highlight=False, width=_WIDE)
+    console.print(start_table(report))
+
+
+def start_table(report: StartReport) -> Table:
+    """One row per layer; of what is left over, the first ``_LEFT_OVER`` and a count."""
+    grid = table("layer", "weights", "", "why")
+    left_over = [row for row in report.rows if row.outcome == "left over"]
+    for row in report.rows:
+        if row not in left_over[_LEFT_OVER:]:
+            add_row(grid, (row.layer, " x ".join(map(str, row.shape)), row.outcome, row.why))
+    if len(left_over) > _LEFT_OVER:
+        add_row(grid, (f"and {len(left_over) - _LEFT_OVER} more", "", "left over", ""))
+    return grid
 
 
 def show_preflight(report: PreflightReport, allowed: Collection[str], flag_of: Callable[[str], str]) -> None:

@@ -4,72 +4,81 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.errors import InputError, UnavailableError, UsageError
-from alexnet_deploy.json_format import decode_json, read_users_file
-from alexnet_deploy.model.architecture import Architecture, get_architecture
-from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from alexnet_deploy.errors import DeployError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images, train_val_split
+from training.data.listing import ImageList
 from training.data.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE, PreflightReport, inspect_data
+from training.data.splits import list_splits
+from training.distil.distillation import TeacherSettings, plan_distillation
 from training.loop.fit import fit
 from training.loop.run import LoopSettings, OnEpoch, Run, no_epochs
 from training.loop.state import check_run_folder
-from training.recipe import RecipeName, apply_overrides
+from training.loop.writer import CHECKPOINT
+from training.outcome import Outcome, chance_error, read_outcome, set_aside
+from training.recipe import Balance, Recipe, RecipeName, apply_overrides
 from training.recipes import get_recipe
+from training.report.files import write_report
+from training.report.images import DataSettings
+from training.small_data import MIN_STEPS, describe_fit, fit_to_data
+from training.start.begin import StartReport, begin_with, no_report
+from training.start.network import (
+    NetworkSettings,
+    architecture_for,
+    check_freeze,
+    labels_for,
+    preprocessing_for,
+)
+from training.start.sources import read_source
+from training.test_scale import ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 PREFLIGHT_FILE = "preflight.txt"
 PROCESS_TIMEOUT = timedelta(days=1)
 """Time that processes wait for each other while the first one reads every file: torch's own 30 minutes are too short
 for ImageNet's 1.28 million. If one dies, torchrun ends the others, so none waits in vain."""
-Activation = Literal["relu", "tanh"]
-Lrn = Literal["none", "before-pool", "after-pool"]
-Pool = Literal["overlapping", "plain"]
-Resize = Literal["shorter-side", "stretch"]
+FINE_TUNE_INSTEAD = (
+    "trained weights learn these classes from far fewer images than drawn ones: add `start` shipped "
+    "(docs/training.md has the comparison)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainSettings(LoopSettings):
+class TrainSettings(LoopSettings, NetworkSettings, TeacherSettings, ScaleSettings):
     """How to train; the names are those of the command's options. None: the recipe's or the architecture's own."""
 
-    arch: str = "alexnet"
-    dense_rank: int | None = None
-    """Rank of the two hidden dense layers; None: full."""
-    dropout: float = 0.5
-    activation: Activation | None = None
-    lrn: Lrn | None = None
-    pool: Pool | None = None
-    groups: Sequence[int] | None = None
-    """Groups of each of the five convolutions."""
-    recipe: RecipeName = "modern"
+    recipe: RecipeName | None = None
+    """None: ``modern``, with ``start`` ``transfer``."""
     epochs: int | None = None
     batch: int | None = None
     lr: float | None = None
     overrides: Sequence[str] | None = None
     """``FIELD=VALUE`` of any other field of the recipe."""
+    balance: Balance | None = None
+    exclude: Path | None = None
+    """List of images to leave out, one path per line."""
     val: Path | None = None
     """Validation folder; None: ``val/`` of the data, else a seeded split."""
     val_labels: Path | None = None
     val_share: float | None = None
-    class_names: Path | None = None
-    """JSON file ``{"folder name": "name for people"}``."""
-    resize: Resize = "shorter-side"
     allow_unreadable: bool = False
     allow_leak: bool = False
     allow_two_classes: bool = False
     skip_preflight: bool = False
-    start: Path | None = None
-    """Checkpoint to start from instead of random weights."""
+    skip_report: bool = False
+    """Write no report.html and card.md at the end."""
+
+    @property
+    def is_only_test_scale(self) -> bool:
+        """Whether only the epochs at test scale are asked for."""
+        return self.epochs == 0 and self.test_scale_epochs > 0
 
     def allowed(self) -> list[str]:
         """The settings that let training start in spite of a finding of the preflight."""
@@ -81,22 +90,54 @@ def train(
     output: Path,
     settings: TrainSettings,
     *,
+    on_start: Callable[[StartReport], None] = no_report,
+    on_note: Callable[[str], None] = lambda text: None,
     on_preflight: Callable[[PreflightReport], None] = lambda report: None,
     on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Path:
     """Train a member of the family on ``data``; return the checkpoint in the run directory ``output``.
 
-    Under torchrun, every process calls this and the first one writes. ``on_epoch`` gets each epoch's metrics and the
-    number of epochs. Raises UsageError and InputError for settings and data that do not fit, before the first step, and
-    the errors of ``fit``.
+    Under torchrun, every process calls this and the first one writes. ``on_start`` gets what becomes of the weights of
+    ``start``, ``on_note`` lines about the run before it starts, with parameters in backticks, ``on_epoch`` each epoch's
+    metrics and the number of epochs, ``on_outcome`` what a finished run reached. Raises UsageError and InputError for
+    settings and data that do not fit, before the first step, the errors of ``fit``, and ProofError where the finished
+    model is at chance: its checkpoint is then kept under another name.
     """
-    run = plan_run(data, output, settings)
+    run = plan_run(data, output, settings, on_start=on_start if leads() else no_report, on_progress=on_progress)
+    checkpoint = train_run(
+        run, settings, on_note=on_note, on_preflight=on_preflight, on_epoch=on_epoch, on_progress=on_progress,
+        on_outcome=on_outcome,
+    )  # fmt: skip
+    if leads():
+        names = (field.name for field in dataclasses.fields(DataSettings) if field.name != "data")
+        DataSettings(data, **{name: getattr(settings, name) for name in names}).write(output)
+    return checkpoint
+
+
+def train_run(
+    run: Run,
+    settings: TrainSettings,
+    *,
+    on_note: Callable[[str], None] = lambda text: None,
+    on_preflight: Callable[[PreflightReport], None] = lambda report: None,
+    on_epoch: OnEpoch = no_epochs,
+    on_progress: Progress = no_progress,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> Path:
+    """Inspect the data of a planned run and ``train_and_judge`` it: ``train`` from its second step on."""
+    output = run.output
+    count = len(run.train.files)
     _make_writable(output)
     usable = torch.ones(len(run.train.files) + len(run.val.files), dtype=torch.uint8)
     if leads():
         # Before the processes meet: on an error torchrun ends the others, and none waits in vain.
-        check_run_folder(run, unknown=("data",) if settings.allow_unreadable else ())
+        # Without the files that cannot be read, the data is another, and a recipe for little data may be.
+        fitted = _fitted_recipe(settings, count) != _asked_recipe(settings)
+        unknown = ("data", "recipe") if fitted else ("data",)
+        check_run_folder(run, unknown=unknown if settings.allow_unreadable else ())
+        check_last_epochs(run, settings)
         if not settings.skip_preflight:
             report = inspect_data(run.train, run.val, threads=max(1, run.workers), on_progress=on_progress)
             report.write(output / PREFLIGHT_FILE)
@@ -107,9 +148,58 @@ def train(
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=PROCESS_TIMEOUT)
         dist.broadcast(usable, 0)
-    keep, count = usable.bool().numpy(), len(run.train.files)
+    keep = usable.bool().numpy()
     run = dataclasses.replace(run, train=run.train.where(keep[:count]), val=run.val.where(keep[count:]))
-    return fit(run, on_epoch=on_epoch, on_progress=on_progress)
+    if not keep[:count].all() and not settings.is_only_test_scale:
+        recipe = _fitted_recipe(settings, len(run.train.files))
+        run = dataclasses.replace(run, recipe=dataclasses.replace(recipe, pixel_std=run.recipe.pixel_std))
+    if leads():
+        for text in run_notes(run, settings):
+            on_note(text)
+    return train_and_judge(
+        run, settings, on_note=on_note, on_epoch=on_epoch, on_progress=on_progress, on_outcome=on_outcome
+    )
+
+
+def train_and_judge(
+    run: Run,
+    settings: TrainSettings,
+    *,
+    on_note: Callable[[str], None] = lambda text: None,
+    on_epoch: OnEpoch = no_epochs,
+    on_progress: Progress = no_progress,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> Path:
+    """Train a run whose data has been inspected, and compare the result with chance: ProofError if it is no better.
+
+    The checkpoint then has the name ``AT_CHANCE``, so nobody takes it for a result.
+    """
+    output = run.output
+    try:
+        checkpoint = fit(run, on_epoch=on_epoch, on_progress=on_progress)
+        if settings.test_scale_epochs and not settings.is_only_test_scale:
+            checkpoint = end_at_test_scale(run, settings, on_epoch=on_epoch, on_progress=on_progress)
+    except ProofError:
+        # An epoch before may have been good: only what is at chance loses its name.
+        if leads() and (output / CHECKPOINT).is_file() and read_outcome(run).verdict == "chance":
+            set_aside(output / CHECKPOINT)
+        raise
+    if leads():
+        outcome = read_outcome(run)
+        if outcome.verdict == "chance":
+            raise chance_error(outcome, set_aside(checkpoint), run)
+        on_outcome(outcome)
+        if not settings.skip_report:
+            _report(run, on_note=on_note, on_progress=on_progress)
+    return checkpoint
+
+
+def _report(run: Run, *, on_note: Callable[[str], None], on_progress: Progress) -> None:
+    """Write the report of a finished run; a note instead of an error if it cannot be written: the weights are whole."""
+    try:
+        write_report(run.output, run.train, run.val, workers=run.workers, on_progress=on_progress)
+    except DeployError as exc:
+        on_note(f"no report of the run: {exc}; write it later: python -m training report")
 
 
 def is_distributed() -> bool:
@@ -122,97 +212,83 @@ def leads() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def plan_run(data: Path, output: Path, settings: TrainSettings) -> Run:
-    """The run that ``settings`` describe; writes nothing."""
+def plan_run(
+    data: Path,
+    output: Path,
+    settings: TrainSettings,
+    *,
+    split: tuple[ImageList, ImageList] | None = None,
+    on_start: Callable[[StartReport], None] = no_report,
+    on_progress: Progress = no_progress,
+) -> Run:
+    """The run that ``settings`` describe, on ``split`` instead of the splits of ``data``; writes nothing.
+
+    ``on_start`` gets what becomes of the weights of ``start``, ``on_progress`` the bytes of their download.
+    """
     if settings.skip_preflight and settings.allowed():
         raise UsageError(f"`{settings.allowed()[0]}`: has no effect with `skip_preflight`; leave one of the two out")
-    train_images, val_images = _list_images(data, settings)
-    recipe = get_recipe(settings.recipe, epochs=settings.epochs, batch=settings.batch, lr=settings.lr)
-    recipe = apply_overrides(recipe, settings.overrides or ())
-    arch = _architecture(settings, len(train_images.class_ids))
-    stretch = settings.resize == "stretch"
+    train_images, val_images = split or list_splits(
+        data,
+        val=settings.val,
+        val_labels=settings.val_labels,
+        val_share=settings.val_share,
+        exclude=settings.exclude,
+        seed=settings.seed,
+    )
+    settings.check_test_scale()
+    source = None if settings.start is None else read_source(settings.start, on_progress=on_progress)
+    recipe = _fitted_recipe(settings, len(train_images.files))
+    if settings.is_only_test_scale:
+        if source is None:
+            raise UsageError("`epochs` 0: leaves nothing to train at test scale; give the `start`")
+        recipe = recipe_at_test_scale(recipe, settings)
+    preprocessing = preprocessing_for(settings, recipe, source)
+    recipe = dataclasses.replace(recipe, pixel_std=preprocessing.std)
+    class_ids = train_images.class_ids
+    arch = architecture_for(settings, len(class_ids), source)
+    start, report = None, None
+    if source is not None:
+        start, report = begin_with(source, arch, class_ids, init=recipe.init, seed=settings.seed)
+        on_start(report)
+    check_freeze(recipe, report)
     return Run(
         arch=arch,
         recipe=recipe,
         train=train_images,
         val=val_images,
-        labels=_labels(settings.class_names, train_images.class_ids),
-        preprocessing=Preprocessing(resize=settings.resize, resize_to=None if stretch else 256, std=recipe.pixel_std),
+        labels=labels_for(settings, class_ids, source),
+        preprocessing=preprocessing,
         output=output,
-        start=_start(settings.start, arch, train_images.class_ids) if settings.start else None,
+        start=start,
+        distillation=plan_distillation(settings, train_images.class_ids, recipe, output),
         **{field.name: getattr(settings, field.name) for field in dataclasses.fields(LoopSettings)},
     )
 
 
-def _list_images(data: Path, settings: TrainSettings) -> tuple[ImageList, ImageList]:
-    """Training and validation images."""
-    train_folder, val_folder = find_splits(data)
-    val_folder = settings.val or val_folder
-    train_images = list_class_folders(train_folder)
-    if val_folder is None:
-        if settings.val_labels is not None:
-            raise UsageError(f"`val_labels` {settings.val_labels}: needs a validation folder; add `val`")
-        share = 0.1 if settings.val_share is None else settings.val_share
-        return train_val_split(train_images, share, settings.seed)
-    if settings.val_share is not None:
-        raise UsageError(f"`val_share` {settings.val_share}: {val_folder} is for validation; leave `val_share` out")
-    return train_images, list_val_images(val_folder, train_images.class_ids, settings.val_labels)
+def _asked_recipe(settings: TrainSettings) -> Recipe:
+    """The recipe of ``settings``, whatever the data."""
+    epochs = None if settings.is_only_test_scale else settings.epochs
+    changes = {name: getattr(settings, name) for name in ("batch", "lr", "balance", "head_lr", "unfreeze_every")}
+    changes["freeze"] = None if settings.freeze == "none" else settings.freeze
+    name = settings.recipe or ("modern" if settings.start is None else "transfer")
+    return apply_overrides(get_recipe(name, epochs=epochs, **changes), settings.overrides or ())
 
 
-def _architecture(settings: TrainSettings, classes: int) -> Architecture:
-    arch = get_architecture(
-        settings.arch, num_classes=classes, dense_rank=settings.dense_rank, dropout=settings.dropout
-    )
-    changes: dict[str, Any] = {"activation": settings.activation, "lrn": settings.lrn}
-    if settings.pool is not None:
-        changes["overlapping_pool"] = settings.pool == "overlapping"
-    if settings.groups is not None:
-        changes["groups"] = _checked_groups(tuple(settings.groups), arch)
-    return dataclasses.replace(arch, **{key: value for key, value in changes.items() if value is not None})
+def _fitted_recipe(settings: TrainSettings, images: int) -> Recipe:
+    """The recipe of ``settings`` for so many training images."""
+    fixed = {name for name in ("batch", "lr", "head_lr") if getattr(settings, name) is not None}
+    fixed |= {override.partition("=")[0] for override in settings.overrides or ()}
+    return fit_to_data(_asked_recipe(settings), images, fixed)
 
 
-def _checked_groups(groups: tuple[int, ...], arch: Architecture) -> tuple[int, ...]:
-    text = ",".join(map(str, groups))
-    if len(groups) != len(arch.widths) or min(groups) < 1:
-        raise UsageError(f"`groups` {text}: must be five whole numbers, one per convolution, such as 1,2,1,2,2")
-    for number, (count, fan_in, fan_out) in enumerate(zip(groups, (3, *arch.widths), arch.widths, strict=False), 1):
-        if fan_in % count or fan_out % count:
-            raise UsageError(
-                f"`groups` {text}: {count} does not divide the {fan_in} channels into convolution {number} of "
-                f"{arch.name} and the {fan_out} out of it; choose a number that does"
-            )
-    return groups
-
-
-def _labels(class_names: Path | None, class_ids: tuple[str, ...]) -> tuple[str, ...]:
-    if class_names is None:
-        return class_ids
-    try:
-        names = decode_json(read_users_file(class_names), dict[str, Any])
-        return tuple(str(names[class_id]) for class_id in class_ids)
-    except (OSError, ValueError, RecursionError) as exc:
-        raise InputError(
-            f'{class_names}: is not a readable JSON object ({exc}); write {{"folder name": "name for people"}}'
-        ) from exc
-    except KeyError as exc:
-        raise InputError(f"{class_names}: has no name for class {exc.args[0]!r}; add it") from exc
-
-
-def _start(path: Path, arch: Architecture, class_ids: tuple[str, ...]) -> Checkpoint:
-    """The checkpoint to start from; its weights must fit and its outputs mean the same classes."""
-    start = load_checkpoint(path)
-    if start.contract.class_ids != class_ids:
-        raise InputError(
-            f"`start` {path}: has {len(start.contract.class_ids)} classes ({start.contract.class_ids[0]}, ...), the "
-            f"data has {len(class_ids)} ({class_ids[0]}, ...); train on the same classes, or without `start`"
-        )
-    shaped = dataclasses.replace(arch, dropout=start.arch.dropout)
-    if start.arch != shaped:
-        raise InputError(
-            f"`start` {path}: has another architecture ({start.arch.name}, dense rank {start.arch.dense_rank}); "
-            "give the `arch`, `dense_rank` and switches that it was trained with"
-        )
-    return start
+def run_notes(run: Run, settings: TrainSettings) -> Iterator[str]:
+    """What to tell before the run about little data."""
+    images = len(run.train.files)
+    asked = dataclasses.replace(_asked_recipe(settings), pixel_std=run.recipe.pixel_std)  # which a source decides
+    if not settings.is_only_test_scale and (changed := describe_fit(asked, run.recipe, images)) is not None:
+        yield changed
+    if run.start is None and images < MIN_STEPS * asked.batch:
+        yield FINE_TUNE_INSTEAD
 
 
 def _make_writable(output: Path) -> None:

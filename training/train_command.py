@@ -9,17 +9,39 @@ from typing import Annotated, Self
 
 from typer import Argument, BadParameter, Option
 
-from alexnet_deploy.cli.flags import flag_of
+from alexnet_deploy.cli.flags import flag_of, in_flags
 from alexnet_deploy.cli.quantities import Seconds
 from alexnet_deploy.cli.terminal import note, note_written, reporting
 from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.progress import no_progress
 from training.data.preflight import PreflightReport
+from training.folds import FOLDS_FILE, cross_validate
 from training.loop.run import TrainingPrecision
-from training.options import MAX_SEED, Batch, LearningRate, Val, ValLabels, Workers, settings_from
+from training.options import (
+    MAX_SEED,
+    BalanceClasses,
+    Batch,
+    ConvRate,
+    EarlyStop,
+    Exclude,
+    Folds,
+    LearningRate,
+    ScaleEpochs,
+    ScaleRate,
+    Teacher,
+    Temperature,
+    Val,
+    ValLabels,
+    View,
+    Weight,
+    Workers,
+    settings_from,
+)
+from training.outcome import Outcome, describe_accuracy
 from training.recipe import RecipeName
-from training.show import show_epoch, show_preflight
-from training.train import PREFLIGHT_FILE, Activation, Lrn, Pool, Resize, TrainSettings, leads, train
+from training.show import show_epoch, show_folds, show_outcome, show_preflight, show_start
+from training.start.network import Activation, Freeze, Lrn, Pool, Resize
+from training.train import PREFLIGHT_FILE, TrainSettings, leads, train
 
 _SAVE_EVERY_S = Seconds(600)
 
@@ -36,18 +58,27 @@ class _Groups(tuple[int, ...]):
 
 
 def train_command(
-    data: Annotated[Path, Argument(metavar="DATA", help="Class folders with images, or train/ and val/ of those.")],
+    data: Annotated[
+        Path,
+        Argument(
+            metavar="DATA", help="Class folders with images, train/ and val/ of those, or a .csv: file,label[,split]."
+        ),
+    ],
     output: Annotated[Path, Option(help="Run directory, for checkpoint, metrics and state.")],
-    arch: Annotated[ArchitectureName, Option(help="Member of the AlexNet family.")] = "alexnet",
+    arch: Annotated[
+        ArchitectureName | None, Option(help="Member of the AlexNet family.  [default: that of --start, or alexnet]")
+    ] = None,
     dense_rank: Annotated[int | None, Option(help="Rank of the two hidden dense layers.  [default: full]")] = None,
-    dropout: Annotated[float, Option(help="Dropout before the hidden dense layers.")] = 0.5,
+    dropout: Annotated[
+        float | None, Option(help="Dropout before the hidden dense layers.  [default: that of --start, or 0.5]")
+    ] = None,
     activation: Annotated[Activation | None, Option(help="Activation, instead of the architecture's.")] = None,
     lrn: Annotated[Lrn | None, Option(help="Response normalisation, instead of the architecture's.")] = None,
     pool: Annotated[Pool | None, Option(help="Max-pooling, instead of the architecture's.")] = None,
     groups: Annotated[
         _Groups | None, Option(parser=_Groups.parse, metavar="N,N,N,N,N", help="Groups of each convolution.")
     ] = None,
-    recipe: Annotated[RecipeName, Option(help="How to train.")] = "modern",
+    recipe: Annotated[RecipeName | None, Option(help="How to train.  [default: modern; with --start transfer]")] = None,
     epochs: Annotated[int | None, Option(help="Number of epochs, instead of the recipe's.")] = None,
     batch: Batch = None,
     lr: LearningRate = None,
@@ -55,13 +86,20 @@ def train_command(
         list[str] | None,
         Option("--set", metavar="FIELD=VALUE", help="Any other field of the recipe, such as label_smoothing=0."),
     ] = None,
+    balance: BalanceClasses = None,
+    early_stop: EarlyStop = None,
+    exclude: Exclude = None,
+    folds: Folds = None,
     val: Val = None,
     val_labels: ValLabels = None,
     val_share: Annotated[
-        float | None, Option(help="Share of each class to hold out, without a validation folder.  [default: 0.1]")
+        float | None,
+        Option(help="Share of each class to hold out, without a validation folder.  [default: 0.1; of few images 0.2]"),
     ] = None,
     class_names: Annotated[Path | None, Option(help='JSON {"folder name": "name for people"}.')] = None,
-    resize: Annotated[Resize, Option(help="How inference resizes a photo.")] = "shorter-side",
+    resize: Annotated[
+        Resize | None, Option(help="How inference resizes a photo.  [default: that of --start, or shorter-side]")
+    ] = None,
     allow_unreadable: Annotated[
         bool, Option("--allow-unreadable", help="Leave out files that cannot be read.")
     ] = False,
@@ -70,6 +108,7 @@ def train_command(
         bool, Option("--allow-two-classes", help="Train on images that are in two classes.")
     ] = False,
     skip_preflight: Annotated[bool, Option("--skip-preflight", help="Do not read all files first.")] = False,
+    skip_report: Annotated[bool, Option("--skip-report", help="Write no report.html and card.md at the end.")] = False,
     workers: Workers = 2,
     cache: Annotated[bool, Option("--cache", help="Decode every picture once: 147 KiB for 224 x 224.")] = False,
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Seed of weights, order, crops and dropout.")] = 0,
@@ -79,7 +118,25 @@ def train_command(
     save_every_s: Annotated[
         float, Option("--save-every", parser=Seconds.parse, metavar="TIME", help="Time between saves in an epoch.")
     ] = _SAVE_EVERY_S,
-    start: Annotated[Path | None, Option(help="Checkpoint to start from; not with --recipe modern.")] = None,
+    start: Annotated[
+        str | None,
+        Option(
+            metavar="SOURCE",
+            help="Trained weights to start from: shipped, imagenet1k, a file, an https address, a run's folder.",
+        ),
+    ] = None,
+    freeze: Annotated[Freeze, Option(help="Layers of --start that stay as they are.")] = "none",
+    head_lr: Annotated[float | None, Option(help="Peak learning rate of the last layer.")] = None,
+    unfreeze_every: Annotated[
+        int | None, Option(help="Epochs after which one more of the frozen layers learns, the last first.")
+    ] = None,
+    teacher: Teacher = None,
+    teacher_view: View = None,
+    distill_temperature: Temperature = None,
+    distill_weight: Weight = None,
+    test_scale_epochs: ScaleEpochs = 0,
+    test_scale_lr: ScaleRate = None,
+    test_scale_conv_lr: ConvRate = None,
     resume: Annotated[bool, Option("--resume", help="Continue the run in --output.")] = False,
 ) -> None:
     """Train a member of the AlexNet family on a folder of labelled images."""
@@ -90,9 +147,25 @@ def train_command(
         if report.findings:
             note(f"every case: {output / PREFLIGHT_FILE}")
 
+    def on_note(text: str) -> None:
+        if leads():
+            note(in_flags(text, train_command))
+
+    outcomes: list[Outcome] = []
     with reporting() if leads() else nullcontext(no_progress) as on_progress:
+        if folds is not None:
+            result = cross_validate(
+                data, output, settings, folds, on_note=on_note, on_preflight=on_preflight, on_epoch=show_epoch,
+                on_progress=on_progress, on_outcome=lambda outcome: note(describe_accuracy(outcome)),
+            )  # fmt: skip
+            note_written(output / FOLDS_FILE)
+            show_folds(result)
+            return
         checkpoint = train(
-            data, output, settings, on_preflight=on_preflight, on_epoch=show_epoch, on_progress=on_progress
-        )
+            data, output, settings, on_start=show_start, on_note=on_note, on_preflight=on_preflight,
+            on_epoch=show_epoch, on_progress=on_progress, on_outcome=outcomes.append,
+        )  # fmt: skip
     if leads():
         note_written(checkpoint)
+    for outcome in outcomes:  # the last lines
+        show_outcome(outcome)

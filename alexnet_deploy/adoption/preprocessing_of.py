@@ -36,10 +36,10 @@ def preprocessing_of(options: ImportOptions, image: ImageInput, path: Path, *, o
             height,
             width,
             resize=resize,
-            resize_to=_resize_to(options, resize, height, width),
+            resize_to=resize_to_of(options, resize, height, width),
             interpolation=options.interpolation or "bilinear",
-            mean=_three(mean),
-            std=_three(std),
+            mean=three(mean),
+            std=three(std),
             channels=channels,
             crop_offset=options.crop_offset or "round",
         )
@@ -66,7 +66,8 @@ def _size(options: ImportOptions, image: ImageInput, path: Path) -> tuple[int, i
     return crop
 
 
-def _resize_to(options: ImportOptions, resize: str, height: int, width: int) -> int | None:
+def resize_to_of(options: ImportOptions, resize: str, height: int, width: int) -> int | None:
+    """``resize_to`` of the contract for a crop of ``height`` x ``width``."""
     if options.resize_to is not None:
         return None if resize == "stretch" and options.resize_to == height == width else options.resize_to
     if options.crop_pct is not None:
@@ -97,7 +98,8 @@ def _is_raw(std: tuple[float, ...] | None) -> bool:
     return std is not None and all(math.isclose(value, 1 / 255, rel_tol=1e-3) for value in std)
 
 
-def _three(values: tuple[float, ...]) -> Triple:
+def three(values: tuple[float, ...]) -> Triple:
+    """``values`` for red, green and blue: one stands for all."""
     red, *others = values
     green, blue = others or (red, red)
     return red, green, blue

@@ -62,7 +62,7 @@ def read_recorded(model: onnx.ModelProto, path: Path) -> Recorded:
     props = {entry.key: entry.value for entry in model.metadata_props}
     if "task" in props and ("imgsz" in props or "names" in props):
         return _ultralytics(props, path)
-    found = _beside(path)
+    found = read_beside(path)
     if found.names is None and "character" in props:
         return dataclasses.replace(found, names=tuple(props["character"].splitlines()), names_source=_METADATA)
     return found
@@ -110,7 +110,8 @@ def python_dictionary(text: str) -> list[tuple[int, str]] | None:
     return pairs or None
 
 
-def _beside(path: Path) -> Recorded:
+def read_beside(path: Path) -> Recorded:
+    """What files of Hugging Face and timm beside the file ``path`` record."""
     folders = [path.parent, *([path.parent.parent] if path.parent.name == "onnx" else [])]
     names, names_source, problem = None, "", ""
     options, source = NO_IMPORT_OPTIONS, ""

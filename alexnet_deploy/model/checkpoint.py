@@ -114,7 +114,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (ValueError, RecursionError) as exc:
         raise ArtifactError(f"{path}: its metadata is damaged ({exc}); copy or train it again") from exc
     checkpoint = Checkpoint(architecture_from_dict(raw_arch, source=str(path)), contract, weights, recipe)
-    return _checked(checkpoint, path)
+    return check_weights(checkpoint, path)
 
 
 def shipped_checkpoint() -> Path:
@@ -143,7 +143,7 @@ def load_foreign(
     types = ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in found.weights.values()}))
     recipe = {"source": path.name, "state_dict": found.wrapper, "prefix": found.prefix, "dtype": types}
     notes = _notes(found, arch, types, labels, is_imagenet=is_imagenet)
-    return _checked(Checkpoint(arch, contract, found.weights, recipe, notes), path)
+    return check_weights(Checkpoint(arch, contract, found.weights, recipe, notes), path)
 
 
 def _notes(
@@ -162,7 +162,7 @@ def _notes(
     return tuple(notes)
 
 
-def _checked(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+def check_weights(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """``checkpoint``, if names, shapes and values of its weights are right; InputError for a wrong file."""
     with torch.device("meta"):
         expected = {key: tuple(v.shape) for key, v in AlexNet(checkpoint.arch).state_dict().items()}
@@ -216,9 +216,8 @@ def load_weights(
     """
     get_architecture(architecture or "alexnet")  # an unknown one is refused before any download
     source = IMAGENET1K_URL if weights == "imagenet1k" else str(shipped_checkpoint() if weights is None else weights)
-    path = fetch(source, allow_http=allow_http, on_progress=on_progress) if "://" in source else Path(source)
-    _check_prefix(path)
-    if _is_ours(path):
+    path = local_weights(source, allow_http=allow_http, on_progress=on_progress)
+    if is_ours(path):
         checkpoint = load_checkpoint(path)
         if architecture not in (None, checkpoint.arch.name):
             raise UsageError(f"`architecture` {architecture}: {path} holds {checkpoint.arch.name}; leave it out")
@@ -230,7 +229,22 @@ def load_weights(
     return dataclasses.replace(checkpoint, notes=()) if source == IMAGENET1K_URL else checkpoint
 
 
-def _is_ours(path: Path) -> bool:
+def local_weights(source: str, *, allow_http: bool = False, on_progress: Progress = no_progress) -> Path:
+    """The file at the path or URL ``source``; the SHA-256 prefix in its name, if it has one, is verified.
+
+    Raises the errors of ``fetch``, and ArtifactError for a wrong hash.
+    """
+    path = fetch(source, allow_http=allow_http, on_progress=on_progress) if "://" in source else Path(source)
+    prefix = expected_prefix(path.name)
+    if prefix is not None and path.is_file() and not (found := sha256_of(path)).startswith(prefix):
+        raise ArtifactError(
+            f"{path}: SHA-256 starts with {found[: len(prefix)]}, its name has {prefix}; "
+            "download it again, or rename it if that is not a hash"
+        )
+    return path
+
+
+def is_ours(path: Path) -> bool:
     """Whether a file is safetensors with a contract; one that cannot be read is not."""
     try:
         with open_regular(path) as stream:
@@ -240,12 +254,3 @@ def _is_ours(path: Path) -> bool:
             return METADATA_KEY in metadata or ARCHITECTURE_KEY in metadata
     except (OSError, ValueError):
         return False
-
-
-def _check_prefix(path: Path) -> None:
-    prefix = expected_prefix(path.name)
-    if prefix is not None and path.is_file() and not (found := sha256_of(path)).startswith(prefix):
-        raise ArtifactError(
-            f"{path}: SHA-256 starts with {found[: len(prefix)]}, its name has {prefix}; "
-            "download it again, or rename it if that is not a hash"
-        )

@@ -95,10 +95,10 @@ class _Download:
                     last = exc
                 except exceptions.RequestException as exc:
                     if not isinstance(exc, _PASSING) or isinstance(exc, exceptions.SSLError):
-                        raise UnavailableError(f"{_shown(self.url)}: {_root_cause(exc)}; {_BY_HAND}") from exc
+                        raise UnavailableError(f"{shown_url(self.url)}: {_root_cause(exc)}; {_BY_HAND}") from exc
                     last = exc
         cause = f"gave up after {tries} tries ({_root_cause(last)})"
-        raise UnavailableError(f"{_shown(self.url)}: {cause}; {_BY_HAND}") from last
+        raise UnavailableError(f"{shown_url(self.url)}: {cause}; {_BY_HAND}") from last
 
     def _try(self, session: requests.Session) -> None:
         done, validator = self._left_over()
@@ -108,7 +108,9 @@ class _Download:
         try:
             response = session.get(self.url, headers=headers, stream=True, timeout=_TIMEOUT_S)
         except ValueError as exc:  # how requests, urllib3 and urllib report a redirect to no usable address
-            raise UnavailableError(f"{_shown(self.url)}: no usable address ({_root_cause(exc)}); {_BY_HAND}") from exc
+            raise UnavailableError(
+                f"{shown_url(self.url)}: no usable address ({_root_cause(exc)}); {_BY_HAND}"
+            ) from exc
         with response:
             total = self._accept(response, done, validator)
             if response.status_code == HTTPStatus.OK:
@@ -154,14 +156,14 @@ class _Download:
             after = response.headers.get("Retry-After", "")
             raise _TryAgainError(f"HTTP {status}", min(float(after), MAX_RETRY_AFTER_S) if after.isdecimal() else 0.0)
         raise UnavailableError(
-            f"{_shown(self.url)}: the server answered HTTP {status}; check the address, or {_BY_HAND}"
+            f"{shown_url(self.url)}: the server answered HTTP {status}; check the address, or {_BY_HAND}"
         )
 
     def _bound(self, size: int) -> None:
         if size > self.max_bytes:
             self.part.unlink(missing_ok=True)
             raise InputError(
-                f"{_shown(self.url)}: is larger than the {self.max_bytes} bytes allowed for weights; check the address"
+                f"{shown_url(self.url)}: is larger than the {self.max_bytes} bytes allowed; check the address"
             )
 
 
@@ -190,7 +192,9 @@ def fetch(
     name = _file_name(url, allow_http=allow_http)
     prefix = sha256_prefix.lower() if sha256_prefix is not None else expected_prefix(name)
     if prefix is None:
-        raise InputError(f"{_shown(url)}: its name holds no SHA-256 to verify (as NAME-7be5be79.pth does); {_BY_HAND}")
+        raise InputError(
+            f"{shown_url(url)}: its name holds no SHA-256 to verify (as NAME-7be5be79.pth does); {_BY_HAND}"
+        )
     if not re.fullmatch(r"[0-9a-f]{8,64}", prefix):
         raise ValueError(f"sha256_prefix must be 8 to 64 hex digits, not {sha256_prefix!r}")
     folder = cache or cache_folder()
@@ -209,7 +213,7 @@ def fetch(
                     what = "the server sent a web page; " if stream.read(64).lstrip().startswith(b"<") else ""
                 part.unlink()
                 raise ArtifactError(
-                    f"{_shown(url)}: {what}SHA-256 starts with {found[: len(prefix)]}, expected {prefix}; "
+                    f"{shown_url(url)}: {what}SHA-256 starts with {found[: len(prefix)]}, expected {prefix}; "
                     f"the file was removed; try again, or {_BY_HAND}"
                 )
             os.replace(part, target)
@@ -236,7 +240,7 @@ def _file_name(url: str, *, allow_http: bool) -> str:
         parts = urlsplit(url)
         if parts.scheme == "http" and not allow_http:
             raise InputError(
-                f"{_shown(url)}: is plain http, which anybody on the way can change; use https, or add `allow_http`"
+                f"{shown_url(url)}: is plain http, which anybody on the way can change; use https, or add `allow_http`"
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("not an http or https address")
@@ -244,7 +248,7 @@ def _file_name(url: str, *, allow_http: bool) -> str:
         if not _SAFE_NAME.fullmatch(name):
             raise ValueError("its path does not end in a plain file name")
     except ValueError as exc:
-        raise InputError(f"{_shown(url)}: {exc}; check the address, or {_BY_HAND}") from exc
+        raise InputError(f"{shown_url(url)}: {exc}; check the address, or {_BY_HAND}") from exc
     return name
 
 
@@ -258,7 +262,7 @@ def _has_hash(path: Path, prefix: str) -> bool:
     return path.is_file() and sha256_of(path).startswith(prefix)
 
 
-def _shown(url: str) -> str:
+def shown_url(url: str) -> str:
     """The URL on one line, without what may be a secret: user, password, query.
 
     All before the last @ goes: a password may hold a slash or a question mark that nobody escaped.

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, Architecture
+from alexnet_deploy.model.layouts import with_torchvisions_names
+from alexnet_deploy.model.weights_file import OTHER_TOOL
 
 MAX_NUMBERS = 1 << 30
 """Of all weights together: sixteen times AlexNet. A few bytes of a pickle can declare a tensor of any size."""
@@ -24,7 +26,6 @@ _STUDENT = re.compile(r"(?:^|_)student(?:_|$)")
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 """Buffers that count steps: they change no answer."""
 _LOSS_WEIGHT = re.compile(r"(?:criterion|loss|loss_fn|loss_function)\.(?:weight|pos_weight)")
-_OTHER_TOOL = "export it to ONNX with its own tool and pass that to build-engine"
 _FAMILIES = (
     ("ResNet", r"layer1\.0\.conv1\.weight"),
     ("vision transformer", r"(patch_embed|encoder_layer_0|blocks\.0\.(attn|norm1)|attention\.)"),
@@ -49,11 +50,16 @@ class StateDict:
     averaged: bool
     note: str = ""
     """What was passed over, for people."""
+    layout: str = ""
+    """Whose names they had; empty if torchvision's."""
+    left_over: tuple[str, ...] = ()
+    """Names of tensors beside the weights that were passed over, without counters."""
 
     def where(self) -> str:
         """For people, such as ``state_dict_ema, prefix module.``."""
         prefix = f"prefix {self.prefix}" if self.prefix else "no prefix"
-        return f"{self.wrapper or 'plain state dict'}, {prefix}"
+        layout = f", {self.layout} names" if self.layout else ""
+        return f"{self.wrapper or 'plain state dict'}, {prefix}{layout}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,7 @@ class _Candidate:
     path: tuple[str, ...]
     tensors: dict[str, Tensor]
     prefix: str
+    layout: str
 
     def named(self, words: re.Pattern[str]) -> bool:
         """Whether a key or a part of the prefix has one of ``words``."""
@@ -70,48 +77,52 @@ class _Candidate:
         return ".".join((*self.path, self.prefix)).rstrip(".") or "the weights without a prefix"
 
 
-def find_state_dict(raw: object, *, source: str, ema: bool = True) -> StateDict:
+def find_state_dict(raw: object, *, source: str, ema: bool = True, beside: bool = False) -> StateDict:
     """The one state dict of this family in ``raw``, what a weights file holds.
 
     Averaged weights (EMA, SWA) come first, as timm does it, unless ``ema`` is False; a student before its teacher.
     Counters, optimizer state and other entries are passed over. InputError, which names ``source``, if there is none,
-    if several are left, or if tensors beside it belong to a larger model.
+    if several are left, or if tensors beside it belong to a larger model, unless ``beside`` lets them be left over.
     """
     if not isinstance(raw, Mapping):
         kind = type(raw).__name__
         raise InputError(f"{source}: holds one {kind}, not a state dict; save model.state_dict() alone")
     dicts = list(_dicts(raw))
     candidates = [
-        _Candidate(path, tensors, found[1] or "")
-        for path, tensors in dicts
+        _Candidate(path, tensors, found[1] or "", layout)
+        for path, tensors, layout in dicts
         for key in tensors
         if (found := _FIRST.fullmatch(key))
     ]
     if not candidates:
-        raise _no_alexnet([key for _, tensors in dicts for key in tensors], source)
+        raise _no_alexnet([key for _, tensors, _ in dicts for key in tensors], source)
     chosen = _chosen(candidates, source, ema)
     averaged = chosen.named(_AVERAGED)
     nameless = _nameless_average(raw) if ema and not averaged else None
     note = f"{nameless} holds no weights by name and is left out" if nameless else ""
     siblings = [c.prefix for c in candidates if c.tensors is chosen.tensors and c is not chosen]
     weights: dict[str, Tensor] = {}
+    left_over: list[str] = []
     for key, value in chosen.tensors.items():
-        if key.rpartition(".")[2] in _COUNTERS or any(
-            p.startswith(chosen.prefix) and key.startswith(p) for p in siblings
-        ):
+        if key.rpartition(".")[2] in _COUNTERS:
             continue
-        if key.startswith(chosen.prefix):
+        if any(p.startswith(chosen.prefix) and key.startswith(p) for p in siblings):
+            left_over.append(key)
+        elif key.startswith(chosen.prefix):
             weights[key.removeprefix(chosen.prefix)] = value.detach()
-        elif not any(p and key.startswith(p) for p in siblings) and not _LOSS_WEIGHT.fullmatch(key):
+        elif beside or any(p and key.startswith(p) for p in siblings) or _LOSS_WEIGHT.fullmatch(key):
+            left_over.append(key)
+        else:
             raise InputError(
                 f"{source}: holds {key} beside the weights below {chosen.prefix!r}, so it is a larger model; "
-                f"{_OTHER_TOOL}"
+                f"{OTHER_TOOL}"
             )
-    return StateDict(weights, ".".join(chosen.path), chosen.prefix, averaged, note)
+    wrapper = ".".join(chosen.path)
+    return StateDict(weights, wrapper, chosen.prefix, averaged, note, chosen.layout, tuple(left_over))
 
 
-def _dicts(raw: Mapping[object, object]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor]]]:
-    """Each dict within ``raw`` that holds tensors, with the keys that lead to it."""
+def _dicts(raw: Mapping[object, object]) -> Iterator[tuple[tuple[str, ...], dict[str, Tensor], str]]:
+    """Each dict within ``raw`` that holds tensors: the keys that lead to it, its tensors, whose names they had."""
     waiting: list[tuple[tuple[str, ...], Mapping[object, object]]] = [((), raw)]
     seen: set[int] = set()
     while waiting and len(seen) < _MAX_DICTS:
@@ -122,7 +133,7 @@ def _dicts(raw: Mapping[object, object]) -> Iterator[tuple[tuple[str, ...], dict
         named = {key: value for key, value in inner.items() if isinstance(key, str)}
         tensors = {key: tensor for key, value in named.items() if (tensor := _tensor(value)) is not None}
         if tensors:
-            yield path, tensors
+            yield path, *with_torchvisions_names(tensors)
         if len(path) < _MAX_DEPTH:
             waiting += [((*path, key), value) for key, value in named.items() if isinstance(value, Mapping)]
 
@@ -161,9 +172,13 @@ def _no_alexnet(keys: list[str], source: str) -> InputError:
     for family, pattern in _FAMILIES:
         key = next((key for key in keys if re.search(pattern, key)), None)
         if key is not None:
-            return InputError(f"{source}: holds the state dict of a {family} ({key}), not an AlexNet; {_OTHER_TOOL}")
+            return InputError(
+                f"{source}: holds the state dict of a {family} ({key}; its first keys: {', '.join(keys[:3])}), "
+                f"not an AlexNet; {OTHER_TOOL}"
+            )
     if keys:
-        return InputError(f"{source}: holds no AlexNet of this family (its first tensor is {keys[0]}); {_OTHER_TOOL}")
+        first = ", ".join(keys[:3])
+        return InputError(f"{source}: holds no AlexNet of this family (its first keys: {first}); {OTHER_TOOL}")
     return InputError(f"{source}: holds no tensors with names; save model.state_dict() alone")
 
 
@@ -174,7 +189,7 @@ def fit_architecture(weights: Mapping[str, Tensor], architecture: str | None, *,
     """
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     if shapes.get("classifier.6.weight", ())[:1] == (1,):
-        raise InputError(f"{source}: has one output, a classifier needs at least 2; {_OTHER_TOOL}")
+        raise InputError(f"{source}: has one output, a classifier needs at least 2; {OTHER_TOOL}")
     fitting = {name: _sized(arch, shapes) for name, arch in FAMILY.items()}
     matching = [name for name, arch in fitting.items() if arch and _expected(arch) == shapes]
     numbers = sum(value.numel() for value in weights.values())
@@ -195,7 +210,7 @@ def fit_architecture(weights: Mapping[str, Tensor], architecture: str | None, *,
     kind = _kind(shapes)
     raise InputError(
         f"{source}: {kind} {nearest}: {key} is {shapes.get(key, 'absent')}, expected {expected.get(key, 'absent')}; "
-        f"{_OTHER_TOOL}"
+        f"{OTHER_TOOL}"
     )
 
 

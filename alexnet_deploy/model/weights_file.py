@@ -38,7 +38,7 @@ _LEGACY_PICKLES = 5
 
 _AGAIN = "download or copy it again"
 _ALONE = "save its state dict alone: torch.save(model.state_dict(), 'weights.pth')"
-_OTHER_TOOL = "export it to ONNX with its own tool and pass that to build-engine"
+OTHER_TOOL = "export it to ONNX with its own tool and pass that to build-engine"
 _MAGIC = (
     (b"\x1f\x8b", "is compressed with gzip", "unpack it first"),
     (b"BZh", "is compressed with bzip2", "unpack it first"),
@@ -46,9 +46,9 @@ _MAGIC = (
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd", "unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "is a 7z archive", "unpack it first"),
     (b"Rar!", "is a rar archive", "unpack it first"),
-    (b"\x89HDF", "is an HDF5 file, as Keras writes it", _OTHER_TOOL),
+    (b"\x89HDF", "is an HDF5 file, as Keras writes it", OTHER_TOOL),
     (b"\x93NUMPY", "is a NumPy array", _ALONE),
-    (b"GGUF", "is a GGUF file", _OTHER_TOOL),
+    (b"GGUF", "is a GGUF file", OTHER_TOOL),
     (b"version https://git-lfs.github.com/spec/", "is a Git LFS pointer, not the weights", "run `git lfs pull`"),
     (
         b"<",
@@ -125,7 +125,7 @@ def _check_archive(path: Path, head: bytes, stream: BinaryIO, size: int) -> None
             names = [entry.filename for entry in entries]
             pickles = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
             if any("/code/" in name or name.endswith("constants.pkl") for name in names):
-                raise InputError(f"{path}: is a TorchScript archive; {_ALONE}, or {_OTHER_TOOL}")
+                raise InputError(f"{path}: is a TorchScript archive; {_ALONE}, or {OTHER_TOOL}")
             if len(pickles) != 1 or any(name.endswith("archive_format") for name in names):
                 raise InputError(f"{path}: {_other_zip(names)}")
             # torch stores without compression. Anything else could unpack to any size.
@@ -144,11 +144,11 @@ def _check_archive(path: Path, head: bytes, stream: BinaryIO, size: int) -> None
 
 def _other_zip(names: list[str]) -> str:
     if any(name.endswith("archive_format") for name in names):
-        return f"is an archive of torch.export; {_ALONE}, or {_OTHER_TOOL}"
+        return f"is an archive of torch.export; {_ALONE}, or {OTHER_TOOL}"
     if any(name.endswith(".npy") for name in names):
         return f"is an archive of NumPy arrays; {_ALONE}"
     if any(name.endswith("model.weights.h5") for name in names):
-        return f"is a Keras model; {_OTHER_TOOL}"
+        return f"is a Keras model; {OTHER_TOOL}"
     return f"is a zip archive of other files ({', '.join(names[:3])}); unpack it and pass the file with the weights"
 
 

@@ -151,7 +151,7 @@ def roofline(profile: LayerProfile) -> Chart | None:
     roofs = tuple(
         Curve(
             i,
-            _polyline([(start, bandwidth * start), (ridge, peak.gflop_per_s), (x.high, peak.gflop_per_s)], x, y),
+            polyline([(start, bandwidth * start), (ridge, peak.gflop_per_s), (x.high, peak.gflop_per_s)], x, y),
             dots=((100.0, 100 - y.at(peak.gflop_per_s)),),
             text=peak.precision,
         )
@@ -187,6 +187,11 @@ def axis(
     return Axis(label, low, high, log)
 
 
+def polyline(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
+    """Return ``points`` in the notation of SVG: 0..100 both ways, y from the top."""
+    return " ".join(f"{x.at(a):.2f},{100 - y.at(b):.2f}" for a, b in points)
+
+
 def _ticks(low: float, high: float, log: bool) -> list[float]:
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -217,11 +222,7 @@ def _stairs(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
         if percent > best:
             path += [(ms, y.low if not path else best), (ms, percent)]
             best = percent
-    return _polyline([*path, (x.high, best)], x, y)
-
-
-def _polyline(points: Sequence[tuple[float, float]], x: Axis, y: Axis) -> str:
-    return " ".join(f"{x.at(a):.2f},{100 - y.at(b):.2f}" for a, b in points)
+    return polyline([*path, (x.high, best)], x, y)
 
 
 def _discs(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +11,9 @@ import numpy as np
 from alexnet_deploy.contract import Activation
 from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.evaluate import Evaluation
-from alexnet_deploy.images.decode import open_rgb
 from alexnet_deploy.probabilities import activate, predicted_classes
 from alexnet_deploy.report.html import environment, write_html
+from alexnet_deploy.report.picture import embed
 from alexnet_deploy.report.settings import GALLERY_IMAGES
 
 # Legend: N image, F flip, K class
@@ -85,14 +83,8 @@ def _card(flip: Flip, names: tuple[str, str], found: Evaluation) -> dict[str, ob
     def label(k: int) -> str:
         return found.contract.labels[k] if k >= 0 else "no finite answer"
 
-    picture = open_rgb(flip.file)
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
     return {
-        "picture": f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}",
-        "width": picture.width,
-        "height": picture.height,
+        "picture": embed(flip.file, THUMBNAIL_SIDE),
         "file": flip.file.relative_to(found.data).as_posix(),
         "truth": label(flip.target),
         "kind": flip.kind,

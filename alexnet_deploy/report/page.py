@@ -6,7 +6,6 @@ import base64
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import get_args
 
@@ -18,9 +17,8 @@ from alexnet_deploy.report import charts
 from alexnet_deploy.report.charts import Axis, Chart
 from alexnet_deploy.report.data import EngineReport, Part, Report
 from alexnet_deploy.report.file import to_json
-from alexnet_deploy.report.html import environment, write_html
+from alexnet_deploy.report.html import environment, number, write_html
 
-_DASH = "\N{EN DASH}"
 CLASSES_SHOWN = 10
 
 
@@ -40,16 +38,7 @@ def write_page(report: Report, path: Path) -> None:
 
 def render_page(report: Report) -> str:
     """Return the page as text."""
-    templates = environment(
-        fixed=lambda value, digits: f"{round(value, digits) + 0.0:.{digits}f}",  # never -0.0
-        signed=lambda value, digits: f"{value:+.{digits}f}",
-        number=number,
-        count=lambda value: f"{value:,}",
-        mib=lambda value: _DASH if value is None else number(value / 2**20),
-        shell=shlex.join,
-        moment=_moment,
-        stacked=_stacked,
-    )
+    templates = environment(shell=shlex.join, stacked=_stacked)
     batch = min(report.batches(), default=1)
     trade_off, dominated = charts.trade_off(report.engines, batch)
     parts = _parts(report)
@@ -75,23 +64,6 @@ def render_page(report: Report) -> str:
         # Inside a script element only a "<" could end it.
         data_json=Markup(text.replace("<", "\\u003c")),
     )
-
-
-def number(value: float | None) -> str:
-    """Return three significant digits, without an exponent where possible; a dash for None."""
-    if value is None:
-        return _DASH
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:#.3g}"
-
-
-def _moment(text: str) -> str:
-    """Return a time for people; text that is not a time stays unchanged."""
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (ValueError, OverflowError):
-        return text
 
 
 def _parts(report: Report) -> frozenset[Part]:

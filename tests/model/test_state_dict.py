@@ -74,6 +74,40 @@ def test_wrappers_and_prefixes_are_taken_off(raw: Any, wrapper: str, prefix: str
     assert fit_architecture(found.weights, None, source="x") == SMALL
 
 
+def as_convolutions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The dense layers by the names and shapes of timm's VGG."""
+    names = {"classifier.1": "pre_logits.fc1", "classifier.4": "pre_logits.fc2", "classifier.6": "head.fc"}
+    named = {}
+    for key, value in weights.items():
+        layer, _, kind = key.rpartition(".")
+        side = {"pre_logits.fc1": 6, "pre_logits.fc2": 1}.get(names.get(layer, ""))
+        shaped = value.reshape(len(value), -1, side, side) if side and kind == "weight" else value
+        named[f"{names.get(layer, layer)}.{kind}"] = shaped
+    return named
+
+
+def last_layer_outside(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """As transformers has it: the last layer beside the base model."""
+    last = "classifier.6."
+    return {key.replace(last, "classifier.") if key.startswith(last) else f"alexnet.{key}": value
+            for key, value in weights.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model."])
+@pytest.mark.parametrize(("rename", "layout"), [(as_convolutions, "timm's"), (last_layer_outside, "transformers'")])
+def test_names_of_other_libraries(rename: Any, layout: str, prefix: str) -> None:
+    found = find_state_dict({"state_dict": below(prefix, rename(WEIGHTS))}, source="x")
+    assert same(found.weights, WEIGHTS)
+    assert found.where().endswith(f", {layout} names")
+    assert fit_architecture(found.weights, None, source="x") == SMALL
+
+
+def test_what_stands_beside_the_weights_is_left_over_where_that_is_allowed() -> None:
+    found = find_state_dict(below("backbone.") | {"head.weight": torch.ones(10, 3)}, source="x", beside=True)
+    assert same(found.weights, WEIGHTS)
+    assert found.left_over == ("head.weight",)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -126,7 +160,7 @@ def test_the_architecture_follows_from_the_shapes(name: str, changes: dict[str, 
         ({"patch_embed.proj.weight": torch.ones(1)}, "of a vision transformer (patch_embed.proj.w"),
         ({"features.0.0.weight": torch.ones(1)}, "of a MobileNet or EfficientNet"),
         ({"features.0.weight": torch.ones(64, 3, 3, 3)}, "of a VGG or the like (its first kernel is 3 x 3)"),
-        ({"fc.weight": torch.ones(1)}, "holds no AlexNet of this family (its first tensor is fc.weight)"),
+        ({"fc.weight": torch.ones(1)}, "holds no AlexNet of this family (its first keys: fc.weight)"),
         ({"model": WEIGHTS, "best": OTHER}, "holds 2 state dicts that fit (model, best); save the one that you want"),
         # The answer would be the backbone's, not that of the head on top of it.
         (below("backbone.") | {"head.weight": torch.ones(10, 3)}, "holds head.weight beside the weights below"),

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from alexnet_deploy.report.charts import axis, dominated_by, roofline, trade_off
 from alexnet_deploy.report.data import Gap, Report
 from alexnet_deploy.report.file import read_report
-from alexnet_deploy.report.page import number, render_page, write_page
+from alexnet_deploy.report.html import number
+from alexnet_deploy.report.page import render_page, write_page
 from tests.helpers import chromium
 from tests.helpers.html_page import Page
 from tests.helpers.report_sample import batch_result, engine_profile, engine_report, sample_report

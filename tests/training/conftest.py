@@ -10,6 +10,7 @@ from tests.helpers.command import Command, RunResult
 from tests.helpers.models.tiny_runs import run_of
 from training.__main__ import main
 from training.loop.run import Run
+from training.train import TrainSettings
 
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """The runs that the command would have trained."""
     runs: list[Run] = []
 
-    def record(run: Run, **_: object) -> Path:
+    def record(run: Run, settings: TrainSettings, **_: object) -> Path:
         runs.append(run)
         return run.output
 
-    monkeypatch.setattr("training.train.fit", record)
+    monkeypatch.setattr("training.train.train_and_judge", record)
     return runs
 
 

@@ -18,7 +18,7 @@ from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES
 from training.data.augment import paper_square, ten_crops
 from training.data.listing import list_class_folders, list_val_images
-from training.evaluate import evaluate_checkpoint, mean_probability
+from training.evaluate import evaluate_checkpoint, mean_log_probability
 from training.pack import pack
 
 
@@ -35,7 +35,12 @@ class TestEvaluate:
             "images": 6,
             "views": 1,
             "top1_percent": 33.333,
+            "top1_interval": [9.677, 70.001],  # Wilson (1927): (2 + z²/2 ± z √(2·4/6 + z²/4)) / (6 + z²), z = 1.96
             "top5_percent": 100.0,
+            "top5_interval": [60.967, 100.0],
+            "nll_nats": pytest.approx(2 / 3 * (1e6 + 9e5) / 2, rel=1e-3),  # red is 1e6 below green, blue 9e5
+            "ece_percent": 66.667,
+            "class_mean_percent": 33.333,
             "top1_percent_by_class": {"n01_red": 0.0, "n02_green": 100.0, "n03_blue": 0.0},
         }
         counted = evaluate_checkpoint(checkpoint, images, workers=0, confusion=True)
@@ -63,9 +68,18 @@ class TestEvaluate:
         """One view is very sure of the second class, nine lean to the first: e / (e + 2) = 0.5761 each."""
         logits_NVK = torch.tensor([[[0.0, 100.0, 0.0], *[[1.0, 0.0, 0.0]] * 9]])
         expected = [0.9 * 0.5761, 0.1 + 0.9 * 0.2119, 0.9 * 0.2119]
-        assert mean_probability(logits_NVK)[0].tolist() == pytest.approx(expected, abs=1e-4)
-        unlikely = mean_probability(torch.tensor([[[500.0, 0.0, 10.0]]]))[0]
-        assert unlikely.argsort(descending=True).tolist() == [0, 2, 1]
+        assert mean_log_probability(logits_NVK)[0].exp().tolist() == pytest.approx(expected, abs=1e-4)
+        unlikely = mean_log_probability(torch.tensor([[[5000.0, 0.0, 10.0]]]))[0]
+        assert unlikely.tolist() == [0, -5000, -4990], "the order of very unlikely classes is kept"
+
+    def test_an_answer_that_is_not_finite_counts_as_wrong(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path
+    ) -> None:
+        images = list_class_folders(photo_folder / "val")
+        result = evaluate_checkpoint(with_bias(tiny_checkpoint, 0.0, torch.nan, 0.0), images, workers=0, confusion=True)
+        assert (result["top1_percent"], result["top5_percent"], result["ece_percent"]) == (0.0, 0.0, None)
+        assert result["confusion"] == [[0, 0, 0]] * 3
+        assert set(result["top1_percent_by_class"].values()) == {0.0}
 
     def test_a_subset_of_the_classes_is_measured_alone(
         self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path

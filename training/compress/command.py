@@ -18,7 +18,22 @@ from alexnet_deploy.errors import UsageError
 from training.compress.compress import CompressSettings, compress, measure_ranks
 from training.compress.low_rank import count_weights
 from training.compress.rank_table import RankRow
-from training.options import MAX_SEED, Batch, LearningRate, Val, ValLabels, Workers, settings_from
+from training.options import (
+    MAX_SEED,
+    Batch,
+    ConvRate,
+    LearningRate,
+    ScaleEpochs,
+    ScaleRate,
+    Teacher,
+    Temperature,
+    Val,
+    ValLabels,
+    View,
+    Weight,
+    Workers,
+    settings_from,
+)
 from training.show import show_epoch
 
 _DURATION_S = Seconds(3)
@@ -42,6 +57,13 @@ def compress_command(
     epochs: Annotated[int, Option(min=0, help="Epochs of fine-tuning; 0: no fine-tuning.")] = 0,
     batch: Batch = None,
     lr: LearningRate = None,
+    teacher: Teacher = None,
+    teacher_view: View = None,
+    distill_temperature: Temperature = None,
+    distill_weight: Weight = None,
+    test_scale_epochs: ScaleEpochs = 0,
+    test_scale_lr: ScaleRate = None,
+    test_scale_conv_lr: ConvRate = None,
     val: Val = None,
     val_labels: ValLabels = None,
     workers: Workers = 2,
@@ -53,8 +75,8 @@ def compress_command(
     """Factorise the two hidden dense layers, which hold nine tenths of all weights, and fine-tune the result."""
     if sum(choice is not None for choice in (rank, energy, ranks)) != 1:
         raise UsageError("give one of --rank, --energy and --table; --table shows the cost of ranks")
-    if ranks is not None and (output is not None or epochs):
-        raise UsageError("--table: only measures; leave --output and --epochs out")
+    if ranks is not None and (output is not None or epochs or test_scale_epochs):
+        raise UsageError("--table: only measures; leave --output, --epochs and --test-scale-epochs out")
     settings = settings_from(CompressSettings, locals())
     if ranks is not None:
         with reporting() as on_progress:

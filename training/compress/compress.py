@@ -18,19 +18,25 @@ from training.compress.low_rank import Spectrum, check_rank, compress_to_rank, d
 from training.compress.rank_table import RankRow, measure_checkpoint
 from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images
 from training.data.loader import check_batch, eval_batches
+from training.distil.distillation import TeacherSettings, plan_distillation
 from training.loop.fit import fit
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_no_run, no_run
 from training.output import check_output
 from training.recipes import get_recipe
+from training.small_data import fit_to_data
+from training.test_scale import ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 START = "start.safetensors"
 """The start of the run: a resumed run must not depend on a second decomposition, whose last bits may differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompressSettings:
-    """How a checkpoint is compressed: to a ``rank``, or to the rank that keeps a share of each layer's ``energy``."""
+class CompressSettings(TeacherSettings, ScaleSettings):
+    """How a checkpoint is compressed: to a ``rank``, or to the rank that keeps a share of each layer's ``energy``.
+
+    Teachers take part in the fine-tuning, and the last epochs at test scale follow it.
+    """
 
     rank: int | None = None
     energy: float | None = None
@@ -52,8 +58,16 @@ class CompressSettings:
             raise UsageError("`images` 1: one image has no variance; use some hundred, or 0 for the weights alone")
         if self.energy is not None and not 0 < self.energy <= 1:
             raise UsageError(f"`energy` {self.energy}: must be a share above 0 and at most 1, such as 0.9")
-        if self.resume and not self.epochs:
+        if self.resume and not self.tunes:
             raise UsageError("`resume`: continues a fine-tuning; give the `epochs` that it had")
+        self.check_test_scale()
+        if self.teacher and not self.tunes:
+            raise UsageError("`teacher`: takes part in a fine-tuning; give its `epochs`")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether anything is trained."""
+        return self.epochs > 0 or self.test_scale_epochs > 0
 
 
 def compress(
@@ -65,7 +79,7 @@ def compress(
     on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
 ) -> Checkpoint:
-    """Write a compressed and, with ``epochs``, fine-tuned copy of ``checkpoint`` to ``output``; return it.
+    """Write a compressed and, if ``settings.tunes``, fine-tuned copy of ``checkpoint`` to ``output``; return it.
 
     ``data`` is what the checkpoint was trained on: ``train/`` and ``val/``, or training images. Fine-tuning keeps its
     run beside ``output``, as ``NAME.run``; ``on_epoch`` gets each epoch's metrics and the number of epochs.
@@ -93,9 +107,9 @@ def compress(
         check_rank(rank, parent.arch, asked=f"`energy` {settings.energy}")
         return compress_to_rank(parent, spectra, rank, **record)
 
-    if settings.epochs:
+    if settings.tunes:
         run = _fine_tuning(parent, data, train, output, settings)
-        compressed = fine_tune(run, decompose, record, on_epoch=on_epoch, on_progress=on_progress)
+        compressed = fine_tune(run, decompose, record, settings, on_epoch=on_epoch, on_progress=on_progress)
     else:
         compressed = decompose()
     save_checkpoint(compressed, output)
@@ -173,7 +187,13 @@ def _decompose(parent: Checkpoint, sample: ImageList, workers: int, on_progress:
 def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path, settings: CompressSettings) -> Run:
     val = _list_val(data, train, settings)
     pre = parent.contract.preprocessing
-    recipe = get_recipe("finetune", epochs=settings.epochs, batch=settings.batch, lr=settings.lr, pixel_std=pre.std)
+    epochs = settings.epochs or None
+    recipe = get_recipe("finetune", epochs=epochs, batch=settings.batch, lr=settings.lr, pixel_std=pre.std)
+    fixed = {name for name in ("batch", "lr") if getattr(settings, name) is not None}
+    recipe = fit_to_data(recipe, len(train.files), fixed)
+    if epochs is None:
+        recipe = recipe_at_test_scale(recipe, settings)
+    folder = output.with_suffix(".run")
     if not settings.resume:
         check_batch(recipe.batch, len(train.files))  # the loop also checks it, but only after the decomposition
     return Run(
@@ -183,7 +203,8 @@ def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path,
         val=val,
         labels=parent.contract.labels,
         preprocessing=pre,
-        output=output.with_suffix(".run"),
+        output=folder,
+        distillation=plan_distillation(settings, train.class_ids, recipe, folder),
         seed=settings.seed,
         workers=settings.workers,
         resume=settings.resume,
@@ -194,19 +215,24 @@ def fine_tune(
     run: Run,
     make_start: Callable[[], Checkpoint],
     record: dict[str, Any],
+    settings: CompressSettings,
     *,
     on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
 ) -> Checkpoint:
     """Train the checkpoint of ``make_start``: its architecture and weights replace those of ``run``.
 
-    The recipe of the result combines those of the run and the start. With ``run.resume`` the start is read from the
-    run's folder instead: InputError if its recipe does not hold ``record`` under ``compressed``. Raises the errors of
-    ``fit``.
+    Then come the epochs at test scale that ``settings`` ask for, unless those of ``run`` are at test scale. The recipe
+    of the result combines those of the run and the start. With ``run.resume`` the start is read from the run's folder
+    instead: InputError if its recipe does not hold ``record`` under ``compressed``. Raises the errors of ``fit``.
     """
+    check_last_epochs(run, settings)
     start = _resume(run.output, record) if run.resume else _begin(run.output, make_start)
     tuned = dataclasses.replace(run, arch=start.arch, start=start)
-    trained = load_checkpoint(fit(tuned, on_epoch=on_epoch, on_progress=on_progress))
+    path = fit(tuned, on_epoch=on_epoch, on_progress=on_progress)
+    if settings.epochs and settings.test_scale_epochs:
+        path = end_at_test_scale(tuned, settings, on_epoch=on_epoch, on_progress=on_progress)
+    trained = load_checkpoint(path)
     return dataclasses.replace(trained, recipe=trained.recipe | start.recipe)
 
 

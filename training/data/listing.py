@@ -1,4 +1,4 @@
-"""The images and their classes: one folder per class, or ImageNet's own layout."""
+"""The images and their classes: one folder per class, a manifest, or ImageNet's own layout."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files import open_regular
 from alexnet_deploy.images.find import find_images, is_clutter
+from training.data.manifest import is_manifest, read_manifest
 
 _LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
 """Kaggle's edition, Caffe's, and the list of TensorFlow's scripts; searched for next to a flat folder."""
@@ -22,17 +23,24 @@ _LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_syn
 
 @dataclass(frozen=True, slots=True)
 class ImageList:
-    """Files below ``root`` with their class numbers. ``class_ids`` are the folder names in sorted order."""
+    """Files with their class numbers. ``class_ids`` are the names of the classes in sorted order."""
 
     root: Path
+    """The folder of the classes, or of the manifest; paths below it are recorded relative to it."""
     class_ids: tuple[str, ...]
     files: tuple[Path, ...]
     targets: tuple[int, ...]
+    by_manifest: bool = False
+    """The classes come from a manifest, not from the names of folders."""
 
     def digest(self) -> str:
         """SHA-256 over class names and relative paths: equal if two runs have the same list."""
-        lines = [*self.class_ids, *(str(file.relative_to(self.root)) for file in self.files)]
+        lines = [*self.class_ids, *map(self._entry, self.files, self.targets)]
         return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+    def _entry(self, file: Path, target: int) -> str:
+        path = file.relative_to(self.root) if file.is_relative_to(self.root) else file
+        return f"{path}\t{self.class_ids[target]}" if self.by_manifest else str(path)
 
     def where(self, mask: NDArray[np.bool_]) -> ImageList:
         """The files for which ``mask`` is true, with the same classes."""
@@ -45,8 +53,11 @@ def list_class_folders(root: Path, *, class_ids: tuple[str, ...] | None = None) 
     """All images below ``root/<class>/``.
 
     With ``class_ids`` (a validation split) the classes must be among them; some may be missing. Raises InputError if
-    the folder cannot be used: missing, no classes, a class without images, a name that cannot be printed.
+    the folder cannot be used: missing, no classes, a class without images, a name that cannot be printed. Of a
+    manifest, the rows that are not for validation.
     """
+    if is_manifest(root):
+        return _list_manifest(root, "train", class_ids)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder with one subfolder of images per class")
     found = sorted(d.name for d in root.iterdir() if d.is_dir() and not is_clutter(d.name))
@@ -111,11 +122,16 @@ def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | No
 
 
 def list_val_images(folder: Path, class_ids: tuple[str, ...], labels: Path | None = None) -> ImageList:
-    """Images to measure on, in class folders (all among ``class_ids``) or in ImageNet's flat layout.
+    """Images to measure on, in class folders (all among ``class_ids``), a manifest or ImageNet's flat layout.
 
-    ``labels``, as for ``list_flat_folder``, means the flat layout. Raises InputError as the two list functions
-    do, and for a whole data set instead of one of its splits.
+    Of a manifest, the rows for validation, or all where none is marked. ``labels``, as for ``list_flat_folder``, means
+    the flat layout. Raises InputError as the two list functions do, and for a whole data set instead of one of its
+    splits.
     """
+    if is_manifest(folder):
+        if labels is not None:
+            raise UsageError(f"`val_labels` {labels}: {folder} has labels of its own; leave `val_labels` out")
+        return _list_manifest(folder, "val", class_ids)
     train, val = find_splits(folder)
     if train != folder and train.name not in class_ids:
         raise InputError(f"{folder}: holds a whole data set; give one of its splits, such as {val or train}")
@@ -133,12 +149,32 @@ def is_flat(folder: Path) -> bool:
 def find_splits(data: Path) -> tuple[Path, Path | None]:
     """The training folder of ``data``, and its validation folder if there is one.
 
-    ``data`` may be a folder of classes, hold ``train/`` and ``val/``, or be ImageNet as Kaggle packs it.
+    ``data`` may be a folder of classes, hold ``train/`` and ``val/``, or be ImageNet as Kaggle packs it. A manifest
+    is its own training folder, and its validation folder if it marks images for validation.
     """
+    if is_manifest(data):
+        return data, data if any(row.split == "val" for row in read_manifest(data)) else None
     for root in (data, data / "Data" / "CLS-LOC", data / "ILSVRC" / "Data" / "CLS-LOC"):
         if (root / "train").is_dir():
             return root / "train", root / "val" if (root / "val").is_dir() else None
     return data, None
+
+
+def _list_manifest(path: Path, split: str, class_ids: tuple[str, ...] | None) -> ImageList:
+    """The images of one split of a manifest. Without a split, a row trains; validation takes all if none is marked."""
+    rows = read_manifest(path)
+    whole = split == "val" and not any(row.split == "val" for row in rows)
+    chosen = [row for row in rows if whole or (row.split or "train") == split]
+    found = sorted({row.label for row in chosen})
+    if class_ids is None:
+        if len(found) < 2:
+            raise InputError(f"{path}: classes for training: {len(found)}, a classifier needs 2; add images of others")
+        class_ids = tuple(found)
+    elif unknown := sorted(set(found) - set(class_ids)):
+        raise InputError(f"{path}: class {unknown[0]!r} is not in the training data; rename or remove its lines")
+    numbers = {class_id: number for number, class_id in enumerate(class_ids)}
+    files, targets = tuple(row.file for row in chosen), tuple(numbers[row.label] for row in chosen)
+    return ImageList(path.parent, class_ids, files, targets, by_manifest=True)
 
 
 def _find_labels(folder: Path) -> Path:

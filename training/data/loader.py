@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels, open_rgb, to_pixels
 from training.data.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
+from training.data.balance import balanced_order
 from training.data.listing import ImageList
 from training.data.pixel_cache import PixelCache
 from training.recipe import Recipe
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from training.data.policies import Policy
 
 Item = tuple[int, int]
-"""(epoch, index): with it a worker draws the same crop in every run."""
+"""(epoch, view): with it a worker draws the same crop in every run.
+
+View v shows image v % n of n: an epoch that shows an image more than once has a crop of its own for each view.
+"""
 Sample = tuple[NDArray[np.uint8], int]
 """Pixels ``[H, W, 3]`` (ten crops: ``[10, H, W, 3]``) and the class number."""
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -33,7 +37,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class TrainingCrops(Dataset[Sample]):
-    """Random crop, flip, policy and colour, drawn from (seed, epoch, index): the same for any workers and restarts.
+    """Random crop, flip, policy and colour, drawn from (seed, epoch, view): the same for any workers and restarts.
 
     ``colours`` are needed where ``recipe.pca_sigma`` is not 0. ``cache`` saves decoding and changes nothing else.
     """
@@ -61,8 +65,9 @@ class TrainingCrops(Dataset[Sample]):
         return len(self.images.files)
 
     def __getitem__(self, item: Item) -> Sample:
-        epoch, index = item
-        rng = np.random.default_rng((self.seed, epoch, index))
+        epoch, view = item
+        index = view % len(self.images.files)
+        rng = np.random.default_rng((self.seed, epoch, view))
         image = self.cache.open(index) if self.cache else open_rgb(self.images.files[index])
         pixels = self._crop(image, epoch, rng)
         if self.recipe.flip and rng.random() < 0.5:
@@ -75,6 +80,8 @@ class TrainingCrops(Dataset[Sample]):
 
     def _crop(self, image: Image.Image, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         height, width = (self.recipe.side_at(epoch, side) for side in (self.pre.height, self.pre.width))
+        if self.recipe.view == "inference":
+            return to_pixels(image, self.pre)
         if self.recipe.crop_scale is None:
             crop_HWC = random_crop(to_pixels(image, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
             if (height, width) == crop_HWC.shape[:2]:
@@ -108,30 +115,48 @@ def check_batch(batch: int, count: int, world: int = 1) -> None:
     if batch % world:
         raise UsageError(f"`batch` {batch}: is not a multiple of {world} processes; choose one that is")
     if count < batch:
-        raise UsageError(f"`batch` {batch}: exceeds the {count} training images; lower it")
+        raise UsageError(f"`batch` {batch}: exceeds the {count} training images; lower it, or leave it out")
 
 
 class ResumableBatchSampler(Sampler[list[Item]]):
-    """Endless index batches from ``first_step`` on, for one process of ``world``.
+    """Endless batches of items from ``first_step`` on, for one process of ``world``.
 
-    The permutation of an epoch comes from (seed, epoch); the last short batch is dropped. Each process takes
-    every ``world``-th item of the global batch, so a global batch holds the same images however many share it.
+    The order of an epoch comes from (seed, epoch); the last short batch is dropped. Each process takes every
+    ``world``-th item of the global batch, so a global batch holds the same images however many share it. An epoch shows
+    each image ``repeats`` times or, with ``balanced`` (the class of each image), each class equally often.
     """
 
-    def __init__(self, count: int, batch: int, seed: int, first_step: int, rank: int, world: int) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        seed: int,
+        first_step: int,
+        rank: int,
+        world: int,
+        *,
+        repeats: int = 1,
+        balanced: Sequence[int] | None = None,
+    ) -> None:
         check_batch(batch, count, world)
-        self.count, self.batch, self.seed = count, batch, seed
+        self.count, self.batch, self.seed, self.repeats, self.balanced = count, batch, seed, repeats, balanced
         self.first_step, self.rank, self.world = first_step, rank, world
-        self.steps_per_epoch = count // batch
+        self.steps_per_epoch = count * repeats // batch
 
     def __iter__(self) -> Iterator[list[Item]]:
         epoch, step = divmod(self.first_step, self.steps_per_epoch)
         while True:
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            order = self._order(np.random.default_rng((self.seed, epoch)))
             for s in range(step, self.steps_per_epoch):
                 mine = order[s * self.batch : (s + 1) * self.batch][self.rank :: self.world]
                 yield [(epoch, int(i)) for i in mine]
             epoch, step = epoch + 1, 0
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The views of one epoch."""
+        if self.balanced is not None:
+            return balanced_order(self.balanced, self.count * self.repeats, rng)
+        return np.concatenate([rng.permutation(self.count) + i * self.count for i in range(self.repeats)])
 
 
 def training_batches(crops: TrainingCrops, sampler: ResumableBatchSampler, workers: int) -> Iterator[Batch]:

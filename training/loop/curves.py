@@ -12,6 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from alexnet_deploy.files import atomic_file
 from training.loop.run import EpochMetrics
 
+_MARKED = 40
+"""Epochs up to which each has a mark: on a longer curve they would run together."""
+
 
 def plot_curves(rows: Sequence[EpochMetrics], out: Path) -> Path:
     """Loss, accuracy and learning rate by epoch, as PNG; written atomically."""
@@ -21,13 +24,15 @@ def plot_curves(rows: Sequence[EpochMetrics], out: Path) -> Path:
     epochs = [row.epoch for row in rows]
     validated = [row for row in rows if row.val_loss is not None]
     val_epochs = [row.epoch for row in validated]
-    loss.plot(epochs, [row.train_loss for row in rows], label="training (with dropout and augmentation)")
-    loss.plot(val_epochs, [row.val_loss for row in validated], label="validation")
+    # A run of one epoch has no line, only a point.
+    marker = "." if len(rows) <= _MARKED else ""
+    loss.plot(epochs, [row.train_loss for row in rows], marker=marker, label="training (with dropout and augmentation)")
+    loss.plot(val_epochs, [row.val_loss for row in validated], marker=marker, label="validation")
     loss.set_title("cross-entropy")
     loss.legend(fontsize="x-small")
-    top1.plot(val_epochs, [row.val_top1_percent for row in validated], color="tab:orange")
+    top1.plot(val_epochs, [row.val_top1_percent for row in validated], color="tab:orange", marker=marker)
     top1.set_title("validation top-1 %")
-    rate.plot(epochs, [row.lr for row in rows], color="tab:gray")
+    rate.plot(epochs, [row.lr for row in rows], color="tab:gray", marker=marker)
     rate.set_title("learning rate")
     for axes in (loss, top1, rate):
         axes.set_xlabel("epoch")

@@ -22,6 +22,7 @@ from alexnet_deploy.progress import Progress, no_progress
 from training.data.augment import Colours, measure_colours
 from training.data.loader import Batch, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
 from training.data.pixel_cache import cache_pixels
+from training.loop.best import best_epoch, stops_early
 from training.loop.device import keep_freed_memory, pick_device
 from training.loop.divergence import WINDOW, DivergenceCheck
 from training.loop.run import EpochMetrics, OnEpoch, Run, as_json, no_epochs
@@ -39,8 +40,9 @@ class Interrupted(DeployError):
 def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress) -> Path:
     """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights if the recipe averages).
 
-    The checkpoint is written after every validation; ``state.safetensors`` after every epoch, every
-    ``run.save_every_s`` seconds and on SIGINT or SIGTERM (then Interrupted is raised, in all processes after the same
+    The checkpoint is written after every validation, with ``run.early_stop`` only after the best so far;
+    ``state.safetensors`` after every epoch, every ``run.save_every_s`` seconds and on SIGINT or SIGTERM (then
+    Interrupted is raised, in all processes after the same
     step). With ``run.resume`` training goes on from there to the weights that an undisturbed run of as many processes
     reaches, bit by bit on a CPU. Raises ProofError where the run diverges, with the last good state on disk.
     """
@@ -52,7 +54,12 @@ def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_p
     colours = measure_colours(run.train.files, run.seed) if run.recipe.pca_sigma else None
     config = run.config() | {"colours": as_json(dataclasses.asdict(colours)) if colours else None}
     state = _begin(run, config, trainer)
-    sampler = ResumableBatchSampler(len(run.train.files), run.recipe.batch, run.seed, state.step, rank, world)
+    trainer.open_teachers(on_progress)
+    balanced = run.train.targets if run.recipe.balance == "sampler" else None
+    sampler = ResumableBatchSampler(
+        len(run.train.files), run.recipe.batch, run.seed, state.step, rank, world,
+        repeats=run.recipe.repeats, balanced=balanced,
+    )  # fmt: skip
     batches = open_batches(run, sampler, colours)
     check, last_step = DivergenceCheck(run, sampler.steps_per_epoch), run.recipe.epochs * sampler.steps_per_epoch
     # Only the first process writes.
@@ -60,14 +67,15 @@ def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_p
         loop = _Loop(run, trainer, state, sampler, check, stop, on_progress)
         if state.rows and writer:
             writer.write_epochs(state.rows)  # a kill may have happened between the state and its record
-            if state.step == last_step and not (run.output / CHECKPOINT).is_file():
+            finished = state.step == last_step or stops_early(state.rows, run)
+            if finished and not (run.output / CHECKPOINT).is_file():
                 writer.write_checkpoint(trainer.final, state.rows[-1])
-        while state.step < last_step:
+        while state.step < last_step and not stops_early(state.rows, run):
             row = loop.share(loop.validate(loop.train_epoch(batches)))
             state.rows.append(row)
             check.check_epochs(state.rows)
             if writer:
-                if row.val_top1_percent is not None:
+                if row.val_top1_percent is not None and (not run.early_stop or best_epoch(state.rows, run) is row):
                     # Before the state: with the last state on disk, a resumed run has nothing left to do.
                     writer.write_checkpoint(trainer.final, row)
                 loop.save()
@@ -79,7 +87,8 @@ def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_p
 def open_batches(run: Run, sampler: ResumableBatchSampler, colours: Colours | None) -> Iterator[Batch]:
     """The training batches of ``run``, without end; with ``run.cache`` every picture is decoded here and now."""
     cache = cache_pixels(run.train.files, run.output, threads=run.workers) if run.cache else None
-    crops = TrainingCrops(run.train, run.preprocessing, run.recipe, run.seed, colours, cache)
+    images = run.train if run.distillation is None else run.distillation.training_list(run.train)
+    crops = TrainingCrops(images, run.preprocessing, run.recipe, run.seed, colours, cache)
     return training_batches(crops, sampler, run.workers)
 
 
@@ -112,6 +121,7 @@ class _Loop:
         epoch = state.step // per_epoch
         started, first, waited, losses, lr = time.perf_counter(), state.step, 0.0, [], 0.0
         self.trainer.classifier.train()
+        self.trainer.begin_epoch(epoch)
         while state.step < (epoch + 1) * per_epoch:
             self._save_when_due()
             lr = run.recipe.lr_at(state.step / per_epoch, state.val_errors)
@@ -137,18 +147,25 @@ class _Loop:
         """``row`` with the validation results, in the first process and in epochs with a validation."""
         if self.sampler.rank > 0 or (row.epoch % self.run.val_every and row.epoch != self.run.recipe.epochs):
             return row
-        val_loss, top1_percent = validate(self.trainer.final, self.run, self.trainer.device)
-        self.check.check_finite(row.epoch, val_loss)
-        return dataclasses.replace(row, val_loss=val_loss, val_top1_percent=top1_percent)
+        found = validate(self.trainer.final, self.run, self.trainer.device)
+        self.check.check_finite(row.epoch, found.loss)
+        return dataclasses.replace(
+            row,
+            val_loss=found.loss,
+            val_top1_percent=found.top1_percent,
+            val_class_mean_percent=found.class_mean_percent,
+        )
 
     def share(self, row: EpochMetrics) -> EpochMetrics:
-        """``row`` with the accuracy of the first process: the schedules of the others depend on it."""
+        """``row`` with the validation of the first process: schedule and end of the others depend on it."""
         if self.sampler.world == 1:
             return row
-        found = math.nan if row.val_top1_percent is None else row.val_top1_percent
+        measured = (row.val_loss, row.val_top1_percent, row.val_class_mean_percent)
+        found = [math.nan if value is None else value for value in measured]
         shared = torch.tensor(found, dtype=torch.float64, device=self.trainer.device)
         dist.broadcast(shared, 0)  # the others wait here until it is measured
-        return dataclasses.replace(row, val_top1_percent=None if shared.isnan() else shared.item())
+        loss, top1, class_mean = (None if math.isnan(value) else value for value in shared.tolist())
+        return dataclasses.replace(row, val_loss=loss, val_top1_percent=top1, val_class_mean_percent=class_mean)
 
     def save(self) -> None:
         """Write the state, in the first process. ProofError if the run has diverged."""
@@ -180,18 +197,29 @@ class _Loop:
         return bool(asked)
 
 
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Mean cross-entropy, top-1, and the mean over the classes of the share of each that is right."""
+
+    loss: float
+    top1_percent: float
+    class_mean_percent: float
+
+
 @torch.inference_mode()
-def validate(model: nn.Module, run: Run, device: torch.device) -> tuple[float, float]:
-    """Mean cross-entropy and top-1 in percent on ``run.val``, preprocessed as inference does."""
+def validate(model: nn.Module, run: Run, device: torch.device) -> Validation:
+    """Measure ``model`` on ``run.val``, preprocessed as inference does."""
     classifier = PixelClassifier(model, run.preprocessing.mean, run.preprocessing.std).to(device).eval()
-    loss = correct = 0.0
+    loss, right, count = 0.0, torch.zeros(run.arch.num_classes), torch.zeros(run.arch.num_classes)
     for pixels_NHWC, targets_N in eval_batches(run.val, run.preprocessing, batch=64, workers=run.workers):
         with autocast(run.precision, device):
             logits_NK: Tensor = classifier(pixels_NHWC.to(device)).float().cpu()
         loss += nn.functional.cross_entropy(logits_NK, targets_N, reduction="sum").item()
-        correct += (logits_NK.argmax(1) == targets_N).sum().item()
-    count = len(run.val.files)
-    return loss / count, 100 * correct / count
+        right += targets_N[logits_NK.argmax(1) == targets_N].bincount(minlength=len(right))
+        count += targets_N.bincount(minlength=len(count))
+    images, present = len(run.val.files), count > 0
+    class_mean = (right[present].double() / count[present]).mean().item()
+    return Validation(loss / images, 100 * right.sum().item() / images, 100 * class_mean)
 
 
 class _Stop:

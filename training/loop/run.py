@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import UsageError, require_positive
 from alexnet_deploy.model.architecture import Architecture
 from alexnet_deploy.model.checkpoint import Checkpoint
 from training.data.listing import ImageList
+from training.distil.distillation import Distillation
+from training.loop.standardise import have_mean_0
 from training.recipe import Recipe
 
 TrainingPrecision = Literal["bf16", "fp16", "fp32"]
@@ -35,6 +37,8 @@ class LoopSettings:
     """Compile the network with torch.compile: faster on a GPU, after minutes of compiling."""
     val_every: int = 1
     """Epochs from one validation to the next; the last epoch always has one."""
+    early_stop: int | None = None
+    """Stop after so many epochs without a better validation, and keep the best epoch; None: keep the last."""
     save_every_s: float = 600.0
     """Seconds after which the state is also saved within an epoch."""
 
@@ -51,14 +55,24 @@ class Run(LoopSettings):
     preprocessing: Preprocessing
     output: Path
     start: Checkpoint | None = None
-    """Initial weights instead of random ones; of the same architecture and classes, and not to be standardised."""
+    """Initial weights instead of random ones; of the same architecture and classes. To be standardised, each filter
+    must have mean 0."""
+    distillation: Distillation | None = None
+    """Teachers beside the labels."""
 
     def __post_init__(self) -> None:
-        if self.start is not None and self.recipe.standardise:
-            # Each filter would lose its mean and its scale, so the run would start with another function.
+        require_positive(early_stop=self.early_stop)
+        if self.recipe.freeze and self.recipe.standardise:
+            # Standardising rounds the weights that are to stay as they are.
+            raise UsageError(
+                f"`freeze` {self.recipe.freeze}: the recipe {self.recipe.name} standardises convolutions; add `recipe` "
+                "transfer or `overrides` standardise=false"
+            )
+        if self.start is not None and self.recipe.standardise and not have_mean_0(self.start.weights):
+            # Each filter would lose its mean, so the run would start with another function.
             raise UsageError(
                 f"`start`: the recipe {self.recipe.name} standardises convolutions, which would change the given "
-                "weights; add `recipe` finetune or `overrides` standardise=false"
+                "weights, as their filters have a mean; add `recipe` transfer or `overrides` standardise=false"
             )
 
     def config(self) -> dict[str, Any]:
@@ -72,9 +86,11 @@ class Run(LoopSettings):
                 "data": self.train.digest() + self.val.digest(),
                 "precision": self.precision,
                 "start": weights_digest(self.start) if self.start else None,
-                # With ``plateau`` the rate, and so the weights, depend on the validations.
-                "val_every": self.val_every if self.recipe.schedule == "plateau" else None,
+                # With ``plateau`` the rate, and so the weights, depend on the validations; so does an early end.
+                "val_every": self.val_every if self.recipe.schedule == "plateau" or self.early_stop else None,
             }
+            | ({"early_stop": self.early_stop} if self.early_stop else {})
+            | ({"teacher": self.distillation.config()} if self.distillation else {})
         )
 
     def contract(self) -> ModelContract:
@@ -96,6 +112,8 @@ class EpochMetrics:
     val_top1_percent: float | None
     images_per_s: float
     data_wait_percent: float
+    val_class_mean_percent: float | None = None
+    """Share of each class that is right, as a mean over those of the validation split; earlier runs lack it."""
 
 
 OnEpoch = Callable[[EpochMetrics, int], None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Collection, Iterator
@@ -14,12 +15,14 @@ import msgspec
 import torch
 from torch import Tensor
 
+from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, ProofError, one_line
 from alexnet_deploy.model.checkpoint import write_tensors
 from alexnet_deploy.model.safetensors_file import open_safetensors, tensors_in
-from training.loop.run import EpochMetrics, Run
+from training.loop.freezing import held_parameters
+from training.loop.run import EpochMetrics, Run, as_json
 from training.loop.step import Trainer
-from training.recipe import OPTIONS
+from training.recipe import OPTIONS, Recipe
 
 STATE_FILE = "state.safetensors"
 _KEY = "alexnet_deploy.training"
@@ -124,12 +127,13 @@ def _networks(trainer: Trainer) -> dict[str, Tensor]:
 
 def _check_progress(state: RunState, run: Run) -> None:
     """ValueError unless step and epochs are what a run of this configuration can have."""
-    per_epoch = max(1, len(run.train.files) // run.recipe.batch)
+    per_epoch = run.recipe.steps_per_epoch(len(run.train.files))
     if not 0 <= state.step <= run.recipe.epochs * per_epoch:
         raise ValueError(f"step {state.step} is not within 0..{run.recipe.epochs * per_epoch}")
     if [row.epoch for row in state.rows] != list(range(1, state.step // per_epoch + 1)):
         raise ValueError(f"it records {len(state.rows)} epochs at step {state.step} of {per_epoch} per epoch")
-    if any(row.val_top1_percent is not None and not 0 <= row.val_top1_percent <= 100 for row in state.rows):
+    accuracies = [each for row in state.rows for each in (row.val_top1_percent, row.val_class_mean_percent)]
+    if any(each is not None and not 0 <= each <= 100 for each in accuracies):
         raise ValueError("it records an accuracy outside 0..100")
 
 
@@ -158,8 +162,9 @@ def _check_tensors(tensors: dict[str, Tensor], state: RunState, trainer: Trainer
             raise ValueError(f"{key} holds NaN or infinity")
         if key.endswith(".exp_avg_sq") and (value < 0).any():
             raise ValueError(f"{key} holds negative squares")
-        # A loss scale skips the optimizer in some steps, never the average.
-        fewest = 0 if trainer.scaler.is_enabled() and key.startswith("optimizer.") else state.step
+        # A loss scale skips the optimizer in some steps, never the average; a frozen layer has no steps.
+        may_skip = trainer.scaler.is_enabled() or trainer.run.recipe.unfreeze_every is not None
+        fewest = 0 if may_skip and key.startswith("optimizer.") else state.step
         if key.endswith((".step", ".n_averaged")) and not fewest <= value <= state.step:
             raise ValueError(f"{key} is {value.item():g} at step {state.step}")
 
@@ -174,9 +179,13 @@ def _slots(tensors: dict[str, Tensor], state: RunState, trainer: Trainer) -> dic
     if may_lack and not any(key.startswith("optimizer.") for key in tensors):
         return {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    recipe = trainer.run.recipe
+    epoch = max(state.step - 1, 0) // recipe.steps_per_epoch(len(trainer.run.train.files))
+    held = held_parameters(trainer.model, recipe, epoch)
     return {
         f"optimizer.{index}.{name}": torch.zeros(()) if name == "step" else parameter.detach()
         for index, parameter in enumerate(parameters)
+        if id(parameter) not in held
         for name in names
     }
 
@@ -203,9 +212,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, RunState]]:
 def _check_same(had: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     """InputError that names the fields in which two configurations differ."""
     old, new = _flat(had), _flat(now)
+    old = {key: value for key, value in _defaults().items() if key in new} | old
     differs = [key for key in old | new if old.get(key) != new.get(key)]
     # Another recipe or architecture differs in a dozen fields, which all follow from its name.
-    for name in ("recipe.name", "arch.name"):
+    for name in ("recipe.name", "arch.name", "teacher.sha256"):
         if name in differs:
             group = name.partition(".")[0]
             differs = [name, *(key for key in differs if not key.startswith((f"{group}.", "preprocessing.std")))]
@@ -218,6 +228,20 @@ def _check_same(had: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
         raise InputError(
             f"{folder}: this run had {', '.join(named)}{more}; use the same settings and data, or another `output`"
         )
+
+
+def _defaults() -> dict[str, Any]:
+    """The fields of recipe and preprocessing that have a default, as ``_flat`` names them.
+
+    Runs from before such a field was added do not record it, and had its default.
+    """
+    parts = {
+        name: {
+            field.name: field.default for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING
+        }
+        for name, kind in (("recipe", Recipe), ("preprocessing", Preprocessing))
+    }
+    return _flat(as_json(parts))
 
 
 def _value(key: str, config: dict[str, Any]) -> object:
@@ -239,11 +263,13 @@ _PARAMETERS = {
     "arch.name": "arch",
     "arch.overlapping_pool": "pool",
     "preprocessing.resize": "resize",
+    "teacher.view": "teacher_view",
+    **{f"teacher.{name}": f"distill_{name}" for name in ("temperature", "weight")},
     **{f"arch.{name}": name for name in ("dense_rank", "dropout", "activation", "lrn", "groups")},
-    **{name: name for name in ("seed", "precision", "val_every")},
+    **{name: name for name in ("seed", "precision", "val_every", "early_stop")},
 }
 """Fields of a configuration that a parameter sets."""
-_DIGESTS = {"data": "other data", "start": "other weights to start with"}
+_DIGESTS = {"data": "other data", "start": "other weights to start with", "teacher.sha256": "other teachers"}
 """Fields that are a digest, which means nothing to a reader."""
 _NAMED = 3
 """Maximum number of fields in a message: another recipe differs in a dozen."""

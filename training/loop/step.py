@@ -15,7 +15,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from alexnet_deploy.errors import UnavailableError, UsageError, one_line
 from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, initialise
+from alexnet_deploy.progress import Progress, no_progress
 from training.data.augment import cutmix
+from training.distil.teacher import Teaching
+from training.loop.device import without_tf32
+from training.loop.freezing import hold, parameter_groups
+from training.loop.loss import LabelLoss
 from training.loop.run import Run, TrainingPrecision
 from training.loop.standardise import standardise_convolutions
 from training.recipe import Recipe
@@ -36,7 +41,8 @@ class Trainer:
         if run.start is not None:
             self.model.load_state_dict({name: value.float() for name, value in run.start.weights.items()})
         if recipe.standardise:
-            standardise_convolutions(self.model)
+            standardise_convolutions(self.model, keep=run.start is not None)
+        hold(self.model, recipe, 0)
         self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stub
         self.classifier = PixelClassifier(self.model, run.preprocessing.mean, run.preprocessing.std).to(device)
         self.ema = None
@@ -51,16 +57,46 @@ class Trainer:
         self.network: nn.Module = self.classifier
         if dist.is_initialized():
             self.network = DistributedDataParallel(self.classifier)
-        self._loss_of = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self._loss_of = LabelLoss(run).to(device)
+        self._teaching: Teaching | None = None
 
     @property
     def final(self) -> nn.Module:
         """The model to validate and ship: the averaged one if the recipe averages."""
         return self.model if self.ema is None else self.ema.module
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Let the layers learn that learn in ``epoch`` (from 0)."""
+        if hold(self.model, self.run.recipe, epoch) and dist.is_initialized():
+            # It reduces the gradients of those parameters alone that learned when it was made.
+            self.network = self.classifier
+            self.network = DistributedDataParallel(self.classifier)
+
+    def open_teachers(self, on_progress: Progress = no_progress) -> None:
+        """Load the teachers of the run, if it has any; of a fixed view, compute their answers or read them again."""
+        run = self.run
+        if run.distillation is None:
+            return
+        shared = run.distillation.is_fixed and dist.is_initialized()
+        if shared and self.rank > 0:
+            dist.barrier()  # the first process writes what the others read
+        with without_tf32():
+            self._teaching = Teaching(
+                run.distillation, run.train, self.device, workers=run.workers, on_progress=on_progress
+            )
+        if shared and self.rank == 0:
+            dist.barrier()
+
     def step(self, step: int, lr: float, pixels_NHWC: Tensor, targets_N: Tensor) -> Tensor:
-        """Learn from one batch; return the loss, on the device. Random numbers depend on seed, step and rank."""
-        recipe = self.run.recipe
+        """Learn from one batch; return the loss by the labels, on the device.
+
+        Random numbers depend on seed, step and rank. A teacher's part is not in the returned loss, so it compares with
+        that of other runs and with a blind guess. ``targets_N`` are what ``open_batches`` gives.
+        """
+        recipe, teaching = self.run.recipe, self._teaching
+        listed_N = targets_N
+        if teaching is not None:
+            targets_N = teaching.labels(listed_N)
         # Not earlier, because a loader draws a number when it starts its workers.
         torch.manual_seed(seed_from(self.run.seed, step, self.rank))
         targets = targets_N
@@ -69,11 +105,15 @@ class Trainer:
             if rng.random() < 0.5:
                 pixels_NHWC, targets = cutmix(pixels_NHWC, targets_N, self.run.arch.num_classes, rng)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         pixels_NHWC, targets = pixels_NHWC.to(self.device), targets.to(self.device)
         with autocast(self.run.precision, self.device), _compile_errors(self.run.compile):
+            teacher_NK = None if teaching is None else teaching.probabilities(pixels_NHWC, listed_N)
             logits_NK = self.network(pixels_NHWC)
-        loss: Tensor = self._loss_of(logits_NK.float(), targets)
+        labels_loss: Tensor = self._loss_of(logits_NK.float(), targets)
+        loss = labels_loss
+        if teaching is not None and teacher_NK is not None:
+            loss = teaching.loss(logits_NK, teacher_NK, labels_loss)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if recipe.clip_norm is not None:
@@ -83,7 +123,7 @@ class Trainer:
         self.scaler.update()
         if self.ema is not None:
             self.ema.update_parameters(self.model)
-        return loss.detach()
+        return labels_loss.detach()
 
 
 def autocast(precision: TrainingPrecision, device: torch.device) -> torch.autocast:
@@ -116,15 +156,10 @@ def seed_from(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def _optimizer(model: AlexNet, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     # Fused: one pass over the weights instead of seven; for AlexNet's 57 million 40 instead of 170 ms per step.
     fused: dict[str, Any] = {"fused": device.type in ("cpu", "cuda")}
+    groups = parameter_groups(model, recipe)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, **fused
-        )
-    # No weight decay for biases and gains: they have no scale to keep small.
-    decayed = [p for p in model.parameters() if p.numel() > len(p)]
-    plain = [p for p in model.parameters() if p.numel() == len(p)]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, **fused)
     return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, **fused)

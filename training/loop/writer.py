@@ -52,6 +52,8 @@ class RunWriter:
             "alexnet_deploy": alexnet_deploy.__version__,
             "source_sha256": source_digest(),
         }
+        if self.run.start is not None and "started_from" in self.run.start.recipe:
+            recipe["started_from"] = self.run.start.recipe["started_from"]
         checkpoint = Checkpoint(self.run.arch, self.run.contract(), plain_weights(model), recipe)
         return save_checkpoint(checkpoint, self.run.output / CHECKPOINT)
 

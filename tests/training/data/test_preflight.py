@@ -142,8 +142,13 @@ class TestCommand:
     def train(self, photos: Path, cli: Command) -> Command:
         return lambda *flags: cli("train", photos, "--output", photos.parent / "run", *flags)
 
-    def test_a_sound_data_set_is_trained_without_a_word(self, photos: Path, train: Command, planned: list[Run]) -> None:
-        assert train() == (0, "", f"wrote {photos.parent / 'run'}\n")
+    def test_a_sound_data_set_is_trained_without_a_table(
+        self, photos: Path, train: Command, planned: list[Run]
+    ) -> None:
+        code, out, err = train()
+        assert (code, out) == (0, "")
+        assert "Data preflight" not in err
+        assert err.endswith(f"\nwrote {photos.parent / 'run'}\n")
         assert (len(planned[0].train.files), len(planned[0].val.files)) == (18, 6)
         assert inspected(photos).readable.all()
 

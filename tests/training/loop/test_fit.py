@@ -231,4 +231,5 @@ def test_the_format_is_the_one_that_earlier_runs_left(finished: Run) -> None:
     }  # fmt: skip
     assert state["rows"][0].keys() == {
         "epoch", "lr", "train_loss", "val_loss", "val_top1_percent", "images_per_s", "data_wait_percent",
+        "val_class_mean_percent",
     }  # fmt: skip

@@ -41,6 +41,7 @@ KILLED = (
 def train(data: Path, output: Path, *flags: str) -> list[str]:
     """Epochs of three steps at 64 pixels, with a rank so small that saving takes no time."""
     small = ["--dense-rank", "4", "--batch", "6", "--workers", "1", "--set", "augment=none", "--set", "sides=[[0, 64]]"]
+    small += ["--set", "repeats=1", "--skip-report"]
     return ["train", str(data), "--output", str(output), *small, *flags]
 
 
@@ -75,8 +76,8 @@ def test_a_killed_decoding_process_is_one_line(
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
     monkeypatch.setattr("training.train_command.show_epoch", kill_a_decoder)
-    code, _, err = cli(*train(photo_folder, tmp_path / "run", "--epochs", "1000"))
-    assert (code, err) == (1, KILLED)
+    result = cli(*train(photo_folder, tmp_path / "run", "--epochs", "1000"))
+    assert (result.code, f"{result.error}\n") == (1, KILLED)
 
 
 def test_a_decoding_process_killed_while_it_hands_over_a_batch_is_the_same_line(
@@ -89,8 +90,8 @@ def test_a_decoding_process_killed_while_it_hands_over_a_batch_is_the_same_line(
         yield
 
     monkeypatch.setattr("training.data.loader.DataLoader", ends)
-    code, _, err = cli(*train(photo_folder, tmp_path / "run"))
-    assert (code, err) == (1, KILLED)
+    result = cli(*train(photo_folder, tmp_path / "run"))
+    assert (result.code, f"{result.error}\n") == (1, KILLED)
 
 
 @pytest.fixture
@@ -188,6 +189,7 @@ def test_compiling_that_fails_is_one_line(photo_folder: Path, tmp_path: Path) ->
     nowhere = {"PATH": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
     code, stderr = TrainingProcess(*train(photo_folder, tmp_path / "run", *flags), **nowhere).finish()
     assert code == 1, stderr
-    (line,) = stderr.splitlines()
+    *notes, line = stderr.splitlines()
+    assert len(notes) == 1, "that the data is little, and no traceback"
     assert line.startswith("error: --compile: torch cannot compile the network here (")
     assert "leave --compile out" in line

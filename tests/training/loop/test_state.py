@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from alexnet_deploy.errors import ArtifactError, DeployError
+from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 from tests.helpers.models import tiny_runs as tiny
 from training.loop.device import pick_device
 from training.loop.fit import Interrupted
@@ -68,6 +68,22 @@ def test_an_untouched_state_is_resumed(stopped: Run) -> None:
     resume(stopped)
     check_run_folder(stopped)
     assert len(tiny.rows_of(stopped)) == 1
+
+
+def test_a_state_from_before_fields_were_added_is_resumed(stopped: Run) -> None:
+    state, tensors = parts(stopped)
+    for name in ("repeats", "balance"):
+        del state["config"]["recipe"][name]
+    for name in ("channels", "crop_offset"):
+        del state["config"]["preprocessing"][name]
+    del state["rows"][0]["val_class_mean_percent"]
+    write(stopped, state, tensors)
+    resume(stopped)
+    check_run_folder(stopped)
+    assert len(tiny.rows_of(stopped)) == 1
+    balanced = tiny.changed(stopped, recipe={"balance": "loss"})
+    with pytest.raises(InputError, match="this run had `balance` none, now it is loss"):
+        check_run_folder(balanced)
 
 
 def in_state(**fields: Any) -> Callable[[dict[str, Any]], object]:

@@ -1,0 +1,341 @@
+"""Little data: what the recipe becomes, what a run says at its end, and cross-validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from alexnet_deploy.model.architecture import get_architecture
+from alexnet_deploy.model.checkpoint import load_checkpoint
+from tests.helpers.command import Command, RunResult
+from tests.helpers.models.tiny_runs import TINY
+from tests.helpers.photos import CLASSES, save_photo
+from training import folds
+from training.data.listing import ImageList
+from training.loop.run import EpochMetrics, Run
+from training.outcome import AT_CHANCE, Outcome, describe_accuracy, judge, wilson
+from training.recipe import RecipeName
+from training.recipes import RECIPES, get_recipe
+from training.small_data import MIN_BATCH, MIN_STEPS, describe_fit, fit_to_data
+from training.train import TrainSettings
+
+pytestmark = pytest.mark.usefixtures("no_curves", "tiny_network")
+
+FAST = ("--skip-report", "--workers", "0", "--set", "augment=none", "--set", "sides=[[0, 64]]")
+"""With ``tiny_network``, a run takes a second."""
+
+
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command trains an ``alexnet`` of 20 thousand weights: no option makes the convolutions narrower."""
+    monkeypatch.setattr("training.start.network.get_architecture", functools.partial(get_architecture, **TINY))
+
+
+class TestRecipe:
+    @pytest.mark.parametrize("name", get_args(RecipeName))
+    def test_enough_images_change_nothing(self, name: RecipeName) -> None:
+        recipe = RECIPES[name]
+        for images in (9469, MIN_STEPS * recipe.batch, 1_281_167):
+            assert fit_to_data(recipe, images) is recipe
+        assert describe_fit(recipe, recipe, 9469) is None
+
+    @given(
+        st.sampled_from(get_args(RecipeName)),
+        st.integers(1, 2559),
+        st.one_of(st.none(), st.integers(1, 200)),
+        st.one_of(st.none(), st.integers(1, 300)),
+    )
+    def test_an_epoch_of_few_images_has_enough_steps(
+        self, name: RecipeName, images: int, epochs: int | None, batch: int | None
+    ) -> None:
+        asked = get_recipe(name, epochs=epochs, batch=batch)
+        fitted = fit_to_data(asked, images, {"batch"} if batch else ())
+        if fitted.batch <= images:  # an asked batch may exceed them, which is an error later
+            assert fitted.steps_per_epoch(images) >= MIN_STEPS
+        assert fitted.batch <= asked.batch
+        assert fitted.batch >= min(MIN_BATCH, asked.batch, images / 2)
+        assert fitted.epochs == asked.epochs
+        assert bool(fitted.warmup_epochs) is bool(asked.warmup_epochs)
+        if fitted is not asked:
+            assert fitted.warmup_epochs <= fitted.epochs / 4
+        assert fit_to_data(fitted, images, {"batch", "lr"}) == fitted  # so a recorded recipe means the same again
+
+    def test_the_rate_follows_the_batch_that_the_data_chose(self) -> None:
+        adam, sgd = (fit_to_data(RECIPES[name], 144) for name in ("modern", "torchvision"))
+        assert (adam.batch, adam.lr) == (32, pytest.approx(5e-4 / 2))
+        assert (sgd.batch, sgd.lr) == (32, pytest.approx(0.01 / 4))
+        groups = fit_to_data(get_recipe("modern", conv_lr=1e-4), 144)
+        assert groups.conv_lr == pytest.approx(5e-5)
+
+    def test_what_is_asked_stays(self) -> None:
+        asked = get_recipe("modern", batch=64, lr=0.1, repeats=2, warmup_epochs=9.0)
+        fixed = {"batch", "lr", "repeats", "warmup_epochs"}
+        assert fit_to_data(asked, 144, fixed) == asked
+        assert fit_to_data(asked, 144, {"batch"}).lr == asked.lr  # a rate is for the batch it is given with
+        assert fit_to_data(asked, 144, {"lr"}).lr == asked.lr
+
+    def test_a_short_run_warms_up_for_a_quarter_of_it_and_a_long_one_for_a_hundred_steps(self) -> None:
+        short, long = (fit_to_data(get_recipe("modern", epochs=epochs), 160) for epochs in (8, 64))
+        assert (short.warmup_epochs, long.warmup_epochs) == (2, 100 / 20)
+        assert fit_to_data(RECIPES["torchvision"], 160).warmup_epochs == 0
+
+
+def outcome_of(run: Run, top1: float, counts: tuple[int, ...], class_mean: float | None = None) -> Outcome:
+    """The outcome of a run with so many validation images of each of its three classes."""
+    targets = tuple(number for number, count in enumerate(counts) for _ in range(count))
+    val = ImageList(Path(), run.train.class_ids, tuple(Path(str(i)) for i in range(len(targets))), targets)
+    row = EpochMetrics(2, 0.1, 1.0, 1.0, top1, 1.0, 0.0, class_mean)
+    return judge(dataclasses.replace(run, val=val), row, epochs=3)
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("top1", "counts", "class_mean", "verdict"),
+        [
+            (100 / 3, (6, 6, 6), None, "chance"),
+            (0.0, (6, 6, 6), None, "chance"),
+            (100 * 7 / 18, (6, 6, 6), None, "chance"),  # one image more than a constant answer
+            (100 * 11 / 18, (6, 6, 6), None, "learned"),
+            (100 * 2 / 3, (1, 1, 1), None, "unproven"),
+            (100.0, (1, 1, 0), None, "unproven"),
+            (50.0, (1, 1, 0), None, "chance"),
+            (100.0, (9, 0, 0), None, "unproven"),  # one class alone tells nothing
+            (34.0, (5000, 5000, 5000), None, "chance"),  # within the interval, and hardly above
+            (36.0, (5000, 5000, 5000), None, "learned"),  # little, but shown
+            # Always the largest class: many right answers and nothing learned.
+            (90.0, (90, 5, 5), 100 / 3, "chance"),
+            (80.0, (90, 5, 5), 80.0, "learned"),
+        ],
+    )
+    def test_it_is_by_what_a_constant_answer_reaches(
+        self, tiny_run: Run, top1: float, counts: tuple[int, ...], class_mean: float | None, verdict: str
+    ) -> None:
+        if class_mean is None:
+            class_mean = top1
+        assert outcome_of(tiny_run, top1, counts, class_mean).verdict == verdict
+
+    @given(st.integers(0, 40), st.integers(1, 40))
+    def test_wilsons_interval_holds_the_share(self, right: int, more: int) -> None:
+        low, high = wilson(100 * right / (right + more), right + more)
+        assert 0 <= low <= 100 * right / (right + more) <= high <= 100
+
+    def test_wilsons_interval_is_the_one_that_evaluate_prints(self) -> None:
+        from alexnet_deploy.evaluation.statistics import wilson_percent
+
+        for right, images in ((0, 5), (7, 18), (36, 36)):
+            expected = wilson_percent(right, images)
+            assert wilson(100 * right / images, images) == pytest.approx((expected.low, expected.high))
+
+    def test_classes_of_unequal_size_have_their_mean_beside_top1(self, tiny_run: Run) -> None:
+        text = describe_accuracy(outcome_of(tiny_run, 80.0, (90, 5, 5), 70.0))
+        assert text.startswith("top-1 80.0 % of 100 validation images, 95 % interval 71.1..86.7; mean over the classes")
+        assert text.endswith("a blind guess has 33.3 %, always answering 'red' 90.0 %")
+
+
+@pytest.fixture
+def photos(photo_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(photo_folder / "train", tmp_path / "photos"))
+
+
+@pytest.fixture
+def train(cli: Command, photos: Path, tmp_path: Path) -> Command:
+    return lambda *flags: cli("train", photos, "--output", tmp_path / "run", *FAST, *flags)
+
+
+def last(result: RunResult, lines: int = 1) -> str:
+    return "\n".join(result.err.splitlines()[-lines:])
+
+
+class TestRun:
+    def test_it_says_what_it_does_with_few_images_and_what_it_reached(self, train: Command, tmp_path: Path) -> None:
+        result = train("--epochs", "3", "--lr", "0.003")
+        assert result.code == 0
+        first, second, *_ = result.err.splitlines()
+        assert first == (
+            "15 training images: batch 8 instead of 128, each image 11 times per epoch, with other crops, a warm-up of "
+            "15 steps; 3 epochs of 20 steps"
+        )
+        assert "add --start shipped" in second
+        assert "top-1 100.0 % of 3 validation images, 95 % interval 43.9..100.0; a blind guess has 33.3 %" in last(
+            result
+        )
+        recipe = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors").recipe["recipe"]
+        assert (recipe["batch"], recipe["repeats"]) == (8, 11)
+        again = train("--epochs", "3", "--lr", "0.003", "--resume")
+        assert again.code == 0
+        assert last(again) == last(result)
+
+    def test_a_file_that_cannot_be_read_does_not_count(self, train: Command, photos: Path, tmp_path: Path) -> None:
+        """The recipe is that of the images that are left, also when the run is resumed."""
+        (photos / "n01_red" / "0.jpg").write_bytes(b"")
+        flags = ("--allow-unreadable", "--epochs", "1", "--val-share", "0.5", "--lr", "0.003")
+        result = train(*flags)
+        left = load_checkpoint(next((tmp_path / "run").glob("checkpoint*"))).recipe["recipe"]
+        images = 9 - ("n01_red/0.jpg" not in result.err)
+        noted = re.search(r"^(\d) training images: batch (\d) instead", result.err, re.MULTILINE)
+        assert noted is not None
+        assert left["batch"] == int(noted[2]) == 8
+        assert left["repeats"] == -(-20 * 8 // int(noted[1]))
+        assert images >= int(noted[1])
+        assert "this run had" not in train(*flags, "--resume").err
+
+    def test_four_photos_are_enough_to_begin(self, cli: Command, tmp_path: Path) -> None:
+        for name, colour in list(CLASSES.items())[:2]:
+            for number in range(2):
+                save_photo(tmp_path / "few" / name / f"{number}.jpg", colour, number)
+        result = cli("train", tmp_path / "few", "--output", tmp_path / "run", *FAST, "--epochs", "1", "--lr", "0.003")
+        assert "2 training images: batch 2 instead of 128" in result.err
+        if result.code == 0:  # either both of the two are right, which proves nothing, or it is chance
+            assert "2 validation images cannot tell this from chance; add images, or measure with --folds" in last(
+                result
+            )
+        else:
+            assert "the model is at chance" in result.error
+
+    def test_an_asked_batch_that_exceeds_them_is_refused(self, train: Command) -> None:
+        assert train("--batch", "128").error == (
+            "error: --batch 128: exceeds the 15 training images; lower it, or leave it out"
+        )
+
+    @pytest.mark.parametrize("resume", [False, True])
+    def test_chance_is_an_error_and_leaves_no_checkpoint_of_that_name(
+        self, train: Command, tmp_path: Path, resume: bool
+    ) -> None:
+        dead = ("--epochs", "1", "--lr", "1e-8", "--set", "init=paper", "--set", "standardise=false")
+        result = train(*dead)
+        if resume:
+            result = train(*dead, "--resume")
+        assert result.code == 1
+        assert result.error.startswith(
+            f"error: {tmp_path / 'run'}: the model is at chance (top-1 33.3 % of 3 validation"
+        )
+        assert f"its weights are in {AT_CHANCE}; check the labels, and try --start from trained weights" in result.error
+        assert "wrote" not in result.err
+        assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+        assert load_checkpoint(tmp_path / "run" / AT_CHANCE).arch.hidden == TINY["hidden"]
+
+    def test_a_run_that_is_stopped_at_chance_leaves_none_either(
+        self, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("training.loop.divergence.SETTLED_STEPS", 4)
+        dead = ("--epochs", "9", "--lr", "1e-8", "--set", "init=paper", "--recipe", "torchvision")
+        result = train(*dead, "--set", "repeats=1")
+        assert "still at chance" in result.error
+        assert {path.name for path in (tmp_path / "run").glob("checkpoint*")} == {AT_CHANCE}
+
+    def test_grey_and_mixed_photos_of_any_size(self, train: Command, photos: Path) -> None:
+        folder = photos / "n01_red"
+        pixels = np.full((40, 50), 90, np.uint8)
+        Image.fromarray(pixels).save(folder / "grey.png")
+        Image.fromarray(pixels.astype(np.uint16) * 257).save(folder / "grey16.png")
+        Image.fromarray(pixels).convert("RGBA").save(folder / "alpha.png")
+        Image.fromarray(pixels).convert("CMYK").save(folder / "cmyk.jpg")
+        Image.fromarray(pixels).convert("P").save(folder / "palette.gif")
+        Image.new("RGB", (1, 300)).save(folder / "thin.png")
+        Image.new("L", (700, 2)).save(folder / "flat.png")
+        result = train("--epochs", "1", "--val-share", "0.5", "--set", "repeats=2")
+        assert "Traceback" not in result.err
+        assert "unreadable" not in result.err
+        assert "validation images" in result.err
+
+    def test_a_manifest_with_an_exclusion_list_early_stopping_and_balance(
+        self, cli: Command, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        files = [*sorted((photo_folder / "train").glob("*/*.jpg")), *sorted((photo_folder / "val").glob("*/*.jpg"))]
+        rows = [f"{file},{file.parent.name[4:]},{file.parent.parent.name}" for file in files]
+        (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+        (tmp_path / "out.txt").write_text(f"{files[0]}\n")
+        more = (
+            "--set",
+            "repeats=4",
+            "--exclude",
+            tmp_path / "out.txt",
+            "--early-stop",
+            "2",
+            "--balance",
+            "sampler",
+            "--lr",
+            "0.003",
+        )
+        flags = (*FAST, "--epochs", "4", *more)
+        result = cli("train", tmp_path / "labels.csv", "--output", tmp_path / "run", *flags)
+        assert result.code == 0, result.err
+        assert result.err.startswith("17 training images")
+        loaded = load_checkpoint(tmp_path / "run" / "checkpoint.safetensors")
+        assert loaded.contract.class_ids == ("blue", "green", "red")
+        assert loaded.recipe["recipe"]["balance"] == "sampler"
+        assert "of 6 validation images" in result.err
+        measured = cli("evaluate", tmp_path / "run" / "checkpoint.safetensors", tmp_path / "labels.csv", "--workers", 0)
+        assert json.loads(measured.out)["images"] == 6
+
+
+class TestFolds:
+    def test_mean_and_spread_come_last_and_a_finished_one_is_not_trained_again(
+        self, train: Command, tmp_path: Path
+    ) -> None:
+        flags = ("--folds", "2", "--epochs", "2", "--lr", "0.003")
+        result = train(*flags)
+        assert result.code == 0, result.err
+        assert last(result).startswith("2 folds: top-1 ")
+        assert "for all 18 images" in last(result)
+        found: dict[str, Any] = json.loads((tmp_path / "run" / "folds.json").read_text())
+        assert [outcome["images"] for outcome in found["outcomes"]] == [9, 9]
+        assert found["mean_percent"] == pytest.approx(np.mean([each["top1_percent"] for each in found["outcomes"]]))
+        again = train(*flags, "--resume")
+        assert last(again) == last(result)
+        assert "epoch " not in again.err
+        assert "already holds a run; add --resume" in train(*flags).error
+
+    @pytest.mark.parametrize(
+        ("flags", "code", "message"),
+        [
+            (("--folds", "7"), 1, "error: --folds 7: class 'n01_red' has 6 images; use --folds 6, or add images"),
+            (("--folds", "1"), 2, "error: --folds 1: must be 2 or more; 5 is usual"),
+            (("--folds", "2", "--val-share", "0.1"), 2, "error: --val-share: the folds choose the validation images"),
+        ],
+    )
+    def test_folds_that_cannot_be_are_one_line(
+        self, train: Command, tmp_path: Path, flags: tuple[str, ...], code: int, message: str
+    ) -> None:
+        result = train(*flags)
+        assert result.code == code
+        assert result.err.startswith(message)
+        assert result.err.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+    def test_all_folds_at_chance_are_an_error(self, train: Command, tmp_path: Path) -> None:
+        dead = ("--epochs", "1", "--lr", "1e-8", "--set", "init=paper", "--set", "standardise=false")
+        result = train("--folds", "2", *dead)
+        assert result.code == 1
+        assert f"{tmp_path / 'run'}: the 2 folds together are at chance (top-1 33.3 % in the mean" in result.error
+        assert (tmp_path / "run" / "fold-2" / AT_CHANCE).is_file()
+        assert not (tmp_path / "run" / "folds.json").exists()
+
+    def test_one_fold_at_chance_counts_like_any_other(
+        self, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Few images may measure chance where all of them together do not."""
+        plan = folds.plan_run
+
+        def first_is_dead(data: Path, output: Path, settings: TrainSettings, **more: Any) -> Run:
+            run = plan(data, output, settings, **more)
+            recipe = dataclasses.replace(run.recipe, lr=1e-8, init="paper", standardise=False)
+            return dataclasses.replace(run, recipe=recipe) if output.name == "fold-1" else run
+
+        monkeypatch.setattr(folds, "plan_run", first_is_dead)
+        result = train("--folds", "3", "--epochs", "2", "--lr", "0.003")
+        assert result.code == 0, result.err
+        assert "fold-1: the model is at chance" in result.err
+        assert last(result).startswith("3 folds: top-1 ")
+        assert len(json.loads((tmp_path / "run" / "folds.json").read_text())["outcomes"]) == 3

@@ -1,0 +1,45 @@
+"""The training and validation images of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alexnet_deploy.errors import UsageError
+from training.data.exclude import exclude_images
+from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images, train_val_split
+
+MIN_HELD_OUT = 100
+"""Where a tenth of the images are fewer, a fifth is held out: of 180 images, 18 give an interval of 40 points."""
+
+
+def list_splits(
+    data: Path,
+    *,
+    val: Path | None = None,
+    val_labels: Path | None = None,
+    val_share: float | None = None,
+    exclude: Path | None = None,
+    seed: int = 0,
+) -> tuple[ImageList, ImageList]:
+    """Training and validation images of ``data``, without those that the list ``exclude`` names.
+
+    ``val`` stands for the validation split of ``data``. Where there is none, ``seed`` chooses ``val_share`` of each
+    class. Raises UsageError for parameters that contradict one another, and the errors of the functions that list.
+    """
+    train_folder, val_folder = find_splits(data)
+    val_folder = val or val_folder
+    train_images = list_class_folders(train_folder)
+    if val_folder is None:
+        if val_labels is not None:
+            raise UsageError(f"`val_labels` {val_labels}: needs a validation folder; add `val`")
+        if exclude is not None:
+            (train_images,) = exclude_images(data, exclude, train_images)
+        if val_share is None:
+            val_share = 0.1 if len(train_images.files) >= 10 * MIN_HELD_OUT else 0.2
+        return train_val_split(train_images, val_share, seed)
+    if val_share is not None:
+        raise UsageError(f"`val_share` {val_share}: {val_folder} is for validation; leave `val_share` out")
+    val_images = list_val_images(val_folder, train_images.class_ids, val_labels)
+    if exclude is not None:
+        train_images, val_images = exclude_images(data, exclude, train_images, val_images)
+    return train_images, val_images

@@ -1,0 +1,122 @@
+"""The last epochs of a run at the scale of inference.
+
+A random crop is enlarged to the network's side, so while training a network sees larger objects than in inference.
+Touvron et al., "Fixing the train-test resolution discrepancy" (FixRes, arXiv:1906.06423), end training with a few
+epochs on pictures as the test shows them, in which only the last layers learn. Here those pictures are what
+inference's own preprocessing gives, mirrored at random and nothing else; the convolutions are fixed or learn at a rate
+of their own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from alexnet_deploy.progress import Progress, no_progress
+from training.loop.fit import fit
+from training.loop.run import OnEpoch, Run, no_epochs
+from training.loop.state import STATE_FILE, check_no_run
+from training.loop.writer import CHECKPOINT
+from training.recipe import Recipe
+
+FOLDER = "test-scale"
+"""Run directory of the last epochs, inside that of the run."""
+START = "start.safetensors"
+"""What the last epochs began with; the run's own checkpoint is replaced by their result."""
+RATE = 0.1
+"""Default peak rate, relative to the recipe's."""
+RECORD = "test_scale"
+"""Key of a checkpoint's recipe under which the last epochs are described."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleSettings:
+    """How a run ends at the scale of inference."""
+
+    test_scale_epochs: int = 0
+    """Epochs at that scale, after those of the recipe; 0: none."""
+    test_scale_lr: float | None = None
+    """Their peak rate, which falls to 0; None: a tenth of the recipe's."""
+    test_scale_conv_lr: float | None = None
+    """The same for the convolutions; None: 0, they are fixed."""
+
+    def check_test_scale(self) -> None:
+        """UsageError for a value that cannot be, or one without an effect."""
+        if self.test_scale_epochs < 0:
+            raise UsageError(f"`test_scale_epochs` {self.test_scale_epochs}: must be 0 or more")
+        for name, lowest in (("test_scale_lr", 1e-8), ("test_scale_conv_lr", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not self.test_scale_epochs:
+                raise UsageError(f"`{name}` {value}: has no effect without `test_scale_epochs`; add it")
+            if value is not None and not lowest <= value <= 100:
+                raise UsageError(f"`{name}` {value}: must be a number from {lowest:g} to 100")
+
+
+def recipe_at_test_scale(recipe: Recipe, settings: ScaleSettings) -> Recipe:
+    """The recipe of the last epochs of a run that ``recipe`` describes: its optimizer, loss and batch.
+
+    No average of the weights: where the rate ends at 0 it changes nothing (docs/training.md).
+    """
+    return dataclasses.replace(
+        recipe,
+        epochs=settings.test_scale_epochs,
+        lr=RATE * recipe.lr if settings.test_scale_lr is None else settings.test_scale_lr,
+        conv_lr=settings.test_scale_conv_lr or 0.0,
+        head_lr=None,
+        unfreeze_every=None,
+        freeze=recipe.freeze if recipe.unfreeze_every is None else None,
+        schedule="cosine",
+        warmup_epochs=0.0,
+        view="inference",
+        sides=(),
+        augment="none",
+        mix="none",
+        pca_sigma=0.0,
+        standardise=False,
+        ema_decay=None,
+    )
+
+
+def check_last_epochs(run: Run, settings: ScaleSettings) -> None:
+    """InputError if the folder holds the last epochs of another run, or some that ``settings`` do not ask for."""
+    if not run.resume:
+        check_no_run(run.output / FOLDER)
+    elif not settings.test_scale_epochs and (run.output / FOLDER / STATE_FILE).is_file():
+        raise InputError(f"{run.output}: this run ends at test scale; give the `test_scale_epochs` that it had")
+
+
+def end_at_test_scale(
+    run: Run, settings: ScaleSettings, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress
+) -> Path:
+    """Train the last epochs of ``run``, whose own are done; return the run's checkpoint, which is now their result.
+
+    They are a run of their own in ``test-scale/``, which goes on where it was stopped; ``start.safetensors`` there is
+    the checkpoint before them. Every process calls this. Raises the errors of ``fit``.
+    """
+    folder, checkpoint = run.output / FOLDER, run.output / CHECKPOINT
+    leads = not dist.is_initialized() or dist.get_rank() == 0
+    if dist.is_initialized():
+        dist.barrier()  # until the first process has written the checkpoint
+    resume = (folder / STATE_FILE).is_file()
+    start = load_checkpoint(folder / START if resume else checkpoint)
+    if RECORD in start.recipe:
+        raise InputError(f"{checkpoint}: already ends at test scale, and {folder} is gone; choose another `output`")
+    if leads and not resume:
+        save_checkpoint(start, folder / START)
+    recipe = recipe_at_test_scale(run.recipe, settings)
+    last = dataclasses.replace(run, recipe=recipe, start=start, output=folder, resume=resume, early_stop=None)
+    path = fit(last, on_epoch=on_epoch, on_progress=on_progress)
+    if leads:
+        trained = load_checkpoint(path)
+        result, before = trained.recipe["result"], start.recipe["result"]
+        # Counted on from the run's own epochs: whoever reads an earlier one takes it for the best of them.
+        result |= {"epoch": run.recipe.epochs + result["epoch"]}
+        record = {"recipe": trained.recipe["recipe"], "start": trained.recipe["start"], "result_before": before}
+        whole = start.recipe | {"result": result, RECORD: record}
+        save_checkpoint(dataclasses.replace(trained, recipe=whole), checkpoint)
+    return checkpoint
