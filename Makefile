@@ -87,7 +87,6 @@ bench: bench-photos $(BENCH)/engines/alexnet-fp32/bundle.json $(BENCH)/engines/a
 bench-serving: bench-photos .venv/.dev $(SERVING)/.venv $(TRITON)/.venv $(SERVING)/engines/alexnet-int8/bundle.json
 	$(TRITON)/bin/python $(PIP_INSTALL_ALONE) -r benchmarks/serving/requirements-triton.txt
 	$(BIN)/python -m benchmarks.serving.measure '$(ALEXNET_DEPLOY_PHOTOS)' --store $(SERVING)/engines $(BENCH_ROUNDS)
-	$(BIN)/python -m benchmarks.render
 
 $(SERVING)/engines/alexnet-int8/bundle.json: engines/alexnet.onnx
 	$(BIN)/alexnet-deploy build-engine $< -o $(@D) --int8 --calibration-data '$(ALEXNET_DEPLOY_PHOTOS)' \

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.rounds import RESULTS, ROOT, Report, Row, Spread
 
-NAMES = ("engine_only", "end_to_end", "scaling", "cold_start", "serving")
+NAMES = ("engine_only", "end_to_end", "scaling", "cold_start")
 """Sections, in the order of the page."""
 
 HEAD = """\

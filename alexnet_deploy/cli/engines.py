@@ -13,7 +13,7 @@ import typer
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.terminal import note
-from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.errors import UnavailableError, one_line
 
 if TYPE_CHECKING:
     from alexnet_deploy.inference.engine import OpenEngine
@@ -69,3 +69,8 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as exc:
         raise UnavailableError(f"this command needs {exc.name}; pip install 'alexnet-deploy[{extra}]'") from exc
+    except ImportError as exc:
+        raise UnavailableError(
+            f"a package of this command cannot be imported ({one_line(exc, 200)}); reinstall: "
+            f"pip install --force-reinstall 'alexnet-deploy[{extra}]'"
+        ) from exc

@@ -54,7 +54,7 @@ def infer_on_ray(
 
         def show(rows: int, total: int) -> None:
             nonlocal begun
-            begun = True
+            begun = begun or rows > 0
             bars.update(task, completed=rows, total=total)
 
         try:

@@ -32,9 +32,9 @@ def engine_argument(default: str | None = None, *, kind: str = "ENGINE") -> Any:
     return typer.Argument(metavar=kind, autocompletion=complete_engine, help=text)
 
 
-def time_option(flag: str, text: str, *, parser: Any = Seconds.parse) -> Any:
-    """An option whose value is a time with its unit."""
-    return typer.Option(flag, parser=parser, metavar="TIME", help=text)
+def time_option(flag: str, text: str, *, parser: Any = Seconds.parse, default: str | None = None) -> Any:
+    """An option whose value is a time with its unit; ``default`` is the default as it would be typed."""
+    return typer.Option(flag, parser=parser, metavar="TIME", help=text, show_default=default or True)
 
 
 _NEWEST, _ALL = "newest bundle of the store", "all bundles of the store"

@@ -37,7 +37,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     with _translated(path):
         target = Path(os.path.realpath(path))
         if target.exists() and not target.is_file():
-            raise UnavailableError(f"{path}: is not a plain file and will not be replaced; choose another `output`")
+            raise UnavailableError(f"{path}: is not a plain file and will not be replaced; choose another name")
         with workspace(target) as temporary:
             yield temporary
             _fsync(temporary)
@@ -97,7 +97,7 @@ def check_directory(path: Path) -> None:
 def _directory_target(path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_dir():
-        raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another `output`")
+        raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another name")
     return target
 
 

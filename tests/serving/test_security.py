@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import shutil
 import socket
 import ssl
@@ -19,6 +20,7 @@ from alexnet_deploy.serving.refusals import UnauthenticatedError
 from alexnet_deploy.serving.security import Keys, is_loopback, require_protection
 from alexnet_deploy.serving.settings import Settings
 from tests.helpers.command import Command
+from tests.helpers.repository import ROOT
 from tests.serving.running import Server, serving
 
 KEY, SECOND = "correct-horse-battery", "second-key-of-another-team"
@@ -203,6 +205,19 @@ def test_an_empty_store_names_the_next_step(command: Command, tmp_path: Path) ->
     ran = command("serve", "--store", tmp_path)
     assert ran.code == 1
     assert "holds no engine; build one" in ran.error
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(here: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/uvicorn.py").write_text("raise ImportError('libssl.so.3: cannot open')")
+    ran = subprocess.run(
+        [sys.executable, "-m", "alexnet_deploy", "serve", "exact"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "broken"), str(ROOT)])},
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "cannot be imported (libssl.so.3: cannot open); reinstall: pip install" in ran.stderr.splitlines()[-1]
+    assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,9 @@ def package(
     ] = None,
     kserve: Annotated[bool, typer.Option("--kserve", help="Add a manifest for KServe.")] = False,
     instances: Annotated[int, typer.Option(help="Number of copies of each engine.")] = 1,
-    max_delay: Annotated[float, opt.time_option("--max-delay", "How long an image waits for others.")] = 0.002,
+    max_delay: Annotated[
+        float, opt.time_option("--max-delay", "How long an image waits for others.", default="2ms")
+    ] = 0.002,
     max_queue: Annotated[
         int | None, typer.Option(help="Requests that may wait per model; more are refused.  [default: no limit]")
     ] = None,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 _DEFAULT = Settings()
 
 
-def _bytes_option(flag: str, text: str) -> Any:
-    return typer.Option(flag, parser=Bytes.parse, metavar="SIZE", help=text)
+def _bytes_option(flag: str, text: str, default: str) -> Any:
+    return typer.Option(flag, parser=Bytes.parse, metavar="SIZE", help=text, show_default=default)
 
 
 @opt.with_import_options
@@ -35,7 +35,7 @@ def serve(
         typer.Option(help="Maximum number of images per call of an engine.  [default: 8 on the CPU, 32 on a GPU]"),
     ] = None,
     max_delay: Annotated[
-        float, opt.time_option("--max-delay", "How long an image waits for others.")
+        float, opt.time_option("--max-delay", "How long an image waits for others.", default="2ms")
     ] = _DEFAULT.max_delay_s,
     instances: Annotated[
         int | None,
@@ -44,24 +44,27 @@ def serve(
     max_queue: Annotated[
         int, typer.Option(help="Images that may wait per engine; more are refused.")
     ] = _DEFAULT.max_queue,
-    timeout: Annotated[float, opt.time_option("--timeout", "Maximum time per request.")] = _DEFAULT.timeout_s,
+    timeout: Annotated[
+        float, opt.time_option("--timeout", "Maximum time per request.", default="30s")
+    ] = _DEFAULT.timeout_s,
     workers: opt.Workers = None,
     threads: opt.Threads = None,
     max_images: Annotated[int, typer.Option(help="Images per request.")] = _DEFAULT.max_images,
     max_pixels: Annotated[int, typer.Option(help="Pixels per image, before it is resized.")] = _DEFAULT.max_pixels,
-    max_body: Annotated[float, _bytes_option("--max-body", "Bytes per request.")] = float(_DEFAULT.max_body),
+    max_body: Annotated[float, _bytes_option("--max-body", "Bytes per request.", "32MiB")] = float(_DEFAULT.max_body),
     max_memory: Annotated[
-        float, _bytes_option("--max-memory", "Bytes of all requests that are being read or answered.")
+        float, _bytes_option("--max-memory", "Bytes of all requests that are being read or answered.", "512MiB")
     ] = float(_DEFAULT.max_memory),
     max_connections: Annotated[int, typer.Option(help="Open HTTP connections.")] = _DEFAULT.max_connections,
     idle: Annotated[
-        float, opt.time_option("--idle", "A client that sends nothing for so long in a request is cut off.")
+        float,
+        opt.time_option("--idle", "A client that sends nothing for so long in a request is cut off.", default="10s"),
     ] = _DEFAULT.idle_s,
     drain: Annotated[
-        float, opt.time_option("--drain", "Maximum time to answer what has arrived, after SIGTERM.")
+        float, opt.time_option("--drain", "Maximum time to answer what has arrived, after SIGTERM.", default="30s")
     ] = _DEFAULT.drain_s,
     reload: Annotated[
-        float, opt.time_option("--reload", "How often to look for a replaced engine.")
+        float, opt.time_option("--reload", "How often to look for a replaced engine.", default="2s")
     ] = _DEFAULT.reload_s,
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keys that clients must send, one per line.")

@@ -62,7 +62,7 @@ def joined(address: str, *, quiet: bool) -> Iterator[None]:
         stack.callback(ray.shutdown)
         try:
             ray.init(address=address, **{key: value for key, value in options.items() if value is not None})
-        except (ray.exceptions.RayError, OSError, ValueError, RuntimeError) as exc:
+        except Exception as exc:  # a node that is too slow to start is a bare Exception
             _log.debug("the error in full", exc_info=True)
             raise UnavailableError(f"`ray` {address}: Ray does not start ({_cause(exc)}); try 'ray status'") from exc
         interrupted = stack.enter_context(_noting_interrupts())

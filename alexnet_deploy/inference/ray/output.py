@@ -55,8 +55,8 @@ def check_output(folder: Folder, *, resume: bool, overwrite: bool) -> bool:
     found = folder.names()
     if RECORD not in found and any(not name.startswith(".") for name in found):
         raise UsageError(f"`output` {folder}: is not empty, and holds no run on Ray; choose a new folder")
-    if RECORD in found and not (resume or overwrite):
-        parts = sum(map(_is_part, found))
+    parts = sum(map(_is_part, found))  # none: a run that failed before its first one is no loss
+    if RECORD in found and parts and not (resume or overwrite):
         raise UsageError(
             f"`output` {folder}: holds {parts} parts of a run; go on with `resume`, or discard them with `overwrite`"
         )

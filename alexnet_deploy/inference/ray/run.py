@@ -11,7 +11,7 @@ from pathlib import Path
 from alexnet_deploy import __version__
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.store import STORE, resolve_engine
-from alexnet_deploy.errors import InputError, UnavailableError, require_positive
+from alexnet_deploy.errors import InputError, UnavailableError, one_line, require_positive
 from alexnet_deploy.images.sources import Source
 from alexnet_deploy.inference.predict import require_batch, require_threshold
 from alexnet_deploy.inference.prediction import BATCH
@@ -110,7 +110,8 @@ def predict_on_ray(
         record = RunRecord(named, sum(part.rows for part in parts), settings.part_size, names)
         if not parts:
             raise InputError("no image among those named; check the paths")
-        prepare(settings.address)  # before an earlier run is discarded
+        prepare(settings.address)
+        _import_ray()  # both before an earlier run is discarded
         done = begin(folder, record, parts, resume=resume, overwrite=overwrite)
         before = sum(part.rows for part in parts if part.start in done)
         result = RayResult(before, sum(done.values()), before)
@@ -119,6 +120,15 @@ def predict_on_ray(
             _compute(parts, done, record, folder, settings, plain, pack_engine(found), result, on_rows)
     refuse_missing(folder, record, parts)
     return result
+
+
+def _import_ray() -> None:
+    try:
+        import alexnet_deploy.inference.ray.cluster  # noqa: F401
+    except ImportError as exc:
+        raise UnavailableError(
+            f"`ray` cannot be imported ({one_line(exc, 200)}); reinstall it: pip install 'alexnet-deploy[ray]'"
+        ) from exc
 
 
 def _compute(

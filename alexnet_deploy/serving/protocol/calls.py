@@ -71,7 +71,6 @@ class Calls:
         method: Method,
         *,
         needs_key: bool = True,
-        require_room: Callable[[], None] = lambda: None,
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         """The handler of a call with one message of the class ``request`` and one answer."""
 
@@ -80,7 +79,7 @@ class Calls:
                 try:
                     if needs_key:
                         self.check_key(context)
-                    answer = await _answer(messages, request, method, call, context, require_room)
+                    answer = await _answer(messages, request, method, call, context)
                 except asyncio.CancelledError:
                     raise
                 except Exception as exc:
@@ -93,10 +92,8 @@ class Calls:
         return handle
 
 
-async def _answer(
-    messages: Messages, request: Any, method: Method, call: Call, context: Any, require_room: Callable[[], None]
-) -> Any:
-    async with messages.read(context, request, require_room) as message:
+async def _answer(messages: Messages, request: Any, method: Method, call: Call, context: Any) -> Any:
+    async with messages.read(context, request) as message:
         return await method(message, call.facts, context)
 
 

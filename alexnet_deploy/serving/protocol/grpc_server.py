@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import grpc
@@ -16,7 +15,6 @@ from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol import streaming
 from alexnet_deploy.serving.protocol.calls import Calls
 from alexnet_deploy.serving.protocol.health import Health
-from alexnet_deploy.serving.protocol.infer import require_room
 from alexnet_deploy.serving.protocol.messages import HEALTH, HEALTH_METHODS, METHODS, SERVICE
 from alexnet_deploy.serving.protocol.methods import Methods
 from alexnet_deploy.serving.protocol.reading import Messages
@@ -72,7 +70,6 @@ async def start_grpc(
                 request,
                 getattr(methods, name),
                 needs_key=not is_open,
-                require_room=partial(require_room, models) if name == "ModelInfer" else lambda: None,
             )
             handlers[name] = grpc.stream_unary_rpc_method_handler(call, None, response.SerializeToString)
     health = Health(models, calls, small)

@@ -10,7 +10,7 @@ from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol import tensors
 from alexnet_deploy.serving.protocol.messages import answer
 from alexnet_deploy.serving.protocol.tensors import VALUES, InputTensor, RequestedOutput
-from alexnet_deploy.serving.refusals import BadRequestError, BusyError
+from alexnet_deploy.serving.refusals import BadRequestError
 
 _CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
 _MOST_DIMENSIONS = 9  # more than any input has, so that a longer shape stays a wrong one
@@ -38,19 +38,6 @@ async def infer(models: Models, request: Any, facts: dict[str, Any], timeout_s: 
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         response.raw_output_contents.append(output.raw())
     return response
-
-
-def require_room(models: Models) -> None:
-    """BusyError if no model has room for an image: a message is refused before it says which one it is for."""
-    full: BusyError | None = None
-    for model in models.index(ready_only=True):
-        try:
-            models.get(model["name"]).require_room()
-            return
-        except BusyError as exc:
-            full = exc
-    if full is not None:
-        raise full
 
 
 def _input(engine: ServedEngine, request: Any) -> InputTensor:

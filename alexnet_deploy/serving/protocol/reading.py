@@ -7,7 +7,7 @@ looks the same to clients, and its message is asked for when there is room for i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -30,19 +30,17 @@ class Messages:
         self._turns = asyncio.Semaphore(at_once)
 
     @asynccontextmanager
-    async def read(
-        self, context: Any, request: Any, require_room: Callable[[], None] = lambda: None
-    ) -> AsyncIterator[Any]:
+    async def read(self, context: Any, request: Any) -> AsyncIterator[Any]:
         """The first message of a call, of the class ``request``; its memory counts until the end of the block.
 
         Raises BusyError where the bodies of others take all memory, TooSlowError for a message that does not arrive in
-        time, BadRequestError for a call without one, and what ``require_room`` raises: it is called before the message
-        is asked for. A message above the limit is refused by gRPC itself.
+        time, BadRequestError for a call without one. A message above the limit is refused by gRPC itself.
+
+        A full queue does not refuse a call before its message is read: of such calls some clients see CANCELLED, as the
+        status can overtake what they still send.
         """
-        require_room()
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:
-                require_room()  # there was some when this call began to wait for its turn
                 self._hold(self._max_body)  # gRPC does not say how large it will be
                 try:
                     content = await context.read()

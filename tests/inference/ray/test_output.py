@@ -145,3 +145,8 @@ def test_programs_that_read_folders_of_parquet_see_the_rows_alone(tmp_path: Path
 def test_an_address_that_cannot_be_written_is_refused_by_its_form(address: str, error: type[DeployError]) -> None:
     with pytest.raises(error):
         folder_of(address)
+
+
+def test_a_run_that_failed_before_its_first_part_holds_up_nobody(folder: Folder) -> None:
+    begin(folder, RECORDED, PARTS, resume=False, overwrite=False)
+    assert begin(folder, RECORDED, PARTS, resume=False, overwrite=False) == {}

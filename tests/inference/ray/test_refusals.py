@@ -143,3 +143,20 @@ def test_an_address_of_another_form_is_a_usage_error() -> None:
     for address in ("", "auto", "head:", ":6379", "head:0", "http://head:6379", "a b:1"):
         with pytest.raises(UsageError, match="is neither HOST:PORT nor local"):
             probe.prepare(address)
+
+
+@needs_ray
+def test_a_ray_that_cannot_be_imported_is_one_line(place: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken/ray"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('of another Python')")
+    done = subprocess.run(
+        [sys.executable, "-m", "alexnet_deploy", "infer", "photos", "--ray", "local", "-o", "out",
+         "--engine", "tiny.onnx"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(broken.parent), str(ROOT)])},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "--ray cannot be imported (of another Python); reinstall it" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not Path("out/_run.json").exists()

@@ -76,9 +76,13 @@ async function classify() {
   for (const image of answers.querySelectorAll("img")) URL.revokeObjectURL(image.src);
   answers.replaceChildren();
   if (!files.length) return;
-  let done = 0;
+  let done = 0, failed = 0;
+  const show = () => {
+    const failures = failed ? `, ${failed} could not be` : "";
+    byId("status").textContent = `${done} of ${files.length} photos classified${failures}`;
+  };
   for (const file of files) {
-    byId("status").textContent = `${done} of ${files.length} photos classified`;
+    show();
     const article = element("article");
     const photo = element("div", "", "photo");
     const image = document.createElement("img");
@@ -94,9 +98,9 @@ async function classify() {
       if (mine !== round) return;
       results.append(place);
     }
-    done += 1;
+    if (results.querySelector(".bad")) failed += 1; else done += 1;
   }
-  byId("status").textContent = `${done} of ${files.length} photos classified`;
+  show();
 }
 
 function take(list) {
