@@ -146,7 +146,8 @@ def test_help_names_values_as_a_person_does(program: str, commands: Any) -> None
         ("export", ["  --arch <alexnet|alexnet-2012|alexnet-review|alexnet-review-code>\n"]),
         ("train", ["  --seed N  ", "  DATA  "]),
     ):
-        assert [line for line in lines if line not in shown.get(name, line)] == []
+        if (name == "train") == (program == "python -m training"):  # both have a report
+            assert [line for line in lines if line not in shown[name]] == []
 
 
 def test_an_error_of_the_library_names_parameters() -> None:
