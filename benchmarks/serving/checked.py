@@ -183,8 +183,9 @@ class Client:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        while self._free and self._free[-1][1].is_closing():
-            self._free.pop()
+        # The server closes what is idle for a minute; a stream counts as open after that EOF, until it is closed here.
+        while self._free and (self._free[-1][0].at_eof() or self._free[-1][1].is_closing()):
+            self._free.pop()[1].close()
         pair = self._free.pop() if self._free else await asyncio.open_connection("127.0.0.1", self._port)
         try:
             yield pair
