@@ -136,6 +136,7 @@ class TestCommand:
         assert err.startswith(f"error: {message}")
         assert err.count("\n") == 1
 
+    @pytest.mark.slow
     def test_compress_may_end_with_them_or_have_them_alone(
         self, cli: Command, tiny_run: Run, photo_folder: Path, tmp_path: Path
     ) -> None:

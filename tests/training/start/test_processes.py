@@ -19,6 +19,7 @@ def written(output: Path) -> Path:
     return next(output.glob("checkpoint*.safetensors"))
 
 
+@pytest.mark.slow
 def test_layers_that_are_unfrozen_learn_from_the_pictures_of_all_processes(photo_folder: Path, tmp_path: Path) -> None:
     """DistributedDataParallel sums the gradients of what learned when it was made, so it has to be made again."""
     start = save_checkpoint(small_checkpoint("a", "b", "c"), tmp_path / "start.safetensors")
