@@ -21,10 +21,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from alexnet_deploy.errors import DeployError, UnavailableError
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.budget import BodyBudget
+from alexnet_deploy.serving.engines.models import Models, ModelSource
 from alexnet_deploy.serving.http.app import make_app
 from alexnet_deploy.serving.http.limits import limited_protocol
 from alexnet_deploy.serving.metrics import Metrics
-from alexnet_deploy.serving.models import Models, ModelSource
 from alexnet_deploy.serving.protocol.grpc_server import start_grpc
 from alexnet_deploy.serving.security import Keys, require_protection, tls_context
 from alexnet_deploy.serving.settings import Settings

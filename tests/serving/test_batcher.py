@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.serving.batcher import Batcher, Computed
+from alexnet_deploy.serving.engines.batcher import Batcher, Computed
 from alexnet_deploy.serving.refusals import BusyError, EngineError, NotReadyError
 
 HOUR = 3600.0

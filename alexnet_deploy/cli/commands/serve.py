@@ -112,7 +112,7 @@ def serve(
         access_log=access_log,
     )
     with needs("serve"):
-        from alexnet_deploy.serving.models import find_sources
+        from alexnet_deploy.serving.engines.models import find_sources
         from alexnet_deploy.serving.server import serve as run_server
     sources = find_sources(engines or [], store, runtime, import_options)
     note(f"loading {', '.join(source.name for source in sources)}")

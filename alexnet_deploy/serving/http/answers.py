@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_deploy.images.sources import Source
 from alexnet_deploy.inference.predict import PixelBatch, predictions_of
-from alexnet_deploy.serving.engine import Result, ServedEngine
+from alexnet_deploy.serving.engines.engine import Result, ServedEngine
 
 _NO_PIXELS = np.empty(0, np.uint8)
 

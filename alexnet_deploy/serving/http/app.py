@@ -18,8 +18,9 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.predict import require_threshold
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.budget import BodyBudget
-from alexnet_deploy.serving.decoding import EncodedImage
-from alexnet_deploy.serving.engine import Result, ServedEngine
+from alexnet_deploy.serving.engines.decoding import EncodedImage
+from alexnet_deploy.serving.engines.engine import Result, ServedEngine
+from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.http.answers import rows_of
 from alexnet_deploy.serving.http.body import Bodies
 from alexnet_deploy.serving.http.compression import packed, unpacked
@@ -30,7 +31,6 @@ from alexnet_deploy.serving.http.openapi import openapi_document
 from alexnet_deploy.serving.http.page import page_routes
 from alexnet_deploy.serving.http.rest import HEADER_LENGTH, read_request, write_response
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, Metrics
-from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol import tensors
 from alexnet_deploy.serving.protocol.describe import EXTENSIONS, describe_model, model_config, statistics
 from alexnet_deploy.serving.refusals import BadRequestError, refuse_model_control

@@ -7,7 +7,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from alexnet_deploy.serving.decoding import EncodedImage
+from alexnet_deploy.serving.engines.decoding import EncodedImage
 from alexnet_deploy.serving.refusals import BadRequestError, UnsupportedMediaError
 
 DEFAULT_NAME = "image"

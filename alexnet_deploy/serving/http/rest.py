@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from alexnet_deploy.serving.engine import ServedEngine
+from alexnet_deploy.serving.engines.engine import ServedEngine
 from alexnet_deploy.serving.protocol.tensors import (
     IMAGE,
     PIXELS,

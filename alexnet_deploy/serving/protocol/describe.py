@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from alexnet_deploy.serving.engine import ServedEngine
-from alexnet_deploy.serving.models import Models
+from alexnet_deploy.serving.engines.engine import ServedEngine
+from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.protocol.tensors import describe_inputs, describe_outputs
 
 EXTENSIONS = ["classification", "binary_tensor_data", "model_configuration", "statistics"]

@@ -10,8 +10,8 @@ import grpc.aio
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.budget import BodyBudget
+from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.metrics import Metrics
-from alexnet_deploy.serving.models import Models
 from alexnet_deploy.serving.protocol import streaming
 from alexnet_deploy.serving.protocol.calls import Calls
 from alexnet_deploy.serving.protocol.health import Health

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from alexnet_deploy.serving.models import Models
+from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.protocol.calls import Calls, refusal_of, refuse
 from alexnet_deploy.serving.protocol.messages import HEALTH_METHODS, SERVICE
 from alexnet_deploy.serving.protocol.reading import Messages

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from alexnet_deploy.serving.engine import ServedEngine
-from alexnet_deploy.serving.models import Models
+from alexnet_deploy.serving.engines.engine import ServedEngine
+from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.protocol import tensors
 from alexnet_deploy.serving.protocol.messages import answer
 from alexnet_deploy.serving.protocol.tensors import VALUES, InputTensor, RequestedOutput

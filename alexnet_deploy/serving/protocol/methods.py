@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from alexnet_deploy import __version__
-from alexnet_deploy.serving.models import Models
+from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.protocol.describe import EXTENSIONS, describe_model, model_config, statistics
 from alexnet_deploy.serving.protocol.infer import infer
 from alexnet_deploy.serving.protocol.messages import answer

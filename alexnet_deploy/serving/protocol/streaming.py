@@ -8,7 +8,7 @@ from typing import Any
 import grpc.aio
 
 from alexnet_deploy.serving.budget import BodyBudget
-from alexnet_deploy.serving.models import Models
+from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.protocol.calls import Calls, refusal_of, refuse
 from alexnet_deploy.serving.protocol.infer import infer
 from alexnet_deploy.serving.protocol.messages import METHODS, answer

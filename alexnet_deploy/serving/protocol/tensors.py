@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.probabilities import activate
-from alexnet_deploy.serving.decoding import EncodedImage
-from alexnet_deploy.serving.engine import Result, ServedEngine, not_finite
+from alexnet_deploy.serving.engines.decoding import EncodedImage
+from alexnet_deploy.serving.engines.engine import Result, ServedEngine, not_finite
 from alexnet_deploy.serving.refusals import BadRequestError, EngineError
 
 # Legend: N image, H height, W width, C channel (RGB), K class

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.probabilities import finite_rows
-from alexnet_deploy.serving.batcher import Batcher, Computed
-from alexnet_deploy.serving.decoding import EncodedImage, decode
-from alexnet_deploy.serving.instances import Instances
+from alexnet_deploy.serving.engines.batcher import Batcher, Computed
+from alexnet_deploy.serving.engines.decoding import EncodedImage, decode
+from alexnet_deploy.serving.engines.instances import Instances
 from alexnet_deploy.serving.metrics import ModelMetrics
 from alexnet_deploy.serving.refusals import BadRequestError, DeadlineError, TooLargeError
 from alexnet_deploy.serving.settings import Settings

@@ -22,9 +22,9 @@ from alexnet_deploy.files import open_regular, sha256_of
 from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import Runtime, split_runtime
-from alexnet_deploy.serving.engine import LoadedEngine, ServedEngine
-from alexnet_deploy.serving.instances import open_instances
-from alexnet_deploy.serving.loads import Loads
+from alexnet_deploy.serving.engines.engine import LoadedEngine, ServedEngine
+from alexnet_deploy.serving.engines.instances import open_instances
+from alexnet_deploy.serving.engines.loads import Loads
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
 from alexnet_deploy.serving.settings import Settings

@@ -1,0 +1,1 @@
+"""Engines in memory: loaded and replaced (``models``), their images decoded, batched and computed (``engine``)."""
