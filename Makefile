@@ -85,7 +85,7 @@ bench: bench-photos $(BENCH)/engines/alexnet-fp32/bundle.json $(BENCH)/engines/a
 
 # Some fifteen minutes once the peers are installed, in two environments of their own (0.9 GB).
 bench-serving: bench-photos .venv/.dev $(SERVING)/.venv $(TRITON)/.venv $(SERVING)/engines/alexnet-int8/bundle.json
-	$(TRITON)/bin/python $(PIP_INSTALL_ALONE) -r benchmarks/serving/requirements-triton.txt
+	$(TRITON)/bin/python $(PIP_INSTALL_ALONE) -r benchmarks/serving/peers/requirements-triton.txt
 	$(BIN)/python -m benchmarks.serving.measure '$(ALEXNET_DEPLOY_PHOTOS)' --store $(SERVING)/engines $(BENCH_ROUNDS)
 
 $(SERVING)/engines/alexnet-int8/bundle.json: engines/alexnet.onnx
@@ -93,9 +93,9 @@ $(SERVING)/engines/alexnet-int8/bundle.json: engines/alexnet.onnx
 	  --calibration-images 128
 
 # Without constraints.txt: BentoML pins another OpenTelemetry.
-$(SERVING)/.venv: pyproject.toml benchmarks/serving/requirements.txt
+$(SERVING)/.venv: pyproject.toml benchmarks/serving/peers/requirements.txt
 	test -x $(SERVING)/bin/python || $(PYTHON) -m venv $(SERVING)
-	$(SERVING)/bin/python $(PIP_INSTALL_ALONE) -r benchmarks/serving/requirements.txt -e '.[cpu,serve]'
+	$(SERVING)/bin/python $(PIP_INSTALL_ALONE) -r benchmarks/serving/peers/requirements.txt -e '.[cpu,serve]'
 	touch $@
 
 bench-photos:

@@ -76,7 +76,7 @@ def main() -> None:
         if "litserve" in plan.sides:
             started["litserve"] = running.enter_context(servers.litserve(args.peer, engine, args.litserve_workers))
         if "triton" in plan.sides:
-            from benchmarks.serving import triton_peer
+            from benchmarks.serving.peers import triton_peer
 
             started["triton"] = running.enter_context(triton_peer.triton(args.triton, engine))
         readings = in_turn(_ways(plan, started, args, engine), args.rounds)

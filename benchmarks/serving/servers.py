@@ -66,7 +66,7 @@ def ours(engine: Path) -> Iterator[dict[str, Server]]:
 def litserve(python: Path, engine: Path, workers: int) -> Iterator[Server]:
     """``litserve_peer``."""
     port = free_ports(1)[0]
-    command = [python, "-m", "benchmarks.serving.litserve_peer", engine, port, workers]
+    command = [python, "-m", "benchmarks.serving.peers.litserve_peer", engine, port, workers]
     with _process(command, lambda _: _healthy(port, "/health")) as (group, _):
         yield Server(port, group)
 
@@ -75,7 +75,7 @@ def litserve(python: Path, engine: Path, workers: int) -> Iterator[Server]:
 def bentoml(python: Path, engine: Path, workers: int) -> Iterator[Server]:
     """``bentoml_peer``; its files go to a temporary folder."""
     port = free_ports(1)[0]
-    command = [python, "-m", "bentoml", "serve", "benchmarks.serving.bentoml_peer:Classifier"]
+    command = [python, "-m", "bentoml", "serve", "benchmarks.serving.peers.bentoml_peer:Classifier"]
     command += ["--host", "127.0.0.1", "--port", port, "--working-dir", ROOT]
     with tempfile.TemporaryDirectory() as home:
         told = {"PEER_ENGINE": str(engine), "PEER_WORKERS": str(workers), "BENTOML_HOME": home}

@@ -1,6 +1,6 @@
 """BentoML with our decoder and runner; PEER_ENGINE and PEER_WORKERS tell it the bundle and the number of processes:
 
-    python -m bentoml serve benchmarks.serving.bentoml_peer:Classifier
+    python -m bentoml serve benchmarks.serving.peers.bentoml_peer:Classifier
 
 Written as its documentation shows: batchable APIs, images as files. Its dispatcher chooses size and delay of a batch
 from the load; ``max_latency_ms`` is where it begins to refuse requests, not a delay. Batches of up to 8, as ours and as

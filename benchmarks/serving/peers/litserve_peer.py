@@ -1,4 +1,4 @@
-"""LitServe with our decoder and runner: python -m benchmarks.serving.litserve_peer BUNDLE PORT WORKERS
+"""LitServe with our decoder and runner: python -m benchmarks.serving.peers.litserve_peer BUNDLE PORT WORKERS
 
 Written as its documentation shows: a form with a file in, ``decode_request``, ``batch``, ``predict``, ``unbatch``. It
 says to choose the batch size and the timeout by experiment: 8 and 2 ms are what ours uses, and what suits the engine on
