@@ -22,7 +22,8 @@ from training.data.preflight import PreflightReport
 from training.loop.run import OnEpoch, no_epochs
 from training.loop.state import STATE_FILE
 from training.outcome import AtChance, Outcome, judge_class_mean, wilson
-from training.train import TrainSettings, is_distributed, plan_run, train_run
+from training.plan import TrainSettings, plan_run
+from training.train import is_distributed, train_run
 
 FOLDS_FILE = "folds.json"
 

@@ -38,10 +38,11 @@ from training.options import (
     settings_from,
 )
 from training.outcome import Outcome, describe_accuracy
+from training.plan import TrainSettings
 from training.recipe import RecipeName
 from training.show import show_epoch, show_folds, show_outcome, show_preflight, show_start
 from training.start.network import Activation, Freeze, Lrn, Pool, Resize
-from training.train import PREFLIGHT_FILE, TrainSettings, leads, train
+from training.train import PREFLIGHT_FILE, leads, train
 
 _SAVE_EVERY_S = Seconds(600)
 

@@ -10,7 +10,7 @@ from tests.helpers.command import Command, RunResult
 from tests.helpers.models.tiny_runs import run_of
 from training.__main__ import main
 from training.loop.run import Run
-from training.train import TrainSettings
+from training.plan import TrainSettings
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from PIL import Image
 from tests.helpers.models.tiny_runs import changed, run_of
 from tests.helpers.photos import CLASSES, save_photo
 from training.loop.run import Run
+from training.plan import TrainSettings
 from training.report.images import DataSettings
-from training.train import TrainSettings, train_run
+from training.train import train_run
 
 COPIED, COPY = "train/n01_red/1.jpg", "val/n01_red/copy.jpg"
 MISLABELLED = "val/n02_green/blue.jpg"
