@@ -26,7 +26,7 @@ def test_answers_come_in_order_and_are_those_of_modelinfer(server: Server, workp
     assert [item.infer_response.id for item in got] == [str(number) for number in range(120)]
     for number, item in enumerate(got):
         assert not item.error_message
-        # Which images share a batch differs: the last bits do, too, so the classes and 5 digits are compared.
+        # Which images share a batch differs, and so do the last bits: the classes and 5 digits are compared.
         given, alone = (
             list(memoryview(raw[1]).cast("f")) for raw in (item.infer_response.raw_output_contents, wanted[number % 6])
         )

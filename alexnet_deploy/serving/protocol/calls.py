@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -21,6 +21,7 @@ from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.tracing import span
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 Method = Callable[[Any, dict[str, Any], Any], Awaitable[Any]]
 """Request, facts for the access log, context -> response."""
@@ -74,27 +75,31 @@ class Calls:
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         """The handler of a call with one message of the class ``request`` and one answer."""
 
+        async def work(call: Call, context: Any) -> Any:
+            if needs_key:
+                self.check_key(context)
+            async with messages.read(context, request) as message:
+                return await method(message, call.facts, context)
+
         async def handle(_: Any, context: Any) -> Any:
-            with self.recorded(name, operation, context) as call:
-                try:
-                    if needs_key:
-                        self.check_key(context)
-                    answer = await _answer(messages, request, method, call, context)
-                except asyncio.CancelledError:
-                    raise
-                except Exception as exc:
-                    refusal = refusal_of(exc)
-                else:
-                    call.code = "OK"
-                    return answer
-                return await refuse(context, refusal, call)
+            return await self.run(name, operation, context, work)
 
         return handle
 
-
-async def _answer(messages: Messages, request: Any, method: Method, call: Call, context: Any) -> Any:
-    async with messages.read(context, request) as message:
-        return await method(message, call.facts, context)
+    async def run(self, name: str, operation: str, context: Any, work: Callable[[Call, Any], Awaitable[T]]) -> T | None:
+        """What ``work`` returns; an error in it ends the call with a status. It is logged and counted."""
+        with self.recorded(name, operation, context) as call:
+            try:
+                answer = await work(call, context)
+            except asyncio.CancelledError:
+                raise
+            except Exception as exc:
+                refusal = refusal_of(exc)
+            else:
+                call.code = "OK"
+                return answer
+            await refuse(context, refusal, call)
+            return None
 
 
 async def refuse(context: Any, refusal: Refusal, call: Call) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from alexnet_deploy.serving.engines.models import Models
-from alexnet_deploy.serving.protocol.calls import Calls, refusal_of, refuse
+from alexnet_deploy.serving.protocol.calls import Call, Calls
 from alexnet_deploy.serving.protocol.messages import HEALTH_METHODS, SERVICE
 from alexnet_deploy.serving.protocol.reading import Messages
 from alexnet_deploy.serving.refusals import BusyError, NotFoundError
@@ -27,34 +26,27 @@ class Health:
 
     async def watch(self, _: Any, context: Any) -> None:
         """The state of a service now, and again whenever it changes, until the client leaves or the server ends."""
+        await self._calls.run("Watch", "health", context, self._report_changes)
+
+    async def _report_changes(self, _: Call, context: Any) -> None:
         request, response = HEALTH_METHODS["Watch"]
-        with self._calls.recorded("Watch", "health", context) as call:
-            try:
-                if self._watchers == _WATCHERS:
-                    raise BusyError(f"{_WATCHERS} clients watch this server already; use Check")
-                self._watchers += 1
-                try:
-                    async with self._messages.read(context, request) as message:
-                        service = message.service
-                    told = None
-                    while True:
-                        if (status := self._status(service)) != told:
-                            await context.write(response(status=status))
-                            told = status
-                        elif self._models.ending:
-                            break
-                        else:
-                            await self._models.change()
-                finally:
-                    self._watchers -= 1
-            except asyncio.CancelledError:
-                raise
-            except Exception as exc:
-                refusal = refusal_of(exc)
-            else:
-                call.code = "OK"
-                return
-            await refuse(context, refusal, call)
+        if self._watchers == _WATCHERS:
+            raise BusyError(f"{_WATCHERS} clients watch this server already; use Check")
+        self._watchers += 1
+        try:
+            async with self._messages.read(context, request) as message:
+                service = message.service
+            reported = None
+            while True:
+                if (status := self._status(service)) != reported:
+                    await context.write(response(status=status))
+                    reported = status
+                elif self._models.ending:
+                    break
+                else:
+                    await self._models.change()
+        finally:
+            self._watchers -= 1
 
     def _status(self, service: str) -> str:
         try:

@@ -9,7 +9,7 @@ import grpc.aio
 
 from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.engines.models import Models
-from alexnet_deploy.serving.protocol.calls import Calls, refusal_of, refuse
+from alexnet_deploy.serving.protocol.calls import Call, Calls, refusal_of
 from alexnet_deploy.serving.protocol.infer import infer
 from alexnet_deploy.serving.protocol.messages import METHODS, answer
 from alexnet_deploy.serving.protocol.reading import parsed
@@ -33,35 +33,28 @@ class Streams:
 
     async def handle(self, _: Any, context: Any) -> None:
         """One stream. A request that is refused is an item with ``error_message``, and the stream goes on."""
-        with self._calls.recorded(NAME, "stream", context) as call:
+        await self._calls.run(NAME, "stream", context, self._open)
+
+    async def _open(self, _: Call, context: Any) -> None:
+        self._calls.check_key(context)
+        if not self._at_once:
+            raise UnsupportedError(
+                "no memory is set aside for streams: they need twice that of the largest body; use ModelInfer"
+            )
+        if not self._left:
+            raise BusyError(
+                f"{self._at_once} streams are open, as many as this server's memory for bodies permits; try again "
+                "later, or use ModelInfer"
+            )
+        self._left -= 1
+        try:
+            self._budget.hold(self._max_body)
             try:
-                self._calls.check_key(context)
-                if not self._at_once:
-                    raise UnsupportedError(
-                        "no memory is set aside for streams: they need twice that of the largest body; use ModelInfer"
-                    )
-                if not self._left:
-                    raise BusyError(
-                        f"{self._at_once} streams are open, as many as this server's memory for bodies permits; "
-                        "try again later, or use ModelInfer"
-                    )
-                self._left -= 1
-                try:
-                    self._budget.hold(self._max_body)
-                    try:
-                        await self._run(context)
-                    finally:
-                        self._budget.hold(-self._max_body)
-                finally:
-                    self._left += 1
-            except asyncio.CancelledError:
-                raise
-            except Exception as exc:
-                refusal = refusal_of(exc)
-            else:
-                call.code = "OK"
-                return
-            await refuse(context, refusal, call)
+                await self._run(context)
+            finally:
+                self._budget.hold(-self._max_body)
+        finally:
+            self._left += 1
 
     async def _run(self, context: Any) -> None:
         answers: Answers = asyncio.Queue()
