@@ -30,7 +30,7 @@ from training.loop.device import pick_device
 from training.loop.fit import open_batches
 from training.loop.run import Run
 from training.loop.step import Trainer
-from training.recipes import RECIPES, get_recipe
+from training.recipes.named import RECIPES, get_recipe
 
 WARM_UP = 3
 Step = Callable[[int], float]

@@ -64,7 +64,7 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     from training.data.listing import list_class_folders
     from training.loop.device import keep_freed_memory
     from training.loop.run import Run
-    from training.recipes import get_recipe
+    from training.recipes.named import get_recipe
 
     if not as_they_come:
         keep_freed_memory()

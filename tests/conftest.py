@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.helpers import chromium
 from tests.helpers.command import Command, RunResult
 from tests.helpers.photos import CLASSES, save_photo
 
@@ -51,6 +52,16 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         return RunResult(code, *capfd.readouterr())
 
     return call
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    """A real browser without a window."""
+    program = chromium.find()
+    if program is None:
+        pytest.skip("no Chromium here; install one, or name it in the environment variable CHROMIUM")
+    with chromium.running(program, tmp_path_factory.mktemp("profile")) as running:
+        yield running
 
 
 @pytest.fixture

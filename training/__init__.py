@@ -1,6 +1,6 @@
 """Training from a checkout: ``python -m training train DATA``, or with several processes ``torchrun -m training``.
 
-``train`` (train) goes from a folder of photos to a run directory; the recipes are in ``recipes``.
+``train`` (train) goes from a folder of photos to a run directory; the recipes are in ``recipes/``.
 """
 
 import os

@@ -27,7 +27,7 @@ try:
         from training.evaluate import evaluate_checkpoint
         from training.loop.fit import Interrupted
         from training.options import CheckpointFile, ValLabels, Workers
-        from training.pack import pack
+        from training.packing.pack import pack
         from training.report.command import report_command
         from training.train import leads
         from training.train_command import train_command

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from typer import Argument, Option
 
 from training.distil.distillation import TEMPERATURE, WEIGHT, TeacherView
-from training.recipe import Balance
+from training.recipes.recipe import Balance
 
 Settings = TypeVar("Settings")
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import ProofError
 from alexnet_deploy.model.checkpoint import load_checkpoint
+from training.loop.record.writer import CHECKPOINT, METRICS
 from training.loop.run import EpochMetrics, Run
-from training.loop.writer import CHECKPOINT, METRICS
 
 AT_CHANCE = "checkpoint-at-chance.safetensors"
 """Name of the checkpoint of a run that learned nothing."""

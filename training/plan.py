@@ -14,9 +14,9 @@ from training.data.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADA
 from training.data.splits import list_splits
 from training.distil.distillation import TeacherSettings, plan_distillation
 from training.loop.run import LoopSettings, Run
-from training.recipe import Balance, Recipe, RecipeName, apply_overrides
-from training.recipes import get_recipe
-from training.small_data import MIN_STEPS, describe_fit, fit_to_data
+from training.recipes.named import get_recipe
+from training.recipes.recipe import Balance, Recipe, RecipeName, apply_overrides
+from training.recipes.small_data import MIN_STEPS, describe_fit, fit_to_data
 from training.start.begin import StartReport, begin_with, no_report
 from training.start.network import NetworkSettings, architecture_for, check_freeze, labels_for, preprocessing_for
 from training.start.sources import read_source

@@ -19,10 +19,10 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
 from training.loop.fit import fit
+from training.loop.record.writer import CHECKPOINT
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import STATE_FILE, check_no_run
-from training.loop.writer import CHECKPOINT
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 FOLDER = "test-scale"
 """Run directory of the last epochs, inside that of the run."""

@@ -16,9 +16,9 @@ from alexnet_deploy.errors import DeployError, ProofError, UnavailableError
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.preflight import PreflightReport, inspect_data
 from training.loop.fit import fit
+from training.loop.record.writer import CHECKPOINT
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_run_folder
-from training.loop.writer import CHECKPOINT
 from training.outcome import Outcome, chance_error, read_outcome, set_aside
 from training.plan import TrainSettings, asked_recipe, fitted_recipe, plan_run, run_notes
 from training.report.files import write_report

@@ -39,7 +39,7 @@ from training.options import (
 )
 from training.outcome import Outcome, describe_accuracy
 from training.plan import TrainSettings
-from training.recipe import RecipeName
+from training.recipes.recipe import RecipeName
 from training.show import show_epoch, show_folds, show_outcome, show_preflight, show_start
 from training.start.network import Activation, Freeze, Lrn, Pool, Resize
 from training.train import PREFLIGHT_FILE, leads, train

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,15 +183,6 @@ def test_an_axis_holds_its_values_and_has_ticks(values: list[float], log: bool |
 def test_numbers_have_three_digits_that_count() -> None:
     shown = [number(value) for value in (0, 0.01234, 0.5, 1.234, 12.34, 123.4, 12345.6, None)]
     assert shown == ["0.00", "0.0123", "0.500", "1.23", "12.3", "123", "12,346", "\N{EN DASH}"]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
-    program = chromium.find()
-    if program is None:
-        pytest.skip("no Chromium here; install one, or name it in the environment variable CHROMIUM")
-    with chromium.running(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 def opened(browser: chromium.Browser, folder: Path, report: Report, **options: Any) -> chromium.Browser:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,6 @@ from tests.serving.running import PATIENCE_S, Server
 
 SCREENSHOTS = os.environ.get("ALEXNET_DEPLOY_SCREENSHOTS")
 """A folder for pictures of the page, for people."""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
-    if (program := chromium.find()) is None:
-        pytest.skip("needs Chromium")
-    with chromium.running(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 class Visit:

@@ -28,7 +28,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Command:
 @pytest.fixture
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the plot of an epoch, which takes longer than a tiny epoch; ``test_writer`` looks at it."""
-    monkeypatch.setattr("training.loop.writer.plot_curves", lambda rows, out: out)
+    monkeypatch.setattr("training.loop.record.writer.plot_curves", lambda rows, out: out)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.helpers.photos import CLASSES
 from training.data.augment import paper_square, ten_crops
 from training.data.listing import list_class_folders, list_val_images
 from training.evaluate import evaluate_checkpoint, mean_log_probability
-from training.pack import pack
+from training.packing.pack import pack
 
 
 def with_bias(checkpoint: Checkpoint, *bias: float) -> Checkpoint:

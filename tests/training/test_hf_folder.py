@@ -16,7 +16,7 @@ from alexnet_deploy.model.architecture import AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from tests.helpers.command import Command
 from tests.training.start.files import small_checkpoint
-from training.hf_folder import write_hf_folder
+from training.packing.hf_folder import write_hf_folder
 from training.start.sources import read_source
 
 CHECKPOINT = small_checkpoint("ant", "bee", "cat")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import UsageError
-from training.recipe import Recipe, RecipeName, apply_overrides
-from training.recipes import RECIPES, get_recipe
+from training.recipes.named import RECIPES, get_recipe
+from training.recipes.recipe import Recipe, RecipeName, apply_overrides
 
 
 class TestRecipe:

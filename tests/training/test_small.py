@@ -26,9 +26,9 @@ from training.data.listing import ImageList
 from training.loop.run import EpochMetrics, Run
 from training.outcome import AT_CHANCE, Outcome, describe_accuracy, judge, wilson
 from training.plan import TrainSettings
-from training.recipe import RecipeName
-from training.recipes import RECIPES, get_recipe
-from training.small_data import MIN_BATCH, MIN_STEPS, describe_fit, fit_to_data
+from training.recipes.named import RECIPES, get_recipe
+from training.recipes.recipe import RecipeName
+from training.recipes.small_data import MIN_BATCH, MIN_STEPS, describe_fit, fit_to_data
 
 pytestmark = pytest.mark.usefixtures("no_curves", "tiny_network")
 

@@ -16,7 +16,7 @@ from tests.helpers.models import tiny_runs as tiny
 from training.data.loader import TrainingCrops
 from training.loop.fit import Interrupted, fit
 from training.loop.run import Run
-from training.recipes import RECIPES
+from training.recipes.named import RECIPES
 from training.test_scale import RECORD, START, ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 pytestmark = pytest.mark.usefixtures("no_curves")

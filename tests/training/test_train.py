@@ -24,9 +24,9 @@ from tests.helpers.repository import ROOT
 from training.data.preflight import PreflightReport
 from training.loop.run import EpochMetrics, Run
 from training.plan import TrainSettings
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
+from training.recipes.small_data import fit_to_data
 from training.report.images import DataSettings, read_data_settings
-from training.small_data import fit_to_data
 from training.train import train as train_in_python
 
 

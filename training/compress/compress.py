@@ -23,8 +23,8 @@ from training.loop.fit import fit
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_no_run, no_run
 from training.output import check_output
-from training.recipes import get_recipe
-from training.small_data import fit_to_data
+from training.recipes.named import get_recipe
+from training.recipes.small_data import fit_to_data
 from training.test_scale import ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 START = "start.safetensors"

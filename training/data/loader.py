@@ -20,7 +20,7 @@ from training.data.augment import Colours, add_colour_noise, paper_square, rando
 from training.data.balance import balanced_order
 from training.data.listing import ImageList
 from training.data.pixel_cache import PixelCache
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from training.data.policies import Policy

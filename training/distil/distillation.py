@@ -13,7 +13,7 @@ from typing import Any, Literal
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.data.listing import ImageList
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 TeacherView = Literal["same", "single", "ten-crop"]
 

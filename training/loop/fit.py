@@ -25,10 +25,10 @@ from training.data.pixel_cache import cache_pixels
 from training.loop.best import best_epoch, stops_early
 from training.loop.device import keep_freed_memory, pick_device
 from training.loop.divergence import WINDOW, DivergenceCheck
+from training.loop.record.writer import CHECKPOINT, RunWriter
 from training.loop.run import EpochMetrics, OnEpoch, Run, as_json, no_epochs
 from training.loop.state import STATE_FILE, RunState, check_run_folder, load_state, save_state
 from training.loop.step import Trainer, autocast
-from training.loop.writer import CHECKPOINT, RunWriter
 
 
 class Interrupted(DeployError):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from alexnet_deploy.model.architecture import KERNELS, AlexNet
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 _CONVOLUTIONS = len(KERNELS)
 _LAYERS = _CONVOLUTIONS + 3

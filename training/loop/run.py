@@ -17,7 +17,7 @@ from alexnet_deploy.model.checkpoint import Checkpoint
 from training.data.listing import ImageList
 from training.distil.distillation import Distillation
 from training.loop.standardise import have_mean_0
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 TrainingPrecision = Literal["bf16", "fp16", "fp32"]
 

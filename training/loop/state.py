@@ -22,7 +22,7 @@ from alexnet_deploy.model.safetensors_file import open_safetensors, tensors_in
 from training.loop.freezing import held_parameters
 from training.loop.run import EpochMetrics, Run, as_json
 from training.loop.step import Trainer
-from training.recipe import OPTIONS, Recipe
+from training.recipes.recipe import OPTIONS, Recipe
 
 STATE_FILE = "state.safetensors"
 _KEY = "alexnet_deploy.training"

@@ -23,7 +23,7 @@ from training.loop.freezing import hold, parameter_groups
 from training.loop.loss import LabelLoss
 from training.loop.run import Run, TrainingPrecision
 from training.loop.standardise import standardise_convolutions
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 
 MIN_STEPS = 20
 """Fewest steps of an epoch; whatever is counted in epochs (warm-up, decay, patience) then lasts so many of them."""

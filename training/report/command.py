@@ -13,7 +13,7 @@ from alexnet_deploy.model.checkpoint import load_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.preflight import inspect_data
 from training.data.splits import list_splits
-from training.loop.writer import CHECKPOINT
+from training.loop.record.writer import CHECKPOINT
 from training.options import Val, ValLabels, Workers
 from training.report.files import write_report
 from training.report.images import DataSettings, read_data_settings

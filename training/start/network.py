@@ -12,7 +12,7 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.json_format import decode_json, read_users_file
 from alexnet_deploy.model.architecture import Architecture, get_architecture
-from training.recipe import Recipe
+from training.recipes.recipe import Recipe
 from training.start.begin import StartReport
 from training.start.sources import Source
 

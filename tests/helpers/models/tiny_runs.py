@@ -19,7 +19,7 @@ from tests.helpers.photos import CLASSES
 from training.data.listing import list_class_folders
 from training.loop.fit import fit
 from training.loop.run import EpochMetrics, Run
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 SMALL_PICTURES = ((0.0, 64),)
 """Sides of a recipe: all epochs at 64 pixels, a twelfth of the work."""

@@ -22,7 +22,7 @@ from training.data.augment import Colours, paper_square
 from training.data.listing import ImageList, list_class_folders
 from training.data.loader import Batch, Item, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
 from training.data.pixel_cache import cache_pixels
-from training.recipes import RECIPES, get_recipe
+from training.recipes.named import RECIPES, get_recipe
 
 PRE = Preprocessing(height=32, width=32, resize_to=40)
 

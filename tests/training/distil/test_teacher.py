@@ -19,7 +19,7 @@ from training.data.augment import paper_square, ten_crops
 from training.data.listing import ImageList, list_class_folders
 from training.distil.distillation import Distillation, TeacherSettings, plan_distillation
 from training.distil.teacher import TARGETS_FILE, Teachers, cached_targets, compute_targets
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 CPU = torch.device("cpu")
 MODERN = get_recipe("modern")

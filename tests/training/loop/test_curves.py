@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.loop.curves import plot_curves
+from training.loop.record.curves import plot_curves
 from training.loop.run import EpochMetrics
 
 

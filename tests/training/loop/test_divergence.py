@@ -13,7 +13,7 @@ from tests.helpers.models.tiny_runs import SMALL_PICTURES, rows_of
 from training.loop.divergence import CHANCE_EPOCHS, SETTLED_STEPS, WINDOW, DivergenceCheck
 from training.loop.run import EpochMetrics, Run
 from training.loop.state import STATE_FILE
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 

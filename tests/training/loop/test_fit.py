@@ -25,7 +25,7 @@ from training.data.augment import measure_colours
 from training.loop.fit import Interrupted, fit
 from training.loop.run import EpochMetrics, Run, as_json
 from training.loop.state import STATE_FILE
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 CHECKPOINT = "checkpoint.safetensors"
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -74,7 +74,7 @@ def test_a_kill_while_the_checkpoint_is_saved_loses_no_checkpoint(
     tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("training.loop.writer.save_checkpoint", lambda *_: sys.exit())
+        patch.setattr("training.loop.record.writer.save_checkpoint", lambda *_: sys.exit())
         tiny.rows_of(dataclasses.replace(tiny_run, val_every=2))
     assert [row.epoch for row in tiny.rows_of(dataclasses.replace(tiny_run, resume=True))] == [2]
     assert (tiny_run.output / CHECKPOINT).is_file()

@@ -20,7 +20,7 @@ from training.loop.freezing import parameter_groups
 from training.loop.run import Run
 from training.loop.standardise import have_mean_0, plain_weights, standardise_convolutions
 from training.loop.step import Trainer
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 CONVOLUTIONS = tuple(f"features.{number}." for number in (0, 3, 6, 8, 10))
 HIDDEN = ("classifier.1.", "classifier.4.")

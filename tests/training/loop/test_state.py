@@ -25,7 +25,7 @@ from training.loop.fit import Interrupted
 from training.loop.run import Run
 from training.loop.state import STATE_FILE, check_run_folder, load_state
 from training.loop.step import Trainer
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 KEY = "alexnet_deploy.training"
 pytestmark = pytest.mark.usefixtures("no_curves")

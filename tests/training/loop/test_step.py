@@ -17,7 +17,7 @@ from tests.helpers.models.tiny_runs import rows_of, run_of
 from training.loop.run import Run
 from training.loop.standardise import plain_weights, standardise_convolutions
 from training.loop.step import Trainer, check_precision
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 

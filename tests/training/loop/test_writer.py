@@ -14,10 +14,10 @@ import alexnet_deploy
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from tests.helpers.models.tiny_runs import metrics_of, rows_of
 from tests.helpers.photos import CLASSES
-from training.loop import writer
+from training.loop.record import writer
+from training.loop.record.writer import CHECKPOINT, METRICS
 from training.loop.run import Run
 from training.loop.state import STATE_FILE
-from training.loop.writer import CHECKPOINT, METRICS
 
 
 def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
@@ -68,12 +68,12 @@ def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:
 def test_the_digest_changes_with_any_source_that_decides_the_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sources = {f"training/{name}.py" for name in ("recipes", "loop/writer", "data/augment")}
+    sources = {f"training/{name}.py" for name in ("recipes/named", "loop/record/writer", "data/augment")}
     sources |= {f"alexnet_deploy/{name}.py" for name in ("images/decode", "model/architecture", "model/lrn")}
     for name in (*sources, "alexnet_deploy/__init__.py", "alexnet_deploy/errors.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("before")
-    monkeypatch.setattr(writer, "__file__", str(tmp_path / "training" / "loop" / "writer.py"))
+    monkeypatch.setattr(writer, "__file__", str(tmp_path / "training" / "loop" / "record" / "writer.py"))
     monkeypatch.setattr(alexnet_deploy, "__file__", str(tmp_path / "alexnet_deploy" / "__init__.py"))
     seen = {writer.source_digest()}
     for name in sorted(sources):

@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     run = run_of(data, root / "run", epochs=5, batch=9)
     run = changed(run, recipe={"ema_decay": None, "lr": 0.003, "warmup_epochs": 1}, arch={"dropout": 0.0})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.loop.writer.plot_curves", lambda rows, out: out)
+        patch.setattr("training.loop.record.writer.plot_curves", lambda rows, out: out)
         train_run(run, TrainSettings(workers=0))
     DataSettings(data, run.seed).write(run.output)
     return Finished(run, data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,7 +82,7 @@ class TestPage:
         page.assert_runs_nothing()
         assert "1337" not in page.text
         assert page.text.count(HOSTILE) > 20
-        assert f"{HOSTILE} (n00000)" in page.text, "two classes of one name are told apart"
+        assert f"{HOSTILE} (n00000)" in page.text, "two classes of one name can be distinguished"
 
     def test_headings_tables_and_drawings_have_names(self, tmp_path: Path) -> None:
         page = Page(render_page(report_of(tmp_path, tuple(f"class {i}" for i in range(40)))))
@@ -150,15 +149,6 @@ class TestCard:
         lines = suspects_text(report).splitlines()
         assert lines
         assert all(line.startswith("#") for line in lines)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
-    program = chromium.find()
-    if program is None:
-        pytest.skip("no Chromium here; install one, or name it in the environment variable CHROMIUM")
-    with chromium.running(program, tmp_path_factory.mktemp("profile")) as running:
-        yield running
 
 
 @pytest.mark.parametrize("width", [360, 1280])

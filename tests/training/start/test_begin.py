@@ -13,7 +13,7 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.model.architecture import Architecture
 from alexnet_deploy.model.checkpoint import Checkpoint
 from tests.training.start.files import SMALL, small_checkpoint, small_weights
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 from training.start.begin import StartReport, begin_with
 from training.start.network import NetworkSettings, architecture_for, check_freeze
 from training.start.sources import Source

@@ -15,7 +15,7 @@ from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES
 from tests.training.start.files import SMALL, small_checkpoint, small_weights
 from training.loop.run import Run
-from training.recipes import get_recipe
+from training.recipes.named import get_recipe
 
 RED, GREEN, BLUE = CLASSES
 RAW = (1 / 255, 1 / 255, 1 / 255)

@@ -15,7 +15,7 @@ import torch
 import alexnet_deploy
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
-from training.loop.curves import plot_curves
+from training.loop.record.curves import plot_curves
 from training.loop.run import EpochMetrics, Run
 from training.loop.standardise import plain_weights
 
@@ -36,7 +36,7 @@ class RunWriter:
             temporary.write_text("".join(json.dumps(dataclasses.asdict(row)) + "\n" for row in rows), encoding="utf-8")
         plot_curves(rows, self.run.output / "curves.png")
         if self._events is None and importlib.util.find_spec("tensorboard") is not None:
-            from training.loop.events import EventWriter
+            from training.loop.record.events import EventWriter
 
             self._events = EventWriter(self.run.output)
         if self._events is not None:
@@ -68,7 +68,7 @@ def source_digest() -> str:
 
     All of ``training/`` and the modules of the package that decode pixels and build the network, each under its path.
     """
-    package, training = Path(alexnet_deploy.__file__).parent, Path(__file__).parents[1]
+    package, training = Path(alexnet_deploy.__file__).parent, Path(__file__).parents[2]
     used = [package / f"{name}.py" for name in _PACKAGE_SOURCES] + list((package / "images" / "codecs").glob("*.py"))
     sources = {path.relative_to(package).as_posix(): path for path in used}
     sources |= {f"training/{path.relative_to(training).as_posix()}": path for path in training.rglob("*.py")}

@@ -1,0 +1,1 @@
+"""What a run writes after each epoch: checkpoint, metrics, curves, TensorBoard events (``writer``)."""
