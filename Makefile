@@ -51,7 +51,7 @@ test-slow: .venv/.ray
 
 # Some minutes, most of them for 0.3 GB of packages: the real tritonserver, which wants an environment of its own.
 test-triton: .venv/.dev $(TRITON)/.venv
-	ALEXNET_DEPLOY_TRITON=$(TRITON)/bin/python ALEXNET_DEPLOY_TRITON_PYTHON=$(TRITON)/bin/python \
+	ALEXNET_DEPLOY_TRITON=$(TRITON)/bin/python ALEXNET_DEPLOY_TRITON_PYTHON=$(CURDIR)/$(TRITON)/bin/python \
 	  $(BIN)/python -m pytest tests/serving/triton tests/serving/test_tritonclient.py
 
 $(TRITON)/.venv: tests/serving/triton/requirements.txt
