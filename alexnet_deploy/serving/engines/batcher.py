@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import DeployError
+from alexnet_deploy.serving.engines.priority import after_the_loop
 from alexnet_deploy.serving.refusals import BusyError, EngineError, NotReadyError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Batcher:
         self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(len(instances), thread_name_prefix="compute")
+        self._threads = ThreadPoolExecutor(len(instances), "compute", initializer=after_the_loop)
         self._requests: deque[_Request] = deque()
         self._queued = 0  # decoded images that wait for a batch
         self._reserved = 0  # these, and those that are being decoded

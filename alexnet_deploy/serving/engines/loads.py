@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from alexnet_deploy.serving.engines.priority import after_the_loop
+
 T = TypeVar("T")
 
 
@@ -23,6 +25,7 @@ class Loads:
         future: asyncio.Future[T] = loop.create_future()
 
         def work() -> None:
+            after_the_loop()  # the engine's own threads start from here
             try:
                 _work(load, discard, future, loop)
             finally:

@@ -25,6 +25,7 @@ from alexnet_deploy.runtime.select import Runtime, split_runtime
 from alexnet_deploy.serving.engines.engine import LoadedEngine, ServedEngine
 from alexnet_deploy.serving.engines.instances import open_instances
 from alexnet_deploy.serving.engines.loads import Loads
+from alexnet_deploy.serving.engines.priority import after_the_loop
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
 from alexnet_deploy.serving.settings import Settings
@@ -92,7 +93,7 @@ class Models:
         self._settings = settings
         self._metrics = metrics
         self._of_model = {name: metrics.of_model(name) for name in self._sources}
-        self._pool = ThreadPoolExecutor(settings.workers or cores(), thread_name_prefix="decode")
+        self._pool = ThreadPoolExecutor(settings.workers or cores(), "decode", initializer=after_the_loop)
         self._current: dict[str, ServedEngine] = {}
         self._seen: dict[str, object] = {}
         self._retired: set[asyncio.Task[None]] = set()

@@ -24,6 +24,10 @@ from alexnet_deploy.serving.settings import Settings
 _OPEN = ("ServerLive", "ServerReady", "ModelReady")
 _MAX_METADATA = 32 << 10
 _MORE_CALLS = 1024  # at the same time, beyond one image each for the queue: gRPC refuses others itself, uncounted
+_CALLS_PER_CONNECTION = 128
+"""A client keeps further calls to itself. Here they would wait to be accepted, which happens one by one."""
+_PENDING = 4096
+"""Calls that wait to be accepted: above it gRPC itself ends some of them as CANCELLED."""
 _OPEN_AT_ONCE = 2  # messages of calls without a key that are being read: they come with the first packet
 _KEEPALIVE_MS = 60_000  # a client that has vanished must not keep its stream
 _IDLE_MS = 300_000  # a connection without calls ends; clients open another one by themselves
@@ -44,6 +48,10 @@ async def start_grpc(
             ("grpc.so_reuseport", 0),  # else a second server would share the port and take half of the requests
             ("grpc.max_receive_message_length", settings.max_body),
             ("grpc.max_metadata_size", _MAX_METADATA),
+            ("grpc.max_concurrent_streams", _CALLS_PER_CONNECTION),
+            ("grpc.http.overload_protection", 0),  # it counts calls that have just ended, and refuses others for them
+            ("grpc.server.max_pending_requests", _PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _PENDING),
             ("grpc.http2.bdp_probe", 0),  # with it, up to 8 MB of a message that nobody has asked for are in memory
             ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
             ("grpc.max_connection_idle_ms", _IDLE_MS),

@@ -36,8 +36,7 @@ class Messages:
         Raises BusyError where the bodies of others take all memory, TooSlowError for a message that does not arrive in
         time, BadRequestError for a call without one. A message above the limit is refused by gRPC itself.
 
-        A full queue does not refuse a call before its message is read, since the status could overtake what the client
-        still sends.
+        A full queue does not refuse a call before its message is read, for only the message says whose queue it is.
         """
         try:
             async with asyncio.timeout(self._timeout_s), self._turns:

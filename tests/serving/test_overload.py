@@ -1,0 +1,60 @@
+"""More than the event loop can take on at once: calls still end as this server ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from alexnet_deploy.serving.protocol.messages import METHODS, SERVICE
+from tests.serving.running import PATIENCE_S, Server, serving
+
+_CALLS = 6000  # far above the thousand that gRPC lets wait by itself, before it ends some as CANCELLED
+_THREADS = 4  # two that decode, two that compute
+
+
+@pytest.fixture(scope="module")
+def busy(workplace: Path) -> Iterator[Server]:
+    with serving(workplace, "exact", "--workers", 2, "--instances", 2, "--no-access-log") as running:
+        yield running
+
+
+def test_no_call_of_a_flood_is_cancelled(busy: Server) -> None:
+    request, _ = METHODS["ModelInfer"]
+    sent = request(model_name="nobody").SerializeToString()
+
+    async def flood() -> Counter[str]:
+        # A connection of its own for each: else the channels, which are alike, share one.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        channels = [grpc.aio.insecure_channel(f"127.0.0.1:{busy.grpc_port}", options) for _ in range(4)]
+        calls = [channel.unary_unary(f"/inference.{SERVICE}/ModelInfer") for channel in channels]
+        waiting = [calls[number % len(calls)](sent, timeout=PATIENCE_S) for number in range(_CALLS)]
+        codes = Counter([(await call.code()).name for call in waiting])
+        for channel in channels:
+            await channel.close()
+        return codes
+
+    codes = asyncio.run(flood())
+    assert codes == {"NOT_FOUND": _CALLS}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+def test_threads_that_decode_and_compute_come_after_the_event_loop(
+    busy: Server, workplace: Path, photos: list[Path]
+) -> None:
+    assert busy.ask("POST", "/classify", (workplace / photos[0]).read_bytes()).status == 200
+    process = busy.process.pid
+    lower = [
+        thread
+        for thread in map(int, os.listdir(f"/proc/{process}/task"))
+        if os.getpriority(os.PRIO_PROCESS, thread) > os.getpriority(os.PRIO_PROCESS, process)
+    ]
+    assert process not in lower
+    assert len(lower) >= _THREADS
