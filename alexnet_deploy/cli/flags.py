@@ -47,17 +47,25 @@ def in_flags(message: object, command: Callable[..., None] | None = None) -> str
 
 
 def flag_of(command: Callable[..., None], parameter: str) -> str:
-    """The flag of ``command`` that sets ``parameter``, or the name of its argument."""
+    """The flag of ``command`` that sets ``parameter``, or the name of its argument; else the plain word.
+
+    An error that several commands share may name a parameter that this one lacks: nobody could type a flag for it.
+    """
     hints = typing.get_type_hints(command, include_extras=True)
-    for info in getattr(hints.get(parameter, hints.get(f"{parameter}_")), "__metadata__", ()):
-        if isinstance(info, ArgumentInfo):
-            return info.metavar or parameter.upper()
-        if isinstance(info, OptionInfo):
-            # Within Annotated the first positional argument of Option, its `default`, is a flag as well.
-            declared = (info.default, *(info.param_decls or ()))
-            flags = [flag for flag in declared if isinstance(flag, str) and flag.startswith("--")]
-            return flags[0].partition("/")[0] if flags else _default(parameter)
-    return _default(parameter)
+    others: list[str] = []
+    for name, hint in hints.items():
+        for info in getattr(hint, "__metadata__", ()):
+            if isinstance(info, ArgumentInfo) and name in (parameter, f"{parameter}_"):
+                return info.metavar or parameter.upper()
+            if isinstance(info, OptionInfo):
+                # Within Annotated the first positional argument of Option, its `default`, is a flag as well.
+                declared = (info.default, *(info.param_decls or ()))
+                flags = [flag for flag in declared if isinstance(flag, str) and flag.startswith("--")]
+                flag = flags[0].partition("/")[0] if flags else _default(name)
+                if name in (parameter, f"{parameter}_"):
+                    return flag
+                others.append(flag)
+    return _default(parameter) if _default(parameter) in others else parameter
 
 
 def _default(parameter: str) -> str:

@@ -54,7 +54,7 @@ def infer_on_ray(
 
         def show(rows: int, total: int) -> None:
             nonlocal begun
-            begun = begun or rows > 0
+            begun = True  # called once the folder is begun: a part may be there before its rows are shown
             bars.update(task, completed=rows, total=total)
 
         try:

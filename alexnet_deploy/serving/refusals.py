@@ -24,6 +24,13 @@ from typing import ClassVar, NoReturn
 from alexnet_deploy.errors import printable
 
 _LONGEST = 500  # a message quotes names and values that the client chose
+_LONGEST_NAME = 100
+
+
+def shown(name: str) -> str:
+    """A name that a client chose, for a message: printable, and short enough to leave room for the rest."""
+    text = printable(name[: _LONGEST_NAME + 1])
+    return (f"{text[:_LONGEST_NAME]}..." if len(text) > _LONGEST_NAME else text) or "the empty name"
 
 
 class Refusal(Exception):

@@ -18,12 +18,14 @@ import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from alexnet_deploy.errors import DeployError, UnavailableError
+from alexnet_deploy.errors import DeployError
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.engines.models import Models, ModelSource
 from alexnet_deploy.serving.http.app import make_app
+from alexnet_deploy.serving.http.draining import DrainingServer
 from alexnet_deploy.serving.http.limits import limited_protocol
+from alexnet_deploy.serving.listening import listening, require_free_grpc_port
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.protocol.grpc_server import start_grpc
 from alexnet_deploy.serving.security import Keys, require_protection, tls_context
@@ -32,7 +34,6 @@ from alexnet_deploy.serving.settings import Settings
 _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_BACKLOG = 512  # connections that the kernel holds while we are busy
 _FILES = 256  # descriptors beside those of connections, as many for gRPC as for HTTP: engines, logs
 _LOAD_END_S = 2.0  # an engine that is being loaded at the end: most are loaded by then, and clean up after themselves
 
@@ -47,13 +48,16 @@ class Started:
 
 
 def serve(
-    sources: Sequence[ModelSource], settings: Settings, on_ready: Callable[[Started], None] = lambda started: None
+    sources: Sequence[ModelSource],
+    settings: Settings,
+    on_loading: Callable[[], None] = lambda: None,
+    on_ready: Callable[[Started], None] = lambda started: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then answer what has arrived, for at most ``drain_s``, and return.
 
-    It listens at once; it is ready, and ``on_ready`` is called, when every model is loaded and warm. A second signal
-    ends it at once. Must be called in the main thread. If a load or a computation does not end in time, nobody can end
-    its thread: then the whole process ends here, with exit code 0.
+    It listens at once, and calls ``on_loading``; it is ready, and calls ``on_ready``, when every model is loaded and
+    warm. A second signal ends it at once. Must be called in the main thread. If a load or a computation does not end in
+    time, nobody can end its thread: then the whole process ends here, with exit code 0.
 
     Raises UsageError, InputError and UnavailableError before it listens: an address without protection, a key file or
     certificate that cannot be used, a port in use; and the error of a model that cannot be loaded.
@@ -65,7 +69,9 @@ def serve(
         tls = tls_context(settings.certificate, settings.key)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what matters of it, we log ourselves
     _raise_file_limit(2 * settings.max_connections + _FILES)
-    with _listening(settings) as listener:
+    with listening(settings) as listener:
+        require_free_grpc_port(settings)
+        on_loading()
         config = uvicorn.Config(
             app=_not_yet,
             loop="none",
@@ -114,10 +120,10 @@ async def _serve(
     budget = BodyBudget(settings, metrics.body_bytes.set)
     app = make_app(models, settings, metrics, budget, keys, access_log)
     config.loaded_app = app
-    config.http_protocol_class = limited_protocol(settings, app.refused_connection)
-    server = _Server(config)
+    config.http_protocol_class = limited_protocol(settings, app.refused_connection, lambda: models.ending)
+    server = DrainingServer(config)
     stop = asyncio.Event()
-    _stop_on_signals(stop, server)
+    _stop_on_signals(stop, server, models)
     # gRPC first: a port that is in use ends the start before anybody is answered.
     grpc_server, grpc_port = None, None
     if settings.grpc_port is not None:
@@ -171,17 +177,11 @@ def _end_process() -> None:
     os._exit(0)
 
 
-class _Server(uvicorn.Server):
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Nothing: ``_stop_on_signals`` has them, and unlike uvicorn ends with exit code 0 once it has drained."""
-        yield
-
-
-def _stop_on_signals(stop: asyncio.Event, server: uvicorn.Server) -> None:
+def _stop_on_signals(stop: asyncio.Event, server: uvicorn.Server, models: Models) -> None:
     loop = asyncio.get_running_loop()
 
     def end() -> None:
+        models.end()
         stop.set()
         server.should_exit = True
         for number in _SIGNALS:  # whoever sends a second one does not want to wait
@@ -197,28 +197,6 @@ def _started(settings: Settings, listener: socket.socket, grpc_port: int | None,
     scheme = "http" if settings.certificate is None else "https"
     http = f"{scheme}://{host}:{listener.getsockname()[1]}"
     return Started(http, None if grpc_port is None else f"{host}:{grpc_port}", tuple(models.names))
-
-
-@contextlib.contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
-    """A socket that listens; UnavailableError if the address is in use or none of this machine's."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind)
-    except OSError as exc:
-        raise UnavailableError(f"`host` {settings.host}: is no address ({exc.strerror})", "choose another") from exc
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError as exc:
-            raise UnavailableError(
-                f"`port` {settings.port} on {settings.host}: cannot be used ({exc.strerror})", "choose another"
-            ) from exc
-        yield listener
 
 
 def _raise_file_limit(wanted: int) -> None:

@@ -60,8 +60,10 @@ class Settings:
             max_images=self.max_images,
             max_connections=self.max_connections,
         )
-        if (self.instances or 1) > (most := MAX_CALLS_PER_CORE * cores()):
-            raise UsageError(f"`instances` {self.instances}: above {most} they only wait for each other; choose fewer")
+        most = MAX_CALLS_PER_CORE * cores()
+        for name in ("instances", "workers", "threads"):
+            if (value := getattr(self, name) or 1) > most:
+                raise UsageError(f"`{name}` {value}: above {most} they only wait for each other; choose fewer")
         for name in ("port", "grpc_port"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 65535:
@@ -72,6 +74,11 @@ class Settings:
             raise UsageError(
                 f"`max_images` {self.max_images} exceeds `max_queue` {self.max_queue}, so the largest request could "
                 "never be answered; raise `max_queue`"
+            )
+        if (self.max_batch or 1) > self.max_queue:
+            raise UsageError(
+                f"`max_batch` {self.max_batch} exceeds `max_queue` {self.max_queue}, so the largest batch could never "
+                "gather; lower `max_batch`"
             )
         if self.max_memory < self.max_body:
             raise UsageError(f"`max_memory` {self.max_memory} is below `max_body` {self.max_body}; raise `max_memory`")

@@ -165,7 +165,7 @@ def test_an_error_of_a_command_names_its_flags() -> None:
     ) -> None:
         raise UsageError("`images`, `onnx_path`, `max_batch`, `stop`, `top_k`, `other_one` and `not one`")
 
-    with pytest.raises(UsageError, match=r"^IMAGES, ONNX, --largest, --stop, --top-k, --other-one and `not one`$"):
+    with pytest.raises(UsageError, match=r"^IMAGES, ONNX, --largest, --stop, --top-k, other_one and `not one`$"):
         with_flags(command)("photos/")
 
 

@@ -74,6 +74,32 @@ def test_curl_sends_a_photo_in_one_line(server: Server, workplace: Path, photos:
     assert json.loads(ran.stdout)[0]["file"] == photos[0].name
 
 
+def test_a_file_that_curl_has_damaged_is_refused(server: Server, workplace: Path, photos: list[Path]) -> None:
+    """``curl -d`` leaves line breaks out: what is left of a photo can still be decoded, to other pixels."""
+    if (curl := shutil.which("curl")) is None:
+        pytest.skip("needs curl")
+
+    def sent_by(*how: str) -> Any:
+        command = [curl, "-s", *how, f"http://127.0.0.1:{server.port}/classify?top_k=1"]
+        ran = subprocess.run(
+            command, cwd=workplace, capture_output=True, check=True, env=os.environ | {"no_proxy": "*"}
+        )
+        return json.loads(ran.stdout)
+
+    whole = sent_by("-H", "Content-Type: image/jpeg", "--data-binary", f"@{photos[0]}")
+    assert whole[0]["error"] is None
+    assert sent_by("--data-binary", f"@{photos[0]}") == whole  # of the same content type
+    assert "curl -d has damaged; send the file by curl -T" in sent_by("-d", f"@{photos[0]}")["error"]
+
+
+@pytest.mark.parametrize("body", [b"", b"a=b&c=d", b"\xff\xd8\xff\xe0 no line breaks"])
+def test_a_form_that_holds_no_file_is_refused(server: Server, body: bytes) -> None:
+    kind = "Application/X-WWW-form-urlencoded; charset=utf-8"
+    answer = server.ask("POST", "/classify", body, {"content-type": kind})
+    assert answer.status == 415
+    assert "send the file by curl -T, or with the content type application/octet-stream" in answer.error
+
+
 def test_a_threshold_leaves_less_sure_classes_out(server: Server, workplace: Path, photos: list[Path]) -> None:
     answer = server.ask("POST", "/classify?threshold=1&top_k=3", (workplace / photos[0]).read_bytes())
     assert all(answer["probability"] >= 1 for answer in answer.json()[0]["top"])

@@ -35,8 +35,8 @@ INPUT = '{"name":"ab","datatype":"cd","shape":[],"data":1},'
         (lambda: given("pixels", "UINT8", "[1,8,8,3]", "[" + "[" * 2_000_000 + "]" * 2_000_001), "not valid"),
         (lambda: given("image", "BYTES", "[1]", "[" + '"A",' * 2_000_000 + '""]'), "2000001 values"),
         (lambda: given("pixels", "UINT8", f"[{'1000,' * 3_000_000}1]", "[1]"), "bytes of JSON"),
-        (lambda: f'{{"inputs":[{INPUT * 300_000}{INPUT[:-1]}]}}'.encode(), "not one input"),
-        (lambda: f'{{"inputs":[],"outputs":[{"{}," * 3_000_000}{{}}]}}'.encode(), "not one input"),
+        (lambda: f'{{"inputs":[{INPUT * 300_000}{INPUT[:-1]}]}}'.encode(), "not exactly one input"),
+        (lambda: f'{{"inputs":[],"outputs":[{"{}," * 3_000_000}{{}}]}}'.encode(), "not exactly one input"),
         (
             lambda: given("image", "BYTES", "[1]", '[""]').replace(
                 b"]}]}", b'],"parameters":{' + b"".join(b'"a%d":1,' % i for i in range(1_000_000)) + b'"b":1}}]}'

@@ -84,7 +84,7 @@ PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 8, 8, 3]}
     [
         ({"model_name": "../exact"}, "NOT_FOUND", "../exact: no such model"),
         ({"model_name": "exact", "model_version": "1"}, "NOT_FOUND", "version 1 is not served"),
-        ({"model_name": "exact"}, "INVALID_ARGUMENT", "has 0 inputs"),
+        ({"model_name": "exact"}, "INVALID_ARGUMENT", "the request has not exactly one input; give one: pixels"),
         (
             {"model_name": "exact", "inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1]}]},
             "INVALID_ARGUMENT",

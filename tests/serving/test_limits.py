@@ -15,7 +15,7 @@ from PIL import Image
 
 from alexnet_deploy.serving.http.limits import MAX_HEADER_BYTES
 from alexnet_deploy.serving.protocol.messages import METHODS
-from tests.serving.running import PATIENCE_S, Response, Server, serving
+from tests.serving.running import PATIENCE_S, Response, Server, serving, start
 from tests.serving.test_classify import form
 
 MAX_BODY = 200_000
@@ -265,3 +265,11 @@ def test_http_and_grpc_share_the_memory_for_bodies(limited: Server, photo: bytes
     while limited.metric("body_bytes"):
         pass
     assert limited.call("ModelMetadata", name="exact").name == "exact"
+
+
+def test_a_batch_that_fits_in_no_memory_is_refused_before_the_warm_up(workplace: Path) -> None:
+    with start(workplace, "exact", "--max-queue", 10**9, "--max-batch", 10**9) as server:
+        assert server.wait() == 2
+        assert (
+            "error: --max-batch 1000000000: the pixels of a batch must fit in 2 GiB; choose 11184810 or" in server.log
+        )

@@ -138,9 +138,9 @@ PIXELS = tensor("pixels", "UINT8", [1, SIDE, SIDE, 3], [0] * (3 * SIDE * SIDE))
 @pytest.mark.parametrize(
     ("request_", "says"),
     [
-        ({}, "missing required field `inputs`"),
-        ({"inputs": []}, "has not one input"),
-        ({"inputs": [PIXELS, PIXELS]}, "has not one input"),
+        ({}, "has not exactly one input"),
+        ({"inputs": []}, "has not exactly one input"),
+        ({"inputs": [PIXELS, PIXELS]}, "has not exactly one input"),
         ({"inputs": [PIXELS | {"name": "image0"}]}, "input image0: no such input"),
         ({"inputs": [PIXELS | {"datatype": "FP32"}]}, "datatype FP32 is not supported"),
         ({"inputs": [PIXELS | {"shape": [1, 3, SIDE, SIDE]}]}, "shape [1, 3,"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import shutil
 import socket
@@ -107,6 +108,21 @@ def test_tls(workplace: Path, tmp_path: Path, photos: list[Path]) -> None:
         assert server.call("ServerReady").ready
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two certificates, ``1.pem`` and ``2.pem``, their keys, and the first one's key with a password."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("pairs")
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    for name in ("1", "2"):
+        pair = ["-keyout", folder / f"{name}.key", "-out", folder / f"{name}.pem"]
+        subprocess.run([*make, *pair], check=True, capture_output=True)
+    encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:x", "-in", folder / "1.key"]
+    subprocess.run([*encrypt, "-out", folder / "encrypted.key"], check=True, capture_output=True)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -170,6 +186,10 @@ def test_other_machines_need_a_key_or_somebody_who_said_otherwise(host: str, is_
         (("exact", "--certificate", "none.pem", "--key", "none.pem"), 1, "--certificate none.pem: cannot be read"),
         (("exact", "--certificate", "colours.onnx", "--key", "colours.onnx"), 1, "does not make a pair"),
         (("exact", "--max-batch", "0"), 2, "--max-batch 0: must be 1 or more"),
+        (("exact", "--max-batch", "1000000"), 2, "--max-batch 1000000 exceeds --max-queue 256"),
+        (("exact", "--threads", "1000000"), 2, "--threads 1000000: above"),
+        (("exact", "--workers", "1000000"), 2, "--workers 1000000: above"),
+        (("exact", "--instances", "1000000"), 2, "--instances 1000000: above"),
         (("exact", "--max-queue", "3"), 2, "--max-images 64 exceeds --max-queue 3"),
         (("exact", "--port", "70000"), 2, "--port 70000: is no port"),
         (("exact", "--port", "5000", "--grpc-port", "5000"), 2, "--grpc-port 5000: is the port of HTTP"),
@@ -187,18 +207,75 @@ def test_a_bad_setting_is_one_line(
     assert ran.code == code, ran.err
     assert says in ran.error
     assert ran.out == ""
+    assert ran.err.splitlines() == [ran.error]  # above all not "loading exact"
+
+
+@pytest.mark.parametrize(
+    ("option", "damage"),
+    [
+        *itertools.product(("--api-key-file", "--certificate", "--key"), ("none", "folder", "FIFO", "no text")),
+        ("--certificate", "2.pem"),
+        ("--key", "2.key"),
+        ("--key", "encrypted.key"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_known_before_anything_is_loaded(
+    command: Command, here: Path, pairs: Path, option: str, damage: str
+) -> None:
+    shutil.copytree(pairs, here, dirs_exist_ok=True)
+    files = {"--api-key-file": here / "keys.txt", "--certificate": here / "1.pem", "--key": here / "1.key"}
+    files["--api-key-file"].write_text(f"{KEY}\n")
+    file = files[option]
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    elif damage == "FIFO":
+        os.mkfifo(file)
+    elif damage == "no text":
+        file.write_bytes(b"\xff\xfe")
+    elif damage != "none":
+        shutil.copy(damage, file)
+    ran = command("serve", "exact", "--port", 0, *(word for pair in files.items() for word in pair))
+    assert ran.code == 1, ran.err
+    assert ran.err.splitlines() == [ran.error]
+    assert f"{option} {file}" in ran.error
+
+
+def in_use(host: str, *, shared: bool = False) -> socket.socket:
+    """A socket that listens, on a port of its choice."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    other = socket.socket(family)
+    if shared:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        other.bind((host, 0))
+    except OSError as exc:
+        other.close()
+        pytest.skip(f"no {host} here: {exc}")
+    other.listen()
+    return other
 
 
 @pytest.mark.parametrize("option", ["--port", "--grpc-port"])
-def test_a_port_in_use_is_one_line(command: Command, here: Path, option: str) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
+@pytest.mark.parametrize(
+    ("host", "by", "shared"),
+    [
+        ("127.0.0.1", "127.0.0.1", False),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("localhost", "127.0.0.1", False),
+        ("0.0.0.0", "127.0.0.1", False),
+        ("::", "::1", False),
+        ("::1", "::1", False),
+    ],
+)
+def test_a_port_in_use_is_one_line(command: Command, here: Path, option: str, host: str, by: str, shared: bool) -> None:
+    with in_use(by, shared=shared) as other:
         port = other.getsockname()[1]
-        ran = command("serve", "exact", "--port", 0, option, port)
+        ran = command("serve", "exact", "--host", host, "--allow-unauthenticated", "--port", 0, option, port)
     assert ran.code == 1
-    assert f"{option} {port}" in ran.error
-    assert "cannot be used" in ran.error
+    assert ran.err.splitlines() == [
+        f"error: {option} {port} on {host}: cannot be used (Address already in use); choose another"
+    ]
 
 
 def test_an_empty_store_names_the_next_step(command: Command, tmp_path: Path) -> None:

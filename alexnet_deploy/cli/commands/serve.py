@@ -115,8 +115,8 @@ def serve(
         from alexnet_deploy.serving.engines.models import find_sources
         from alexnet_deploy.serving.server import serve as run_server
     sources = find_sources(engines or [], store, runtime, import_options)
-    note(f"loading {', '.join(source.name for source in sources)}")
-    run_server(sources, settings, _note_ready)
+    names = ", ".join(source.name for source in sources)
+    run_server(sources, settings, lambda: note(f"loading {names}"), _note_ready)
 
 
 def _note_ready(started: Started) -> None:

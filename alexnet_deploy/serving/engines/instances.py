@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.engine import OpenEngine
+from alexnet_deploy.inference.predict import MAX_BATCH_BYTES
 from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.serving.settings import Settings
@@ -52,10 +55,21 @@ def open_instances(open_one: Callable[[int], OpenEngine], settings: Settings) ->
         sharing = (first, *(first.fork() for _ in range(count - 1)))
         alone = resources.enter_context(open_one(1)) if on_cpu and count > 1 else None
         max_batch = settings.max_batch or (_CPU_BATCH if on_cpu else BATCH)
+        _require_room(max_batch, first.contract.preprocessing)
         for each in (*sharing, alone):
             if each is not None:
                 _warm_up(each, max_batch)
         return Instances(sharing, alone, max_batch, resources.pop_all())
+
+
+def _require_room(max_batch: int, pre: Preprocessing) -> None:
+    """UsageError for batches that ``infer`` does not take either: the warm-up would only end when memory does."""
+    most = MAX_BATCH_BYTES // (pre.height * pre.width * 3)
+    if max_batch > most:
+        raise UsageError(
+            f"`max_batch` {max_batch}: the pixels of a batch must fit in {MAX_BATCH_BYTES >> 30} GiB; choose {most} or "
+            "less"
+        )
 
 
 def _warm_up(opened: OpenEngine, max_batch: int) -> None:

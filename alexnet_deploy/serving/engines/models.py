@@ -27,7 +27,7 @@ from alexnet_deploy.serving.engines.instances import open_instances
 from alexnet_deploy.serving.engines.loads import Loads
 from alexnet_deploy.serving.engines.priority import after_the_loop
 from alexnet_deploy.serving.metrics import Metrics
-from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError
+from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError, shown
 from alexnet_deploy.serving.settings import Settings
 from alexnet_deploy.serving.statistics import Statistics
 
@@ -158,11 +158,11 @@ class Models:
         if engine is None:
             raise NotReadyError(f"{name}: is being loaded; try again later")
         if version not in ("", engine.version):
-            raise NotFoundError(f"{name}: version {version} is not served; it is {engine.version} now")
+            raise NotFoundError(f"{name}: version {shown(version)} is not served; it is {engine.version} now")
         return engine
 
     def _unknown(self, name: str) -> NotFoundError:
-        return NotFoundError(f"{name}: no such model; this server has {', '.join(self._sources)}")
+        return NotFoundError(f"{shown(name)}: no such model; this server has {', '.join(self._sources)}")
 
     def metrics_of(self, engine: ServedEngine) -> None:
         """Show ``engine`` as the version in use."""

@@ -7,11 +7,13 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
 
 from alexnet_deploy import __version__
 from alexnet_deploy.errors import UsageError
@@ -33,7 +35,7 @@ from alexnet_deploy.serving.http.rest import HEADER_LENGTH, read_request, write_
 from alexnet_deploy.serving.metrics import CONTENT_TYPE, Metrics
 from alexnet_deploy.serving.protocol import tensors
 from alexnet_deploy.serving.protocol.describe import EXTENSIONS, describe_model, model_config, statistics
-from alexnet_deploy.serving.refusals import BadRequestError, refuse_model_control
+from alexnet_deploy.serving.refusals import BadRequestError, NotFoundError, refuse_model_control, shown
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.settings import Settings
 
@@ -82,13 +84,20 @@ def make_app(
             Route(f"{model}/stats", handlers.stats),
             Route(f"{model}/infer", handlers.infer, methods=["POST"]),
         ]
-    return Guard(Router(routes, redirect_slashes=False), keys, metrics, access_log)
+    return Guard(Router(routes, redirect_slashes=False, default=handlers.missing), keys, metrics, access_log)
 
 
 class _Handlers:
     def __init__(self, models: Models, settings: Settings, metrics: Metrics, budget: BodyBudget) -> None:
         self._models, self._settings, self._metrics, self._budget = models, settings, metrics, budget
         self._bodies = Bodies(settings, budget)
+
+    async def missing(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What no route takes. A name with a slash, however it is written, is one that no model has."""
+        parts = scope["raw_path"].decode("ascii", "replace").split("/")
+        if parts[:3] == ["", "v2", "models"] and len(parts) > 3:
+            self._models.is_ready(unquote(parts[3]))  # for its error
+        raise NotFoundError(f"{shown(scope['path'])}: no such address; GET /docs lists them")
 
     async def live(self, request: Request) -> Response:
         _note(request, operation="health")

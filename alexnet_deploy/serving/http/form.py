@@ -12,6 +12,7 @@ from alexnet_deploy.serving.refusals import BadRequestError, UnsupportedMediaErr
 
 DEFAULT_NAME = "image"
 _LONGEST_NAME = 255
+_URLENCODED = "application/x-www-form-urlencoded"
 
 
 def images_in(request: Request, body: bytes, max_images: int) -> list[EncodedImage]:
@@ -27,6 +28,13 @@ def images_in(request: Request, body: bytes, max_images: int) -> list[EncodedIma
     if name == "application/json" or name.startswith("text/"):
         raise UnsupportedMediaError(
             f"content type {name}: send an image file as it is, or files as multipart/form-data"
+        )
+    if name == _URLENCODED and not (b"\n" in body or b"\r" in body):
+        # What curl -d sends as well: the file without its line breaks, which can still look like an image. With them,
+        # the bytes are whole: curl --data-binary, wget and urllib give every body this type.
+        raise UnsupportedMediaError(
+            f"content type {name}: is no image, or one that curl -d has damaged; send the file by curl -T, or with the "
+            "content type application/octet-stream"
         )
     if not body:
         raise BadRequestError("the body is empty; send an image file")

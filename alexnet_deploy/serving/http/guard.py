@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.metrics import Metrics
-from alexnet_deploy.serving.refusals import NotReadyError, Refusal, UnauthenticatedError
+from alexnet_deploy.serving.refusals import NotReadyError, Refusal, UnauthenticatedError, shown
 from alexnet_deploy.serving.security import HEADERS, OPEN_PATHS, Keys
 from alexnet_deploy.serving.tracing import span
 
@@ -57,12 +57,13 @@ class Guard:
                     await self._app(scope, receive, answer)
                 except asyncio.CancelledError:  # the server ends, and has waited as long as it may
                     if not status:
-                        await _send_error(NotReadyError("this server is ending; ask again, or another one"), answer)
+                        refusal = NotReadyError("this server is ending; ask again, or another one")
+                        await _send_error(refusal, scope, answer)
                 except Exception as exc:
                     if status:  # the answer has begun: only cutting it off tells the client
                         _log.error("an answer broke off", exc_info=exc)
                         raise
-                    await _send_error(exc, answer)
+                    await _send_error(exc, scope, answer)
         finally:
             seconds = time.perf_counter() - started
             operation = facts.get("operation", "other")
@@ -89,7 +90,7 @@ class Guard:
             self._access_log(protocol="http", path="", status=status, seconds=0.0, client=client)
 
 
-async def _send_error(exc: Exception, send: Send) -> None:
+async def _send_error(exc: Exception, scope: Scope, send: Send) -> None:
     headers: Mapping[str, str] = {}
     if isinstance(exc, Refusal):
         status, text = exc.status, str(exc)
@@ -97,8 +98,10 @@ async def _send_error(exc: Exception, send: Send) -> None:
             headers = {"retry-after": str(exc.retry_after_s)}
         if isinstance(exc, UnauthenticatedError):
             headers = {"www-authenticate": 'Basic realm="alexnet-deploy", charset="UTF-8"'}
-    elif isinstance(exc, HTTPException):
-        status, text, headers = exc.status_code, exc.detail, exc.headers or {}
+    elif isinstance(exc, HTTPException):  # a path that is there, asked with another method
+        status, headers = exc.status_code, exc.headers or {}
+        methods = " or ".join(sorted(headers.get("Allow", "").split(", ")))
+        text = f"{shown(scope['path'])}: takes {methods}, not {shown(scope['method'])}"
     else:
         _log.error("a request failed", exc_info=exc)
         status, text = 500, "this server failed; its log has the reason"

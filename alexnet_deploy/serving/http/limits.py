@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -23,6 +24,8 @@ MAX_HEADER_BYTES = 32 << 10
 """Of one request, with its first line: browsers send a few hundred bytes, proxies with tokens some thousand."""
 _BUFFERED = 256 << 10
 """Bytes of a body that wait for their reader; uvicorn's 64 KiB stop and start the connection for every usual image."""
+_LAST_REQUEST_S = 1.0
+"""How long an ending server waits for the request of a new connection: several round trips around the world."""
 _PER_FIELD = 4  # ": " and the end of the line
 _OPEN = tuple(path.encode() for path in OPEN_PATHS)
 
@@ -34,8 +37,10 @@ class Refused(Protocol):
         """Count and log it."""
 
 
-def limited_protocol(settings: Settings, refused: Refused) -> type[HttpToolsProtocol]:
-    """The protocol class.
+def limited_protocol(
+    settings: Settings, refused: Refused, ending: Callable[[], bool] = lambda: False
+) -> type[HttpToolsProtocol]:
+    """The protocol class. ``ending`` says whether the server ends: then every answer is the last of its connection.
 
     A client has ``idle_s`` for its headers, and ``timeout_s`` to take an answer from the buffer. Where
     ``max_connections`` are open, a new one takes the place of the one that has been idle for the longest after an
@@ -59,12 +64,20 @@ def limited_protocol(settings: Settings, refused: Refused) -> type[HttpToolsProt
             self._unread_timer: asyncio.TimerHandle | None = None
             self._ends = False
             self._begin_headers()
-            self._abort_in(settings.idle_s)
+            self._abort_in(min(settings.idle_s, _LAST_REQUEST_S) if ending() else settings.idle_s)
             if len(self.connections) > settings.max_connections and idle:
                 oldest = next(iter(idle))
                 del idle[oldest]
                 self.connections.discard(oldest)
                 oldest._connection.close()
+
+        def shutdown(self) -> None:
+            """The server ends: close once everything is answered. A request that is still on its way is, as well."""
+            if self._in_headers and not self._cycles and (self.cycle is None or self._header_bytes):
+                self._stop_timer()
+                self._timer = asyncio.get_running_loop().call_later(_LAST_REQUEST_S, self._connection.close)
+            else:
+                super().shutdown()
 
         def eof_received(self) -> None:
             self._gone()  # uvloop closes the connection: nothing can be answered any more
@@ -175,7 +188,7 @@ def limited_protocol(settings: Settings, refused: Refused) -> type[HttpToolsProt
             while self._cycles and self._cycles[0].response_complete:
                 self._cycles.popleft()
             self._cycles.append(self.cycle)
-            if refusal is not None or self._method == b"CONNECT" or is_over:
+            if refusal is not None or self._method == b"CONNECT" or is_over or ending():
                 self.cycle.keep_alive = False
 
         def on_body(self, body: bytes) -> None:

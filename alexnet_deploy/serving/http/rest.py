@@ -20,9 +20,9 @@ from alexnet_deploy.serving.protocol.tensors import (
     InputTensor,
     OutputTensor,
     RequestedOutput,
+    refuse_input_count,
     refuse_shared_memory,
     require_input,
-    require_one_input,
 )
 from alexnet_deploy.serving.refusals import BadRequestError
 
@@ -52,7 +52,7 @@ class _Output(msgspec.Struct):
 
 
 class _Request(msgspec.Struct):
-    inputs: msgspec.Raw
+    inputs: msgspec.Raw = msgspec.Raw()
     id: str | None = None
     outputs: msgspec.Raw = msgspec.Raw()
     parameters: msgspec.Raw = msgspec.Raw()
@@ -99,11 +99,13 @@ def read_request(engine: ServedEngine, body: bytes, header_length: str | None) -
 
 
 def _input(inputs: msgspec.Raw) -> _Input:
+    if not _size(inputs):
+        refuse_input_count()
     try:
         return _INPUTS.decode(inputs)[0]
     except msgspec.DecodeError as exc:
         if str(exc).startswith(_NOT_ONE) and "$" not in str(exc):
-            require_one_input(None)
+            refuse_input_count()
         raise BadRequestError(f"the request is not valid: inputs: {exc}") from exc
     except (UnicodeDecodeError, RecursionError) as exc:
         raise BadRequestError(f"the request is not valid: inputs: {exc}") from exc

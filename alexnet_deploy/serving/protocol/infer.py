@@ -42,7 +42,8 @@ async def infer(models: Models, request: Any, facts: dict[str, Any], timeout_s: 
 
 def _input(engine: ServedEngine, request: Any) -> InputTensor:
     """The input tensor; its content is raw or typed. Refused before its values become objects, as are others."""
-    tensors.require_one_input(len(request.inputs))
+    if len(request.inputs) != 1:
+        tensors.refuse_input_count()
     raw, (given,) = request.raw_input_contents, request.inputs
     tensors.refuse_shared_memory("input", given.name, given.parameters)
     if len(raw) > 1:

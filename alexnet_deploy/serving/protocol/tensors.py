@@ -11,7 +11,7 @@ import math
 import struct
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,11 +85,9 @@ def describe_outputs(engine: ServedEngine) -> list[dict[str, Any]]:
     ]
 
 
-def require_one_input(count: int | None) -> None:
-    """BadRequestError unless ``count`` (None: not counted) is 1."""
-    if count != 1:
-        number = "not one input" if count is None else f"{count} inputs"
-        raise BadRequestError(f"the request has {number}; give one: {PIXELS} (decoded) or {IMAGE} (encoded files)")
+def refuse_input_count() -> NoReturn:
+    """BadRequestError for a request that has not one input."""
+    raise BadRequestError(f"the request has not exactly one input; give one: {PIXELS} (decoded) or {IMAGE} (files)")
 
 
 def require_input(engine: ServedEngine, name: str, datatype: str, shape: tuple[int, ...]) -> None:

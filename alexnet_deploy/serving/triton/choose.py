@@ -57,8 +57,8 @@ def choose_model(engine: Engine, fixed_batch: int | None, targets: Sequence[str]
     plans = tuple(_plan(engine, target) for target in dict.fromkeys(targets))
     if plans and batch.min > 1:
         raise InputError(
-            f"{engine.name}: its plans take {batch.min} images or more, and Triton also sends fewer; build it with "
-            "`min_batch` 1, or leave out `targets`"
+            f"{engine.name}: its plans take {batch.min} images or more, and Triton also sends fewer; build it for "
+            "batches from 1 image on, or leave out `targets`"
         )
     if len({plan.version for plan, _ in plans}) > 1:
         raise InputError(

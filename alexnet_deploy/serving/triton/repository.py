@@ -78,11 +78,12 @@ def package_triton(
     TensorRT for them. ``preprocess`` adds an ensemble that takes encoded image files. A repository of ours is replaced
     as a whole; on an error it is as it was.
 
-    Raises UsageError for engines of one name, InputError for an engine that is missing or without a plan for a target,
-    and for a folder that holds anything else.
+    Raises UsageError for engines of one name and for ``NAME@RUNTIME``, InputError for an engine that is missing or
+    without a plan for a target, and for a folder that holds anything else.
     """
     if not engines:
         raise UsageError("`engines`: name one or more engines")
+    _refuse_runtimes(engines, store)
     _refuse_foreign(repository)
     check_directory(repository)
     with ExitStack() as resources:
@@ -104,6 +105,18 @@ def package_triton(
     roles = (PHOTOS,) if preprocess else ()
     names = [name for model in models for name in (*map(model.beside, roles), model.name)]
     return Repository(repository, tuple(names), total, tuple(note for model in models for note in _notes(model)))
+
+
+def _refuse_runtimes(engines: Sequence[str], store: Path) -> None:
+    """UsageError for an engine with a runtime, as ``serve`` takes it."""
+    for text in engines:
+        name, at, _ = text.rpartition("@")
+        if at and not _exists(text, store) and _exists(name, store):
+            raise UsageError(f"{text}: Triton runs engines with runtimes of its own; name the engine {name}")
+
+
+def _exists(name: str, store: Path) -> bool:
+    return os.path.lexists(name) or os.path.lexists(store / name)
 
 
 def _write_model(folder: Path, model: TritonModel, settings: TritonSettings, *, preprocess: bool) -> None:

@@ -31,6 +31,18 @@ def test_unknown_engine(command: Command, here: Path) -> None:
     assert not Path("repo").exists()
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "tensorrt", "auto", "no-such"])
+def test_an_engine_with_a_runtime(runtime: str, command: Command, here: Path) -> None:
+    for engine in ("exact", "engines/exact", "colours.onnx"):
+        result = command("package", f"{engine}@{runtime}", "--triton", "repo")
+        assert result.code == 2
+        assert result.error == (
+            f"error: {engine}@{runtime}: Triton runs engines with runtimes of its own; name the engine {engine}"
+        )
+    Path("engines/exact").rename(f"engines/exact@{runtime}")
+    assert command("package", f"exact@{runtime}", "--triton", "repo").code == 0
+
+
 @pytest.mark.parametrize(
     ("file", "content"),
     [

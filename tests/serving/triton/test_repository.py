@@ -124,12 +124,14 @@ def test_an_fp8_engine_asks_for_basic_optimisation(command: Command, tmp_path: P
 
 
 def test_a_repository_of_ours_is_replaced_whole(command: Command, here: Path) -> None:
-    command("package", "exact", "--triton", "repo", "--preprocess")
+    command("package", "exact", "--triton", "repo", "--preprocess", "--kserve")
+    assert {path.name for path in Path("repo").glob("*.*")} == {RECORD, "requirements.txt", "inferenceservice.yaml"}
     compiled = Path("repo/exact-decode/1/__pycache__/model.cpython-312.pyc")  # by a server that runs from it
     compiled.parent.mkdir()
     compiled.touch()
     assert command("package", "ruined", "--triton", "repo").code == 0
     assert models_in(Path("repo")) == {"ruined"}
+    assert [path.name for path in Path("repo").glob("*.*")] == [RECORD]
     assert json.loads(Path("repo", RECORD).read_text())["files"] == [
         "ruined/1/model.onnx",
         "ruined/config.pbtxt",
