@@ -22,6 +22,7 @@ from alexnet_deploy.progress import Progress, no_progress
 from training.data.augment import Colours, measure_colours
 from training.data.loader import Batch, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
 from training.data.pixel_cache import cache_pixels
+from training.data.prefetch import on_device
 from training.loop.best import best_epoch, stops_early
 from training.loop.device import keep_freed_memory, pick_device
 from training.loop.divergence import WINDOW, DivergenceCheck
@@ -60,7 +61,7 @@ def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_p
         len(run.train.files), run.recipe.batch, run.seed, state.step, rank, world,
         repeats=run.recipe.repeats, balanced=balanced,
     )  # fmt: skip
-    batches = open_batches(run, sampler, colours)
+    batches = on_device(open_batches(run, sampler, colours), device)
     check, last_step = DivergenceCheck(run, sampler.steps_per_epoch), run.recipe.epochs * sampler.steps_per_epoch
     # Only the first process writes.
     with _stop_signal() as stop, closing(RunWriter(run, config)) if rank == 0 else nullcontext() as writer:
@@ -211,9 +212,10 @@ def validate(model: nn.Module, run: Run, device: torch.device) -> Validation:
     """Measure ``model`` on ``run.val``, preprocessed as inference does."""
     classifier = PixelClassifier(model, run.preprocessing.mean, run.preprocessing.std).to(device).eval()
     loss, right, count = 0.0, torch.zeros(run.arch.num_classes), torch.zeros(run.arch.num_classes)
-    for pixels_NHWC, targets_N in eval_batches(run.val, run.preprocessing, batch=64, workers=run.workers):
+    batches = eval_batches(run.val, run.preprocessing, batch=64, workers=run.workers)
+    for pixels_NHWC, targets_N in on_device(batches, device):
         with autocast(run.precision, device):
-            logits_NK: Tensor = classifier(pixels_NHWC.to(device)).float().cpu()
+            logits_NK: Tensor = classifier(pixels_NHWC).float().cpu()
         loss += nn.functional.cross_entropy(logits_NK, targets_N, reduction="sum").item()
         right += targets_N[logits_NK.argmax(1) == targets_N].bincount(minlength=len(right))
         count += targets_N.bincount(minlength=len(count))
