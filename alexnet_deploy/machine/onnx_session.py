@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ _UNSOUND_OPTIMIZERS = ("WeightBiasQuantization",)
 underflow: up to all answers of an int8+fp16 engine are wrong (measured with 1.32)."""
 
 
-def open_session(onnx_path: Path, options: ort.SessionOptions, provider: str = "CPUExecutionProvider") -> Any:
-    """The model in a session; raises what ONNX Runtime raises, whose exceptions share no public base."""
-    with text_path(onnx_path) as name:
+def open_session(model: Path | bytes, options: ort.SessionOptions, provider: str = "CPUExecutionProvider") -> Any:
+    """A model, a file or its content, in a session; raises what ONNX Runtime raises, which shares no public base."""
+    with nullcontext(model) if isinstance(model, bytes) else text_path(model) as name:
         return ort.InferenceSession(name, options, providers=[provider], disabled_optimizers=_UNSOUND_OPTIMIZERS)

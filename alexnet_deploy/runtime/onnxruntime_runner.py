@@ -40,6 +40,15 @@ def session_options(precision: str, *, threads: int | None = None, concurrency: 
     return options
 
 
+def model_for_cpu(onnx_path: Path, precision: str) -> Path | bytes:
+    """What a session on the CPU should open for an engine of ``precision``: its file, or an int8 graph in integers."""
+    if not precision.startswith("int8"):
+        return onnx_path
+    from alexnet_deploy.runtime.integer import integer_model  # with onnx, which other engines do not need
+
+    return integer_model(onnx_path) or onnx_path
+
+
 def start_cuda() -> None:
     """Run a model of one node on CUDA; UnavailableError if ONNX Runtime falls back to the CPU."""
     from onnx import TensorProto, helper
@@ -70,7 +79,8 @@ class OnnxRuntimeRunner:
         self.contract = contract
         options = session_options(precision, threads=threads, concurrency=concurrency, exact=exact)
         try:
-            self._session = open_session(onnx_path, options, _PROVIDERS[device])
+            model = onnx_path if exact or device != "cpu" else model_for_cpu(onnx_path, precision)
+            self._session = open_session(model, options, _PROVIDERS[device])
         except Exception as exc:  # its exceptions share no public base
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         self._path = onnx_path

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.errors import InputError, UnavailableError, one_line
 from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
-from alexnet_deploy.runtime.onnxruntime_runner import session_options
+from alexnet_deploy.runtime.onnxruntime_runner import model_for_cpu, session_options
 
 _TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8e4m3fn": "fp8"}
 _SUFFIX = "_kernel_time"
@@ -29,7 +29,7 @@ Event = dict[str, Any]
 def kernel_times(
     onnx_path: Path, feeds: Mapping[str, NDArray[Any]], *, threads: int | None, calls: int, precision: str = "fp32"
 ) -> KernelTimes:
-    """Run ``calls`` calls with the profile on, with the options of ``OnnxRuntimeRunner``.
+    """Run ``calls`` calls with the profile on, with the options and the graph of ``OnnxRuntimeRunner``.
 
     Raises InputError if ONNX Runtime refuses the model, UnavailableError if its profile cannot be read.
     """
@@ -38,7 +38,7 @@ def kernel_times(
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
         try:
-            session = open_session(onnx_path, options)
+            session = open_session(model_for_cpu(onnx_path, precision), options)
             call_us = timed_calls(lambda: session.run(None, dict(feeds)), calls)
         except Exception as exc:  # its exceptions share no public base
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
