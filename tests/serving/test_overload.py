@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -22,7 +25,9 @@ _THREADS = 4  # two that decode, two that compute
 
 @pytest.fixture(scope="module")
 def busy(workplace: Path) -> Iterator[Server]:
-    with serving(workplace, "exact", "--workers", 2, "--instances", 2, "--no-access-log") as running:
+    with serving(
+        workplace, "exact", "--workers", 2, "--instances", 2, "--no-access-log", "--timeout", "1000s", "--idle", "1s"
+    ) as running:
         yield running
 
 
@@ -58,3 +63,34 @@ def test_threads_that_decode_and_compute_come_after_the_event_loop(
     ]
     assert process not in lower
     assert len(lower) >= _THREADS
+
+
+@contextlib.contextmanager
+def silent(server: Server, name: str, count: int) -> Iterator[None]:
+    """So many open calls whose message never comes."""
+    ended = threading.Event()
+
+    def nothing() -> Iterator[Any]:
+        ended.wait()
+        yield from ()
+
+    calls = [server.method(name, "stream_unary").future(nothing()) for _ in range(count)]
+    try:
+        yield
+    finally:
+        ended.set()
+        for call in calls:
+            call.cancel()
+
+
+@pytest.mark.parametrize(("name", "answer"), [("Check", None), ("ModelInfer", grpc.StatusCode.NOT_FOUND)])
+def test_calls_without_a_message_do_not_stop_others(busy: Server, name: str, answer: grpc.StatusCode | None) -> None:
+    fields = {"model_name": "nobody"} if answer else {}
+    with silent(busy, name, 8):
+        for _ in range(3):  # within PATIENCE_S, long before the silent calls reach --timeout
+            if answer is None:
+                assert busy.call(name, **fields).status == 1
+            else:
+                with pytest.raises(grpc.RpcError) as refused:
+                    busy.call(name, **fields)
+                assert refused.value.code() is answer

@@ -28,7 +28,7 @@ _CALLS_PER_CONNECTION = 128
 """A client keeps further calls to itself. Here they would wait to be accepted, which happens one by one."""
 _PENDING = 4096
 """Calls that wait to be accepted: above it gRPC itself ends some of them as CANCELLED."""
-_OPEN_AT_ONCE = 2  # messages of calls without a key that are being read: they come with the first packet
+_OPEN_AT_ONCE = 2  # messages of calls without a key that have a turn: they come with the first packet
 _KEEPALIVE_MS = 60_000  # a client that has vanished must not keep its stream
 _IDLE_MS = 300_000  # a connection without calls ends; clients open another one by themselves
 
@@ -39,7 +39,7 @@ async def start_grpc(
     """A started server and its port; UnavailableError if the port is in use.
 
     Bodies count in ``budget``. Streams take at most half of it while they wait for messages, the messages that are
-    being read a quarter.
+    being read three eighths: a quarter those that have a turn, an eighth those that are slow.
     """
     assert settings.grpc_port is not None
     streams = settings.max_memory // 2 // settings.max_body
@@ -60,8 +60,8 @@ async def start_grpc(
         maximum_concurrent_rpcs=settings.max_queue + _MORE_CALLS + streams,
     )
     calls = Calls(keys, metrics, access_log)
-    bodies = Messages(settings, budget, max(1, settings.max_memory // 4 // settings.max_body))
-    small = Messages(settings, None, _OPEN_AT_ONCE)
+    bodies = Messages(settings, budget, max(1, settings.max_memory // 4 // settings.max_body), settings.idle_s)
+    small = Messages(settings, None, _OPEN_AT_ONCE, patience_s=0.0)
     methods = Methods(models)
     handlers: dict[str, Any] = {}
     for name, (request, response) in METHODS.items():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
@@ -19,15 +20,33 @@ from alexnet_deploy.serving.protocol.fields import require_few_fields
 from alexnet_deploy.serving.refusals import BadRequestError, TooSlowError
 from alexnet_deploy.serving.settings import Settings
 
+_QUICK_S = 0.1
+"""Within this time a message is there, unless it is large, its network slow, or its client silent."""
+
+
+@dataclass(eq=False, slots=True)
+class _Reading:
+    """A message that is being read: when it must have arrived, and since when it keeps no turn from others."""
+
+    limit: asyncio.Timeout
+    slow_since: float | None = None
+    timer: asyncio.TimerHandle | None = None
+
 
 class Messages:
-    """Reads the messages of calls, ``at_once`` at the same time. The other calls wait, for ``timeout_s`` at most."""
+    """Reads the messages of calls, ``at_once`` at the same time. The other calls wait, for ``timeout_s`` at most.
 
-    def __init__(self, settings: Settings, budget: BodyBudget | None, at_once: int) -> None:
+    A call whose message is not there within ``_QUICK_S`` gives its turn to others, where it is one of a few: half as
+    many as have turns. If there are more, the one that has been slow for longest is cut off, after ``patience_s``.
+    """
+
+    def __init__(self, settings: Settings, budget: BodyBudget | None, at_once: int, patience_s: float) -> None:
         """``budget`` None: what is read here does not count, as it must not be refused for the bodies of others."""
-        self._max_body, self._timeout_s = settings.max_body, settings.timeout_s
+        self._max_body, self._timeout_s, self._patience_s = settings.max_body, settings.timeout_s, patience_s
         self._budget = budget
         self._turns = asyncio.Semaphore(at_once)
+        self._slow: list[_Reading] = []
+        self._most_slow = -(-at_once // 2)
 
     @asynccontextmanager
     async def read(self, context: Any, request: Any) -> AsyncIterator[Any]:
@@ -39,7 +58,7 @@ class Messages:
         A full queue does not refuse a call before its message is read, for only the message says whose queue it is.
         """
         try:
-            async with asyncio.timeout(self._timeout_s), self._turns:
+            async with self._turn():
                 self._hold(self._max_body)  # gRPC does not say how large it will be
                 try:
                     content = await context.read()
@@ -57,6 +76,41 @@ class Messages:
             yield message
         finally:
             self._hold(-size)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        async with asyncio.timeout(self._timeout_s) as limit:
+            await self._turns.acquire()
+            reading = _Reading(limit)
+            self._look_again(reading)
+            try:
+                yield
+            finally:
+                assert reading.timer is not None
+                reading.timer.cancel()
+                if reading in self._slow:
+                    self._slow.remove(reading)
+                if reading.slow_since is None:
+                    self._turns.release()
+
+    def _look_again(self, reading: _Reading) -> None:
+        reading.timer = asyncio.get_running_loop().call_later(_QUICK_S, self._make_way, reading)
+
+    def _make_way(self, reading: _Reading) -> None:
+        """Give the turn of a slow message to others, as soon as there is room for it among the slow ones."""
+        now = asyncio.get_running_loop().time()
+        if len(self._slow) == self._most_slow:
+            oldest = self._slow[0]
+            assert oldest.slow_since is not None
+            if now - oldest.slow_since < self._patience_s:
+                self._look_again(reading)
+                return
+            self._slow.remove(oldest)
+            if not oldest.limit.expired():
+                oldest.limit.reschedule(now)
+        reading.slow_since = now
+        self._slow.append(reading)
+        self._turns.release()
 
     def _hold(self, size: int) -> None:
         if self._budget is not None:
