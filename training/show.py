@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from rich.console import Console
 from rich.table import Table
 
 from alexnet_deploy.cli.tables import add_row, table
-from alexnet_deploy.cli.terminal import err, note
+from alexnet_deploy.cli.terminal import SafeConsole, err, note
 from training.data.preflight import PreflightReport
 from training.folds import FoldsResult
 from training.loop.run import EpochMetrics
@@ -63,7 +62,7 @@ def show_start(report: StartReport) -> None:
     note(f"start {report.source}: {report.arch.name}, {rank}; {report.preprocessing.describe()}")
     for text in report.notes:
         note(text)
-    console = err if err.is_terminal else Console(stderr=True, markup=False, highlight=False, width=_WIDE)
+    console = err if err.is_terminal else SafeConsole(stderr=True, width=_WIDE)
     console.print(start_table(report))
 
 
@@ -83,7 +82,7 @@ def show_preflight(report: PreflightReport, allowed: Collection[str], flag_of: C
     """Print the findings of the preflight, if any; never cut off in a pipe."""
     if report.findings:
         note("Data preflight")
-        console = err if err.is_terminal else Console(stderr=True, markup=False, highlight=False, width=_WIDE)
+        console = err if err.is_terminal else SafeConsole(stderr=True, width=_WIDE)
         console.print(preflight_table(report, allowed, flag_of))
 
 

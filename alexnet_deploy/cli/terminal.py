@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -24,8 +25,13 @@ class SafeConsole(Console):
     """A console that prints control, bidirectional and invisible characters of any text as escapes.
 
     Names, labels and notes come from files of strangers: such characters can hide text, reorder it or run commands of
-    the terminal. The codes for colours and bars are rich's own, and pass.
+    the terminal. The codes for colours and bars are rich's own, and pass. Nothing in a text is a command to rich
+    either: no markup, no emoji by name (``a:b:c.jpg`` is a file), no guessed colours.
     """
+
+    def __init__(self, **settings: Any) -> None:
+        """``settings`` as of ``Console``."""
+        super().__init__(markup=False, emoji=False, highlight=False, **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """The segments of ``renderable``, with safe text."""
@@ -67,8 +73,8 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
-out = SafeConsole(highlight=False, markup=False, width=None if _is_terminal else _WIDE)
-err = SafeConsole(highlight=False, markup=False, stderr=True)
+out = SafeConsole(width=None if _is_terminal else _WIDE)
+err = SafeConsole(stderr=True)
 
 
 def note(text: str, style: str | None = None) -> None:

@@ -52,7 +52,7 @@ def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Co
         elif format_ == "csv":
             yield _csv_writer(stream, top_k)
         else:
-            console = console or Console(file=sys.stdout)
+            console = console or Console(file=sys.stdout, emoji=False, markup=False, highlight=False)
             yield _table_writer(stream, console if output is None and console.is_terminal else None)
 
 

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TextIO
 
 import msgspec
 
+_log = logging.getLogger(__name__)
+
 _MAX_WAITING = 10_000  # lines that wait for a slow reader of the log; some 3 MB
+_AT_ONCE = 100  # lines of one write
 _LONGEST_PATH = 200
 
 
 class AccessLog:
-    """Writes in a thread of its own: a reader that stops reading costs lines, never answers."""
+    """Writes in a thread of its own: a reader that stops or leaves, or a full disk, costs lines, never answers."""
 
-    def __init__(self, stream: TextIO | None = None, lost: Callable[[], None] = lambda: None) -> None:
-        """``lost`` is called for each line that could not wait."""
-        self._stream = sys.stdout if stream is None else stream
+    def __init__(self, descriptor: int = 1, lost: Callable[[], None] = lambda: None) -> None:
+        """``descriptor`` is an open file, by default the standard output; ``lost`` is called for each lost line.
+
+        Nothing is left in a buffer of ``sys.stdout``, which would fail again when the process ends.
+        """
+        self._descriptor = descriptor
         self._lost = lost
+        self._is_cut = self._has_warned = False
         self._lines: queue.Queue[bytes | None] = queue.Queue(_MAX_WAITING)
-        self._thread = threading.Thread(target=self._write, daemon=True, name="access log")
+        self._thread = threading.Thread(target=self._write_all, daemon=True, name="access log")
         self._thread.start()
 
     def __call__(self, *, path: str, seconds: float, **fields: str | int | None) -> None:
@@ -36,14 +43,29 @@ class AccessLog:
         except queue.Full:
             self._lost()
 
-    def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
-            try:
-                self._stream.write(line.decode())
-                if self._lines.empty():
-                    self._stream.flush()
-            except (OSError, ValueError):  # the reader has left: the server goes on without a log
+    def _write_all(self) -> None:
+        is_open = True
+        while is_open:
+            lines = [self._lines.get()]
+            while len(lines) < _AT_ONCE and not self._lines.empty():
+                lines.append(self._lines.get())
+            is_open = None not in lines
+            self._write(b"".join(line for line in lines if line is not None))
+
+    def _write(self, lines: bytes) -> None:
+        begin = b"\n" if self._is_cut else b""  # the rest of a line that a full disk cut is lost
+        text, written = begin + lines, 0
+        try:
+            while written < len(text):
+                written += os.write(self._descriptor, text[written:])
+        except OSError as exc:
+            for _ in range(text.count(b"\n", max(written, len(begin)))):
                 self._lost()
+            if not self._has_warned:
+                self._has_warned = True
+                _log.warning("the access log cannot be written (%s); its lines are lost until it can be", exc.strerror)
+        if written:
+            self._is_cut = text[written - 1 : written] != b"\n"
 
     def close(self) -> None:
         """Write what waits, for at most a second."""

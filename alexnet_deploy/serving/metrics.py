@@ -36,7 +36,9 @@ class Metrics:
         self.queue_images = self._gauge("queue_images", "Images that wait, decoded or not", "model")
         self.ready = self._gauge("ready", "1 if every engine is loaded and warm", "")
         self.body_bytes = self._gauge("body_bytes", "Bytes of request bodies in memory", "")
-        self.log_lines_lost = self._counter("access_log_lines_lost", "Lines that nobody took in time", "")
+        self.log_lines_lost = self._counter(
+            "access_log_lines_lost", "Lines that could not be written, or not in time", ""
+        )
         self._info = self._gauge("engine_info", "The versions in use", "model version precision runtime device")
         self._gauge("info", "This program", "version").labels(__version__).set(1)
 
@@ -73,6 +75,8 @@ class ModelMetrics:
         self._queue_images = metrics.queue_images.labels(model)
         self._steps = {step: histogram.labels(model) for step, histogram in metrics.step_seconds.items()}
         self._good, self._bad = (metrics.images.labels(model, outcome) for outcome in ("answered", "failed"))
+        for outcome in ("replaced", "failed"):  # a rate needs the 0 before the first one
+            metrics.reloads.labels(model, outcome)
 
     def batch(self, images: int, compute_s: float) -> None:
         """``images`` were computed in one call."""

@@ -19,6 +19,7 @@ from alexnet_deploy.serving.settings import Settings
 MIN_KEY = 16
 """Characters: shorter keys can be guessed."""
 _MAX_FILE = 1 << 16
+"""Bytes: above a thousand keys. Of a larger file, a cut key would be as good as a whole one."""
 
 OPEN_PATHS = ("/v2/health/live", "/v2/health/ready")
 """Answered without a key: an orchestrator has none."""
@@ -76,7 +77,8 @@ def _digest(key: bytes) -> bytes:
 def _read(path: Path) -> list[str]:
     try:
         with open_regular(path) as stream:
-            text = stream.read(_MAX_FILE).decode("ascii")
+            content = stream.read(_MAX_FILE + 1)
+        text = content.decode("ascii")
     except OSError as exc:
         raise InputError(
             f"`api_key_file` {path}: cannot be read ({exc.strerror}); write a key of {MIN_KEY} or more "
@@ -84,6 +86,10 @@ def _read(path: Path) -> list[str]:
         ) from exc
     except UnicodeDecodeError as exc:
         raise InputError(f"`api_key_file` {path}: is not plain ASCII text; write one key per line") from exc
+    if len(content) > _MAX_FILE:
+        raise InputError(
+            f"`api_key_file` {path}: is larger than {_MAX_FILE >> 10} KiB; write one key per line, and fewer"
+        )
     keys = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise InputError(f"`api_key_file` {path}: holds no key; write one per line")

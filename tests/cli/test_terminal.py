@@ -136,7 +136,7 @@ def test_json_keeps_the_text_exactly_and_is_ascii(
 def test_the_parts_that_print_are_safe_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is left on a terminal is rich's own: colours, and the codes that redraw a bar."""
     written = io.StringIO()
-    console = SafeConsole(file=written, force_terminal=True, markup=False, highlight=False, width=200)
+    console = SafeConsole(file=written, force_terminal=True, width=200)
     for place in ("terminal.err", "tables.out"):
         monkeypatch.setattr(f"alexnet_deploy.cli.{place}", console)
     monkeypatch.setattr(sys, "stdout", written)
@@ -154,6 +154,19 @@ def test_the_parts_that_print_are_safe_on_a_terminal_too(monkeypatch: pytest.Mon
     assert r"\x1b[2J" in text
     for character in (*"\x9b\u202e\u2066\u200b\u200f\ufeff\u2028\x07\x7f", "\x1b[2J"):
         assert character not in text
+
+
+def test_no_text_is_a_command_to_rich(command: Command) -> None:
+    """Neither ``:name:`` nor ``[name]``, in an error or in a table."""
+    text = "no:b:x:smile: [red]y[/red] :a:1.5"
+    assert text in command("infer", text).error
+    written = io.StringIO()
+    console = SafeConsole(file=written, width=200)
+    grid = table(text, "x")
+    add_row(grid, (text, text))
+    console.print(grid)
+    console.print(text)
+    assert written.getvalue().count(text) == 4
 
 
 def test_a_console_of_rich_alone_would_not_be(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,9 @@ def test_health_and_metadata(server: Server) -> None:
     assert server.call("ServerLive").live
     assert server.call("ServerReady").ready
     assert server.call("ModelReady", name="exact").ready
-    assert not server.call("ModelReady", name="exact", version="1").ready
+    for name in ("ModelReady", "ModelMetadata"):
+        with pytest.raises(grpc.RpcError, match=r"NOT_FOUND\s.*exact: version 1 is not served"):
+            server.call(name, name="exact", version="1")
     assert server.call("ServerMetadata").name == "alexnet-deploy"
     rest = server.ask("GET", "/v2/models/exact").json()
     meta = server.call("ModelMetadata", name="exact")
@@ -115,6 +117,24 @@ PIXELS = {"name": "pixels", "datatype": "UINT8", "shape": [1, 8, 8, 3]}
             {"model_name": "exact", "inputs": [{"name": "image"}], "raw_input_contents": [b"", b""]},
             "INVALID_ARGUMENT",
             "2 raw contents for 1 inputs",
+        ),
+        (
+            {
+                "model_name": "exact",
+                "inputs": [PIXELS | {"contents": {"uint_contents": [1] * 192}}],
+                "raw_input_contents": [bytes(192)],
+            },
+            "INVALID_ARGUMENT",
+            "input pixels: has typed contents as well as raw contents; give one",
+        ),
+        (
+            {
+                "model_name": "exact",
+                "inputs": [PIXELS | {"contents": {"fp32_contents": [1]}}],
+                "raw_input_contents": [bytes(192)],
+            },
+            "INVALID_ARGUMENT",
+            "input pixels: has typed contents as well as raw contents; give one",
         ),
         (
             {

@@ -13,6 +13,7 @@ import grpc
 import pytest
 from PIL import Image
 
+from alexnet_deploy.serving.engines.decoding import PixelBudget
 from alexnet_deploy.serving.http.limits import MAX_HEADER_BYTES
 from alexnet_deploy.serving.protocol.messages import METHODS
 from tests.serving.running import PATIENCE_S, Response, Server, serving, start
@@ -189,6 +190,38 @@ def test_bytes_that_are_no_http_get_400(limited: Server, photo: bytes, sent: byt
         connection.sendall(sent)
         assert b" 4" in connection.recv(1 << 16)[:20]
     answers(limited, photo)
+
+
+def test_large_images_do_not_take_memory_in_every_thread(workplace: Path, photo: bytes) -> None:
+    side = 3000
+    stream = io.BytesIO()
+    Image.new("RGBA", (side, side)).save(stream, "WEBP", lossless=True)
+    damaged = stream.getvalue()[:-4] + b"\xff" * 4
+    with serving(workplace, "exact", "--workers", 4, "--max-pixels", side * side) as server:
+        answers(server, photo)
+        before = server.peak_bytes()
+        body, headers = form([("large.webp", stream.getvalue())] * 4 + [("damaged.webp", damaged)] * 4)
+        rows = server.ask("POST", "/classify", body, headers).json()
+        assert [row["error"] for row in rows[:4]] == [None] * 4
+        # One takes 24 bytes per pixel, and libwebp up to 5.5 in each thread that waits. Without turns it was 80.
+        assert server.peak_bytes() - before < 45 * side * side
+        answers(server, photo)
+
+
+def test_the_budget_of_pixels_lets_small_images_pass_together_and_large_ones_in_turn() -> None:
+    budget, done = PixelBudget(), threading.Event()
+    budget.take(60, 100)
+    budget.take(40, 100)
+    with ThreadPoolExecutor(2) as pool:
+        large = pool.submit(budget.take, 500, 100)
+        budget.give_back(60)
+        assert not large.done()
+        budget.give_back(40)
+        large.result(PATIENCE_S)
+        small = pool.submit(lambda: (budget.take(1, 100), done.set()))
+        assert not done.is_set()
+        budget.give_back(500)
+        small.result(PATIENCE_S)
 
 
 def test_a_client_that_leaves_frees_its_place(limited: Server, large_image: bytes, photo: bytes) -> None:

@@ -189,6 +189,7 @@ BINARY = '{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "para
         (b"{}", {"Inference-Header-Content-Length": "9" * 300}, "is no number of bytes"),
         (b"{}", {"Inference-Header-Content-Length": "0" * 5000 + "2"}, "is no number of bytes"),
         (b"{}", {"Inference-Header-Content-Length": "0" * 20 + "3"}, "is no number of bytes"),
+        (BINARY.encode() + b"a", {"Inference-Header-Content-Length": "0"}, "or leave the header out"),
         (BINARY.encode() + b"axyz", {"Inference-Header-Content-Length": str(len(BINARY))}, "3 bytes after the JSON"),
     ],
 )
@@ -228,7 +229,9 @@ def test_metadata_config_and_health(server: Server) -> None:
         for path in (name, f"{name}/versions/{version}"):
             assert server.ask("GET", f"/v2/models/{path}/ready").status == 200
             assert server.ask("GET", f"/v2/models/{path}/config").json()["max_batch_size"] == 8
-        assert server.ask("GET", f"/v2/models/{name}/versions/1").status == 404
+        unknown = server.ask("GET", f"/v2/models/{name}/versions/1")
+        assert unknown.status == 404
+        assert server.ask("GET", f"/v2/models/{name}/versions/1/ready")[::2] == unknown[::2]  # status and text
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,8 @@ def test_tls(workplace: Path, tmp_path: Path, photos: list[Path]) -> None:
         (b"short\n", "shorter than 16 characters"),
         (b"two words are no key\n", "has a space"),
         ("schlüssel-schlüssel".encode(), "is not plain ASCII"),
+        (b"# comment\n" * 6553 + KEY.encode() * 2, "is larger than 64 KiB"),  # whose first 64 KiB end within the key
+        (b"k" * (1 << 20), "is larger than 64 KiB"),
     ],
 )
 def test_a_key_file_that_protects_nothing_is_refused(tmp_path: Path, content: bytes | None, says: str) -> None:
@@ -120,6 +122,11 @@ def test_a_key_file_that_protects_nothing_is_refused(tmp_path: Path, content: by
     with pytest.raises(InputError) as refused:
         Keys(file)
     assert says in str(refused.value)
+
+
+def test_a_key_file_may_have_64_kib(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(KEY.rjust(1 << 16, "\n"))
+    Keys(tmp_path / "keys").check({"x-api-key": KEY})
 
 
 def test_without_a_file_nobody_is_asked_for_a_key() -> None:

@@ -41,6 +41,11 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("none.onnx",), 1, "none.onnx: no such file"),
         (("exact", "exact"), 2, "a model exact is named already"),
         (("exact@gpu",), 2, "'gpu' is not a runtime"),
+        (("exact@onnxruntime", "--runtime", "openvino"), 2, "--runtime openvino: contradicts exact@onnxruntime"),
+        (("exact@auto", "ruined@onnxruntime", "--runtime", "openvino"), 2, "contradicts exact@auto and ruined@onn"),
+        # What follows is consistent, so that the port is the only fault.
+        (("exact@openvino", "--runtime", "openvino", "--port", "70000"), 2, "--port 70000: is no port"),
+        (("exact@onnxruntime", "ruined", "--runtime", "openvino", "--port", "70000"), 2, "--port 70000: is no port"),
         (("exact", "--host", "0.0.0.0"), 2, "--host 0.0.0.0: other machines"),
         (("exact", "--host", "no.such.host.invalid"), 2, "--host"),
         (("exact", "--host", "192.0.2.1", "--allow-unauthenticated"), 1, "cannot be used"),

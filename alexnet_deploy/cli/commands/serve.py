@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,8 @@ from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.quantities import Bytes
 from alexnet_deploy.cli.terminal import note
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.runtime.select import split_runtime
 from alexnet_deploy.serving.settings import Settings
 
 if TYPE_CHECKING:
@@ -86,6 +89,7 @@ def serve(
 
     SIGTERM and Ctrl-C end it after the requests that have arrived are answered.
     """
+    _require_use(runtime, engines or [], store)
     settings = Settings(
         host=host,
         port=port,
@@ -117,6 +121,14 @@ def serve(
     sources = find_sources(engines or [], store, runtime, import_options)
     names = ", ".join(source.name for source in sources)
     run_server(sources, settings, lambda: note(f"loading {names}"), _note_ready)
+
+
+def _require_use(runtime: str, engines: Sequence[str], store: Path) -> None:
+    """UsageError for a ``runtime`` that contradicts the engines, as each of them names another one."""
+    own = [split_runtime(engine, store=store)[1] for engine in engines]
+    if own and runtime not in ("auto", *own) and None not in own:
+        names = " and ".join(engines)
+        raise UsageError(f"`runtime` {runtime}: contradicts {names}; leave it out, or write the engine's name alone")
 
 
 def _note_ready(started: Started) -> None:

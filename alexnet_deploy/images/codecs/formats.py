@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -79,10 +82,25 @@ class TooManyPixelsError(Image.DecompressionBombError):
     """The header says more pixels than are decoded; the message is the cause and the next step."""
 
 
+_before_decoding: ContextVar[Callable[[int], None] | None] = ContextVar("before_decoding", default=None)
+
+
 def require_size(width: int, height: int, max_pixels: int) -> None:
     """TooManyPixelsError for an image above ``max_pixels``, to be called before anything of it is decoded."""
     if width * height > max_pixels:
         raise TooManyPixelsError(f"has {width} x {height} pixels, above the limit of {max_pixels}; scale it down first")
+    if (call := _before_decoding.get()) is not None:
+        call(width * height)
+
+
+@contextmanager
+def before_decoding(call: Callable[[int], None]) -> Iterator[None]:
+    """In this thread, ``call`` with the number of pixels before an image is decoded; perhaps twice for one image."""
+    token = _before_decoding.set(call)
+    try:
+        yield
+    finally:
+        _before_decoding.reset(token)
 
 
 def name_of_format(head: bytes) -> str | None:

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -169,7 +169,7 @@ class _Actor:
 
 def answers(
     parts: Iterable[Part], settings: WorkerSettings, files: EngineFiles, workers: Workers
-) -> Iterator[tuple[str, PartAnswer]]:
+) -> Generator[tuple[str, PartAnswer], None, None]:
     """The address of the machine and the answer for each part, in the order in which they are ready.
 
     A part whose worker dies is given to another one, up to ``TRIES`` times in all. The engine is sent once per machine.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -152,17 +153,19 @@ def _compute(
             __version__, plain, settings.runtime, settings.threads or workers.cpus, settings.workers or workers.cpus,
             settings.top_k, settings.threshold, settings.batch, settings.verify,
         )  # fmt: skip
-        for machine, answer in answers(list(todo.values()), worker_settings, files, workers):
-            _refuse_unusable(machine, answer)
-            part = todo.pop(answer.start, None)
-            if part is None:
-                continue  # a worker that was taken for dead has answered it as well
-            folder.write(part_name(part, record), answer.parquet)
-            result.rows += part.rows
-            result.failed += answer.failed
-            result.machines[machine] = result.machines.get(machine, 0) + part.rows
-            result.runs.add(answer.runs)
-            on_rows(result.rows, record.images)
+        # Closed before Ray is left: its executor would still talk to a cluster that has gone, which ends the process.
+        with closing(answers(list(todo.values()), worker_settings, files, workers)) as found:
+            for machine, answer in found:
+                _refuse_unusable(machine, answer)
+                part = todo.pop(answer.start, None)
+                if part is None:
+                    continue  # a worker that was taken for dead has answered it as well
+                folder.write(part_name(part, record), answer.parquet)
+                result.rows += part.rows
+                result.failed += answer.failed
+                result.machines[machine] = result.machines.get(machine, 0) + part.rows
+                result.runs.add(answer.runs)
+                on_rows(result.rows, record.images)
 
 
 def _refuse_unusable(machine: str, answer: PartAnswer) -> None:

@@ -112,11 +112,11 @@ class Models:
         return not self.ending and len(self._current) == len(self._sources)
 
     def is_ready(self, name: str, version: str = "") -> bool:
-        """Whether this version of the model answers; NotFoundError for an unknown name."""
+        """Whether this version of the model answers; NotFoundError for an unknown name or version."""
         if name not in self._sources:
             raise self._unknown(name)
         engine = self._current.get(name)
-        return engine is not None and not self.ending and version in ("", engine.version)
+        return engine is not None and not self.ending and self.get(name, version) is engine
 
     async def change(self) -> None:
         """Wait until a model is loaded or replaced, or the server begins to end."""

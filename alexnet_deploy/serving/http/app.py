@@ -206,6 +206,8 @@ class _Handlers:
         query = request.query_params
         if unknown := query.keys() - {"engine", "top_k", "threshold"}:
             raise BadRequestError(f"unknown parameter {min(unknown)}; known are engine, top_k and threshold")
+        if twice := [name for name in query if len(query.getlist(name)) > 1]:
+            raise BadRequestError(f"parameter {min(twice)} is given more than once; give it once")
         top_k, threshold = _whole_number("top_k", query.get("top_k")), _probability(query.get("threshold"))
         engine = self._models.get(query.get("engine"))
         _note(request, model=engine.name, version=engine.version)

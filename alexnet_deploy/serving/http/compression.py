@@ -12,6 +12,7 @@ from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.refusals import BadRequestError, TooLargeError, UnsupportedMediaError
 
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+_GZIP_MAGIC = b"\x1f\x8b"
 _STEP = 1 << 20  # bytes that are read and written at a time: they count in the budget before there are more
 _MOST_MEMBERS = 10_000  # of 64 KiB each, as bgzip writes them, above half a gigabyte; empty ones would keep us busy
 _SMALLEST = 1 << 10  # a smaller answer fits into one packet anyway
@@ -32,7 +33,9 @@ async def unpacked(body: bytes, encoding: str, max_body: int, budget: BodyBudget
         yield body
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise UnsupportedMediaError(f"content encoding {encoding}: is not read; send the body as it is, or as gzip")
+        raise UnsupportedMediaError(
+            f"content encoding {encoding}: is not read; send the body as it is, or as gzip or deflate"
+        )
     held = 0
     pieces: list[bytes] = []
     try:
@@ -57,7 +60,8 @@ async def _pieces(body: bytes, encoding: str) -> AsyncIterator[bytes]:
     while rest:
         if unpacker is None:
             members += 1
-            if members > _MOST_MEMBERS or (members > 1 and bits != _GZIP):
+            is_another = bits == _GZIP and bytes(rest[:2]) == _GZIP_MAGIC
+            if members > _MOST_MEMBERS or (members > 1 and not is_another):
                 raise zlib.error(f"{len(rest)} bytes follow its end")
             unpacker = zlib.decompressobj(bits)
         fed = rest[:_STEP]

@@ -139,6 +139,10 @@ def _split(body: bytes, header_length: str | None) -> tuple[memoryview, memoryvi
         raise BadRequestError(
             f"{HEADER_LENGTH} {header_length[:30]}: is no number of bytes within the body, which has {len(view)}"
         )
+    if int(header_length) == 0:
+        raise BadRequestError(
+            f"{HEADER_LENGTH} 0: every request begins with JSON; give the number of its bytes, or leave the header out"
+        )
     return view[: int(header_length)], view[int(header_length) :]
 
 

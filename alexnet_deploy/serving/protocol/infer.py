@@ -48,6 +48,8 @@ def _input(engine: ServedEngine, request: Any) -> InputTensor:
     tensors.refuse_shared_memory("input", given.name, given.parameters)
     if len(raw) > 1:
         raise BadRequestError(f"{len(raw)} raw contents for 1 inputs")
+    if raw and given.contents.ListFields():
+        raise BadRequestError(f"input {given.name}: has typed contents as well as raw contents; give one")
     shape = tuple(given.shape[:_MOST_DIMENSIONS])
     tensors.require_input(engine, given.name, given.datatype, shape)
     return InputTensor(given.name, shape, raw[0] if raw else _typed(given, math.prod(shape)))

@@ -16,6 +16,9 @@ TENSORRT = "tensorrt"
 DECODE, ANSWER, PHOTOS = "decode", "probabilities", "photos"
 """What the names of the models beside an engine end with: image to pixels, logits to probabilities, the ensemble."""
 
+EXAMPLES = ("sm75", "sm80", "sm86", "sm89", "sm90", "sm100", "sm120")
+"""Targets that a message names; the full TensorRT builds for any compute capability."""
+
 _MAX_NAME = 100
 
 
@@ -66,6 +69,11 @@ def choose_model(engine: Engine, fixed_batch: int | None, targets: Sequence[str]
             "one; build them with one version, or package one target"
         )
     return TritonModel(name, engine, batch, fixed_batch is not None, plans)
+
+
+def is_target(text: str) -> bool:
+    """Whether ``text`` is written as a compute capability."""
+    return re.fullmatch(r"sm[1-9][0-9]{1,2}", text, re.ASCII) is not None
 
 
 def _plan(engine: Engine, target: str) -> tuple[Plan, Path]:

@@ -35,9 +35,11 @@ from alexnet_deploy.serving.triton import configs, kserve
 from alexnet_deploy.serving.triton.choose import (
     ANSWER,
     DECODE,
+    EXAMPLES,
     PHOTOS,
     TritonModel,
     choose_model,
+    is_target,
     refuse_equal_names,
 )
 from alexnet_deploy.serving.triton.config_text import to_pbtxt
@@ -78,11 +80,14 @@ def package_triton(
     TensorRT for them. ``preprocess`` adds an ensemble that takes encoded image files. A repository of ours is replaced
     as a whole; on an error it is as it was.
 
-    Raises UsageError for engines of one name and for ``NAME@RUNTIME``, InputError for an engine that is missing or
-    without a plan for a target, and for a folder that holds anything else.
+    Raises UsageError for engines of one name, ``NAME@RUNTIME`` and what is no target, InputError for an engine that is
+    missing or without a plan for a target, and for a folder that holds anything else.
     """
     if not engines:
         raise UsageError("`engines`: name one or more engines")
+    for target in targets:
+        if not is_target(target):
+            raise UsageError(f"`targets` {target}: is no compute capability, such as {', '.join(EXAMPLES)}")
     _refuse_runtimes(engines, store)
     _refuse_foreign(repository)
     check_directory(repository)
