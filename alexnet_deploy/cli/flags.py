@@ -54,6 +54,8 @@ def flag_of(command: Callable[..., None], parameter: str) -> str:
     hints = typing.get_type_hints(command, include_extras=True)
     others: list[str] = []
     for name, hint in hints.items():
+        if name == parameter and not hasattr(hint, "__metadata__"):
+            return _default(parameter)  # Typer makes an option of that name
         for info in getattr(hint, "__metadata__", ()):
             if isinstance(info, ArgumentInfo) and name in (parameter, f"{parameter}_"):
                 return info.metavar or parameter.upper()
