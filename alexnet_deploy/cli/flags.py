@@ -51,23 +51,24 @@ def flag_of(command: Callable[..., None], parameter: str) -> str:
 
     An error that several commands share may name a parameter that this one lacks: nobody could type a flag for it.
     """
-    hints = typing.get_type_hints(command, include_extras=True)
-    others: list[str] = []
-    for name, hint in hints.items():
-        if name == parameter and not hasattr(hint, "__metadata__"):
-            return _default(parameter)  # Typer makes an option of that name
-        for info in getattr(hint, "__metadata__", ()):
-            if isinstance(info, ArgumentInfo) and name in (parameter, f"{parameter}_"):
-                return info.metavar or parameter.upper()
-            if isinstance(info, OptionInfo):
-                # Within Annotated the first positional argument of Option, its `default`, is a flag as well.
-                declared = (info.default, *(info.param_decls or ()))
-                flags = [flag for flag in declared if isinstance(flag, str) and flag.startswith("--")]
-                flag = flags[0].partition("/")[0] if flags else _default(name)
-                if name in (parameter, f"{parameter}_"):
-                    return flag
-                others.append(flag)
-    return _default(parameter) if _default(parameter) in others else parameter
+    flags = {name: _flag(name, hint) for name, hint in typing.get_type_hints(command, include_extras=True).items()}
+    found = flags.get(parameter, flags.get(f"{parameter}_"))
+    if found is not None:
+        return found
+    return _default(parameter) if _default(parameter) in flags.values() else parameter
+
+
+def _flag(name: str, hint: object) -> str:
+    name = name.removesuffix("_")
+    for info in getattr(hint, "__metadata__", ()):
+        if isinstance(info, ArgumentInfo):
+            return info.metavar or name.upper()
+        if isinstance(info, OptionInfo):
+            # Within Annotated the first positional argument of Option, its `default`, is a flag as well.
+            declared = (info.default, *(info.param_decls or ()))
+            flags = [flag for flag in declared if isinstance(flag, str) and flag.startswith("--")]
+            return flags[0].partition("/")[0] if flags else _default(name)
+    return _default(name)  # Typer makes an option of that name
 
 
 def _default(parameter: str) -> str:
