@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, tensors_read
+from alexnet_deploy.onnx_graph.layers import LAYERS, attribute, output_axis
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.types import QuantizedType, exclude_pattern
 
@@ -33,7 +34,6 @@ LARGEST: dict[QuantizedType, float] = {"int8": 127.0, "fp8": 448.0}
 SMALLEST_SCALE = 2.0**-24
 """The smallest float16 above 0: scales become float16 in int8+fp16."""
 FP8_CONV_MIN_CHANNELS = 16
-_OPS = ("Conv", "Gemm", "MatMul")
 
 
 def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | None = None) -> list[onnx.NodeProto]:
@@ -43,32 +43,23 @@ def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | Non
     """
     excluded = exclude_pattern(exclude)
     if excluded and not any(excluded.search(node.name) for node in model.graph.node):
-        layer = next((node.name for node in model.graph.node if node.op_type in _OPS), "")
+        layer = next((node.name for node in model.graph.node if node.op_type in LAYERS), "")
         raise UsageError(f"`exclude` {exclude}: matches no node of the graph; its nodes have names like {layer}")
     weights = initializers(model)
     return [
         node
         for node in model.graph.node
-        if node.op_type in _OPS
+        if node.op_type in LAYERS
         and node.domain in ("", "ai.onnx")
         and node.input[1] in weights
         and node.input[0] not in weights
         and weights[node.input[1]].data_type == TensorProto.FLOAT
         and (len(weights[node.input[1]].dims) == 2 or node.op_type == "Conv")
         and math.prod(weights[node.input[1]].dims) > 0
-        and (node.op_type != "Gemm" or (_attribute(node, "alpha", 1.0) == 1 and not _attribute(node, "transA", 0)))
+        and (node.op_type != "Gemm" or (attribute(node, "alpha", 1.0) == 1 and not attribute(node, "transA", 0)))
         and not (dtype == "fp8" and node.op_type == "Conv" and weights[node.input[1]].dims[1] < FP8_CONV_MIN_CHANNELS)
         and not (excluded and excluded.search(node.name))
     ]
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: float) -> float:
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
-def _output_axis(node: onnx.NodeProto) -> int:
-    """The axis of a weight that runs over output channels."""
-    return 0 if node.op_type == "Conv" or _attribute(node, "transB", 0) else 1
 
 
 def insert_qdq(
@@ -92,7 +83,7 @@ def insert_qdq(
                 scale = np.float32(max(thresholds[x] / LARGEST[dtype], SMALLEST_SCALE))
                 quantised[x, None], pair = inserted.activation(x, scale)
                 body += pair
-            axis = None if dtype == "fp8" else _output_axis(node)
+            axis = None if dtype == "fp8" else output_axis(node)
             if (w, axis) not in quantised:  # two nodes may read one weight along different axes
                 quantised[w, axis], dequantise = inserted.weight(w, numpy_helper.to_array(weights[w]), axis)
                 body.append(dequantise)

@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, helper, numpy_helper
 
 from alexnet_deploy.onnx_graph.edits import fold_constants, fresh_name, names_in, readers_in, remove_unused
+from alexnet_deploy.onnx_graph.layers import LAYERS, output_axis
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
 # Legend: O output channel
 
 _log = logging.getLogger(__name__)
 
-_LAYERS = ("Conv", "Gemm", "MatMul")
 _KEEP_ORDER = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 """They only choose or rearrange values, so they give the same in front of a QuantizeLinear and behind it."""
 _LARGEST = np.iinfo(np.int8).max
@@ -71,7 +71,7 @@ def to_integers(model: onnx.ModelProto) -> Lowered:
     for relu in [node for node in model.graph.node if node.op_type == "Relu"]:
         graph.absorb(relu)
     found = Lowered()
-    for layer in [node for node in model.graph.node if node.op_type in _LAYERS]:
+    for layer in [node for node in model.graph.node if node.op_type in LAYERS]:
         scales = graph.scales_of(layer)
         if scales is None:
             continue
@@ -170,8 +170,8 @@ class _Graph:
             return f"{between} reads it before it is quantised again"
         if len(layer.input) < 3 or not layer.input[2]:
             return None
-        bias = self._array(layer, 2)
-        if bias is None or bias.ndim != 1 or bias.dtype != np.float32:
+        bias, outputs = self._array(layer, 2), self._outputs_of(layer)
+        if bias is None or bias.shape != (outputs,) or bias.dtype != np.float32 or scale_w.size not in (1, outputs):
             return "its bias is no constant of one number per output"
         scale = np.broadcast_to(scale_x.reshape(-1) * scale_w.reshape(-1), bias.shape)
         steps = np.rint(bias.astype(np.float64) / scale)
@@ -186,6 +186,10 @@ class _Graph:
         self._inserted[layer.output[0]] = helper.make_node("DequantizeLinear", operands, [made], name, axis=0)
         layer.input[2] = made
         return None
+
+    def _outputs_of(self, layer: onnx.NodeProto) -> int:
+        """How many output channels a layer with an int8 weight has."""
+        return int(self._constants[self._makers[layer.input[1]].input[0]].dims[output_axis(layer)])
 
     def dequantise_weight(self, layer: onnx.NodeProto) -> None:
         """Read the weight of ``layer`` as float32, computed now instead of in every call."""

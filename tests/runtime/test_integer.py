@@ -182,6 +182,17 @@ def test_a_bias_beyond_32_bits_stays() -> None:
     assert to_integers(model).left == {"t0": "its bias exceeds 32 bits of its steps"}
 
 
+@pytest.mark.parametrize("shape", [(1,), (1, 5), ()])
+def test_a_bias_that_is_broadcast_stays(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(4)
+    weights = {"w": rng.normal(0, 1, (4, 5)).astype(np.float32), "b": rng.normal(0, 1, shape).astype(np.float32)}
+    model = quantised(graph_model("(float[N,4] x) => (float[N,5] y)", "y = Gemm(x, w, b)", **weights), rng)
+    images = rng.normal(0, 1, (BATCH, 4)).astype(np.float32)
+    expected = run(model, images, "ORT_DISABLE_ALL")
+    assert to_integers(model).left == {"y": "its bias is no constant of one number per output"}
+    np.testing.assert_array_equal(run(model, images, "ORT_DISABLE_ALL"), expected)
+
+
 def test_float_graph_stays_as_it_is(tmp_path: Path) -> None:
     network = Network(3)
     network.conv()
