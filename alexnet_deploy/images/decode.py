@@ -28,6 +28,7 @@ from alexnet_deploy.images.codecs.jpeg import open_jpeg
 from alexnet_deploy.images.codecs.png import open_png
 from alexnet_deploy.images.codecs.rgb import to_rgb
 from alexnet_deploy.images.codecs.tiff import open_tiff
+from alexnet_deploy.images.codecs.webp import webp_size
 
 # Legend: H height, W width, C channel (RGB)
 
@@ -112,6 +113,8 @@ def _opened(stream: BinaryIO, head: bytes, path: Path | None, max_pixels: int) -
         return open_tiff(stream)
     if head.startswith(b"BM") and has_bitfields(head):
         return open_bitfields(_content(stream), max_pixels)
+    if (size := webp_size(head)) is not None:
+        formats.require_size(*size, max_pixels)
     try:
         return Image.open(stream, formats=formats.pillow_formats(path))
     except UnidentifiedImageError:
