@@ -254,11 +254,16 @@ def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
 @given(
     requests=st.lists(st.tuples(st.lists(st.integers(0, 255), min_size=1, max_size=9), st.booleans()), max_size=12),
     max_batch=st.integers(1, 5),
+    instances=st.integers(1, 3),
+    has_alone=st.booleans(),
 )
-def test_every_request_gets_its_own_rows_whoever_leaves(requests: list[tuple[list[int], bool]], max_batch: int) -> None:
+def test_every_request_gets_its_own_rows_whoever_leaves(
+    requests: list[tuple[list[int], bool]], max_batch: int, instances: int, has_alone: bool
+) -> None:
     async def body() -> None:
         engine = Engine()
-        batcher = Watched(engine, max_batch=max_batch, max_queue=200)
+        alone = engine if has_alone else None
+        batcher = Watched(engine, instances=instances, alone=alone, max_batch=max_batch, max_queue=200)
         tasks = [asyncio.create_task(ask(batcher, *values)) for values, _ in requests]
         await asyncio.sleep(0)
         for task, (_, leaves) in zip(tasks, requests, strict=True):
@@ -320,22 +325,62 @@ def test_a_failing_instance_goes_on_with_the_next_batch() -> None:
     run(body)
 
 
-def test_what_is_alone_gets_the_engine_with_all_threads() -> None:
+def test_a_few_get_the_engine_with_all_threads_and_those_who_come_meanwhile_wait_for_it() -> None:
     async def body() -> None:
-        sharing, alone = Engine(is_open=False), Engine(is_open=False)
+        sharing, alone = Engine(), Engine(is_open=False)
         batcher = Watched(sharing, instances=2, alone=alone)
         first = asyncio.create_task(ask(batcher, 1))
         await alone.has_started()
-        second = asyncio.create_task(ask(batcher, 2))  # beside the first one
-        await sharing.has_started()
+        others = [asyncio.create_task(ask(batcher, value)) for value in (2, 3)]
+        await soon(lambda: sharing.queue_length() == 2)
         alone.gate.set()
-        assert await first == [1]
-        third = asyncio.create_task(ask(batcher, 3))  # beside the second one
-        await sharing.has_started()
+        assert await asyncio.gather(first, *others) == [[1], [2], [3]]
+        assert (alone.sizes, sharing.sizes) == ([1, 2], [])
+        await batcher.close()
+
+    run(body)
+
+
+def test_a_full_batch_is_shared_by_the_instances() -> None:
+    async def body() -> None:
+        sharing, alone = Engine(is_open=False), Engine()
+        batcher = Watched(sharing, instances=2, alone=alone, max_batch=4, max_delay_s=HOUR)
+        answers = [asyncio.create_task(ask(batcher, value)) for value in (1, 2, 3, 4)]
+        for _ in range(2):
+            await sharing.has_started()
+        later = asyncio.create_task(ask(batcher, 5))
+        await soon(lambda: sharing.queue_length() == 1)
         sharing.gate.set()
-        assert await asyncio.gather(second, third) == [[2], [3]]
-        assert await ask(batcher, 4) == [4]
-        assert (alone.sizes, sharing.sizes) == ([1, 1], [1, 1])
+        assert await asyncio.gather(*answers, later) == [[1], [2], [3], [4], [5]]
+        assert sharing.sizes[:2] == [2, 2]
+        await batcher.close()
+
+    run(body)
+
+
+def test_beside_an_image_that_is_decoded_an_instance_with_its_share_of_threads_runs() -> None:
+    async def body() -> None:
+        sharing, alone = Engine(), Engine()
+        batcher = Watched(sharing, instances=2, alone=alone)
+        with batcher.reserve(1):
+            assert await ask(batcher, 1) == [1]
+        assert await ask(batcher, 2) == [2]
+        assert (sharing.sizes, alone.sizes) == ([1], [1])
+        await batcher.close()
+
+    run(body)
+
+
+def test_the_engine_with_all_threads_may_fail_and_runs_again() -> None:
+    async def body() -> None:
+        sharing, alone = Engine(), Engine()
+        batcher = Watched(sharing, instances=2, alone=alone)
+        alone.fails = UnavailableError("no memory")
+        with pytest.raises(EngineError):
+            await ask(batcher, 1)
+        alone.fails = None
+        assert await ask(batcher, 2) == [2]
+        assert (sharing.sizes, alone.sizes) == ([], [1, 1])
         await batcher.close()
 
     run(body)

@@ -109,7 +109,9 @@ class Batcher:
     ) -> None:
         """Must be called on a running event loop; an instance takes any number of images up to ``max_batch``.
 
-        ``alone`` is called in place of an instance while no other one runs and nothing else waits or is decoded.
+        ``alone`` is called in place of the instances, and while none of them runs, for less than ``max_batch`` images
+        if no others are being decoded. For a full batch two instances are faster: one computes while the event loop
+        answers and reads for the other.
         """
         self._alone = alone
         self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
@@ -190,12 +192,20 @@ class Batcher:
                     self._arrived.clear()
                     await self._arrived.wait()
                 await self._wait_for_more()
-                parts = self._take()
+                if self._alone and self._is_little_and_all():
+                    if parts := self._take(1):
+                        await self._answer(self._alone, parts)  # no other batch gathers meanwhile
+                    continue
+                parts = self._take(self._free_instances)
             if parts:
-                is_alone = self._free_instances == len(self._workers) and not self._reserved
                 self._free_instances -= 1
-                await self._answer(self._alone if self._alone and is_alone else run, parts)
+                await self._answer(run, parts)
                 self._free_instances += 1
+
+    def _is_little_and_all(self) -> bool:
+        """Whether less than a batch waits, and no other thread has anything to compute or to decode."""
+        is_idle = self._free_instances == len(self._workers)
+        return is_idle and self._reserved == self._queued < self._max_batch
 
     async def _wait_for_more(self) -> None:
         alone = self._last_images <= 1 and self._reserved <= self._queued
@@ -210,10 +220,10 @@ class Batcher:
             if not self._requests:  # all have left meanwhile
                 return
 
-    def _take(self) -> list[_Part]:
-        """Rows of the oldest requests: the share of one free instance, ``max_batch`` at most."""
+    def _take(self, instances: int) -> list[_Part]:
+        """Rows of the oldest requests: the share of one of ``instances``, ``max_batch`` at most."""
         parts: list[_Part] = []
-        room, now = min(self._max_batch, -(-self._queued // self._free_instances)), time.monotonic()
+        room, now = min(self._max_batch, -(-self._queued // instances)), time.monotonic()
         while room and self._requests:
             request = self._requests[0]
             start = request.taken

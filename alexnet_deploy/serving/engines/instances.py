@@ -26,8 +26,8 @@ _CPU_INSTANCES = 2
 class Instances:
     """Engines of the same bundle; ``sharing`` run at the same time, each on its share of the threads.
 
-    ``alone`` has all threads, for a call beside which nothing else runs: with a share of them it would take up to twice
-    as long. None where there is one instance only, which has all threads anyway.
+    ``alone`` has all threads, for a few images beside which nothing else runs: with a share of them they would take up
+    to twice as long. None where there is one instance only, which has all threads anyway.
     """
 
     sharing: tuple[OpenEngine, ...]
