@@ -1,4 +1,4 @@
-"""WebP: the size in the header. Pillow asks libwebp for memory of that size when it opens a file, not when it decodes."""
+"""WebP: the size in the header. Pillow takes memory of that size when it opens a file, not when it decodes it."""
 
 from __future__ import annotations
 

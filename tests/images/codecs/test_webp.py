@@ -69,5 +69,5 @@ def test_a_frame_larger_than_its_canvas_is_refused() -> None:
     content = bytearray(encoded((3000, 2000), exif=EXIF))
     content[24:30] = b"\x0f\0\0\x0f\0\0"
     assert webp_size(bytes(content)) == (16, 16)
-    with pytest.raises(InputError, match="not a whole image|could not create decoder|damaged"):
+    with pytest.raises(InputError, match="could not create decoder object"):
         open_rgb(bytes(content))
