@@ -41,8 +41,8 @@ Exclude = Annotated[Path | None, Option(help="List of images to leave out, one p
 Folds = Annotated[int | None, Option(help="Cross-validate: train so many times, each on all images but a share.")]
 Workers = Annotated[int, Option(min=0, max=MAX_WORKERS, help="Processes that decode images.")]
 Teacher = Annotated[
-    list[Path] | None,
-    Option(metavar="CHECKPOINT", help="Checkpoint to learn from, beside the labels; give it again for another one."),
+    list[str] | None,
+    Option(metavar="SOURCE", help="Whom to learn from, beside the labels; give it again for another one."),
 ]
 View = Annotated[
     TeacherView | None,

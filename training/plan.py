@@ -19,7 +19,7 @@ from training.recipes.recipe import Balance, Recipe, RecipeName, apply_overrides
 from training.recipes.small_data import MIN_STEPS, describe_fit, fit_to_data
 from training.start.begin import StartReport, begin_with, no_report
 from training.start.network import NetworkSettings, architecture_for, check_freeze, labels_for, preprocessing_for
-from training.start.sources import read_source
+from training.start.sources import read_source, read_teacher
 from training.test_scale import ScaleSettings, recipe_at_test_scale
 
 FINE_TUNE_INSTEAD = (
@@ -111,7 +111,7 @@ def plan_run(
         preprocessing=preprocessing,
         output=output,
         start=start,
-        distillation=plan_distillation(settings, train_images.class_ids, recipe, output),
+        distillation=plan_distillation(settings, train_images.class_ids, recipe, output, read=read_teacher),
         **{field.name: getattr(settings, field.name) for field in dataclasses.fields(LoopSettings)},
     )
 

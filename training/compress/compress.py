@@ -25,6 +25,7 @@ from training.loop.state import check_no_run, no_run
 from training.output import check_output
 from training.recipes.named import get_recipe
 from training.recipes.small_data import fit_to_data
+from training.start.sources import read_teacher
 from training.test_scale import ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 START = "start.safetensors"
@@ -204,7 +205,7 @@ def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path,
         labels=parent.contract.labels,
         preprocessing=pre,
         output=folder,
-        distillation=plan_distillation(settings, train.class_ids, recipe, folder),
+        distillation=plan_distillation(settings, train.class_ids, recipe, folder, read=read_teacher),
         seed=settings.seed,
         workers=settings.workers,
         resume=settings.resume,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from alexnet_deploy.model.checkpoint import Checkpoint
 from training.data.listing import ImageList
 from training.recipes.recipe import Recipe
 
@@ -25,8 +25,8 @@ TEMPERATURE, WEIGHT = 2.0, 0.9
 class TeacherSettings:
     """How to learn from teachers. None: the default, or no teacher."""
 
-    teacher: Sequence[Path] | None = None
-    """Checkpoints whose answers are learnt; of several, the mean of their probabilities."""
+    teacher: Sequence[str | Path] | None = None
+    """Whose answers are learnt, named as for ``start``; of several, the mean of their probabilities."""
     teacher_view: TeacherView | None = None
     """``same`` (the default): the augmented picture that the student sees."""
     distill_temperature: float | None = None
@@ -69,12 +69,17 @@ class Distillation:
 
 
 def plan_distillation(
-    settings: TeacherSettings, class_ids: tuple[str, ...], recipe: Recipe, folder: Path
+    settings: TeacherSettings,
+    class_ids: tuple[str, ...],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    read: Callable[[str | Path], Checkpoint],
 ) -> Distillation | None:
-    """The distillation that ``settings`` describe; None without a teacher.
+    """The distillation that ``settings`` describe; None without a teacher. ``read`` gives the checkpoint of each.
 
     A teacher whose classes come in another order is matched by their names. Raises UsageError for settings that do not
-    fit, InputError for a teacher of other classes, and the errors of ``load_checkpoint``.
+    fit, InputError for a teacher of other classes, and the errors of ``read``.
     """
     options = {name: getattr(settings, name) for name in ("teacher_view", "distill_temperature", "distill_weight")}
     if not settings.teacher:
@@ -95,11 +100,11 @@ def plan_distillation(
             f"`teacher_view` {view}: its answers are to whole pictures, and the recipe mixes pictures; use same, or "
             "`overrides` mix=none"
         )
-    teachers = tuple(_in_order(load_checkpoint(path), class_ids, path) for path in settings.teacher)
+    teachers = tuple(_in_order(read(name), class_ids, name) for name in settings.teacher)
     return Distillation(teachers, view, temperature, weight, folder)
 
 
-def _in_order(teacher: Checkpoint, class_ids: tuple[str, ...], path: Path) -> Checkpoint:
+def _in_order(teacher: Checkpoint, class_ids: tuple[str, ...], name: str | Path) -> Checkpoint:
     """``teacher`` with the outputs, labels and class ids in the order of ``class_ids``; InputError for others."""
     known = teacher.contract.class_ids
     if known == class_ids:
@@ -108,7 +113,7 @@ def _in_order(teacher: Checkpoint, class_ids: tuple[str, ...], path: Path) -> Ch
         odd = sorted(set(known) ^ set(class_ids))
         found = f"{odd[0]!r} is only in one of the two" if odd else "one of them twice"
         raise InputError(
-            f"`teacher` {path}: has {len(known)} classes, the data has {len(class_ids)} ({found}); give a teacher of "
+            f"`teacher` {name}: has {len(known)} classes, the data has {len(class_ids)} ({found}); give a teacher of "
             "the same classes"
         )
     order = [known.index(class_id) for class_id in class_ids]

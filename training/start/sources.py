@@ -63,15 +63,17 @@ class Source:
     """What was found in a file of another tool and assumed about it, one sentence each, for people."""
 
 
-def read_source(source: str | Path, *, on_progress: Progress = no_progress) -> Source:
+def read_source(source: str | Path, *, option: str = "start", on_progress: Progress = no_progress) -> Source:
     """The trained weights that ``source`` names; ``on_progress`` gets the bytes of a download.
+
+    Errors call the setting that named it ``option``.
 
     Raises InputError for what cannot be used, ArtifactError for a damaged file of ours or a wrong hash, and
     UnavailableError where a download fails.
     """
     given = str(source)
     name = shown_url(given) if "://" in given else given
-    with _as_start():
+    with _in_words_of(option):
         if name == "shipped":
             return _ours(name, shipped_checkpoint())
         path = local_weights(IMAGENET1K_URL if name == "imagenet1k" else given, on_progress=on_progress)
@@ -85,6 +87,17 @@ def read_source(source: str | Path, *, on_progress: Progress = no_progress) -> S
             return _ours(name, path)
         found = _foreign(name, path)
         return dataclasses.replace(found, notes=()) if name == "imagenet1k" else found
+
+
+def read_teacher(source: str | Path) -> Checkpoint:
+    """A whole network whose classes are known, from all that ``read_source`` takes; InputError for less."""
+    found = read_source(source, option="teacher")
+    if not found.has_names:
+        raise InputError(
+            f"`teacher` {found.name}: does not say which class each output stands for; give a checkpoint of ours, or a "
+            "folder of the Hugging Face hub"
+        )
+    return check_weights(Checkpoint(found.arch, found.contract, found.weights), Path(found.name))
 
 
 def _ours(name: str, path: Path) -> Source:
@@ -145,11 +158,12 @@ def _placeholders(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _as_start() -> Iterator[None]:
+def _in_words_of(option: str) -> Iterator[None]:
     """Errors of the readers of weights, which also serve the export, in the words of training."""
     try:
         yield
     except DeployError as exc:
         text = str(exc).replace(OTHER_TOOL, "give AlexNet's weights")
         text = text.replace("check `weights`", "check `start`").replace("use https, or add `allow_http`", "use https")
+        text = text.replace("`start`", f"`{option}`")
         raise (exc if text == str(exc) else type(exc)(text)) from exc

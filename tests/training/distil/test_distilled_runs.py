@@ -19,6 +19,7 @@ from training.distil.distillation import TeacherSettings, TeacherView, plan_dist
 from training.distil.teacher import TARGETS_FILE, Teachers
 from training.loop.fit import Interrupted
 from training.loop.run import Run
+from training.start.sources import read_teacher
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 VIEWS: list[TeacherView] = ["same", "single"]
@@ -26,7 +27,8 @@ VIEWS: list[TeacherView] = ["same", "single"]
 
 def taught(run: Run, *teachers: Path, output: Path | None = None, **settings: Any) -> Run:
     folder = output or run.output
-    plan = plan_distillation(TeacherSettings(teacher=teachers, **settings), run.train.class_ids, run.recipe, folder)
+    given = TeacherSettings(teacher=teachers, **settings)
+    plan = plan_distillation(given, run.train.class_ids, run.recipe, folder, read=read_teacher)
     return dataclasses.replace(run, distillation=plan, output=folder)
 
 
@@ -139,7 +141,12 @@ class TestCommands:
             ),
             (("--distill-weight", 0.5), 2, "error: --distill-weight 0.5: has no effect without --teacher; add it"),
             (("--teacher", one, "--distill-weight", 2), 2, "error: --distill-weight 2.0: must be a share above 0"),
-            (("--teacher", tmp_path / "none"), 1, f"error: {tmp_path / 'none'}: no such checkpoint"),
+            (
+                ("--teacher", tmp_path / "none"),
+                1,
+                f"error: --teacher {tmp_path / 'none'}: no such file or folder; give",
+            ),
+            (("--teacher", "shipped"), 1, "error: --teacher shipped: has 10 classes, the data has 3 ("),
         ):
             result = cli(*run, *flags)
             assert result.code == code

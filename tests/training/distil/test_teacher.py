@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from training.data.augment import paper_square, ten_crops
 from training.data.listing import ImageList, list_class_folders
 from training.distil.distillation import Distillation, TeacherSettings, plan_distillation
 from training.distil.teacher import TARGETS_FILE, Teachers, cached_targets, compute_targets
+from training.packing.hf_folder import write_hf_folder
 from training.recipes.named import get_recipe
+from training.start.sources import read_teacher
 
 CPU = torch.device("cpu")
 MODERN = get_recipe("modern")
@@ -28,7 +31,8 @@ MODERN = get_recipe("modern")
 def planned(
     folder: Path, *teachers: Path, class_ids: tuple[str, ...] = tuple(CLASSES), **settings: Any
 ) -> Distillation:
-    plan = plan_distillation(TeacherSettings(teacher=teachers, **settings), class_ids, MODERN, folder)
+    given = TeacherSettings(teacher=teachers, **settings)
+    plan = plan_distillation(given, class_ids, MODERN, folder, read=read_teacher)
     assert plan is not None
     return plan
 
@@ -133,6 +137,18 @@ def test_a_teacher_of_other_classes_is_refused(
     assert str(caught.value) == f"`teacher` {path}: {found}; give a teacher of the same classes"
 
 
+def test_a_teacher_may_be_the_folder_of_a_run_or_of_the_hub(teacher: MakeTeacher, tmp_path: Path) -> None:
+    path = teacher(0)
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copyfile(path, run / "checkpoint.safetensors")
+    write_hf_folder(load_checkpoint(path), tmp_path / "hub")
+    pixels_NHWC = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
+    expected, *found = (Teachers(planned(tmp_path, each), CPU)(pixels_NHWC) for each in (path, run, tmp_path / "hub"))
+    for one in found:
+        assert torch.equal(one, expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -152,13 +168,13 @@ def test_a_setting_that_cannot_be(
 def test_settings_without_an_effect_are_refused(teacher: MakeTeacher, tmp_path: Path) -> None:
     for name, value in (("teacher_view", "single"), ("distill_temperature", 2.0), ("distill_weight", 0.5)):
         with pytest.raises(UsageError, match=f"`{name}` {value}: has no effect without `teacher`; add it"):
-            plan_distillation(TeacherSettings(**{name: value}), tuple(CLASSES), MODERN, tmp_path)
+            plan_distillation(TeacherSettings(**{name: value}), tuple(CLASSES), MODERN, tmp_path, read=read_teacher)
     mixing = dataclasses.replace(MODERN, mix="cutmix")
     settings = TeacherSettings(teacher=[teacher(0)], teacher_view="single")
     with pytest.raises(
         UsageError, match="`teacher_view` single: its answers are to whole pictures, and the recipe mixes"
     ):
-        plan_distillation(settings, tuple(CLASSES), mixing, tmp_path)
+        plan_distillation(settings, tuple(CLASSES), mixing, tmp_path, read=read_teacher)
     same = dataclasses.replace(settings, teacher_view="same")
-    assert plan_distillation(same, tuple(CLASSES), mixing, tmp_path) is not None
-    assert plan_distillation(TeacherSettings(), tuple(CLASSES), MODERN, tmp_path) is None
+    assert plan_distillation(same, tuple(CLASSES), mixing, tmp_path, read=read_teacher) is not None
+    assert plan_distillation(TeacherSettings(), tuple(CLASSES), MODERN, tmp_path, read=read_teacher) is None

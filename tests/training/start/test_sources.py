@@ -21,7 +21,7 @@ from alexnet_deploy.model.architecture import AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint, shipped_checkpoint
 from tests.training.start import files
 from training.loop.record.writer import CHECKPOINT
-from training.start.sources import Source, read_source
+from training.start.sources import Source, read_source, read_teacher
 
 WEIGHTS = files.small_weights()
 OTHER = files.small_weights(1)
@@ -144,6 +144,29 @@ class TestHubFolders:
         processor.write_text(processor.read_text().replace('"height": 224', '"height": 227'))
         with pytest.raises(InputError, match=r"prepares 227 x 224 rgb pixels, training needs 224 x 224 rgb"):
             read_source(folder)
+
+
+class TestTeachers:
+    def test_a_folder_with_the_names_of_its_classes(self, tmp_path: Path) -> None:
+        folder = files.hub_folder(tmp_path / "hub", files.transformers_names(WEIGHTS), "cat", "dog", "owl")
+        checkpoint = read_teacher(folder)
+        assert checkpoint.contract.class_ids == ("cat", "dog", "owl")
+        torch.manual_seed(1)
+        assert torch.equal(checkpoint.build()(torch.rand(2, 3, 224, 224)), EXPECTED)
+
+    def test_weights_whose_classes_nobody_knows(self, tmp_path: Path) -> None:
+        """Three outputs and three folders: which belongs to which?"""
+        torch.save(WEIGHTS, tmp_path / "x.pth")
+        with pytest.raises(InputError, match=r"`teacher` .*x.pth: does not say which class each output stands for"):
+            read_teacher(tmp_path / "x.pth")
+
+    def test_errors_name_the_setting(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="`teacher` none: no such file or folder"):
+            read_teacher("none")
+        folder = files.hub_folder(tmp_path / "hub", WEIGHTS, "cat", "dog", "owl")
+        (folder / "preprocessor_config.json").write_text('{"image_processor_type": "BlipImageProcessor"}')
+        with pytest.raises(InputError, match=r"^`teacher` .*: the image processor 'Blip"):
+            read_teacher(folder)
 
 
 class TestParts:
