@@ -23,6 +23,7 @@ from training.loop.run import OnEpoch, no_epochs
 from training.loop.state import STATE_FILE
 from training.outcome import AtChance, Outcome, judge_class_mean, wilson
 from training.plan import TrainSettings, plan_run
+from training.start.begin import StartReport, no_report
 from training.train import is_distributed, train_run
 
 FOLDS_FILE = "folds.json"
@@ -51,6 +52,7 @@ def cross_validate(
     settings: TrainSettings,
     folds: int,
     *,
+    on_start: Callable[[StartReport], None] = no_report,
     on_note: Callable[[str], None] = lambda text: None,
     on_preflight: Callable[[PreflightReport], None] = lambda report: None,
     on_epoch: OnEpoch = no_epochs,
@@ -79,7 +81,8 @@ def cross_validate(
         target = output / f"fold-{number}"
         resumes = settings.resume and (target / STATE_FILE).is_file()
         fold_settings = dataclasses.replace(settings, resume=resumes, skip_report=True)
-        run = plan_run(data, target, fold_settings, split=split, on_progress=on_progress)
+        tell = on_start if number == 1 else no_report  # the same for all
+        run = plan_run(data, target, fold_settings, split=split, on_start=tell, on_progress=on_progress)
         on_note(f"fold {number} of {folds}: {len(run.train.files)} training, {len(run.val.files)} validation images")
 
         def keep(outcome: Outcome) -> None:

@@ -156,8 +156,9 @@ def train_command(
     with reporting() if leads() else nullcontext(no_progress) as on_progress:
         if folds is not None:
             result = cross_validate(
-                data, output, settings, folds, on_note=on_note, on_preflight=on_preflight, on_epoch=show_epoch,
-                on_progress=on_progress, on_outcome=lambda outcome: note(describe_accuracy(outcome)),
+                data, output, settings, folds, on_start=show_start, on_note=on_note, on_preflight=on_preflight,
+                on_epoch=show_epoch, on_progress=on_progress,
+                on_outcome=lambda outcome: note(describe_accuracy(outcome)),
             )  # fmt: skip
             note_written(output / FOLDS_FILE)
             show_folds(result)

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_deploy.model.architecture import get_architecture
-from alexnet_deploy.model.checkpoint import load_checkpoint
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.model.architecture import AlexNet, get_architecture
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.command import Command, RunResult
 from tests.helpers.models.tiny_runs import TINY
 from tests.helpers.photos import CLASSES, save_photo
@@ -296,6 +297,16 @@ class TestFolds:
         assert last(again) == last(result)
         assert "epoch " not in again.err
         assert "already holds a run; add --resume" in train(*flags).error
+
+    def test_what_they_begin_with_is_shown_once(self, train: Command, tmp_path: Path) -> None:
+        arch = get_architecture("alexnet", num_classes=2, **TINY)
+        contract = ModelContract("alexnet", ("cat", "dog"), ("cat", "dog"))
+        source = save_checkpoint(
+            Checkpoint(arch, contract, AlexNet(arch).state_dict()), tmp_path / "source.safetensors"
+        )
+        result = train("--folds", "2", "--epochs", "1", "--lr", "0.003", "--start", source)
+        assert result.err.count(f"start {source}: alexnet") == 1
+        assert result.err.count(" drawn anew ") == 1
 
     @pytest.mark.parametrize(
         ("flags", "code", "message"),
