@@ -102,6 +102,7 @@ def spoiled(photo_folder: Path, tmp_path: Path) -> Path:
     return photos
 
 
+@pytest.mark.slow
 def test_torchrun_trains_as_one_process_does_without_the_files_that_cannot_be_read(
     spoiled: Path, tmp_path: Path, cli: Command
 ) -> None:
