@@ -94,3 +94,39 @@ def test_calls_without_a_message_do_not_stop_others(busy: Server, name: str, ans
                 with pytest.raises(grpc.RpcError) as refused:
                     busy.call(name, **fields)
                 assert refused.value.code() is answer
+
+
+@contextlib.contextmanager
+def silent_connections(server: Server, path: str, connections: int, calls: int) -> Iterator[list[grpc.Future]]:
+    """Other clients, each with so many open calls whose message never comes."""
+    ended = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(connections):
+            channel = stack.enter_context(
+                grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", [("grpc.use_local_subchannel_pool", 1)])
+            )
+            method = channel.stream_unary(path, bytes, bytes)
+            for _ in range(calls):
+                opened.append(method.future(nothing()))
+                stack.callback(opened[-1].cancel)
+        stack.callback(ended.set)
+        yield opened
+
+
+def test_a_client_with_many_silent_calls_waits_for_them_itself(workplace: Path) -> None:
+    with serving(workplace, "exact", "--no-access-log", "--timeout", "1000s", "--idle", "1000s") as server:
+        with silent_connections(server, "/grpc.health.v1.Health/Check", 3, 100) as calls:
+            for _ in range(3):
+                assert server.call("Check").status == 1
+            assert sum(call.done() for call in calls) < 150, "their turn comes after three others, not after all"
+        with silent_connections(server, "/inference.GRPCInferenceService/ModelInfer", 1, 100):
+            for _ in range(3):  # within PATIENCE_S, long before --idle
+                with pytest.raises(grpc.RpcError) as refused:
+                    server.call("ModelInfer", model_name="nobody")
+                assert refused.value.code() is grpc.StatusCode.NOT_FOUND

@@ -7,6 +7,7 @@ looks the same to clients, and its message is asked for when there is room for i
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,17 +18,21 @@ from google.protobuf.message import DecodeError
 
 from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.protocol.fields import require_few_fields
+from alexnet_deploy.serving.protocol.turns import Caller, Group, Turns
 from alexnet_deploy.serving.refusals import BadRequestError, TooSlowError
 from alexnet_deploy.serving.settings import Settings
 
 _QUICK_S = 0.1
 """Within this time a message is there, unless it is large, its network slow, or its client silent."""
+_SHARED_S = 2.0
+"""For so long a slow message is waited for while its client has more calls than another one that waits for a turn."""
 
 
 @dataclass(eq=False, slots=True)
 class _Reading:
     """A message that is being read: when it must have arrived, and since when it keeps no turn from others."""
 
+    caller: Caller
     limit: asyncio.Timeout
     slow_since: float | None = None
     timer: asyncio.TimerHandle | None = None
@@ -37,14 +42,16 @@ class Messages:
     """Reads the messages of calls, ``at_once`` at the same time. The other calls wait, for ``timeout_s`` at most.
 
     A call whose message is not there within ``_QUICK_S`` gives its turn to others, where it is one of a few: half as
-    many as have turns. If there are more, the one that has been slow for longest is cut off, after ``patience_s``.
+    many as have turns. If there are more, the one that has been slow for longest is cut off, after ``patience_s``. A
+    connection or a host with more calls than another one, which waits, loses its oldest slow call after ``_SHARED_S``.
     """
 
     def __init__(self, settings: Settings, budget: BodyBudget | None, at_once: int, patience_s: float) -> None:
         """``budget`` None: what is read here does not count, as it must not be refused for the bodies of others."""
         self._max_body, self._timeout_s, self._patience_s = settings.max_body, settings.timeout_s, patience_s
         self._budget = budget
-        self._turns = asyncio.Semaphore(at_once)
+        self._turns = Turns(at_once)
+        self._reading: Counter[Group] = Counter()
         self._slow: list[_Reading] = []
         self._most_slow = -(-at_once // 2)
 
@@ -58,7 +65,7 @@ class Messages:
         A full queue does not refuse a call before its message is read, for only the message says whose queue it is.
         """
         try:
-            async with self._turn():
+            async with self._turn(Caller.of(context.peer())):
                 self._hold(self._max_body)  # gRPC does not say how large it will be
                 try:
                     content = await context.read()
@@ -78,16 +85,19 @@ class Messages:
             self._hold(-size)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
+    async def _turn(self, caller: Caller) -> AsyncIterator[None]:
         async with asyncio.timeout(self._timeout_s) as limit:
-            await self._turns.acquire()
-            reading = _Reading(limit)
+            await self._turns.acquire(caller)
+            reading = _Reading(caller, limit)
+            self._reading.update(caller.groups)
             self._look_again(reading)
             try:
                 yield
             finally:
                 assert reading.timer is not None
                 reading.timer.cancel()
+                self._reading.subtract(caller.groups)
+                self._reading += Counter()  # without those that have none
                 if reading in self._slow:
                     self._slow.remove(reading)
                 if reading.slow_since is None:
@@ -100,17 +110,26 @@ class Messages:
         """Give the turn of a slow message to others, as soon as there is room for it among the slow ones."""
         now = asyncio.get_running_loop().time()
         if len(self._slow) == self._most_slow:
-            oldest = self._slow[0]
-            assert oldest.slow_since is not None
-            if now - oldest.slow_since < self._patience_s:
+            if (victim := self._to_cut(now)) is None:
                 self._look_again(reading)
                 return
-            self._slow.remove(oldest)
-            if not oldest.limit.expired():
-                oldest.limit.reschedule(now)
+            self._slow.remove(victim)
+            if not victim.limit.expired():
+                victim.limit.reschedule(now)
         reading.slow_since = now
         self._slow.append(reading)
         self._turns.release()
+
+    def _to_cut(self, now: float) -> _Reading | None:
+        """The slow message that others need not wait for any longer."""
+        for each in self._slow:  # the oldest first
+            assert each.slow_since is not None
+            slow_s = now - each.slow_since
+            if slow_s >= self._patience_s:
+                return each
+            if slow_s >= _SHARED_S and self._turns.is_awaited_by_less(each.caller, self._reading):
+                return each
+        return None
 
     def _hold(self, size: int) -> None:
         if self._budget is not None:
