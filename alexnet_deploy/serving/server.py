@@ -35,7 +35,8 @@ _log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FILES = 256  # descriptors beside those of connections, as many for gRPC as for HTTP: engines, logs
-_LOAD_END_S = 2.0  # an engine that is being loaded at the end: most are loaded by then, and clean up after themselves
+_END_S = 2.0
+"""After the drain, for threads that load, decode or compute: most are done by then, and clean up after themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,8 @@ def serve(
     """Serve until SIGTERM or SIGINT, then answer what has arrived, for at most ``drain_s``, and return.
 
     It listens at once, and calls ``on_loading``; it is ready, and calls ``on_ready``, when every model is loaded and
-    warm. A second signal ends it at once. Must be called in the main thread. If a load or a computation does not end in
-    time, nobody can end its thread: then the whole process ends here, with exit code 0.
+    warm. A second signal ends it at once. Must be called in the main thread. If a load, a computation or the decoding of
+    an image does not end in time, nobody can end its thread: then the whole process ends here, with exit code 0.
 
     Raises UsageError, InputError and UnavailableError before it listens: an address without protection, a key file or
     certificate that cannot be used, a port in use; and the error of a model that cannot be loaded.
@@ -149,22 +150,23 @@ async def _serve(
         if watching is not None:
             watching.cancel()
         server.should_exit = True
+        drained = asyncio.get_running_loop().time() + settings.drain_s
         if grpc_server is not None:
             await asyncio.gather(http, grpc_server.stop(settings.drain_s), return_exceptions=True)
         else:
             await asyncio.gather(http, return_exceptions=True)
         closed = False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(settings.drain_s):
+            async with asyncio.timeout_at(max(drained, asyncio.get_running_loop().time() + _END_S)):
                 await models.close()
                 closed = True
-        loads_ended = await models.loads_ended(_LOAD_END_S)
+        loads_ended = await models.loads_ended(_END_S)
         if access_log is not None:
             access_log.close()
     if failed is not None:
         raise failed
     if not (closed and loads_ended):
-        _log.warning("ends although an engine is still being loaded or used")
+        _log.warning("ends although an engine is still being loaded or used, or an image decoded")
         _end_process()
 
 

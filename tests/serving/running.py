@@ -174,9 +174,11 @@ def start(
 
 
 @contextlib.contextmanager
-def serving(cwd: Path, *arguments: object, store: Path | str = "engines") -> Iterator[Server]:
+def serving(
+    cwd: Path, *arguments: object, store: Path | str = "engines", environment: Mapping[str, str] = {}
+) -> Iterator[Server]:
     """A server that is ready."""
-    with start(cwd, *arguments, store=store) as server:
+    with start(cwd, *arguments, store=store, environment=environment) as server:
         found = re.search(r"serving \S.* on https?://\S+:(\d+), gRPC on \S+:(\d+)", server.until("Ctrl-C ends it"))
         assert found, server.log
         server.port, server.grpc_port = int(found[1]), int(found[2])

@@ -159,6 +159,19 @@ def test_a_load_that_never_ends_does_not_keep_the_process(workplace: Path, tmp_p
         assert "ends although an engine is still being loaded" in server.log
 
 
+def test_a_decoder_that_never_ends_does_not_keep_the_process(workplace: Path, tmp_path: Path) -> None:
+    """Its package blocks in a system call; a large image on a busy machine takes as long, but not for ever."""
+    os.mkfifo(tmp_path / "pixels")
+    (tmp_path / "pillow_jxl").mkdir()
+    (tmp_path / "pillow_jxl/__init__.py").write_text(f"open({str(tmp_path / 'pixels')!r}).read()\n")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    with serving(workplace, "exact", "--drain", "1s", environment=environment) as server, server.raw() as client:
+        client.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n\xff\x0a\0")
+        with open(tmp_path / "pixels", "wb"):  # returns once the other end is opened: the decoder is stuck
+            assert server.end() == 0
+        assert "or an image decoded" in server.log
+
+
 def test_it_listens_before_it_is_ready_and_then_says_so(workplace: Path) -> None:
     """While a model loads the server is alive and not ready, and a request gets 503 with Retry-After."""
     with socket.socket() as free:

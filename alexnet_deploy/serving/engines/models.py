@@ -228,7 +228,7 @@ class Models:
         self.end()
         engines, self._current = list(self._current.values()), {}
         await asyncio.gather(*self._retired, *(engine.close() for engine in engines))
-        self._pool.shutdown(cancel_futures=True)
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)  # images of clients that have left
 
     async def loads_ended(self, within_s: float) -> bool:
         """Whether no model is being loaded, after ``within_s`` at most."""
@@ -274,6 +274,7 @@ def _open_one(source: ModelSource, settings: Settings, concurrency: int) -> Open
         threads=settings.threads,
         concurrency=concurrency,
         import_options=source.import_options,
+        full_decode=settings.full_decode,
     )
 
 
