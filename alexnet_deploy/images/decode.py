@@ -24,8 +24,9 @@ from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.files import open_regular
 from alexnet_deploy.images.codecs import formats
 from alexnet_deploy.images.codecs.bmp import has_bitfields, open_bitfields
+from alexnet_deploy.images.codecs.ico import ICO_START, open_ico
 from alexnet_deploy.images.codecs.jpeg import open_jpeg
-from alexnet_deploy.images.codecs.png import open_png
+from alexnet_deploy.images.codecs.png import PNG_START, open_png
 from alexnet_deploy.images.codecs.rgb import to_rgb
 from alexnet_deploy.images.codecs.tiff import open_tiff
 from alexnet_deploy.images.codecs.webp import webp_size
@@ -105,12 +106,12 @@ def _decode(stream: BinaryIO, path: Path | None, max_pixels: int) -> Image.Image
 def _opened(stream: BinaryIO, head: bytes, path: Path | None, max_pixels: int) -> Image.Image:
     if head.startswith(b"\xff\xd8\xff"):
         return open_jpeg(_content(stream), max_pixels)
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
-        formats.require_size(width, height, max_pixels)
-        return open_png(_content(stream))
+    if head.startswith(PNG_START):
+        return open_png(_content(stream), max_pixels)
+    if head.startswith(ICO_START):
+        return open_ico(_content(stream), max_pixels)
     if head.startswith(_TIFF_STARTS):
-        return open_tiff(stream)
+        return open_tiff(stream, max_pixels)
     if head.startswith(b"BM") and has_bitfields(head):
         return open_bitfields(_content(stream), max_pixels)
     if (size := webp_size(head)) is not None:

@@ -9,6 +9,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from alexnet_deploy.images.codecs.formats import require_size
+
 _ASIDE = frozenset(
     b"bKGD caBX cHRM cICP cLLI eXIf gAMA gIFg gIFx hIST iCCP iDOT iTXt mDCV oFFs pCAL pHYs sBIT sCAL sPLT sRGB sTER "
     b"tEXt tIME zTXt".split()
@@ -16,14 +18,19 @@ _ASIDE = frozenset(
 """Chunks without which the pixels are the same. Another kind may be the damaged name of one that has pixels."""
 _ORIENTATION = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")  # keywords of text chunks
 _Chunk = tuple[bytes, int, int]
+PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
-def open_png(content: bytes) -> Image.Image:
+def open_png(content: bytes, max_pixels: int) -> Image.Image:
     """The first picture, decoded; any exception if ``content`` is not a whole PNG.
+
+    TooManyPixelsError, before anything is decoded, above ``max_pixels``.
 
     Pillow does not look at the checksums of pixels, and refuses a picture for a text or colour profile that is large,
     or for any part beside the pixels that is damaged.
     """
+    require_size(*png_size(content), max_pixels)
+    require_one_header(content)
     parts = list(_chunks(content))
     damaged = {part for part in parts if not _is_sound(content, part)}
     for kind, *_ in damaged:
@@ -46,9 +53,23 @@ def open_png(content: bytes) -> Image.Image:
     return image
 
 
-def _chunks(content: bytes) -> Iterator[_Chunk]:
+def png_size(content: bytes, start: int = 0) -> tuple[int, int]:
+    """Width and height of the PNG that begins at ``start``; ValueError if it does not begin with its header."""
+    at = start + len(PNG_START)
+    if content[at + 4 : at + 8] != b"IHDR":
+        raise ValueError("it does not begin with its header")
+    return int.from_bytes(content[at + 8 : at + 12]), int.from_bytes(content[at + 12 : at + 16])
+
+
+def require_one_header(content: bytes, start: int = 0) -> None:
+    """ValueError for a second header: Pillow goes by the last one."""
+    if sum(kind == b"IHDR" for kind, *_ in _chunks(content, start)) != 1:
+        raise ValueError("it has several headers")
+
+
+def _chunks(content: bytes, start: int = 0) -> Iterator[_Chunk]:
     """The kind of each chunk, where it starts, and where it ends, up to the end of the picture or of the file."""
-    at, kind = 8, b""
+    at, kind = start + len(PNG_START), b""
     while kind != b"IEND" and at + 12 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
         kind = content[at + 4 : at + 8]

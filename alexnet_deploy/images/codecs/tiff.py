@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from alexnet_deploy.images.codecs.formats import RAW_ADVICE, UnsupportedFormatError
+from alexnet_deploy.images.codecs.formats import RAW_ADVICE, UnsupportedFormatError, require_size
 from alexnet_deploy.images.codecs.grey import scale_grey
 
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 254, 258, 259, 262, 277, 284
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _COLORMAP, _SUB_IFDS, _EXTRA, _FORMAT, _SMIN, _SMAX, _SUBSAMPLING = 320, 330, 338, 339, 340, 341, 530
 _DNG_VERSION = 50706
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE, _YCBCR = 0, 1, 3, 6
@@ -87,8 +88,12 @@ class TiffPage(TiffImagePlugin.TiffImageFile):
             self.limits = (low, high) if low < high else self.limits
 
 
-def open_tiff(stream: BinaryIO) -> TiffPage:
-    """The first page, not yet decoded; UnsupportedFormatError for an unusual layout and for camera RAW."""
+def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPage:
+    """The first page, not yet decoded; UnsupportedFormatError for an unusual layout and for camera RAW.
+
+    TooManyPixelsError if the page or one of its tiles is above ``max_pixels``: a tile is decoded whole, however small
+    the page.
+    """
     try:
         page = TiffPage(stream)
     except (SyntaxError, KeyError) as exc:
@@ -97,6 +102,8 @@ def open_tiff(stream: BinaryIO) -> TiffPage:
         ) from exc
     if _DNG_VERSION in page.tag_v2 or (page.tag_v2.get(_SUBFILE, 0) & 1 and _SUB_IFDS in page.tag_v2):
         raise UnsupportedFormatError(f"is a camera RAW file, whose first page is a preview; {RAW_ADVICE}")
+    tile = (int(np.max(page.tag_v2.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+    require_size(*(max(sides) for sides in zip(page.size, tile, strict=True)), max_pixels)
     return page
 
 
