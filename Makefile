@@ -79,6 +79,7 @@ check: .venv/.dev
 bench: bench-photos $(BENCH)/engines/alexnet-fp32/bundle.json $(BENCH)/engines/alexnet-int8/bundle.json
 	$(BENCH_PYTHON) -m benchmarks.engine_only $(BENCH_ROUNDS)
 	$(BENCH_PYTHON) -m benchmarks.end_to_end '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
+	$(BENCH_PYTHON) -m benchmarks.end_to_end '$(ALEXNET_DEPLOY_PHOTOS)' --megapixels 12 --images 60 $(BENCH_ROUNDS)
 	$(BENCH_PYTHON) -m benchmarks.scaling '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
 	$(BENCH_PYTHON) -m benchmarks.cold_start '$(ALEXNET_DEPLOY_PHOTOS)' $(BENCH_ROUNDS)
 	$(BENCH_PYTHON) -m benchmarks.render

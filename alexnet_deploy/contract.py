@@ -17,11 +17,19 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.json_format import JsonFormat
 
 SCHEMA = 1
-Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16"]
-"""``int8+fp16``: int8 in the quantised layers, float16 in all others."""
+Precision = Literal["fp32", "fp16", "int8", "int8+fp16", "fp8", "fp8+fp16", "int8-weights", "int4"]
+"""``int8+fp16``: int8 in the quantised layers, float16 in all others.
+
+``int8-weights`` and ``int4`` store weights in that type and compute in float16: int8 in convolutions and dense layers,
+int4 in dense layers.
+"""
 Channels = Literal["rgb", "bgr", "grey", "rgba"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 CropOffset = Literal["round", "floor"]
+Decoding = Literal["full", "reduced-2x", "reduced-3x", "reduced-4x"]
+"""How large a JPEG is decoded; each name stands for one rule for ever, so that a contract states its pixels."""
+NEW_DECODING: Decoding = "reduced-2x"
+"""Rule of contracts that are made now; docs/preprocessing.md has the measurements behind it."""
 Activation = Literal["softmax", "sigmoid"]
 ArchitectureName = Literal["alexnet", "alexnet-2012", "alexnet-review", "alexnet-review-code"]
 """Members of the AlexNet family, which ``model.architecture`` describes."""
@@ -50,6 +58,11 @@ class Preprocessing:
     offset of the crop a whole number of pixels: ``"round"`` (half to even, torchvision) or ``"floor"`` (Hugging Face's
     image processors).
 
+    ``decoding`` is ``"full"`` or, for ``"reduced-2x"``, decodes a large JPEG at 1/2, 1/4 or 1/8 of its size
+    (libjpeg's scaled inverse DCT): the smallest whose shorter side is at least twice ``resize_to`` (without it: the
+    longer of height and width). ``"full"`` holds for JPEGs that are too small for that, for ``"nearest"``, for all
+    other formats, and for contracts of earlier versions, which do not name a rule.
+
     The graph itself applies the rest. ``channels`` is what the model computes on: ``"bgr"`` exchanges red and blue,
     ``"grey"`` is Pillow's luma (ITU-R 601-2), ``"rgba"`` adds an opaque alpha channel. ``mean`` and ``std`` are per
     channel red, green, blue on the 0..1 scale, in this order also for ``"bgr"``; three equal values for ``"grey"``.
@@ -64,6 +77,7 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     channels: Channels = "rgb"
     crop_offset: CropOffset = "round"
+    decoding: Decoding = "full"
 
     def __post_init__(self) -> None:
         for name in ("height", "width") if self.resize_to is None else ("height", "width", "resize_to"):
@@ -78,6 +92,8 @@ class Preprocessing:
             raise ValueError(f"unknown channels {self.channels!r}")
         if self.crop_offset not in get_args(CropOffset):
             raise ValueError(f"unknown crop offset {self.crop_offset!r}")
+        if self.decoding not in get_args(Decoding):
+            raise ValueError(f"unknown decoding {self.decoding!r}")
         if self.resize == "shorter-side" and self.resize_to is None:
             raise ValueError("resize 'shorter-side' needs resize_to")
         if self.resize_to is not None and self.resize_to < max(self.height, self.width):
@@ -86,6 +102,14 @@ class Preprocessing:
             raise ValueError("mean and std need three values, one per channel")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):
             raise ValueError(f"mean {self.mean} / std {self.std}: finite numbers, std above 0")
+
+    @property
+    def decoded_side(self) -> int | None:
+        """Pixels that the shorter side of a JPEG keeps at least when it is decoded; None: it is decoded in full."""
+        if self.decoding == "full" or self.interpolation == "nearest":  # nearest takes single pixels of the original
+            return None
+        factor = int(self.decoding.removeprefix("reduced-").removesuffix("x"))
+        return factor * (self.resize_to or max(self.height, self.width))
 
     def describe(self) -> str:
         """All rules in one line, for people."""
@@ -97,8 +121,9 @@ class Preprocessing:
             rounded = " (offset rounded down)" if self.crop_offset == "floor" else ""
             geometry = f"{side} to {self.resize_to}, centre crop {size}{rounded}"
         mean, std = (",".join(f"{value:.5g}" for value in values) for values in (self.mean, self.std))
+        decoded = "" if self.decoded_side is None else f"; large JPEGs decoded to {self.decoded_side} or more"
         channels = {"rgb": "RGB", "bgr": "BGR", "grey": "grey", "rgba": "RGB with alpha"}[self.channels]
-        return f"{geometry}, {self.interpolation}; {channels}, mean {mean}, std {std} on 0..1"
+        return f"{geometry}, {self.interpolation}; {channels}, mean {mean}, std {std} on 0..1{decoded}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +160,12 @@ class ModelContract:
         if self.activation not in get_args(Activation):
             raise ValueError(f"unknown activation {self.activation!r}")
 
+    def decoded(self, decoding: Decoding) -> ModelContract:
+        """The same contract with another rule of decoding."""
+        if decoding == self.preprocessing.decoding:
+            return self
+        return dataclasses.replace(self, preprocessing=dataclasses.replace(self.preprocessing, decoding=decoding))
+
     def to_json(self) -> str:
         """The contract as JSON with sorted keys; equal contracts have equal text."""
         return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
@@ -145,7 +176,7 @@ class ModelContract:
         return _FORMAT.decode(text, cls, source=source)
 
 
-ADDED_FIELDS = frozenset(("activation", "channels", "crop_offset"))
+ADDED_FIELDS = frozenset(("activation", "channels", "crop_offset", "decoding"))
 """Fields of a contract that files of earlier versions lack."""
 _FORMAT = JsonFormat("contract", SCHEMA, "make the file again", added=ADDED_FIELDS)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.contract import ADDED_FIELDS, MAX_SIDE, BatchProfile, ModelContract, Preprocessing
+from alexnet_deploy.contract import ADDED_FIELDS, MAX_SIDE, BatchProfile, Decoding, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, UsageError
 from tests.helpers.json_values import json_values
 
@@ -35,6 +35,7 @@ def preprocessings(draw: st.DrawFn) -> Preprocessing:
             )
         ),
         interpolation=draw(st.sampled_from(["bilinear", "bicubic"])),
+        decoding=draw(st.sampled_from(get_args(Decoding))),
         mean=draw(st.tuples(finite, finite, finite)),
         std=draw(st.tuples(positive, positive, positive)),
     )
@@ -91,8 +92,28 @@ def test_a_missing_field_is_refused(key: str) -> None:
 
 def test_a_contract_of_an_earlier_version_has_the_defaults_of_the_fields_it_lacks() -> None:
     raw = json.loads(CONTRACT.to_json())
-    del raw["activation"], raw["preprocessing"]["channels"], raw["preprocessing"]["crop_offset"]
+    del raw["activation"]
+    for field in ("channels", "crop_offset", "decoding"):
+        del raw["preprocessing"][field]
     assert ModelContract.from_json(json.dumps(raw), source="x") == CONTRACT
+    assert CONTRACT.preprocessing.decoding == "full"
+
+
+@pytest.mark.parametrize(
+    ("rule", "pre", "side"),
+    [
+        ("full", Preprocessing(), None),
+        ("reduced-2x", Preprocessing(), 512),
+        ("reduced-4x", Preprocessing(10, 30, "stretch", None), 120),
+        ("reduced-2x", Preprocessing(10, 10, "stretch", 12), 24),
+        ("reduced-2x", Preprocessing(interpolation="nearest"), None),
+    ],
+)
+def test_the_rule_of_decoding_is_in_the_contract(rule: Decoding, pre: Preprocessing, side: int | None) -> None:
+    contract = replace(CONTRACT, preprocessing=pre).decoded(rule)
+    assert contract.preprocessing.decoded_side == side
+    text = contract.preprocessing.describe()
+    assert text.removeprefix(pre.describe()) == ("" if side is None else f"; large JPEGs decoded to {side} or more")
 
 
 @given(json_values)
@@ -115,6 +136,7 @@ def test_a_truncated_text_is_refused(length: int) -> None:
         ({"height": 224.0}, "height 224.0 is not a whole number"),
         ({"resize": "crop"}, "unknown resize rule 'crop'"),
         ({"interpolation": "cubic"}, "unknown interpolation 'cubic'"),
+        ({"decoding": "reduced-1x"}, "unknown decoding 'reduced-1x'"),
         ({"resize_to": 223}, "resize_to 223 is below the crop's 224 x 224"),
         ({"resize_to": None}, "resize 'shorter-side' needs resize_to"),
         ({"resize": "stretch", "resize_to": 223}, "resize_to 223 is below the crop's 224 x 224"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alexnet_deploy.adoption.image_input import ImageInput, check_channels
 from alexnet_deploy.adoption.import_options import ImportOptions
-from alexnet_deploy.contract import MAX_SIDE, Preprocessing, torchvision_resize_to
+from alexnet_deploy.contract import MAX_SIDE, NEW_DECODING, Preprocessing, torchvision_resize_to
 from alexnet_deploy.errors import UsageError
 
 Triple = tuple[float, float, float]
@@ -42,6 +42,7 @@ def preprocessing_of(options: ImportOptions, image: ImageInput, path: Path, *, o
             std=three(std),
             channels=channels,
             crop_offset=options.crop_offset or "round",
+            decoding=NEW_DECODING,
         )
     except ValueError as exc:
         raise UsageError(f"{path}: {exc}; check `crop`, `resize_to` and `crop_pct`") from exc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,16 +14,19 @@ from alexnet_deploy.build.proof import describe_fallback, fallbacks
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
 from alexnet_deploy.build.verify import verify_bundle
-from alexnet_deploy.bundle.manifest import MODEL, Engine, Manifest, Verification, save_manifest, write_bundle
+from alexnet_deploy.bundle.manifest import MODEL, Engine, Manifest, save_manifest, write_bundle
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import ProofError, UsageError, require_one_of
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.float_model import FloatModel, import_float_model
-from alexnet_deploy.precision.types import quantized_type
+from alexnet_deploy.precision.types import is_weights_only, method_for, quantized_type
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.tensorrt_library import installed
+
+Accept = Callable[[Engine, Path], None]
+"""Judges a finished engine beside its float32 ONNX, such as ``profiling.speedup.SpeedCheck``; raises a DeployError."""
 
 
 def build_engine(
@@ -33,13 +36,15 @@ def build_engine(
     precision: Precision = "fp32",
     calibration_data: str | Path | CalibrationSet | None = None,
     settings: BuildSettings | None = None,
+    accept: Accept | None = None,
     on_progress: Progress = no_progress,
 ) -> Path:
     """Build ``onnx`` into the bundle ``output`` (None: ``engines/<model>-<precision>``) and return its folder.
 
-    ``calibration_data`` is for int8 and fp8: a folder of images like those of production, or images already chosen
-    (``CalibrationRecord.calibration_set`` returns those of a bundle). Without TensorRT the bundle has no plan, and a
-    note in it gives the reason. The bundle appears whole, or ``output`` stays as it was.
+    ``calibration_data`` is for quantised precisions: a folder of images like those of production, or images already
+    chosen (``CalibrationRecord.calibration_set`` returns those of a bundle). Without TensorRT the bundle has no plan,
+    and a note in it gives the reason. The bundle appears whole, or ``output`` stays as it was. ``accept`` is called
+    with the finished engine and its float32 ONNX before that; what it raises ends the build.
 
     Raises UsageError for arguments that contradict each other, ProofError if a layer did not get its precision and
     ``settings.allow_fallback`` does not name it, and the errors of the stages.
@@ -50,7 +55,7 @@ def build_engine(
         on_progress("precision", 0, 1)
         bundle.notes.extend(write_typed_onnx(bundle.model, bundle.folder, precision, images, settings, on_progress))
         on_progress("precision", 1, 1)
-        finish_bundle(bundle, on_progress)
+        finish_bundle(bundle, on_progress, accept)
     return bundle.path
 
 
@@ -74,7 +79,10 @@ class UnfinishedBundle:
 def choose_calibration(
     precision: Precision, calibration_data: str | Path | CalibrationSet | None, settings: BuildSettings
 ) -> CalibrationSet | None:
-    """The calibration images, None for fp32 and fp16; UsageError if data, settings and precision do not fit."""
+    """The calibration images, None without any; UsageError if data, settings and precision do not fit.
+
+    int8 and fp8 need them, weights alone do not; for fp32 and fp16 there are none.
+    """
     require_one_of(get_args(Precision), precision=precision)
     dtype = quantized_type(precision)
     if dtype is None:
@@ -85,7 +93,14 @@ def choose_calibration(
         }
         for name, value in given.items():
             if value:
-                raise UsageError(f"`{name}` is for int8 and fp8; build with one of them, or leave it out")
+                raise UsageError(f"`{name}` is for quantised precisions; build with one of them, or leave it out")
+        return None
+    method_for(dtype, settings.calibration_method)  # before any image is read
+    if calibration_data is None and is_weights_only(dtype):
+        if settings.calibration_method is not None:
+            raise UsageError(
+                f"`calibration_method` {settings.calibration_method}: needs `calibration_data`; give both, or neither"
+            )
         return None
     if calibration_data is None:
         raise UsageError(
@@ -118,7 +133,11 @@ def new_bundle(
                 f"the temperature {model.contract.temperature:.4g} of {onnx} is left out: each engine needs its own; "
                 "fit one: alexnet-deploy calibrate-confidence"
             )
-            model = replace(model, contract=replace(model.contract, temperature=1.0))
+        contract = replace(model.contract, temperature=1.0)
+        if settings.full_decode:
+            contract = contract.decoded("full")
+        if contract != model.contract:
+            model = replace(model, contract=contract)
             graph = load_onnx(model.path)
             set_contract(graph, model.contract)
             save_onnx(graph, model.path)
@@ -138,7 +157,7 @@ def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
     return BatchProfile(fixed, fixed, fixed)
 
 
-def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress) -> None:
+def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accept | None = None) -> None:
     """Build the plans of the typed ONNX in ``bundle``, prove their precision and write the manifest."""
     built = _build_plans(bundle, on_progress)
     achieved = {plan.plan.file: plan.achieved for plan in built.plans}
@@ -154,7 +173,11 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress) -> None:
             "accept them with `allow_fallback` (a name or regular expression), or choose other `targets` or another "
             "precision"
         )
-    verification, remarks = _verify(bundle, built)
+    engine, float_onnx = _engine(bundle, built)
+    images = bundle.settings.verify_images
+    verification, remarks = verify_bundle(engine, float_onnx, None if images is None else Path(images))
+    if accept is not None:
+        accept(engine, float_onnx)
     accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
     notes = (*bundle.notes, *remarks, *(f"allowed fallback: {describe_fallback(layer)}" for layer in accepted))
     manifest = Manifest(
@@ -170,14 +193,13 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress) -> None:
     save_manifest(manifest, bundle.folder)
 
 
-def _verify(bundle: UnfinishedBundle, built: BuiltPlans) -> tuple[Verification | None, list[str]]:
+def _engine(bundle: UnfinishedBundle, built: BuiltPlans) -> tuple[Engine, Path]:
+    """The engine in ``bundle``, and the float32 ONNX that it was made from."""
     onnx_path = bundle.folder / MODEL
     plans = tuple((plan.plan, bundle.folder / plan.plan.file) for plan in built.plans)
     engine = Engine(bundle.path.name, onnx_path, bundle.model.contract, bundle.precision, bundle.batch, plans)
     # The float32 model of an fp32 bundle has moved into it.
-    float_onnx = bundle.model.path if bundle.model.path.exists() else onnx_path
-    images = bundle.settings.verify_images
-    return verify_bundle(engine, float_onnx, None if images is None else Path(images))
+    return engine, bundle.model.path if bundle.model.path.exists() else onnx_path
 
 
 def _build_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans:

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 from onnx import TensorProto
@@ -24,6 +24,7 @@ from alexnet_deploy.onnx_graph.element_types import (
     makers_in,
     origin,
     stored_type,
+    weight_alone,
 )
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
@@ -37,15 +38,19 @@ _ONNX_TYPES: dict[int, str] = {
     TensorProto.INT8: "int8",
     TensorProto.UINT8: "uint8",
     TensorProto.FLOAT8E4M3FN: "fp8",
+    TensorProto.INT4: "int4",
 }
 _REPORT_TYPES = (
     ("bf16", re.compile(r"BF16|BFloat16", re.I)),
     ("fp8", re.compile(r"FP8", re.I)),
     ("int8", re.compile(r"(?<!u)int8", re.I)),
+    ("int4", re.compile(r"(?<!u)int4", re.I)),
     ("fp16", re.compile(r"Half|FP16", re.I)),
     ("fp32", re.compile(r"Float|FP32", re.I)),
 )
-_WIDEST_FIRST = ("fp32", "fp16", "bf16", "fp8", "int8")
+_WIDEST_FIRST = ("fp32", "fp16", "bf16", "fp8", "int8", "int4")
+_STORED = {"int8-weights": "int8", "int4": "int4"}
+"""The type in which a plan holds the weight, by what a node requests for its weight alone."""
 
 _LAYER = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w*), Inputs: (?P<inputs>\[.*?\]), Constants: (?P<constants>\[.*?\]), "
@@ -57,12 +62,16 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\]")
 
 @dataclass(frozen=True, slots=True)
 class ComputeNode:
-    """One of ``COMPUTE_OPS`` in the typed ONNX and the precision it requests; ``weights``: elements of its weight."""
+    """One of ``COMPUTE_OPS`` in the typed ONNX and the precision it requests; ``weights``: elements of its weight.
+
+    ``dequantise`` is the node that dequantises its weight, where its weight alone is quantised.
+    """
 
     name: str
     op: str
     precision: str
     weights: int
+    dequantise: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,8 @@ class EngineLayer:
 def compute_nodes(model: onnx.ModelProto) -> list[ComputeNode]:
     """The compute nodes in graph order.
 
-    A node requests int8 or fp8 if both its operands come from a DequantizeLinear of that type, else the float type of
-    its operands.
+    A node requests int8 or fp8 if both its operands come from a DequantizeLinear of that type, int8-weights or int4 if
+    its weight alone does, else the float type of its operands.
     """
     types, makers, weights = element_types(model), makers_in(model.graph), initializers(model)
 
@@ -99,10 +108,15 @@ def compute_nodes(model: onnx.ModelProto) -> list[ComputeNode]:
         if node.op_type in COMPUTE_OPS:
             both = {operand(name) for name in node.input[:2]}
             precision = both.pop() if len(both) == 1 else _ONNX_TYPES.get(types.get(node.input[0], 0), UNKNOWN)
-            # TensorRT's ONNX parser gives a nameless node this name.
-            name = node.name or f"node_of_{node.output[0]}"
-            found.append(ComputeNode(name, node.op_type, precision, size(node.input[1])))
+            dequantise = ""
+            if (alone := weight_alone(node, types, makers)) is not None:
+                precision, dequantise = alone[0], _name_in_report(alone[1])
+            found.append(ComputeNode(_name_in_report(node), node.op_type, precision, size(node.input[1]), dequantise))
     return found
+
+
+def _name_in_report(node: onnx.NodeProto) -> str:
+    return node.name or f"node_of_{node.output[0]}"  # what TensorRT's ONNX parser calls a nameless node
 
 
 def layers_from_log(report: str) -> list[EngineLayer]:
@@ -153,7 +167,26 @@ def layers_from_inspector(text: str) -> list[EngineLayer]:
 
 def achieved_precisions(nodes: Iterable[ComputeNode], layers: Sequence[EngineLayer]) -> tuple[LayerPrecision, ...]:
     """The precision that each node requests and the one it achieved in ``layers``."""
-    return tuple(_achieved(node, [layer for layer in layers if node.name in layer.nodes]) for node in nodes)
+    found = []
+    for node in nodes:
+        achieved = _achieved(node, [layer for layer in layers if node.name in layer.nodes])
+        if node.dequantise:
+            held = [layer for layer in layers if layer.nodes & {node.name, node.dequantise}]
+            achieved = _with_weight_alone(node, achieved, held)
+        found.append(achieved)
+    return tuple(found)
+
+
+def _with_weight_alone(node: ComputeNode, product: LayerPrecision, held: Sequence[EngineLayer]) -> LayerPrecision:
+    """What a node achieved whose weight alone is quantised; ``product`` is what its product achieved.
+
+    The plan must hold the whole weight in the requested type, in the layer that multiplies or in one that dequantises
+    it, and the product must be float16.
+    """
+    stored = _STORED[node.precision]
+    holds = any(kind == stored and count >= node.weights for layer in held for kind, count in layer.constants)
+    multiplied = product.got in (stored, "fp16")  # the type that a layer reads: its weight's, if it holds it
+    return replace(product, got=node.precision) if holds and multiplied else product
 
 
 def _achieved(node: ComputeNode, candidates: Sequence[EngineLayer]) -> LayerPrecision:
@@ -204,6 +237,8 @@ def describe_fallback(layer: LayerPrecision) -> str:
     """One line for people: the node, the requested and the achieved precision, and the reason as far as known."""
     if layer.got == UNKNOWN:
         why = "the builder's report does not name it"
+    elif layer.asked in _STORED:
+        why = f"the plan does not hold its weight in {_STORED[layer.asked]}, or its product is not float16"
     elif layer.asked in ("int8", "fp8"):
         why = f"TensorRT has no {layer.asked} kernel for this {layer.op} and converts its operands to {layer.got} first"
     else:

@@ -21,5 +21,7 @@ class BuildSettings(CalibrationSettings):
     """GPUs to build plans for: values of ``plans.TARGETS``; empty: the GPU of this machine, else one portable plan."""
     verify_images: str | Path | None = None
     """Folder of photos on which the engine is compared with the original; None: the sample photos."""
+    full_decode: bool = False
+    """Decode every photo in full, for calibration and in use; else as the contract of the ONNX says."""
     allow_fallback: tuple[str, ...] = ()
     """Nodes, by name or regular expression, that may miss their precision."""

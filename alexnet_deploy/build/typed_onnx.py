@@ -34,9 +34,10 @@ def write_typed_onnx(
     settings: BuildSettings,
     on_progress: Progress,
 ) -> list[str]:
-    """Write ``model.onnx`` into ``folder``, and ``calibration.json`` for int8 and fp8; return notes for the manifest.
+    """Write ``model.onnx`` into ``folder``, with ``images`` also ``calibration.json``; return notes for the manifest.
 
-    ``images`` calibrate int8 and fp8. For fp32 the file of ``model`` moves. Raises the errors of the conversion.
+    ``images`` calibrate: int8 and fp8 need them. For fp32 the file of ``model`` moves. Raises the errors of the
+    conversion.
     """
     out = folder / MODEL
     dtype = quantized_type(precision)
@@ -44,19 +45,24 @@ def write_typed_onnx(
         os.rename(model.path, out)
     elif precision == "fp16":
         to_fp16(model.path, out, source=model.source)
-    if dtype is None or images is None:
+    if dtype is None:
         return []
     method = method_for(dtype, settings.calibration_method)
     calibration = to_quantized(
         model.path,
         out,
         precision=precision,
-        batches=_reported(model, images, method, on_progress),
+        batches=None if images is None else _reported(model, images, method, on_progress),
         method=method,
         exclude=settings.exclude,
         cache=open_cache(model, images, settings.calibration_cache),
         source=model.source,
     )
+    if images is None:
+        return [
+            "weights are rounded to nearest; with `calibration_data` those of dense layers are rounded so that the "
+            "outputs of the layers stay closer"
+        ]
     record = CalibrationRecord(
         precision=precision,
         method=method,
@@ -78,9 +84,9 @@ def write_typed_onnx(
     ]
 
 
-def open_cache(model: FloatModel, images: CalibrationSet, folder: str | Path | None) -> CalibrationCache | None:
-    """The cache in ``folder`` for calibrating ``model`` with ``images``; None without a folder."""
-    if folder is None:
+def open_cache(model: FloatModel, images: CalibrationSet | None, folder: str | Path | None) -> CalibrationCache | None:
+    """The cache in ``folder`` for calibrating ``model`` with ``images``; None without a folder or images."""
+    if folder is None or images is None:
         return None
     key = {
         "preprocessing": dataclasses.asdict(model.contract.preprocessing),
@@ -93,7 +99,7 @@ def open_cache(model: FloatModel, images: CalibrationSet, folder: str | Path | N
 
 def _reported(model: FloatModel, images: CalibrationSet, method: Method, on_progress: Progress) -> Batches:
     """The calibration pixels, one pass per call; progress counts images over all passes."""
-    total = len(images.files) * (1 if method == "max" else 2)
+    total = len(images.files) * (1 if method in ("max", "gptq") else 2)
     done = 0
 
     def batches() -> Iterator[NDArray[np.uint8]]:

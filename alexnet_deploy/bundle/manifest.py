@@ -66,7 +66,8 @@ class LayerPrecision:
     """The precision that the builder gave one quantisable or castable ONNX node.
 
     ``asked`` comes from the typed ONNX, ``got`` from the builder's own report: ``"fp32"``, ``"fp16"``, ``"int8"``,
-    ``"fp8"``. ``engine_layer`` is the fused layer that computes it.
+    ``"fp8"``, and ``"int8-weights"`` or ``"int4"`` for a weight alone, multiplied in float16. ``engine_layer`` is the
+    fused layer that computes it.
     """
 
     node: str

@@ -31,12 +31,19 @@ def running(
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
     *,
     verify: bool = True,
+    full_decode: bool = False,
 ) -> Iterator[OpenEngine]:
     """An open engine; one line on the standard error names its runtime."""
     from alexnet_deploy.inference.engine import open_engine
 
     with open_engine(
-        engine, runtime=runtime, threads=threads, store=store, import_options=import_options, verify=verify
+        engine,
+        runtime=runtime,
+        threads=threads,
+        store=store,
+        import_options=import_options,
+        verify=verify,
+        full_decode=full_decode,
     ) as opened:
         note_passed_over(opened.passed_over, unused_gpu=opened.unused_gpu)
         note(f"running {opened.name} ({opened.precision}) with {opened.description}")

@@ -16,7 +16,7 @@ from alexnet_deploy.cli.import_options import with_import_options as with_import
 from alexnet_deploy.cli.quantities import Numbers, Seconds
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.precision.types import Method, QuantizedType
+from alexnet_deploy.precision.types import QUANTIZED_TYPES, Method, QuantizedType
 from alexnet_deploy.runtime.select import Runtime as RuntimeName
 
 
@@ -64,6 +64,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs inst
 Runtime = Annotated[RuntimeName, typer.Option(help="Runtime; auto uses the first that can run the engine here.")]
 Threads = Annotated[int | None, typer.Option(help="Number of threads of the runtime.  [default: the runtime's own]")]
 Workers = Annotated[int | None, typer.Option(help="Number of decoding threads.  [default: one per core]")]
+FullDecode = Annotated[
+    bool,
+    typer.Option(
+        "--full-decode", help="Decode large JPEGs in full; by default they are decoded smaller, which is faster."
+    ),
+]
 Concurrency = Annotated[int, typer.Option(help="Number of calls at the same time.")]
 Batch = Annotated[int, typer.Option(help="Number of images per call.")]
 BatchSizes = Annotated[Numbers, typer.Option(parser=Numbers.parse, metavar="N,N,...", help="Batch sizes to measure.")]
@@ -73,9 +79,15 @@ Duration = Annotated[float, time_option("--duration", "Minimum time per measurem
 Fp16 = Annotated[bool, typer.Option("--fp16", help="float16; with --int8 or --fp8, for the other layers.")]
 Int8 = Annotated[bool, typer.Option("--int8", help="int8 convolutions and dense layers; needs calibration.")]
 Fp8 = Annotated[bool, typer.Option("--fp8", help="float8 (E4M3) instead of int8; GPUs from sm89 on.")]
+Int8Weights = Annotated[
+    bool, typer.Option("--int8-weights", help="int8 weights, float16 arithmetic; calibration is optional.")
+]
+Int4 = Annotated[
+    bool, typer.Option("--int4", help="int4 weights of dense layers, float16 arithmetic; calibration is optional.")
+]
 CalibrationImages = Annotated[int, typer.Option(help="Number of calibration images.")]
 CalibrationMethod = Annotated[
-    Method | None, typer.Option(help="How value ranges are chosen.  [default: entropy; max for fp8]")
+    Method | None, typer.Option(help="How value ranges are chosen.  [default: entropy; max for fp8; gptq for weights]")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the choice of images.")]
 Exclude = Annotated[str | None, typer.Option(metavar="REGEX", help="Nodes not to quantise.")]
@@ -87,20 +99,27 @@ AllowCalibrationImages = Annotated[
 ]
 
 
-def quantized_type_of(*, int8: bool, fp8: bool) -> QuantizedType:
-    """The type of ``--int8`` or ``--fp8``; int8 without a flag."""
-    if int8 and fp8:
-        raise UsageError("`int8` and `fp8` cannot be combined; choose one")
-    return "fp8" if fp8 else "int8"
+def quantized_type_of(**flags: bool) -> QuantizedType | None:
+    """The type of ``--int8``, ``--fp8``, ``--int8-weights`` or ``--int4``; None without a flag, UsageError for two."""
+    given = [name for name, is_given in flags.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(f"`{given[0]}` and `{given[1]}` cannot be combined; choose one")
+    return next((dtype for dtype in QUANTIZED_TYPES if [dtype.replace("-", "_")] == given), None)
 
 
-def precision_of(*, fp16: bool, int8: bool, fp8: bool) -> Precision:
-    """The precision of trtexec's flags: float32 without a flag; ``--fp16`` with int8 or fp8 is for the other layers."""
-    if not (int8 or fp8):
+def precision_of(*, fp16: bool, **flags: bool) -> Precision:
+    """The precision of trtexec's flags: float32 without a flag; ``--fp16`` with int8 or fp8 is for the other layers.
+
+    Where weights alone are quantised the other layers are float16 anyway.
+    """
+    dtype = quantized_type_of(**flags)
+    if dtype is None:
         return "fp16" if fp16 else "fp32"
-    if quantized_type_of(int8=int8, fp8=fp8) == "int8":
+    if dtype == "int8":
         return "int8+fp16" if fp16 else "int8"
-    return "fp8+fp16" if fp16 else "fp8"
+    if dtype == "fp8":
+        return "fp8+fp16" if fp16 else "fp8"
+    return dtype
 
 
 def batch_profile(low: int | None, opt: int | None, high: int | None) -> BatchProfile | None:

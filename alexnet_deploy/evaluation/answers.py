@@ -100,7 +100,7 @@ def targets_if_labelled(
 def pixel_rule_that_differs(a: Preprocessing, b: Preprocessing) -> str | None:
     """Name the first rule in which the preprocessing of ``a`` and ``b`` differs; None if the pixels are the same."""
     # mean and std act inside the graph
-    rules = ("height", "width", "resize", "resize_to", "crop_offset", "interpolation")
+    rules = ("height", "width", "resize", "resize_to", "crop_offset", "interpolation", "decoding")
     return next((rule for rule in rules if getattr(a, rule) != getattr(b, rule)), None)
 
 
@@ -112,6 +112,7 @@ def _common_preprocessing(runners: Sequence[Runner], names: Sequence[str]) -> Pr
             raise UsageError(
                 f"{names[0]} and {name} preprocess differently ({rule}: {getattr(first, rule)} and "
                 f"{getattr(other, rule)}); measure them one at a time"
+                + (", or all with `full_decode`" if rule == "decoding" else "")
             )
     return first
 

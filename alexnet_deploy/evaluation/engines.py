@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.bundle.decoding import decode_in_full
 from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle_names
@@ -19,6 +20,7 @@ from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision.types import is_weights_only
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime
 
@@ -65,13 +67,15 @@ def open_engines(
     *,
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
+    full_decode: bool = False,
 ) -> Iterator[tuple[EvaluatedEngine, ...]]:
     """Yield the engines ``names`` on each of ``runtimes``, and close them at the end.
 
     ``names`` None means all bundles of ``store``, float32 first. ``NAME@RUNTIME`` opens an engine on that runtime
     alone. A name that ends in ``.safetensors`` is a checkpoint and runs in PyTorch. The runtime ``"all"`` means every
     runtime that can run the engine on this machine, ``"auto"`` the first of them.
-    ``import_options`` describe an ONNX of another tool.
+    ``import_options`` describe an ONNX of another tool. ``full_decode`` decodes every photo in full, whatever the
+    contracts say.
 
     Raises the errors of ``resolve_engine`` and ``open_runner``, and UsageError for an engine named twice, for no engine
     or runtime at all, and for engines whose classes differ.
@@ -95,7 +99,9 @@ def open_engines(
         found: dict[tuple[Path, str, str], EvaluatedEngine] = {}  # by path, runtime and device
         for name, runtime in specs:
             if name.endswith(".safetensors"):
-                found[paths[name], "torch", ""] = _open_checkpoint(name, threads, stack)
+                found[paths[name], "torch", ""] = checkpoint = _open_checkpoint(name, threads, stack)
+                if full_decode:
+                    checkpoint.runner.contract = checkpoint.runner.contract.decoded("full")
                 continue
             describes_it = name.endswith(".onnx") or not has_onnx
             options = import_options if describes_it else NO_IMPORT_OPTIONS
@@ -104,6 +110,8 @@ def open_engines(
                 key = paths[name], selected.runner.runtime, selected.runner.device
                 if key not in found:
                     found[key] = _opened(name, engine, selected)
+                    if full_decode:
+                        selected.runner.contract = decode_in_full(engine).contract
         _check_classes(tuple(found.values()))
         yield tuple(found.values())
 
@@ -192,6 +200,8 @@ def _opened(name: str, engine: Engine, selected: SelectedRunner) -> EvaluatedEng
     if engine.onnx_path.name == MODEL and (folder / MANIFEST).is_file():
         if (folder / CALIBRATION).is_file():
             calibration_hashes = read_record(folder / CALIBRATION).image_hashes
+        elif is_weights_only(engine.precision):
+            calibration_hashes = frozenset()  # rounded to nearest, which needs no images
         if (fit := read_confidence(folder, engine.contract)) is not None:
             temperature_hashes = fit.image_hashes
     return EvaluatedEngine(

@@ -65,6 +65,7 @@ def evaluate(
     runtimes: str | Sequence[str] = "auto",
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
+    full_decode: bool = False,
     allow_calibration_images: bool = False,
     latency_s: float | None = LATENCY_S,
     min_engines: int = 1,
@@ -76,7 +77,7 @@ def evaluate(
     ``alexnet-int8@openvino``. One alone needs no list; None means all bundles of the store. The others are compared
     with the first one.
     ``runtimes`` may also hold ``"all"``. All engines answer the same pixels; then each is timed alone for
-    ``latency_s`` seconds (None: not at all).
+    ``latency_s`` seconds (None: not at all). ``full_decode`` decodes every photo in full, whatever their contracts say.
 
     Raises InputError if the images calibrated an engine or its temperature, unless ``allow_calibration_images``;
     UsageError if fewer than ``min_engines`` engines are open, before anything is measured; and the errors of
@@ -86,7 +87,14 @@ def evaluate(
         if latency_s is not None:
             check_timing(latency_s, warm_up_s=0)
         opened = stack.enter_context(
-            open_engines(engines, Path(store), runtimes, threads=threads, import_options=import_options)
+            open_engines(
+                engines,
+                Path(store),
+                runtimes,
+                threads=threads,
+                import_options=import_options,
+                full_decode=full_decode,
+            )
         )
         if len(opened) < min_engines:
             raise UsageError(

@@ -7,23 +7,24 @@ here is one way in which common libraries differ from it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from alexnet_deploy.contract import Preprocessing, torchvision_resize_to
+from alexnet_deploy.contract import Decoding, Preprocessing, torchvision_resize_to
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.evaluation.answers import find_or_choose, targets_if_labelled
 from alexnet_deploy.evaluation.results import Interval
 from alexnet_deploy.evaluation.statistics import PairedCounts
-from alexnet_deploy.images.decode import crop_box, open_rgb, to_pixels
+from alexnet_deploy.images.decode import crop_box, load_pixels, open_photo, open_rgb, to_pixels
+from alexnet_deploy.images.photo import Photo
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.probabilities import finite_rows, predicted_classes
 from alexnet_deploy.progress import Progress, no_progress
@@ -33,8 +34,8 @@ from alexnet_deploy.runtime.runner import Runner
 
 BATCH = 16
 """Images in memory at the same time, in every variant."""
-Pixels = Callable[[Path, Image.Image, Preprocessing], NDArray[np.uint8]]
-"""Called with a file and with its image as ``open_rgb`` decodes it."""
+Pixels = Callable[[Path, Photo, Preprocessing], NDArray[np.uint8]]
+"""Called with a file and with its image as ``open_photo`` decodes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class VariantResult:
     """Images with at least one different pixel value."""
     mean_abs_pixel: float
     """Mean absolute difference of a channel value (0..255) over all images."""
+    max_pixel: int
+    """Largest absolute difference of a channel value."""
     max_logit_change: float
     changed: int
     """Images with a different first answer."""
@@ -112,6 +115,7 @@ def run_variants(
     kept: list[int] = []
     unreadable: list[str] = []
     touched_V, pixel_error_V = np.zeros(len(variants), np.int64), np.zeros(len(variants))
+    largest_V = np.zeros(len(variants), np.int64)
     parts: list[list[NDArray[np.float32]]] = [[] for _ in range(len(variants) + 1)]
     with closing(_batches(files, pre, variants)) as batches:
         for start, decoded in batches:
@@ -122,6 +126,7 @@ def run_variants(
                 gap_VHWC = np.abs(pixels_VHWC[1:].astype(np.int16) - pixels_VHWC[0])
                 touched_V += gap_VHWC.any(axis=(1, 2, 3))
                 pixel_error_V += gap_VHWC.mean(axis=(1, 2, 3))
+                largest_V = np.maximum(largest_V, gap_VHWC.max(axis=(1, 2, 3)))
             if good:
                 for v, part in enumerate(parts):
                     part.append(runner(np.stack([pixels_VHWC[v] for pixels_VHWC in good])))
@@ -143,6 +148,7 @@ def run_variants(
                 differs=variant.differs,
                 touched=int(touched_V[v]),
                 mean_abs_pixel=float(pixel_error_V[v]) / len(kept),
+                max_pixel=int(largest_V[v]),
                 max_logit_change=float(np.abs(changed_NK - reference_NK).max()),
                 changed=int((before_N != after_N).sum()),
                 top1_points=None if pairs is None else pairs.points,
@@ -164,6 +170,7 @@ def variants_of(pre: Preprocessing) -> tuple[Variant, ...]:
     other = "bicubic" if pre.interpolation == "bilinear" else "bilinear"
     stretch = pre.resize == "stretch"
     return (
+        *_other_decodings(pre),
         Variant("reduced decode", "JPEG decoded at 1/2, 1/4 or 1/8, the smallest that covers the input", _reduced),
         Variant(
             other, f"{other} resampling instead of {pre.interpolation}, antialiased", _by_rule(interpolation=other)
@@ -179,6 +186,18 @@ def variants_of(pre: Preprocessing) -> tuple[Variant, ...]:
     )
 
 
+def _other_decodings(pre: Preprocessing) -> Iterator[Variant]:
+    for rule in get_args(Decoding):
+        other = dataclasses.replace(pre, decoding=rule)
+        if other.decoded_side == pre.decoded_side:
+            continue
+        if other.decoded_side is None:
+            yield Variant("full decode", "JPEG decoded in full, whatever its size", _decoded_by(rule))
+        else:
+            differs = f"JPEG decoded at 1/2, 1/4 or 1/8 to {other.decoded_side} pixels or more"
+            yield Variant(rule, differs, _decoded_by(rule))
+
+
 def _batches(
     files: Sequence[Path], pre: Preprocessing, variants: Sequence[Variant]
 ) -> Generator[tuple[int, list[NDArray[np.uint8] | str]]]:
@@ -186,8 +205,8 @@ def _batches(
 
     def decode(path: Path) -> NDArray[np.uint8] | str:
         try:
-            image = open_rgb(path)
-            return np.stack([to_pixels(image, pre), *(variant.pixels(path, image, pre) for variant in variants)])
+            photo = open_photo(path, pre)
+            return np.stack([to_pixels(photo, pre), *(variant.pixels(path, photo, pre) for variant in variants)])
         except InputError as exc:
             return str(exc)
 
@@ -196,13 +215,18 @@ def _batches(
             yield start, list(pool.map(decode, files[start : start + BATCH]))
 
 
-def _reduced(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
+def _decoded_by(rule: Decoding) -> Pixels:
+    """Our own decoder by another rule."""
+    return lambda path, _, pre: load_pixels(path, dataclasses.replace(pre, decoding=rule))
+
+
+def _reduced(path: Path, photo: Photo, pre: Preprocessing) -> NDArray[np.uint8]:
     """Decode as thumbnailers and data loaders do: the inverse DCT of fewer coefficients (libjpeg's scale_denom)."""
     side = pre.resize_to or max(pre.height, pre.width)
     try:
         with Image.open(path) as reduced:
             if reduced.format != "JPEG":
-                return to_pixels(image, pre)
+                return to_pixels(photo, pre)
             reduced.draft(reduced.mode, (side, side))
             upright = ImageOps.exif_transpose(reduced)
             return to_pixels(upright.convert("RGB"), pre)
@@ -211,12 +235,16 @@ def _reduced(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.u
 
 
 def _by_rule(**changes: Any) -> Pixels:
-    """Our own decoder and resizer, with ``changes`` to the preprocessing."""
-    return lambda _, image, pre: to_pixels(image, dataclasses.replace(pre, **changes))
+    """Our own decoder, and the resizer with ``changes`` to the preprocessing."""
+    return lambda _, photo, pre: to_pixels(photo, dataclasses.replace(pre, **changes))
 
 
-def _no_antialias(path: Path, image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
-    """Resize as OpenCV's INTER_LINEAR and torch's interpolate(antialias=False), with the geometry of the reference."""
+def _no_antialias(path: Path, photo: Photo, pre: Preprocessing) -> NDArray[np.uint8]:
+    """Resize as OpenCV's INTER_LINEAR and torch's interpolate(antialias=False), with the geometry of the reference.
+
+    Those who resize so decode in full.
+    """
+    image = photo.image if photo.scale == 1 else open_rgb(path)
     left, top, right, bottom = crop_box(*image.size, pre)
     y0, y1, fy = _taps(top, bottom, pre.height, image.height)
     x0, x1, fx = _taps(left, right, pre.width, image.width)

@@ -22,7 +22,7 @@ from alexnet_deploy.images.find import find_images, is_clutter
 
 _SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
 """Names of the splits of a data set, first the one that may calibrate; any other name may be a class."""
-_TINY = Preprocessing(8, 8, "stretch", None)  # the whole file is decoded for any size
+_TINY = Preprocessing(8, 8, "stretch", None, decoding="reduced-2x")  # the whole file is read for any size
 
 
 @dataclass(frozen=True, slots=True)

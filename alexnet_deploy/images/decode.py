@@ -30,6 +30,7 @@ from alexnet_deploy.images.codecs.png import PNG_START, open_png
 from alexnet_deploy.images.codecs.rgb import to_rgb
 from alexnet_deploy.images.codecs.tiff import open_tiff
 from alexnet_deploy.images.codecs.webp import webp_size
+from alexnet_deploy.images.photo import Box, Photo
 
 # Legend: H height, W width, C channel (RGB)
 
@@ -43,6 +44,7 @@ _log = logging.getLogger(__name__)
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _HEAD = 4096  # bytes that tell the format; an SVG may begin with a comment
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ORIENTATION = 0x0112  # of EXIF
 _MOST_RESIZED = 1 << 26  # pixels; a panorama would need gigabytes
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -54,15 +56,25 @@ _RESAMPLE = {
 
 def load_pixels(path: Path, pre: Preprocessing, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
     """Pixels ``[H, W, 3]`` of an image file, written into ``out`` if given; raises InputError as ``open_rgb`` does."""
-    resized = resize(open_rgb(path), pre)
+    resized = resize(open_photo(path, pre), pre)
     if out is None:
         return np.array(resized, dtype=np.uint8)
     out[...] = np.asarray(resized)
     return out
 
 
+def open_photo(
+    source: Path | BinaryIO | bytes, pre: Preprocessing, *, name: str | None = None, max_pixels: int | None = None
+) -> Photo:
+    """``open_rgb``, by the rule of ``pre.decoding``: for ``resize`` or ``to_pixels`` with the same ``pre``.
+
+    The pixels that count for ``max_pixels`` are those in full.
+    """
+    return _open(source, name, max_pixels, pre.decoded_side)
+
+
 def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None, max_pixels: int | None = None) -> Image.Image:
-    """Decode the first frame of an image: upright by its EXIF orientation, mode RGB, detached from its file.
+    """Decode the first frame of an image in full: upright by its EXIF orientation, mode RGB, detached from its file.
 
     Transparency is laid over white, as browsers and photo viewers show it: without the alpha channel the hidden colour
     would show, mostly black. Grey of more than 8 bits is scaled as ``grey.scale_grey`` says. Formats that Pillow does
@@ -72,40 +84,47 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None, max_pi
     unreadable, empty, cut off, of another kind, above ``max_pixels`` (at most, and without it, ``MAX_PIXELS``), or no
     plain file. The pixels are counted by the header, before they are decoded.
     """
+    return _open(source, name, max_pixels, None).image
+
+
+def _open(source: Path | BinaryIO | bytes, name: str | None, max_pixels: int | None, min_side: int | None) -> Photo:
     limit = min(max_pixels or MAX_PIXELS, MAX_PIXELS)
     _ignore_pillow_warnings()
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
         if isinstance(source, Path):
             with open_regular(source) as stream:
-                return _decode(stream, source, limit)
-        return _decode(BytesIO(source) if isinstance(source, bytes) else source, None, limit)
+                return _decode(stream, source, limit, min_side)
+        return _decode(BytesIO(source) if isinstance(source, bytes) else source, None, limit, min_side)
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as exc:  # parsers raise anything on a hostile file (Rust's panics are no Exception)
         raise InputError(f"{' '.join(label.splitlines())}: {_cause(exc)}") from exc
 
 
-def _decode(stream: BinaryIO, path: Path | None, max_pixels: int) -> Image.Image:
+def _decode(stream: BinaryIO, path: Path | None, max_pixels: int, min_side: int | None) -> Photo:
     start = stream.tell()
     if not (head := stream.read(_HEAD)):
         raise formats.UnsupportedFormatError("is empty (0 bytes); get a whole copy of the file")
     if path is not None:
         formats.refuse_by_name(path)
     stream.seek(start)
-    with _opened(stream, head, path, max_pixels) as image:
-        formats.require_size(image.width, image.height, max_pixels)
+    jpeg = open_jpeg(_content(stream), max_pixels, min_side) if head.startswith(b"\xff\xd8\xff") else None
+    with _opened(stream, head, path, max_pixels) if jpeg is None else jpeg.image as image:
+        if jpeg is None:
+            formats.require_size(image.width, image.height, max_pixels)
         if _note_pages.cache_info().currsize == 0 and formats.is_multi_page(image):
             _note_pages()
         frame = image.tile[0][1] if image.format == "GIF" and image.tile else None  # type: ignore[attr-defined]
         image.load()
-        _turn_upright(image)
-        return to_rgb(image, frame)
+        orientation = _turn_upright(image)
+        rgb = to_rgb(image, frame)
+        if jpeg is None or jpeg.scale == 1:
+            return Photo.in_full(rgb)
+        return Photo.reduced(rgb, jpeg.size, jpeg.scale, orientation)
 
 
 def _opened(stream: BinaryIO, head: bytes, path: Path | None, max_pixels: int) -> Image.Image:
-    if head.startswith(b"\xff\xd8\xff"):
-        return open_jpeg(_content(stream), max_pixels)
     if head.startswith(PNG_START):
         return open_png(_content(stream), max_pixels)
     if head.startswith(ICO_START):
@@ -139,7 +158,7 @@ def _note_pages() -> None:
     _log.warning("some images have several pages or frames; only the first of each is used")
 
 
-def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
+def to_pixels(image: Image.Image | Photo, pre: Preprocessing) -> NDArray[np.uint8]:
     """Resize (antialiased) and crop an RGB image by the model's rule -> ``[H, W, 3]``, contiguous, owned by the caller.
 
     ``shorter-side`` has the geometry of torchvision's Resize + CenterCrop, but only the part inside the crop is
@@ -149,19 +168,22 @@ def to_pixels(image: Image.Image, pre: Preprocessing) -> NDArray[np.uint8]:
     return np.array(resize(image, pre), dtype=np.uint8)
 
 
-def resize(image: Image.Image, pre: Preprocessing) -> Image.Image:
+def resize(source: Image.Image | Photo, pre: Preprocessing) -> Image.Image:
     """``to_pixels`` as a Pillow image."""
+    photo = source if isinstance(source, Photo) else Photo.in_full(source)
+    image = photo.image
     if pre.interpolation == "nearest" and pre.resize_to is not None:
         # A box shifts the sampled points, which without antialiasing gives other pixels.
         size, (left, top) = _resized(*image.size, pre), _offset(*image.size, pre)
         if math.prod(size) <= _MOST_RESIZED:
             whole = image.resize(size, Image.Resampling.NEAREST)
             return whole.crop((left, top, left + pre.width, top + pre.height))
-    return image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=crop_box(*image.size, pre))
+    box = photo.place(crop_box(*photo.size, pre))
+    return image.resize((pre.width, pre.height), _RESAMPLE[pre.interpolation], box=box)
 
 
-def crop_box(width: int, height: int, pre: Preprocessing) -> tuple[float, float, float, float]:
-    """The centre crop of the resized image, in coordinates of the original (left, top, right, bottom)."""
+def crop_box(width: int, height: int, pre: Preprocessing) -> Box:
+    """The centre crop of the resized image, in coordinates of the original."""
     if pre.resize_to is None:
         return 0.0, 0.0, width, height
     resized_width, resized_height = _resized(width, height, pre)
@@ -196,11 +218,15 @@ def _ignore_pillow_warnings() -> None:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
 
 
-def _turn_upright(image: Image.Image) -> None:
+def _turn_upright(image: Image.Image) -> object:
+    """Turn ``image`` by its EXIF orientation, which is returned."""
+    orientation: object = None
     try:
+        orientation = image.getexif().get(_ORIENTATION)
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:
-        return  # the image itself is decoded; damaged metadata only costs the orientation
+        return orientation  # the image itself is decoded; damaged metadata only costs the orientation
+    return orientation
 
 
 def _cause(exc: BaseException) -> str:

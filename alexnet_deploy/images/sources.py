@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.images.codecs.formats import starts_as_image
-from alexnet_deploy.images.decode import load_pixels, open_rgb, resize
+from alexnet_deploy.images.decode import load_pixels, open_photo, resize
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.lists import names_of_list
 
@@ -118,7 +118,7 @@ def load_source(source: Path | Source, pre: Preprocessing, out: NDArray[np.uint8
     if isinstance(source, Path):
         return load_pixels(source, pre, out)
     data = source.read if isinstance(source.read, Path) else source.read()
-    out[...] = np.asarray(resize(open_rgb(data, name=source.name), pre))
+    out[...] = np.asarray(resize(open_photo(data, pre, name=source.name), pre))
     return out
 
 

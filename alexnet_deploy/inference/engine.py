@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.bundle.decoding import decode_in_full
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.contract import BatchProfile
@@ -34,6 +35,7 @@ def open_engine(
     store: str | Path = STORE,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
     verify: bool = True,
+    full_decode: bool = False,
 ) -> OpenEngine:
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
 
@@ -43,6 +45,8 @@ def open_engine(
 
     With ``verify`` the engine answers the sample photos before it is used: an ONNX of another tool as the original
     does, and the runtime as the graph says. The outcome is remembered per content, runtime version and machine.
+
+    ``full_decode`` decodes every photo in full, whatever the contract of the engine says (``Preprocessing.decoding``).
 
     Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
     range, UnavailableError if this machine cannot run it, ProofError if its answers are not right.
@@ -54,7 +58,8 @@ def open_engine(
             found, runtime, threads=threads, concurrency=concurrency, verify=verify, refuse_doubted=True
         )
         resources.callback(selected.runner.close)
-        return OpenEngine(found, selected, resources.pop_all())
+        # Not before: what is proved of an engine belongs to its own contract.
+        return OpenEngine(decode_in_full(found) if full_decode else found, selected, resources.pop_all())
 
 
 class OpenEngine:

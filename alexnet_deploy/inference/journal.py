@@ -37,6 +37,8 @@ SYNC_S = 5.0
 _BUFFER_BYTES = 1 << 16
 _MAX_LINE_BYTES = 64 << 20  # all classes of the largest models take some megabytes
 _SHOWN = 60
+ADDED_SETTINGS = {"preprocessing.decoding": "full"}
+"""Settings that runs begun by earlier versions lack, and what they meant."""
 
 
 def journal_of(output: Path) -> Path:
@@ -253,6 +255,7 @@ def _refuse_difference(path: Path, old: Mapping[str, object], new: Mapping[str, 
         raise ArtifactError(
             f"{path}: has journal schema {old.get('journal')}, this version reads {SCHEMA}; discard it with `overwrite`"
         )
+    old = {**ADDED_SETTINGS, **old}
     for key, value in new.items():
         if old.get(key) != value:
             raise UsageError(

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import nn
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import DEFAULT_ONNX
-from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.contract import NEW_DECODING, ModelContract
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.images.samples import parity_pixels
@@ -75,13 +75,15 @@ def export(
     ema: bool = True,
     allow_http: bool = False,
     parity_images: str | Path | None = None,
+    full_decode: bool = False,
     on_progress: Progress = no_progress,
 ) -> Path:
     """Export a checkpoint to the ONNX file ``output``, prove that its answers are those of torch, and return its path.
 
     ``weights``, ``architecture``, ``labels``, ``ema`` and ``allow_http`` are those of ``load_weights``. The graph takes
     ``pixels`` uint8 ``[N, H, W, 3]`` RGB and returns ``logits`` float32 ``[N, K]``; N is free. ``parity_images`` is a
-    folder of images for the proof (None: the sample photos).
+    folder of images for the proof (None: the sample photos). The contract in the file says that large JPEGs are decoded
+    at a reduced size (``NEW_DECODING``), or with ``full_decode`` in full.
 
     Raises InputError or ArtifactError for weights that cannot be used, UsageError where ``output`` is the file of the
     weights or labels, UnavailableError where a download fails or ``output`` cannot be written, and ProofError where the
@@ -95,6 +97,7 @@ def export(
         ema=ema,
         allow_http=allow_http,
         parity_images=parity_images,
+        full_decode=full_decode,
         on_progress=on_progress,
     )
     return Path(output)
@@ -109,6 +112,7 @@ def export_with_parity(
     ema: bool = True,
     allow_http: bool = False,
     parity_images: str | Path | None = None,
+    full_decode: bool = False,
     on_progress: Progress = no_progress,
 ) -> Exported:
     """Do the same as ``export``, and return what the file holds and how far it is from torch."""
@@ -116,6 +120,8 @@ def export_with_parity(
     checkpoint = load_weights(
         weights, architecture, labels=labels, ema=ema, allow_http=allow_http, on_progress=on_progress
     )
+    contract = checkpoint.contract.decoded("full" if full_decode else NEW_DECODING)
+    checkpoint = replace(checkpoint, contract=contract)
     pixels_NHWC = parity_pixels(parity_images, checkpoint.contract.preprocessing)
     on_progress("export", 0, 1)
     parity = export_onnx(checkpoint, Path(output), pixels_NHWC=pixels_NHWC)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.contract import NEW_DECODING, BatchProfile
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from alexnet_deploy.runtime.runner import Steps, compute_step
@@ -28,7 +28,7 @@ class TorchRunner:
         """Load ``path``; ``threads`` applies to the whole process, as PyTorch has no other setting."""
         checkpoint = load_checkpoint(path)
         pre = checkpoint.contract.preprocessing
-        self.contract = checkpoint.contract
+        self.contract = checkpoint.contract.decoded(NEW_DECODING)  # as its export has
         self._classifier: PixelClassifier | None = PixelClassifier(checkpoint.build(), pre.mean, pre.std).eval()
         if threads is not None:
             torch.set_num_threads(threads)

@@ -15,6 +15,11 @@ COMPUTE_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 MOVES_DATA = frozenset({"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that a builder runs on quantised values, so they may stand between Q/DQ and the node that uses it."""
 QUANTISED = frozenset({TensorProto.INT8, TensorProto.UINT8, TensorProto.FLOAT8E4M3FN})
+WEIGHTS_ALONE: dict[int, str] = {
+    TensorProto.INT8: "int8-weights", TensorProto.UINT8: "int8-weights",
+    TensorProto.INT4: "int4", TensorProto.UINT4: "int4",
+}  # fmt: skip
+"""What a layer is called by the type of its weight, where its other operand is float."""
 _INTEGER_OPS = frozenset({"ConvInteger", "MatMulInteger"})
 
 
@@ -45,6 +50,18 @@ def stored_type(name: str, types: Mapping[str, int], makers: Mapping[str, onnx.N
     return types.get(source, 0)
 
 
+def weight_alone(
+    node: onnx.NodeProto, types: Mapping[str, int], makers: Mapping[str, onnx.NodeProto]
+) -> tuple[str, onnx.NodeProto] | None:
+    """The name in ``WEIGHTS_ALONE`` for a compute node whose weight alone is quantised, and its DequantizeLinear."""
+    x, w = node.input[:2]
+    maker = origin(w, makers)
+    if maker is None or maker.op_type != "DequantizeLinear" or stored_type(x, types, makers) in QUANTISED:
+        return None
+    name = WEIGHTS_ALONE.get(types.get(maker.input[0], 0))
+    return None if name is None or maker.input[0] in makers else (name, maker)
+
+
 def is_quantised(node: onnx.NodeProto) -> bool:
     """Whether ``node`` makes, reads or computes on quantised numbers."""
     return node.op_type in _INTEGER_OPS or node.op_type.startswith(
@@ -72,3 +89,11 @@ def computed_types(model: onnx.ModelProto) -> Iterator[frozenset[int]]:
         found = True
     if not found:
         yield frozenset(types.values()) - QUANTISED
+
+
+def weights_alone(model: onnx.ModelProto) -> set[str]:
+    """The names in ``WEIGHTS_ALONE`` of the compute nodes of a model."""
+    types, makers = element_types(model), makers_in(model.graph)
+    nodes = (n for n in model.graph.node if n.op_type in COMPUTE_OPS and n.domain in STANDARD_DOMAINS)
+    found = (weight_alone(node, types, makers) for node in nodes)
+    return {each[0] for each in found if each is not None}

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from alexnet_deploy.contract import METADATA_KEY, ModelContract, Precision
 from alexnet_deploy.errors import ArtifactError, InputError, one_line, printable
 from alexnet_deploy.files import atomic_file, open_regular
-from alexnet_deploy.onnx_graph.element_types import QUANTISED, computed_types
+from alexnet_deploy.onnx_graph.element_types import QUANTISED, computed_types, weights_alone
 from alexnet_deploy.onnx_graph.float32 import widen_to_float32
 from alexnet_deploy.onnx_graph.limits import MAX_MODEL_BYTES, STANDARD_DOMAINS, refuse_unbounded_structure
 from alexnet_deploy.onnx_graph.sizes import refuse_unbounded_sizes, without_weights
@@ -171,7 +171,8 @@ def weights_sha256(model: onnx.ModelProto) -> str:
 def precision_in(model: onnx.ModelProto) -> Precision:
     """The precision of a typed graph: the types in which its convolutions and matrix products compute.
 
-    int8 or fp8 where both operands of any of them are quantised; +fp16, or fp16, where any computes in float16.
+    int8 or fp8 where both operands of any of them are quantised; +fp16, or fp16, where any computes in float16. int4 or
+    int8-weights where any of the latter has a quantised weight.
     """
     computed = frozenset().union(*computed_types(model))
     half = TensorProto.FLOAT16 in computed
@@ -179,6 +180,8 @@ def precision_in(model: onnx.ModelProto) -> Precision:
         return "fp8+fp16" if half else "fp8"
     if computed & QUANTISED:
         return "int8+fp16" if half else "int8"
+    if half and (stored := weights_alone(model)):
+        return "int4" if "int4" in stored else "int8-weights"
     return "fp16" if half else "fp32"
 
 

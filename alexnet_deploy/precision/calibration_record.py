@@ -34,7 +34,7 @@ class CalibrationImage:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationRecord:
-    """Everything that the scales of a quantised bundle depend on, and the measured ranges."""
+    """Everything that the scales of a quantised bundle depend on, and the measured ranges (none for weights alone)."""
 
     precision: Precision
     method: Method
@@ -101,7 +101,7 @@ def read_record(path: Path) -> CalibrationRecord:
     try:
         return FORMAT.read(path, CalibrationRecord, computed=computed)
     except FileNotFoundError as exc:
-        raise InputError(f"{path}: no such calibration record; name the one of an int8 or fp8 bundle") from exc
+        raise InputError(f"{path}: no such calibration record; name the one of a calibrated bundle") from exc
 
 
 def _lies_below(name: str) -> bool:

@@ -1,12 +1,13 @@
-"""fp32 ONNX -> fp16, int8, int8+fp16, fp8, fp8+fp16 ONNX, from file to file.
+"""fp32 ONNX -> ONNX of any other precision, from file to file.
 
-``fp16.py`` and ``qdq.py`` edit the graph, ``ranges.py`` measures the ranges for int8 and fp8, ``thresholds.py``
-chooses where to clip them. A TensorRT builder then follows the types of the graph.
+``fp16.py``, ``qdq.py`` and ``weights.py`` edit the graph. ``ranges.py`` measures the ranges for int8 and fp8, and
+``thresholds.py`` chooses where to clip them; ``moments.py`` measures what weights alone are rounded by, and
+``rounding.py`` rounds them. A TensorRT builder then follows the types of the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,14 +16,30 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from alexnet_deploy.adoption.operators.opset import at_our_opset
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError, one_line
 from alexnet_deploy.onnx_graph.element_types import is_quantised
-from alexnet_deploy.onnx_graph.onnx_file import load_onnx, name_nodes, refuse_nan, save_onnx, weights_sha256
+from alexnet_deploy.onnx_graph.onnx_file import (
+    initializers,
+    load_onnx,
+    name_nodes,
+    refuse_nan,
+    save_onnx,
+    weights_sha256,
+)
 from alexnet_deploy.precision.calibration_cache import CalibrationCache
 from alexnet_deploy.precision.fp16 import cast_to_float16
 from alexnet_deploy.precision.qdq import insert_qdq, quantizable
-from alexnet_deploy.precision.types import Method, QuantizedType, float_type, method_for, quantized_type
+from alexnet_deploy.precision.types import (
+    Method,
+    QuantizedType,
+    float_type,
+    is_weights_only,
+    method_for,
+    quantized_type,
+)
+from alexnet_deploy.precision.weights import WeightQuantiser, dense_inputs
 
 Batches = Callable[[], Iterator[NDArray[np.uint8]]]
 """Starts a pass over the calibration pixels ``[N, H, W, 3]`` each time it is called."""
@@ -30,7 +47,10 @@ Batches = Callable[[], Iterator[NDArray[np.uint8]]]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The results of a calibration, by tensor, and whether the values came from the cache."""
+    """The results of a calibration, by tensor, and whether the values came from the cache.
+
+    Without entries where weights alone are quantised.
+    """
 
     weights_sha256: str
     """Of the float32 model."""
@@ -39,6 +59,20 @@ class Calibration:
     threshold_by_tensor: dict[str, float]
     """The magnitude of the largest quantised number."""
     from_cache: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiser:
+    """A float32 model with every node named, its nodes to quantise, and how each of them is quantised."""
+
+    model: onnx.ModelProto
+    nodes: list[onnx.NodeProto]
+    calibration: Calibration
+    _insert: Callable[[onnx.ModelProto, Sequence[onnx.NodeProto]], None]
+
+    def quantise(self, model: onnx.ModelProto, names: Collection[str]) -> None:
+        """Quantise the nodes ``names`` of ``model``, in place; it is the model, or a copy with copies of nodes."""
+        self._insert(model, [node for node in model.graph.node if node.name in names])
 
 
 def to_fp16(onnx_path: Path, out: Path, *, keep: frozenset[str] = frozenset(), source: str | None = None) -> Path:
@@ -68,68 +102,80 @@ def to_quantized(
     out: Path,
     *,
     precision: Precision,
-    batches: Batches,
+    batches: Batches | None,
     method: Method | None = None,
     exclude: str | None = None,
     cache: CalibrationCache | None = None,
     source: str | None = None,
 ) -> Calibration:
-    """Insert Q/DQ around every Conv, Gemm and MatMul with constant weights, by the table of ``qdq.py``.
+    """Quantise every Conv, Gemm and MatMul with constant weights, by the tables of ``qdq.py`` and ``weights.py``.
 
-    ``precision`` is int8 or fp8, with +fp16 if everything else becomes float16. ``batches`` is called once per pass,
-    and not at all if ``cache`` holds the values. Nodes whose name matches the regular expression ``exclude`` stay
-    unchanged. ``out`` is written atomically. Errors call the model ``source`` (None: its path). Raises InputError for
-    a model that is already quantised, has broken weights or nothing to quantise, and for a tensor that has the same
-    value on all images.
+    ``precision`` is int8 or fp8, with +fp16 if everything else becomes float16, or a type of weights alone. ``batches``
+    is called once per pass, and not at all if ``cache`` holds the values; None rounds weights alone to nearest. Nodes
+    whose name matches the regular expression ``exclude`` stay unchanged. ``out`` is written atomically. Errors call the
+    model ``source`` (None: its path). Raises InputError for a model that is already quantised, has broken weights or
+    nothing to quantise, and for a tensor that has the same value on all images.
     """
     dtype = quantized_type(precision)
     if dtype is None:
-        raise UsageError(f"precision {precision}: does not quantise; choose int8 or fp8")
-    model, nodes, found = calibrate(
+        raise UsageError(f"precision {precision}: does not quantise; choose int8, fp8, int8-weights or int4")
+    found = calibrate(
         onnx_path, dtype=dtype, batches=batches, method=method, exclude=exclude, cache=cache, source=source
     )
-    insert_qdq(model, nodes, found.threshold_by_tensor, dtype)
+    model = found.model
+    try:
+        found.quantise(model, {node.name for node in found.nodes})
+    except InputError as exc:
+        raise InputError(f"{source or onnx_path}: {exc}") from exc
     if float_type(precision) == "fp16":
         _save_float16(model, out, source=source or str(onnx_path))
     else:
         save_onnx(model, out)
-    return found
+    return found.calibration
 
 
 def calibrate(
     onnx_path: Path,
     *,
     dtype: QuantizedType,
-    batches: Batches,
+    batches: Batches | None,
     method: Method | None = None,
     exclude: str | None = None,
     cache: CalibrationCache | None = None,
     source: str | None = None,
-) -> tuple[onnx.ModelProto, list[onnx.NodeProto], Calibration]:
-    """Return the float32 model with every node named, its nodes to quantise, and their thresholds.
-
-    Arguments and errors are those of ``to_quantized``.
-    """
+) -> Quantiser:
+    """The quantiser of a float32 model, calibrated. Arguments and errors are those of ``to_quantized``."""
     method = method_for(dtype, method)
-    try:
-        from alexnet_deploy.precision.ranges import choose_thresholds, observe
-    except ImportError as exc:
-        raise UnavailableError(
-            f"{dtype}: calibration runs in ONNX Runtime, which is not installed; pip install 'alexnet-deploy[cpu]'"
-        ) from exc
     source = source or str(onnx_path)
     model = load_onnx(onnx_path)
     weights = weights_sha256(model)
     if any(map(is_quantised, model.graph.node)):
         raise InputError(f"{source}: is already quantised; give the float model")
+    if is_weights_only(dtype):
+        model = at_our_opset(
+            model, Path(source)
+        )  # blocks of int4 need opset 21; a model with our contract may be older
     name_nodes(model)  # the code below finds nodes by name
     nodes = quantizable(model, dtype, exclude)
     if not nodes:
         is_float16 = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
-        why = "is float16; give the float32 model" if is_float16 else "has no layer to quantise; check `exclude`"
+        kind = "dense layer" if dtype == "int4" else "layer"
+        advice = "check `exclude`" if exclude else "build int8-weights" if dtype == "int4" else "build fp32 or fp16"
+        nothing = f"has no {kind} to quantise; {advice}"
+        why = "is float16; give the float32 model" if is_float16 else nothing
         raise InputError(f"{source}: {why}")
     refuse_nan(model, source)
     _refuse_infinite_weights(model, nodes, source)
+    if is_weights_only(dtype):
+        return Quantiser(
+            model, nodes, Calibration(weights, {}, {}, False), _weights_alone(model, nodes, dtype, batches)
+        )
+    if batches is None:
+        raise ValueError(f"{dtype} needs calibration images")
+    try:
+        from alexnet_deploy.precision.ranges import choose_thresholds, observe
+    except ImportError as exc:
+        raise _no_runtime(dtype) from exc
     # All tensors that could be quantised: one pass then serves every method, type and exclusion.
     tensors = _inputs(quantizable(model, "int8"))
     histograms = method != "max"
@@ -140,7 +186,28 @@ def calibrate(
         if cache:
             cache.save(weights, observed)
     thresholds = choose_thresholds(model, observed, _inputs(nodes), method)
-    return model, nodes, Calibration(weights, {t: observed[t].largest for t in thresholds}, thresholds, from_cache)
+    found = Calibration(weights, {t: observed[t].largest for t in thresholds}, thresholds, from_cache)
+    return Quantiser(model, nodes, found, lambda graph, chosen: insert_qdq(graph, list(chosen), thresholds, dtype))
+
+
+def _weights_alone(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], dtype: QuantizedType, batches: Batches | None
+) -> Callable[[onnx.ModelProto, Sequence[onnx.NodeProto]], None]:
+    """How the weights of ``nodes`` are quantised; those of dense layers by GPTQ if there are ``batches``."""
+    inputs = dense_inputs(nodes, initializers(model))
+    if batches is None or not inputs:
+        return WeightQuantiser(dtype, None).insert
+    try:
+        from alexnet_deploy.precision.moments import second_moments
+    except ImportError as exc:
+        raise _no_runtime(dtype) from exc
+    return WeightQuantiser(dtype, second_moments(model, inputs, batches)).insert
+
+
+def _no_runtime(dtype: QuantizedType) -> UnavailableError:
+    return UnavailableError(
+        f"{dtype}: calibration runs in ONNX Runtime, which is not installed; pip install 'alexnet-deploy[cpu]'"
+    )
 
 
 def _inputs(nodes: list[onnx.NodeProto]) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, tensors_read
 from alexnet_deploy.onnx_graph.layers import LAYERS, attribute, output_axis
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.types import QuantizedType, exclude_pattern
+from alexnet_deploy.precision.weights import DENSE
 
 LARGEST: dict[QuantizedType, float] = {"int8": 127.0, "fp8": 448.0}
 """Largest magnitude of symmetric int8 and of float8 E4M3FN."""
@@ -37,7 +38,7 @@ FP8_CONV_MIN_CHANNELS = 16
 
 
 def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | None = None) -> list[onnx.NodeProto]:
-    """The nodes of ``model`` that the table above quantises, except those whose name ``exclude`` matches.
+    """The nodes of ``model`` that the table above or that of ``weights.py`` quantises, without those of ``exclude``.
 
     Raises UsageError where ``exclude`` is not a regular expression or matches no node.
     """
@@ -49,7 +50,7 @@ def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | Non
     return [
         node
         for node in model.graph.node
-        if node.op_type in LAYERS
+        if node.op_type in (DENSE if dtype == "int4" else LAYERS)
         and node.domain in ("", "ai.onnx")
         and node.input[1] in weights
         and node.input[0] not in weights
@@ -57,6 +58,7 @@ def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | Non
         and (len(weights[node.input[1]].dims) == 2 or node.op_type == "Conv")
         and math.prod(weights[node.input[1]].dims) > 0
         and (node.op_type != "Gemm" or (attribute(node, "alpha", 1.0) == 1 and not attribute(node, "transA", 0)))
+        and not (dtype == "int4" and len(node.input) > 2 and attribute(node, "beta", 1.0) != 1)  # it becomes an Add
         and not (dtype == "fp8" and node.op_type == "Conv" and weights[node.input[1]].dims[1] < FP8_CONV_MIN_CHANNELS)
         and not (excluded and excluded.search(node.name))
     ]

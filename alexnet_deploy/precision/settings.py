@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.errors import require_one_of, require_positive
-from alexnet_deploy.precision.types import METHODS, Method, exclude_pattern
+from alexnet_deploy.precision.types import Method, exclude_pattern
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,7 @@ class CalibrationSettings:
     calibration_images: int = 512
     """Number of images to choose. TensorRT's guide considers about 500 enough for ImageNet networks."""
     calibration_method: Method | None = None
-    """None: the default of the type, entropy for int8 and max for fp8."""
+    """None: the default of the type, entropy for int8, max for fp8 and gptq for weights."""
     seed: int = 0
     """Seed of the choice of images."""
     exclude: str | None = None
@@ -26,5 +27,5 @@ class CalibrationSettings:
     def __post_init__(self) -> None:
         require_positive(calibration_images=self.calibration_images)
         if self.calibration_method is not None:
-            require_one_of(METHODS, calibration_method=self.calibration_method)
+            require_one_of(get_args(Method), calibration_method=self.calibration_method)
         exclude_pattern(self.exclude)

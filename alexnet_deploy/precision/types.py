@@ -5,32 +5,44 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import UsageError
 
-QuantizedType = Literal["int8", "fp8"]
+QuantizedType = Literal["int8", "fp8", "int8-weights", "int4"]
 FloatType = Literal["fp32", "fp16"]
-Method = Literal["max", "percentile", "entropy", "mse"]
+Method = Literal["max", "percentile", "entropy", "mse", "gptq"]
 
 QUANTIZED_TYPES: tuple[QuantizedType, ...] = get_args(QuantizedType)
-METHODS: tuple[Method, ...] = get_args(Method)
+WEIGHTS_ONLY: frozenset[QuantizedType] = frozenset(("int8-weights", "int4"))
+"""Types of weights alone: activations and products are float16."""
+METHODS: tuple[Method, ...] = ("max", "percentile", "entropy", "mse")
 """How a threshold is chosen from a tensor's values; ``thresholds.py`` defines each."""
 
 METHODS_FOR: dict[QuantizedType, tuple[Method, ...]] = {
     "int8": ("entropy", "mse", "percentile", "max"),
     "fp8": ("max", "percentile"),
+    "int8-weights": ("gptq",),
+    "int4": ("gptq",),
 }
-"""The methods that fit a type, its default first. Entropy and mse assume int8's even steps, which float8 lacks."""
+"""The methods that fit a type, its default first. Entropy and mse assume int8's even steps, which float8 lacks.
+
+``gptq`` is no threshold: weights are rounded so that the layer's outputs stay close (``rounding.py``).
+"""
 
 
-def quantized_type(precision: Precision) -> QuantizedType | None:
+def quantized_type(precision: str) -> QuantizedType | None:
     """The type of the quantised layers; None for fp32 and fp16."""
-    return next((dtype for dtype in QUANTIZED_TYPES if precision.startswith(dtype)), None)
+    name = precision.partition("+")[0]
+    return next((dtype for dtype in QUANTIZED_TYPES if dtype == name), None)
 
 
-def float_type(precision: Precision) -> FloatType:
+def float_type(precision: str) -> FloatType:
     """The type of all other layers."""
-    return "fp16" if precision.endswith("fp16") else "fp32"
+    return "fp16" if precision.endswith("fp16") or is_weights_only(precision) else "fp32"
+
+
+def is_weights_only(precision: str) -> bool:
+    """Whether only the weights are quantised."""
+    return precision in WEIGHTS_ONLY
 
 
 def exclude_pattern(exclude: str | None) -> re.Pattern[str] | None:

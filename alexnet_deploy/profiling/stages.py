@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, require_positive
-from alexnet_deploy.images.decode import open_rgb, resize
+from alexnet_deploy.images.decode import open_photo, resize
 from alexnet_deploy.inference.predict import predict, predictions_of, read_batches, require_batch
 from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.machine.cpu import cores
@@ -231,7 +231,7 @@ def _timed(
     def load(path: Path, pre: Preprocessing, out: NDArray[np.uint8]) -> None:
         timer.end("waiting")
         try:
-            image = open_rgb(path)
+            image = open_photo(path, pre)
         finally:
             timer.end("decode")
         resized = resize(image, pre)

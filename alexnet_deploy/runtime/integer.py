@@ -5,37 +5,39 @@ directly behind it. Ours have a float bias, which TensorRT wants, and Relu, MaxP
 dequantises the weights in every call and computes in float32, more slowly than the float32 graph.
 
     before                                                  after
-    Conv -> Relu -> MaxPool -> Q(s, int8 0) -> DQ           Conv -> Q(s, uint8 0) -> Clip(127) -> MaxPool -> DQ
+    Conv -> Relu -> MaxPool -> Q(s, int8 0) -> DQ           Conv -> Q(s, uint8 0) -> MaxPool -> Clip(127) -> DQ
+    Q(s, int8 0) -> DQ                                      Q(s, uint8 128) -> DQ
     Conv(x, w, bias)                                        Conv(x, w, DQ(int32 bias, s_x s_w))
+    Gemm(x, w, bias, beta)                                  Gemm(x, w, beta bias)
     DQ(w) -> Conv that is not fused                         w in float32
 
 QuantizeLinear rounds and clips at 0, so with uint8 and zero point 0 it is the Relu as well; it keeps the order of
 values, so MaxPool may come after it; Clip keeps int8's largest value. That is exact. A bias is rounded to steps of
-``s_x s_w``, of which a sum of products has thousands: the one difference to the graph as written.
+``s_x s_w``, of which a sum of products has thousands: the one difference to the graph as written. ``input_rows.py``
+rewrites what comes before the first layer.
 """
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import external_data_helper, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from alexnet_deploy.onnx_graph.edits import fold_constants, fresh_name, names_in, readers_in, remove_unused
-from alexnet_deploy.onnx_graph.layers import LAYERS, output_axis
+from alexnet_deploy.onnx_graph.layers import LAYERS, attribute, output_axis
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
 # Legend: O output channel
 
-_log = logging.getLogger(__name__)
-
 _KEEP_ORDER = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 """They only choose or rearrange values, so they give the same in front of a QuantizeLinear and behind it."""
+OFFSET = np.uint8(128)
+"""The zero point of uint8 with the steps of int8."""
 _LARGEST = np.iinfo(np.int8).max
 _LARGEST_BIAS = np.iinfo(np.int32).max
 
@@ -48,29 +50,14 @@ class Lowered:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def integer_model(path: Path) -> bytes | None:
-    """The model of an int8 engine after ``to_integers``, serialised; None where that changes nothing of use.
-
-    ``path`` is a bundle's file, which was checked when it was opened. Raises OSError.
-    """
-    model = onnx.ModelProto.FromString(path.read_bytes())
-    if any(external_data_helper.uses_external_data(tensor) for tensor in model.graph.initializer):
-        _log.debug("%s: its weights lie in another file, so it runs as it is written", path)
-        return None
-    found = to_integers(model)
-    _log.debug("%s: ONNX Runtime computes %d layers in integers", path, len(found.fused))
-    for name, reason in found.left.items():
-        _log.debug("%s: %s stays in float32: %s", path, name, reason)
-    return model.SerializeToString() if found.fused or found.left else None
-
-
 def to_integers(model: onnx.ModelProto) -> Lowered:
     """Rewrite the int8 layers of ``model`` in place, as the table above; all else stays as it is."""
     fold_constants(model)  # other tools quantise their weights in the graph
     graph = _Graph(model)
     for relu in [node for node in model.graph.node if node.op_type == "Relu"]:
         graph.absorb(relu)
-    found = Lowered()
+    graph.use_uint8()
+    found, left = Lowered(), set()
     for layer in [node for node in model.graph.node if node.op_type in LAYERS]:
         scales = graph.scales_of(layer)
         if scales is None:
@@ -79,10 +66,35 @@ def to_integers(model: onnx.ModelProto) -> Lowered:
         if reason is None:
             found.fused.append(layer.name)
         else:
-            graph.dequantise_weight(layer)
             found.left[layer.name] = reason
+            left.add(layer.output[0])
     graph.finish()
+    dequantise_weights(model, [node for node in model.graph.node if node.output[0] in left])
     return found
+
+
+def dequantise_weights(model: onnx.ModelProto, layers: Iterable[onnx.NodeProto]) -> None:
+    """Let ``layers`` read quantised weights as float32, computed now instead of in every call: the same numbers."""
+    constants = initializers(model)
+    makers = {name: node for node in model.graph.node for name in node.output}
+    taken = names_in(model.graph)
+    for layer in layers:
+        node = makers.get(layer.input[1])
+        if node is None or node.op_type != "DequantizeLinear" or any(name not in constants for name in node.input):
+            continue
+        values, scale, *zero = (numpy_helper.to_array(constants[name]) for name in node.input)
+        if scale.dtype != np.float32 or scale.ndim > 1:
+            continue  # its result is float16, or its scales belong to blocks
+        shape = [1] * values.ndim
+        if scale.ndim:
+            shape[int(attribute(node, "axis", 1))] = -1
+        shifted = values.astype(np.float32)
+        if zero:
+            shifted -= zero[0].astype(np.float32).reshape(shape)
+        name = fresh_name(taken, f"{node.output[0]}/float")
+        model.graph.initializer.append(numpy_helper.from_array(shifted * scale.reshape(shape), name))
+        layer.input[1] = name
+    remove_unused(model.graph)
 
 
 class _Graph:
@@ -97,8 +109,6 @@ class _Graph:
         self._outputs = {value.name for value in model.graph.output}
         self._inserted: dict[str, onnx.NodeProto] = {}
         """A new node in front of another one, by the first output of that one."""
-        self._removed: set[str] = set()
-        """The first outputs of nodes that are no longer there."""
 
     def absorb(self, relu: onnx.NodeProto) -> None:
         """Let the QuantizeLinear that follows ``relu`` take its place, if it is the only one to read it."""
@@ -108,39 +118,44 @@ class _Graph:
         last = output
         while (following := self._only_reader(last)) is not None and _keeps_order(following, last):
             last = following.output[0]
-        if following is None or following.op_type != "QuantizeLinear" or not self._is_int8(following):
+        if following is None or following.op_type != "QuantizeLinear" or not is_int8(following, self._constants):
             return
         quantised, readers = following.output[0], self._readers.get(following.output[0], [])
         if quantised in self._outputs or not all(
-            node.op_type == "DequantizeLinear" and self._is_int8(node) and node.input[1] == following.input[1]
+            node.op_type == "DequantizeLinear"
+            and is_int8(node, self._constants)
+            and node.input[1] == following.input[1]
             for node in readers
         ):
             return
         zero = self._add(f"{source}/zero", np.uint8(0))
-        moved = fresh_name(self._taken, f"{source}/q")
-        self._inserted[output] = helper.make_node(
-            "QuantizeLinear", [source, following.input[1], zero], [moved], fresh_name(self._taken, f"{source}/Q")
-        )
-        relu.op_type = "Clip"
-        relu.input[:] = [moved, "", self._add(f"{source}/largest", np.uint8(_LARGEST))]
-        self._removed.add(quantised)
+        relu.op_type = "QuantizeLinear"
+        relu.input.extend([following.input[1], zero])
+        following.op_type = "Clip"
+        following.input[:] = [last, "", self._add(f"{source}/largest", np.uint8(_LARGEST))]
+        del following.attribute[:]
         for node in readers:
-            node.input[0], node.input[2] = last, zero
-        self._makers[moved] = self._inserted[output]
-        self._readers[source] = [self._inserted[output]]
-        self._readers[last] = readers
+            node.input[2] = zero
+
+    def use_uint8(self) -> None:
+        """Quantise to uint8 with zero point 128 instead of int8: the same steps, for which there are fast kernels.
+
+        ONNX Runtime does so itself, but not where several layers read a tensor, and then fuses no layer between types.
+        """
+        zero = self._add("uint8/zero", OFFSET)
+        for node in self._graph.node:
+            if node.op_type != "QuantizeLinear" or node.output[0] in self._outputs:
+                continue
+            readers = self._readers.get(node.output[0], [])
+            if all(each.op_type == "DequantizeLinear" for each in readers) and all(
+                is_int8(each, self._constants) for each in (node, *readers)
+            ):
+                for each in (node, *readers):
+                    each.input[2] = zero
 
     def _only_reader(self, name: str) -> onnx.NodeProto | None:
         readers = self._readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self._outputs else None
-
-    def _is_int8(self, node: onnx.NodeProto) -> bool:
-        """Whether a QuantizeLinear or DequantizeLinear has one float32 scale, and int8 with zero point 0."""
-        scale, zero = self._array(node, 1), self._array(node, 2)
-        return (
-            scale is not None and scale.dtype == np.float32 and scale.size == 1
-            and zero is not None and zero.dtype == np.int8 and not zero.any()
-        )  # fmt: skip
 
     def scales_of(self, layer: onnx.NodeProto) -> tuple[NDArray[np.float32] | None, NDArray[np.float32]] | None:
         """The scales of the input (None: not quantised) and of the weight, one or ``[O]``; None without an int8 weight.
@@ -168,13 +183,22 @@ class _Graph:
         if layer.op_type == "Conv" and (following is None or following.op_type != "QuantizeLinear"):
             between = "several layers" if following is None else following.op_type
             return f"{between} reads it before it is quantised again"
+        if following is not None and following.op_type == "QuantizeLinear":
+            kinds = [self._array(node, 2) for node in (self._makers[layer.input[0]], following)]
+            if len({None if kind is None else kind.dtype for kind in kinds}) > 1:
+                return "its input and its output are quantised to different types"
         if len(layer.input) < 3 or not layer.input[2]:
             return None
         bias, outputs = self._array(layer, 2), self._outputs_of(layer)
         if bias is None or bias.shape != (outputs,) or bias.dtype != np.float32 or scale_w.size not in (1, outputs):
             return "its bias is no constant of one number per output"
+        if layer.op_type == "Gemm" and attribute(layer, "alpha", 1) != 1:
+            return "its products have a factor (alpha) and its bias has none"
         scale = np.broadcast_to(scale_x.reshape(-1) * scale_w.reshape(-1), bias.shape)
-        steps = np.rint(bias.astype(np.float64) / scale)
+        if not np.all(scale):
+            return "its scales are too small for a bias"
+        beta = attribute(layer, "beta", 1) if layer.op_type == "Gemm" else 1
+        steps = np.rint(bias.astype(np.float64) * beta / scale)
         if not np.all(np.abs(steps) <= _LARGEST_BIAS):
             return "its bias exceeds 32 bits of its steps"
         operands = [
@@ -185,24 +209,13 @@ class _Graph:
         name = fresh_name(self._taken, f"{layer.output[0]}/bias/DQ")
         self._inserted[layer.output[0]] = helper.make_node("DequantizeLinear", operands, [made], name, axis=0)
         layer.input[2] = made
+        for found in [found for found in layer.attribute if found.name == "beta"]:
+            layer.attribute.remove(found)  # it is 1 now, as the kernel requires
         return None
 
     def _outputs_of(self, layer: onnx.NodeProto) -> int:
         """How many output channels a layer with an int8 weight has."""
         return int(self._constants[self._makers[layer.input[1]].input[0]].dims[output_axis(layer)])
-
-    def dequantise_weight(self, layer: onnx.NodeProto) -> None:
-        """Read the weight of ``layer`` as float32, computed now instead of in every call."""
-        node = self._makers[layer.input[1]]
-        values, scale, zero = (self._array(node, number) for number in range(3))
-        assert values is not None
-        assert scale is not None
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        shape = [1] * values.ndim
-        if scale.ndim:
-            shape[axis] = -1
-        shifted = values.astype(np.int32) - (0 if zero is None else zero.astype(np.int32).reshape(shape))
-        layer.input[1] = self._add(f"{node.output[0]}/float", shifted.astype(np.float32) * scale.reshape(shape))
 
     def finish(self) -> None:
         """Put the nodes in their order."""
@@ -210,8 +223,7 @@ class _Graph:
         for node in self._graph.node:
             if node.output[0] in self._inserted:
                 body.append(self._inserted[node.output[0]])
-            if node.output[0] not in self._removed:
-                body.append(onnx.NodeProto.FromString(node.SerializeToString()))
+            body.append(onnx.NodeProto.FromString(node.SerializeToString()))
         del self._graph.node[:], self._graph.value_info[:]  # the types between the nodes are others now
         self._graph.node.extend(body)
         remove_unused(self._graph)
@@ -227,6 +239,14 @@ class _Graph:
         self._graph.initializer.append(tensor)
         self._constants[name] = tensor
         return name
+
+
+def is_int8(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether a QuantizeLinear or DequantizeLinear has one float32 scale, and int8 with zero point 0."""
+    if len(node.input) < 3 or node.input[1] not in constants or node.input[2] not in constants:
+        return False
+    scale, zero = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+    return bool(scale.dtype == np.float32 and scale.size == 1 and zero.dtype == np.int8 and not zero.any())
 
 
 def _keeps_order(node: onnx.NodeProto, source: str) -> bool:

@@ -41,12 +41,12 @@ def session_options(precision: str, *, threads: int | None = None, concurrency: 
 
 
 def model_for_cpu(onnx_path: Path, precision: str) -> Path | bytes:
-    """What a session on the CPU should open for an engine of ``precision``: its file, or an int8 graph in integers."""
-    if not precision.startswith("int8"):
-        return onnx_path
-    from alexnet_deploy.runtime.integer import integer_model  # with onnx, which other engines do not need
+    """What a session on the CPU should open for an engine of ``precision``: its file, or a faster graph."""
+    if not precision.startswith(("int4", "int8", "fp8")):
+        return onnx_path  # float16 weights: ONNX Runtime itself makes float32 of them, once
+    from alexnet_deploy.runtime.onnxruntime_graph import graph_for_cpu  # with onnx, which other engines do not need
 
-    return integer_model(onnx_path) or onnx_path
+    return graph_for_cpu(onnx_path, precision) or onnx_path
 
 
 def start_cuda() -> None:

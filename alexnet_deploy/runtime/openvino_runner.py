@@ -90,8 +90,13 @@ class OpenVinoRunner:
 
 def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: int = 1, counters: bool = False) -> Any:
     """The model as the runner runs it, optionally with performance counters; InputError if OpenVINO refuses it."""
-    # Without this hint a CPU with bf16 units may compute an fp32 engine in bf16.
-    config: dict[str, str | int | bool] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    config: dict[str, str | int | bool] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # Without this hint a CPU with bf16 units may compute an fp32 engine in bf16.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Else it rounds the activations in front of int4 and int8 weights to int8, in groups of 32.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     if concurrency > 1:

@@ -16,6 +16,7 @@ from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.machine.cpu import cpu_model
 from alexnet_deploy.machine.packages import onnxruntime_version
+from alexnet_deploy.precision.types import is_weights_only
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.verification.difference import difference
 from alexnet_deploy.verification.photos import photo_pixels
@@ -68,7 +69,7 @@ def _compare(runner: Runner, engine: Engine) -> Verdict:
     differs = difference(found_NK, reference_NK, centre=engine.contract.activation == "softmax")
     if engine.precision == "fp32":
         agrees = differs.largest <= _FLOAT32
-    elif engine.precision == "fp16":
+    elif engine.precision == "fp16" or is_weights_only(engine.precision):
         agrees = differs.largest <= _FLOAT16
     else:
         few_changed = 2 * differs.changed <= len(pixels_NHWC)

@@ -1,4 +1,4 @@
-"""The cost of int8 or fp8 layer by layer: each layer quantised alone, and each one alone kept in float."""
+"""The cost of a quantised type layer by layer: each layer quantised alone, and each one alone kept in float."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``build_within_drop``: an int8 or fp8 engine with just enough layers in float16 to keep a bound on the drop of top-1.
+"""``build_within_drop``: a quantised engine with just enough layers in float16 to keep a bound on the drop of top-1.
 
 The layers are ranked by the cost of each alone (``layers.rank_layers``), and the worst are kept. The bound is checked
 on the model as built, on every validation image, against the float model; the ranking only sets the order.
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.build.engine import UnfinishedBundle, choose_calibration, finish_bundle, new_bundle
+from alexnet_deploy.build.engine import Accept, UnfinishedBundle, choose_calibration, finish_bundle, new_bundle
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.build.typed_onnx import open_cache, write_typed_onnx
 from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL, Engine
@@ -52,13 +52,14 @@ def build_within_drop(
     calibration_data: str | Path | CalibrationSet | None,
     precision: Precision = "int8+fp16",
     settings: BuildSettings | None = None,
+    accept: Accept | None = None,
     on_progress: Progress = no_progress,
 ) -> Path:
     """Build as ``build_engine`` does, with the fewest layers in float16 that keep the drop of top-1 within a bound.
 
     The drop on the images of ``validation_data`` (one folder per class) is at most ``max_drop`` percentage points,
-    compared with the float32 model. ``precision`` is int8+fp16 or fp8+fp16. The record's ``exclude`` names the layers
-    kept, and a note in the manifest their cost. Plans are built once, for the model that meets the bound.
+    compared with the float32 model. ``precision`` is one whose other layers are float16. The record's ``exclude`` names
+    the layers kept, and a note in the manifest their cost. Plans are built once, for the model that meets the bound.
 
     Raises ProofError if no try meets the bound, InputError if an image of ``validation_data`` also calibrates, and the
     errors of ``build_engine``; ``output`` then stays as it was.
@@ -67,20 +68,21 @@ def build_within_drop(
     settings = settings or BuildSettings()
     dtype = quantized_type(precision)
     if dtype is None or float_type(precision) != "fp16":
-        raise UsageError("`max_drop` needs int8 or fp8 with fp16, because it keeps layers in float16")
+        raise UsageError(
+            "`max_drop` needs int8 or fp8 with fp16, int8-weights or int4, because it keeps layers in float16"
+        )
     images = choose_calibration(precision, calibration_data, settings)
-    assert images is not None  # the precision is quantised
     with new_bundle(Path(onnx), output, precision, settings) as bundle:
         on_progress("precision", 0, 1)
         search = _Search(
             bundle, dtype, images, list_labelled(Path(validation_data), bundle.model.contract), on_progress
         )
         folder, note = search.run(max_drop)
-        for name in (MODEL, CALIBRATION):
+        for name in (MODEL, CALIBRATION) if images is not None else (MODEL,):
             os.rename(folder / name, bundle.folder / name)
         bundle.notes.append(note)
         on_progress("precision", 1, 1)
-        finish_bundle(bundle, on_progress)
+        finish_bundle(bundle, on_progress, accept)
     return bundle.path
 
 
@@ -137,12 +139,13 @@ class _Search:
         self,
         bundle: UnfinishedBundle,
         dtype: QuantizedType,
-        images: CalibrationSet,
+        images: CalibrationSet | None,
         data: LabelledImages,
         on_progress: Progress,
     ) -> None:
-        shared = shared_images(image_hashes(data.files), images.sha256)
-        refuse_shared_images(shared, "also calibrates", SHARED_IMAGES_REMEDY)
+        if images is not None:
+            shared = shared_images(image_hashes(data.files), images.sha256)
+            refuse_shared_images(shared, "also calibrates", SHARED_IMAGES_REMEDY)
         # One calibration serves every try, also without a cache that outlives this build.
         cache = bundle.settings.calibration_cache or bundle.scratch / "calibration"
         self._settings = replace(bundle.settings, calibration_cache=cache)

@@ -9,7 +9,7 @@ from typing import get_args
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import UsageError, require_one_of, require_positive
 from alexnet_deploy.precision.settings import CalibrationSettings
-from alexnet_deploy.precision.types import QUANTIZED_TYPES, QuantizedType, method_for, quantized_type
+from alexnet_deploy.precision.types import QUANTIZED_TYPES, QuantizedType, is_weights_only, method_for, quantized_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ class StabilitySettings(CalibrationSettings):
     """Settings of ``measure_stability``; ``seed`` is the first of the seeds."""
 
     precision: Precision = "int8"
-    """A quantised precision."""
+    """int8 or fp8, with or without fp16."""
     seeds: int = 5
     """Number of draws of images to compare."""
     batch_sizes: tuple[int, ...] | None = None
@@ -50,8 +50,8 @@ class StabilitySettings(CalibrationSettings):
         CalibrationSettings.__post_init__(self)
         require_one_of(get_args(Precision), precision=self.precision)
         dtype = quantized_type(self.precision)
-        if dtype is None:
-            raise UsageError(f"`precision` {self.precision}: has no calibration to repeat; choose int8 or fp8")
+        if dtype is None or is_weights_only(dtype):
+            raise UsageError(f"`precision` {self.precision}: has no value ranges to compare; choose int8 or fp8")
         method_for(dtype, self.calibration_method)
         if self.seeds < 2:
             raise UsageError(f"`seeds` {self.seeds}: must be 2 or more; one calibration has no spread")

@@ -22,9 +22,8 @@ from alexnet_deploy.images.choose import CalibrationSet
 from alexnet_deploy.inference.predict import read_batches
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.precision.calibration_cache import CalibrationCache
-from alexnet_deploy.precision.convert import calibrate
+from alexnet_deploy.precision.convert import Quantiser, calibrate
 from alexnet_deploy.precision.float_model import FloatModel
-from alexnet_deploy.precision.qdq import insert_qdq
 from alexnet_deploy.precision.settings import CalibrationSettings
 from alexnet_deploy.precision.types import QuantizedType
 from alexnet_deploy.probabilities import kl_nats, predicted_classes
@@ -52,23 +51,16 @@ class Variants:
 
     def __init__(
         self,
-        graph: onnx.ModelProto,
-        nodes: Sequence[onnx.NodeProto],
-        threshold_by_tensor: dict[str, float],
-        dtype: QuantizedType,
+        quantiser: Quantiser,
         batches: Callable[[], Iterator[NDArray[np.uint8]]],
         targets: Sequence[int] | None,
         activation: Activation,
     ) -> None:
-        """``graph`` is float32 with named nodes, of which ``nodes`` can be quantised. ``batches`` starts a pass.
-
-        ``activation`` is that of the model's contract.
-        """
-        self.nodes = {node.name: node for node in nodes}
+        """``quantiser`` is that of a float32 model. ``batches`` starts a pass; ``activation`` is the contract's."""
+        self.nodes = {node.name: node for node in quantiser.nodes}
         """By name, in the order of the graph."""
-        self._graph = graph
-        self._threshold_by_tensor = threshold_by_tensor
-        self._dtype: QuantizedType = dtype
+        self._graph = graph = quantiser.model
+        self._quantiser = quantiser
         self._batches = batches
         self._output = graph.graph.output[0].name
         self._logits_NK = np.concatenate([values[self._output] for values in self._runs(graph, [self._output])])
@@ -97,7 +89,7 @@ class Variants:
                 body.append(twin)
         del model.graph.node[:]
         model.graph.node.extend(body)
-        self._quantise(model, {f"{name}/twin" for name in self.nodes})
+        self._quantiser.quantise(model, {f"{name}/twin" for name in self.nodes})
         errors = {name: ErrorSums() for name in self.nodes}
         for values in self._runs(model, [tensor for pair in pairs.values() for tensor in pair]):
             for name, (exact, rounded) in pairs.items():
@@ -107,7 +99,7 @@ class Variants:
     def effect(self, quantised: Collection[str]) -> Effect:
         """The effect of quantising the named nodes and no others."""
         model = copy.deepcopy(self._graph)
-        self._quantise(model, quantised)
+        self._quantiser.quantise(model, quantised)
         kl_N: list[NDArray[np.float64]] = []
         answer_N: list[NDArray[np.int64]] = []
         seen = 0
@@ -124,10 +116,6 @@ class Variants:
     def _top1_percent(self, answer_N: NDArray[np.int64]) -> float | None:
         return None if self._target_N is None else 100 * float((answer_N == self._target_N).mean())
 
-    def _quantise(self, model: onnx.ModelProto, names: Collection[str]) -> None:
-        nodes = [node for node in model.graph.node if node.name in names]
-        insert_qdq(model, nodes, self._threshold_by_tensor, self._dtype)
-
     def _runs(self, model: onnx.ModelProto, tensors: Sequence[str]) -> Iterator[dict[str, NDArray[np.float32]]]:
         run = TensorSession(model, tensors, source="a quantised variant of the model")
         yield from map(run, self._batches())
@@ -136,18 +124,21 @@ class Variants:
 def calibrate_variants(
     model: FloatModel,
     dtype: QuantizedType,
-    images: CalibrationSet,
+    images: CalibrationSet | None,
     settings: CalibrationSettings,
     files: Sequence[Path],
     targets: Sequence[int] | None = None,
     *,
     cache: CalibrationCache | None = None,
 ) -> Variants:
-    """Calibrate ``model`` with ``images``, for variants measured on ``files``; ``targets`` are their classes."""
-    graph, nodes, calibration = calibrate(
+    """Calibrate ``model`` with ``images``, for variants measured on ``files``; ``targets`` are their classes.
+
+    Without images, which weights alone do not need, these are rounded to nearest.
+    """
+    quantiser = calibrate(
         model.path,
         dtype=dtype,
-        batches=lambda: model.batches(images),
+        batches=None if images is None else lambda: model.batches(images),
         method=settings.calibration_method,
         exclude=settings.exclude,
         cache=cache,
@@ -157,5 +148,4 @@ def calibrate_variants(
     def batches() -> Iterator[NDArray[np.uint8]]:
         return (read.pixels_NHWC for read in read_batches(files, model.contract.preprocessing, batch=BATCH))
 
-    thresholds = calibration.threshold_by_tensor
-    return Variants(graph, nodes, thresholds, dtype, batches, targets, model.contract.activation)
+    return Variants(quantiser, batches, targets, model.contract.activation)

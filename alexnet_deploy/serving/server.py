@@ -57,8 +57,8 @@ def serve(
     """Serve until SIGTERM or SIGINT, then answer what has arrived, for at most ``drain_s``, and return.
 
     It listens at once, and calls ``on_loading``; it is ready, and calls ``on_ready``, when every model is loaded and
-    warm. A second signal ends it at once. Must be called in the main thread. If a load, a computation or the decoding of
-    an image does not end in time, nobody can end its thread: then the whole process ends here, with exit code 0.
+    warm. A second signal ends it at once. Must be called in the main thread. If a load, a computation or a decoder does
+    not end in time, nobody can end its thread: then the whole process ends here, with exit code 0.
 
     Raises UsageError, InputError and UnavailableError before it listens: an address without protection, a key file or
     certificate that cannot be used, a port in use; and the error of a model that cannot be loaded.

@@ -47,6 +47,8 @@ class Settings:
     certificate: Path | None = None
     key: Path | None = None
     access_log: bool = True
+    full_decode: bool = False
+    """Decode every photo in full, whatever the contracts of the engines say."""
 
     def __post_init__(self) -> None:
         require_positive(

@@ -141,7 +141,11 @@ class TestForm:
         assert contract_in(model, source="x") == contract
         assert contract.architecture == "net"
         assert contract.preprocessing == Preprocessing(
-            foreign.SIDE, foreign.SIDE, resize_to=foreign.SIDE * 256 // 224, mean=MEAN, std=STD
+            *(foreign.SIDE, foreign.SIDE),
+            resize_to=foreign.SIDE * 256 // 224,
+            mean=MEAN,
+            std=STD,
+            decoding="reduced-2x",
         )
         assert contract.labels == contract.class_ids == tuple("01234")
         names = [node.name for node in model.graph.node]

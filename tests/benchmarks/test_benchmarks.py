@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from PIL import Image
 
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.images.samples import parity_pixels
 from alexnet_deploy.model.checkpoint import Checkpoint
-from benchmarks import ablations, cold_start, end_to_end, engine_only, peers, render, rounds, scaling
+from benchmarks import ablations, cold_start, end_to_end, engine_only, peers, phone_photos, render, rounds, scaling
 from benchmarks.peers import for_ultralytics
 from benchmarks.rounds import Report, Row
 
@@ -146,6 +147,18 @@ def test_timed_counts_every_call_of_every_thread() -> None:
     assert min(calls.values()) > 0
     # The calls of 0.05 s out of 0.25 s are measured, the others are warm-up. A thread may start late, but not early.
     assert reading["images_per_s"] * 0.05 <= 10 * sum(calls.values())
+
+
+def test_photos_are_enlarged_to_the_size_of_a_phone_once(photos: Path, tmp_path: Path) -> None:
+    folder = phone_photos.enlarged(photos, tmp_path / "large", 0.5, 4)
+    made = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert len(made) == 4
+    for file in made:
+        with Image.open(file) as image:
+            assert (image.format, round(image.width * image.height / 1e6, 2)) == ("JPEG", 0.5)
+    (folder / "other.jpg").touch()
+    phone_photos.enlarged(photos, folder, 0.5, 4)
+    assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == made
 
 
 @pytest.mark.parametrize("way", ["ours", "decode", end_to_end.PLAIN, end_to_end.QUANTISED])

@@ -64,10 +64,17 @@ def test_the_default_place_names_model_and_precision(
 @pytest.mark.parametrize(
     ("precision", "options", "message"),
     [
-        ("fp16", {"exclude": "features.0"}, "`exclude` is for int8 and fp8; build with one of them, or leave it out"),
-        ("fp32", {"calibration_method": "max"}, "`calibration_method` is for int8 and fp8"),
-        ("fp32", {"calibration_data": Path("photos")}, "`calibration_data` is for int8 and fp8"),
-        ("int4", {}, "`precision` int4: unknown; choose one of fp32, fp16, int8"),
+        ("fp16", {"exclude": "features.0"}, "`exclude` is for quantised precisions; build with one of them, or"),
+        ("fp32", {"calibration_method": "max"}, "`calibration_method` is for quantised precisions"),
+        ("fp32", {"calibration_data": Path("photos")}, "`calibration_data` is for quantised precisions"),
+        ("int2", {}, "`precision` int2: unknown; choose one of fp32, fp16, int8"),
+        ("int4", {"calibration_method": "gptq"}, "`calibration_method` gptq: needs `calibration_data`; give both"),
+        (
+            "int4",
+            {"calibration_method": "max", "calibration_data": Path("photos")},
+            "`calibration_method` max: does not fit int4; choose one of gptq",
+        ),
+        ("int8", {"calibration_method": "gptq", "calibration_data": Path("photos")}, "gptq: does not fit int8; choose"),
         ("fp8+fp16", {}, "fp8 needs `calibration_data`: without the value ranges of real images"),
         ("fp32", {"calibration_images": -1}, "^`calibration_images` -1: must be 1 or more"),
         ("int8", {"calibration_method": "mean"}, "^`calibration_method` mean: unknown; choose one of max"),

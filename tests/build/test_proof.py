@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -11,6 +12,8 @@ import pytest
 from alexnet_deploy.build import proof
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.errors import ProofError, UsageError
+from alexnet_deploy.precision.convert import to_quantized
+from alexnet_deploy.precision.types import QuantizedType
 from tests.helpers.models.onnx_models import PRECISIONS, Graph, tiny_classifier
 from tests.helpers.models.plans import TENSORRT_11, asked_and_got, built, files_in
 
@@ -150,3 +153,50 @@ def test_the_inspectors_json() -> None:
         ("Conv", "int8", "int8"),
         ("Gemm", "fp16", "fp16"),
     ]
+
+
+class TestWeightsAlone:
+    @pytest.mark.parametrize("precision", ["int4", "int8-weights"])
+    def test_each_weight_is_in_the_plan_as_it_is_in_the_onnx(self, precision: QuantizedType, tmp_path: Path) -> None:
+        """Convolutions, blocks that are padded, and outputs of an odd number, which the builder pads."""
+        g = Graph()
+        x = g.node("Relu", g.node("Conv", "pixels", g.weight(8, 3, 3, 3), g.weight(8)))
+        x = g.node("Gemm", g.node("Flatten", x), g.weight(30, 288), g.weight(30), transB=1)
+        x = g.node("MatMul", g.node("Relu", x), g.weight(30, 5))
+        path = g.save(x, tmp_path / "m.onnx", ["N", 3, 8, 8])
+        to_quantized(path, tmp_path / "typed.onnx", precision=precision, batches=None)
+        (made,) = built(tmp_path / "typed.onnx", "sm89").plans
+        dense = ["MatMul", "MatMul"] if precision == "int4" else ["Gemm", "MatMul"]
+        first = "fp16" if precision == "int4" else precision
+        asked = [("Conv", first, first), *((op, precision, precision) for op in dense)]
+        assert asked_and_got(made.achieved) == asked
+        assert not proof.fallbacks(made.achieved)
+
+    @pytest.mark.parametrize(
+        ("kind", "count", "product", "got"),
+        [
+            ("int4", 640, "fp16", "int4"),
+            ("int4", 768, "fp16", "int4"),  # padded
+            ("int4", 639, "fp16", "fp16"),
+            ("fp16", 640, "fp16", "fp16"),
+            ("int8", 640, "fp16", "fp16"),
+            ("int4", 640, "fp32", "fp32"),
+        ],
+    )
+    def test_what_the_plan_must_hold(self, kind: str, count: int, product: str, got: str) -> None:
+        node = proof.ComputeNode("fc", "MatMul", "int4", 640, "dq")
+        layers = [
+            proof.EngineLayer("a", "kgen", frozenset({"dq"}), (), ((kind, count), ("fp16", 10))),
+            proof.EngineLayer("b", "gemm", frozenset({"fc"}), (product, "fp16"), (("fp16", 10),)),
+        ]
+        (layer,) = proof.achieved_precisions([node], layers)
+        assert (layer.asked, layer.got, layer.engine_layer) == ("int4", got, "b")
+        if got != "int4":
+            assert "the plan does not hold its weight in int4, or its product" in proof.describe_fallback(layer)
+
+    def test_fused_with_the_product(self) -> None:
+        layer = proof.EngineLayer("a", "gemm", frozenset({"dq", "fc"}), ("fp16",), (("int4", 640), ("fp16", 20)))
+        node = proof.ComputeNode("fc", "MatMul", "int4", 640, "dq")
+        assert asked_and_got(proof.achieved_precisions([node], [layer])) == [("MatMul", "int4", "int4")]
+        wide = replace(layer, inputs=("fp32",))
+        assert asked_and_got(proof.achieved_precisions([node], [wide])) == [("MatMul", "int4", "fp32")]

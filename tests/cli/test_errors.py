@@ -74,8 +74,12 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("build-engine --min-batch 0", 2, "--min-batch 0"),
         ("build-engine --int8", 2, "int8 needs --calibration-data"),
         ("build-engine --int8 --fp8", 2, "--int8 and --fp8 cannot be combined"),
+        ("build-engine --int4 --int8", 2, "--int8 and --int4 cannot be combined; choose one"),
+        ("build-engine --int4 --int8-weights", 2, "--int8-weights and --int4 cannot be combined; choose one"),
+        ("build-engine --int4 --calibration-method gptq", 2, "--calibration-method gptq: needs --calibration-data"),
+        ("diagnose --data photos --int4 --fp8", 2, "--fp8 and --int4 cannot be combined; choose one"),
         ("build-engine --stability", 2, "No such option: --stability"),
-        ("build-engine --fp16 --calibration-data photos", 2, "--calibration-data is for int8 and fp8"),
+        ("build-engine --fp16 --calibration-data photos", 2, "--calibration-data is for quantised precisions"),
         ("build-engine --int8 --calibration-data empty", 1, "empty: holds no image"),
         (
             "build-engine --int8 --calibration-data photos/val --output fewer",

@@ -18,7 +18,8 @@ from PIL import Image
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.evaluation.preprocessing import PreprocessingParity, VariantResult, run_variants, variants_of
-from alexnet_deploy.images.decode import load_pixels, open_rgb
+from alexnet_deploy.images.decode import load_pixels, open_photo
+from alexnet_deploy.images.photo import Photo
 from tests.helpers.command import Command
 from tests.helpers.runners import FakeRunner
 
@@ -96,7 +97,7 @@ def test_without_antialiasing_is_what_torch_does(width: int, height: int, size: 
     expected_HWC = whole_HWC[top : top + size[0], left : left + size[1]]
     variant = next(v for v in variants_of(pre) if v.name == "no antialias")
     # 0.5 for rounding; the weights are float32
-    np.testing.assert_allclose(variant.pixels(Path(), image, pre), expected_HWC, atol=0.51)
+    np.testing.assert_allclose(variant.pixels(Path(), Photo.in_full(image), pre), expected_HWC, atol=0.51)
 
 
 @pytest.mark.parametrize("pre", [STRETCH, CROP], ids=["stretch", "crop"])
@@ -129,7 +130,7 @@ def test_the_other_rule_and_the_other_filter_are_those_of_load_pixels(tmp_path: 
         ("shorter-side", stretch, CROP),
     ):
         variant = next(v for v in variants_of(pre) if v.name == name)
-        np.testing.assert_array_equal(variant.pixels(file, open_rgb(file), pre), load_pixels(file, meant))
+        np.testing.assert_array_equal(variant.pixels(file, open_photo(file, pre), pre), load_pixels(file, meant))
 
 
 def test_unreadable_files_are_left_out_and_targets_stay_in_step(tmp_path: Path) -> None:
@@ -150,7 +151,9 @@ def test_the_command(here: Path, command: Command) -> None:
     found = json.loads(run("--data", "photos/val", "--json").out)
     assert found.keys() == {field.name for field in dataclasses.fields(PreprocessingParity)}
     assert (found["images"], found["top1_percent"], found["unlabelled"]) == (6, 100, None)
-    assert [row["name"] for row in found["variants"]] == ["reduced decode", "bicubic", "no antialias", "shorter-side"]
+    assert [row["name"] for row in found["variants"]] == [
+        *("reduced-2x", "reduced-3x", "reduced-4x", "reduced decode", "bicubic", "no antialias", "shorter-side")
+    ]
     out = run("--data", "photos/val/n01_red", "--images", "2").out
     assert "reference: stretch to 8 x 8, bilinear, antialiased: 2 images" in out
     assert "no accuracy: " in out

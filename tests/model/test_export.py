@@ -20,6 +20,7 @@ from alexnet_deploy.model import export
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, PixelClassifier, get_architecture, initialise
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.model.export import RELATIVE_TOLERANCE, Parity, export_onnx
+from alexnet_deploy.model.torch_runner import TorchRunner
 from alexnet_deploy.onnx_graph import onnx_file
 
 LABELS = tuple(f"class {k}" for k in range(7))
@@ -201,8 +202,18 @@ def test_export_from_file_to_file(tiny_checkpoint: Checkpoint, tmp_path: Path) -
     stages: list[tuple[str, int, int]] = []
     path = export.export(str(weights), str(tmp_path / "out/tiny.onnx"), on_progress=lambda *at: stages.append(at))
     assert path == tmp_path / "out/tiny.onnx"
-    assert onnx_file.contract_in(onnx_file.load_onnx(path), source="x") == tiny_checkpoint.contract
+    # The checkpoint is of a version without rules of decoding; what is made now has the rule of now.
+    assert tiny_checkpoint.contract.preprocessing.decoding == "full"
+    contract = onnx_file.contract_in(onnx_file.load_onnx(path), source="x")
+    assert contract == tiny_checkpoint.contract.decoded("reduced-2x")
+    assert TorchRunner(weights).contract == contract
     assert stages == [("export", 0, 1), ("export", 1, 1)]
+
+
+def test_an_export_can_be_made_for_full_decoding(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+    weights = save_checkpoint(tiny_checkpoint, tmp_path / "tiny.safetensors")
+    path = export.export(weights, tmp_path / "tiny.onnx", full_decode=True)
+    assert onnx_file.contract_in(onnx_file.load_onnx(path), source="x") == tiny_checkpoint.contract
 
 
 def test_weights_of_another_tool_are_exported_with_their_labels(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:

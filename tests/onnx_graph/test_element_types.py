@@ -19,6 +19,7 @@ from tests.helpers.models.onnx_models import PRECISIONS, tiny_classifier
 
 X = np.linspace(-2, 2, 6, dtype=np.float32).reshape(2, 3)
 SCALES = {"s": np.float32(0.1), "z": np.int8(0)}
+HALF, INT4 = np.float16(0.1), np.eye(3).astype(ml_dtypes.int4)
 
 
 def product(body: str, kind: str = "float", **weights: Any) -> onnx.ModelProto:
@@ -47,6 +48,14 @@ def test_ours(precision: str, tmp_path: Path) -> None:
             "fp32",
         ),
         (
+            product("d = DequantizeLinear (v, s); y = MatMul (x, d)", "float16", v=np.eye(3, dtype=np.int8), s=HALF),
+            "int8-weights",
+        ),
+        (
+            product("d = DequantizeLinear (v, s); y = MatMul (x, d)", "float16", v=INT4, s=HALF),
+            "int4",
+        ),
+        (
             product(
                 "q = QuantizeLinear (x, s, z); a = DequantizeLinear (q, s, z); d = DequantizeLinear (v, s, z);"
                 "y = MatMul (a, d)",
@@ -66,7 +75,18 @@ def test_ours(precision: str, tmp_path: Path) -> None:
         ),
         (graph_model("(float[N,3] x) => (float[N,3] y)", "y = Relu (x)"), "fp32"),
     ],
-    ids=["float", "cast to half", "half", "an unused half", "weight alone", "Q/DQ", "QLinear", "no product"],
+    ids=[
+        "float",
+        "cast to half",
+        "half",
+        "an unused half",
+        "weight alone",
+        "int8 weight, half",
+        "int4 weight, half",
+        "Q/DQ",
+        "QLinear",
+        "no product",
+    ],
 )
 def test_by_what_the_products_read(model: onnx.ModelProto, expected: str) -> None:
     assert precision_in(model) == expected

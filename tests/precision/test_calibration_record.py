@@ -58,7 +58,7 @@ class TestReader:
         ("reason", "change"),
         [
             ("schema 1, but this version reads schema 2", lambda raw: raw.update(schema=1)),
-            ("Invalid enum value 'int4'", lambda raw: raw.update(precision="int4")),
+            ("Invalid enum value 'int2'", lambda raw: raw.update(precision="int2")),
             ("Invalid enum value 'luck'", lambda raw: raw.update(method="luck")),
             ("matching regex", lambda raw: raw.update(weights_sha256="AB" * 32)),
             ("matching regex", lambda raw: raw["files"][0].update(sha256="01")),

@@ -170,7 +170,12 @@ class TestRefused:
             ("fp16", {}, InputError, "net.onnx: is float16; give the float32 model"),
             ("fp32", {"exclude": "."}, InputError, "net.onnx: has no layer to quantise; check `exclude`"),
             ("fp32", {"batches": lambda: batches(31)}, InputError, r"the model fails on pixels \(4, 31, 31, 3\)"),
-            ("fp32", {"precision": "fp16"}, UsageError, "precision fp16: does not quantise; choose int8 or fp8"),
+            (
+                "fp32",
+                {"precision": "fp16"},
+                UsageError,
+                "precision fp16: does not quantise; choose int8, fp8, int8-weights or int4",
+            ),
         ],
     )
     def test_what_cannot_be_quantised(

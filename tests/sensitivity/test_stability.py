@@ -171,8 +171,9 @@ class TestSettings:
             ({"batch_sizes": (0, 1)}, "`batch_sizes` 0,1: must be numbers of 1 or more"),
             ({"batch_sizes": ()}, "`batch_sizes` : must be numbers of 1 or more"),
             ({"precision": "fp8", "calibration_method": "mse"}, "`calibration_method` mse: does not fit"),
-            ({"precision": "fp16"}, "`precision` fp16: has no calibration to repeat"),
-            ({"precision": "int4"}, "`precision` int4: unknown; choose one of fp32, fp16, int8"),
+            ({"precision": "fp16"}, "`precision` fp16: has no value ranges to compare"),
+            ({"precision": "int2"}, "`precision` int2: unknown; choose one of fp32, fp16, int8"),
+            ({"precision": "int4"}, "`precision` int4: has no value ranges to compare"),
         ],
     )
     def test_they_check_themselves(self, settings: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from collections import Counter
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_deploy.serving.engines.decoding import PixelBudget
+from alexnet_deploy.serving.engines.pixel_budget import PixelBudget
 from alexnet_deploy.serving.http.limits import MAX_HEADER_BYTES
 from alexnet_deploy.serving.protocol.messages import METHODS
 from tests.serving.running import PATIENCE_S, Response, Server, serving, start
@@ -208,20 +211,70 @@ def test_large_images_do_not_take_memory_in_every_thread(workplace: Path, photo:
         answers(server, photo)
 
 
-def test_the_budget_of_pixels_lets_small_images_pass_together_and_large_ones_in_turn() -> None:
-    budget, done = PixelBudget(), threading.Event()
-    budget.take(60, 100)
-    budget.take(40, 100)
-    with ThreadPoolExecutor(2) as pool:
-        large = pool.submit(budget.take, 500, 100)
+def test_a_small_photo_does_not_wait_for_large_ones(workplace: Path, photo: bytes) -> None:
+    stream = io.BytesIO()
+    Image.new("L", (7000, 7000)).save(stream, "PNG")
+    with serving(workplace, "exact", "--workers", 2) as server, ThreadPoolExecutor(8) as pool:
+        large = [pool.submit(server.ask, "POST", "/classify", stream.getvalue()) for _ in range(8)]
+        while not server.metric("queue_images"):
+            assert not any(job.done() for job in large)
+        answers(server, photo)
+        assert not all(job.done() for job in large)
+        assert [job.result().json()[0]["error"] for job in large] == [None] * 8
+
+
+def test_large_images_take_turns_as_they_came() -> None:
+    async def body() -> None:
+        budget = PixelBudget(pixels=100, images=2)
+        await budget.take(60)
+        await budget.take(40)
+        third, fourth = (asyncio.create_task(budget.take(pixels)) for pixels in (500, 1))
+        leaving = asyncio.create_task(budget.take(1))
+        await asyncio.sleep(0)
+        leaving.cancel()
         budget.give_back(60)
-        assert not large.done()
+        await asyncio.sleep(0)
+        assert not third.done(), "it waits until it is alone"
+        assert not fourth.done(), "it does not overtake"
         budget.give_back(40)
-        large.result(PATIENCE_S)
-        small = pool.submit(lambda: (budget.take(1, 100), done.set()))
-        assert not done.is_set()
+        await third
+        assert not fourth.done()
         budget.give_back(500)
-        small.result(PATIENCE_S)
+        await fourth
+        budget.give_back(1)
+        await budget.take(500)  # nothing is held any more
+
+    asyncio.run(asyncio.wait_for(body(), PATIENCE_S))
+
+
+@given(st.lists(st.tuples(st.integers(1, 150), st.booleans()), max_size=10), st.integers(1, 3))
+def test_nothing_of_the_budget_is_lost_by_those_who_leave(calls: list[tuple[int, bool]], images: int) -> None:
+    async def body() -> None:
+        budget = PixelBudget(pixels=100, images=images)
+        used: list[int] = []
+
+        async def decode(pixels: int) -> None:
+            await budget.take(pixels)
+            used.append(pixels)
+            assert len(used) == 1 or (sum(used) <= 100 and len(used) <= images)
+            try:
+                await asyncio.sleep(0)
+            finally:
+                used.remove(pixels)
+                budget.give_back(pixels)
+
+        await budget.take(1)
+        jobs = [asyncio.create_task(decode(pixels)) for pixels, _ in calls]
+        await asyncio.sleep(0)
+        budget.give_back(1)  # the first ones have their turn, and some of them leave before they know
+        for job, (_, leaves) in zip(jobs, calls, strict=True):
+            if leaves:
+                job.cancel()
+        ended = await asyncio.gather(*jobs, return_exceptions=True)
+        assert [each for each, (_, leaves) in zip(ended, calls, strict=True) if each is not None and not leaves] == []
+        await budget.take(1000)
+
+    asyncio.run(asyncio.wait_for(body(), 10))
 
 
 def test_a_client_that_leaves_frees_its_place(limited: Server, large_image: bytes, photo: bytes) -> None:

@@ -139,6 +139,7 @@ def preprocessing_parity(
     images: opt.ImageCount = None,
     runtime: opt.Runtime = "auto",
     threads: opt.Threads = None,
+    full_decode: opt.FullDecode = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
@@ -150,7 +151,10 @@ def preprocessing_parity(
     with needs("measure"):
         from alexnet_deploy.evaluation.preprocessing import preprocessing_parity as measured
 
-    with running(engine, store, runtime, threads, import_options) as opened, reporting() as report:
+    with (
+        running(engine, store, runtime, threads, import_options, full_decode=full_decode) as opened,
+        reporting() as report,
+    ):
         found = measured(opened, data, images=images, on_progress=report)
     if found.unlabelled is not None:
         found = dataclasses.replace(found, unlabelled=in_flags(found.unlabelled))
@@ -167,20 +171,28 @@ def _print_variants(found: PreprocessingParity) -> None:
     rule = pre.resize if pre.resize_to is None else f"{pre.resize} {pre.resize_to}"
     labelled = found.top1_percent is not None
     accuracy = f", top-1 {found.top1_percent:.2f} %" if labelled else ""
+    decoding = "" if pre.decoded_side is None else f", large JPEGs decoded to {pre.decoded_side} or more"
     print_line(
-        f"reference: {rule} to {pre.width} x {pre.height}, {pre.interpolation}, antialiased: {found.images} images"
+        f"reference: {rule} to {pre.width} x {pre.height}, {pre.interpolation}, antialiased{decoding}: "
+        f"{found.images} images"
         f"{accuracy}, largest logit {found.largest_logit:.1f}"
     )
     grid = table(
         *("variant", ">answers changed", ">%", *([">top-1 points (95 %)"] if labelled else [])),
-        *(">max logit change", ">mean pixel change", ">images touched", "differs in"),
+        *(">max logit change", ">mean pixel change", ">max", ">images touched", "differs in"),
     )
     for row in found.variants:
         cells = [row.name, str(row.changed), f"{100 * row.changed / found.images:.2f}"]
         if row.top1_points is not None and row.points_interval is not None:
             low, high = row.points_interval.low, row.points_interval.high
             cells.append(f"{row.top1_points:+.2f} ({low:+.2f}..{high:+.2f})")
-        cells += [f"{row.max_logit_change:.2f}", f"{row.mean_abs_pixel:.2f}", str(row.touched), row.differs]
+        cells += [
+            f"{row.max_logit_change:.2f}",
+            f"{row.mean_abs_pixel:.2f}",
+            str(row.max_pixel),
+            str(row.touched),
+            row.differs,
+        ]
         add_row(grid, cells)
     out.print(grid)
     if found.unlabelled is not None:

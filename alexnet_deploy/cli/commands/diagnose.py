@@ -1,4 +1,4 @@
-"""``diagnose`` and ``calibration-stability``: what int8 and fp8 cost, and how much that depends on the calibration."""
+"""``diagnose`` and ``calibration-stability``: what quantising costs, and how much that depends on the calibration."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def diagnose(
     images: Annotated[int, typer.Option(help="Number of images to diagnose on.")] = _DIAGNOSE.images,
     int8: opt.Int8 = False,
     fp8: opt.Fp8 = False,
+    int8_weights: opt.Int8Weights = False,
+    int4: opt.Int4 = False,
     calibration_data: Annotated[
         Path | None, typer.Option(help="Folder of calibration images.  [default: other images of --data]")
     ] = None,
@@ -60,7 +62,8 @@ def diagnose(
         from alexnet_deploy.sensitivity.layers import diagnose
     refuse_bundle(onnx, opt.STORE)
     settings = DiagnoseSettings(
-        precision=opt.quantized_type_of(int8=int8, fp8=fp8),
+        precision=opt.quantized_type_of(int8=int8, fp8=fp8, int8_weights=int8_weights, int4=int4)
+        or _DIAGNOSE.precision,
         images=images,
         calibration_data=calibration_data,
         calibration_images=calibration_images,

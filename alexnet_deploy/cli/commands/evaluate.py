@@ -17,6 +17,7 @@ from alexnet_deploy.cli.terminal import note_written, out, reporting
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError, printable, require_positive
 from alexnet_deploy.files import check_file
+from alexnet_deploy.precision.types import quantized_type
 from alexnet_deploy.report.settings import GALLERY_IMAGES
 from alexnet_deploy.runtime.select import Runtime
 
@@ -52,6 +53,7 @@ def evaluate(
     gallery_images: Annotated[int, typer.Option(help="Maximum number of pictures per engine.")] = GALLERY_IMAGES,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Measure the time of one image.")] = True,
     allow_calibration_images: opt.AllowCalibrationImages = False,
+    full_decode: opt.FullDecode = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
@@ -86,6 +88,7 @@ def evaluate(
             runtimes=runtimes,
             threads=threads,
             import_options=import_options,
+            full_decode=full_decode,
             allow_calibration_images=allow_calibration_images,
             latency_s=LATENCY_S if latency else None,
             min_engines=1 if max_drop is None and gallery is None else 2,
@@ -186,7 +189,7 @@ def _remarks(found: Evaluation) -> Iterator[str]:
         if result.calibration_images:
             count = result.calibration_images
             yield f"{result.name}: {count} of these images calibrated it, so its accuracy is too high"
-        elif result.calibration_images is None and result.precision.startswith(("int8", "fp8")):
+        elif result.calibration_images is None and quantized_type(result.precision) is not None:
             yield f"{result.name}: no record shows whether these images calibrated it"
         if result.temperature_images:
             yield (

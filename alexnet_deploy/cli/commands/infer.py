@@ -107,6 +107,7 @@ def infer(
         bool,
         typer.Option("--verify/--no-verify", help="Try the engine and the runtime on the sample photos, once."),
     ] = True,
+    full_decode: opt.FullDecode = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -129,7 +130,7 @@ def infer(
             lambda: find_sources(named, from_file=from_file, shard=part, allow_http=allow_http),
             output, ray, format_=format_, watch=watch, part_size=part_size, resume=resume, overwrite=overwrite,
             compute={"runtime": runtime, "threads": threads, "workers": workers, "batch": batch, "top_k": top_k,
-                     "threshold": threshold, "verify": verify},
+                     "threshold": threshold, "verify": verify, "full_decode": full_decode},
             engine=engine, store=store, import_options=import_options, shaping={"shard": part},
         )  # fmt: skip
         _exit_if_failed(failed, rows)
@@ -144,7 +145,10 @@ def infer(
             rounds = _watched(watch, stop, part)
         else:
             rounds = iter([find_sources(named, from_file=from_file, shard=part, allow_http=allow_http)])
-        with running(engine, store, runtime, threads, import_options, verify=verify) as opened, image_bars() as bars:
+        with (
+            running(engine, store, runtime, threads, import_options, verify=verify, full_decode=full_decode) as opened,
+            image_bars() as bars,
+        ):
 
             def classify(found: Iterator[Path | Source]) -> Iterator[Prediction]:
                 return predict(opened, found, top_k=top_k, threshold=threshold, batch=batch, workers=workers)

@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -73,12 +74,22 @@ def inspect(engine: opt.Bundle, store: opt.Store = opt.STORE, json_: opt.Json = 
         _print_temperature(directory, manifest)
 
 
-def print_bundle(directory: Path, manifest: Manifest, *, as_json: bool, layers: bool = False) -> None:
-    """Print one bundle: its files and plans, and the achieved precision in short or layer by layer."""
+def print_bundle(
+    directory: Path,
+    manifest: Manifest,
+    *,
+    as_json: bool,
+    layers: bool = False,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Print one bundle: its files and plans, and the achieved precision in short or layer by layer.
+
+    ``more`` is added to its JSON.
+    """
     files, unlisted = load_manifest(directory)[1], unlisted_files(directory)
     if as_json:
         raw = dataclasses.asdict(manifest) | {"contract": json.loads(manifest.contract.to_json())}
-        print_json({"bundle": directory, "files": files, "unlisted": unlisted} | raw)
+        print_json({"bundle": directory, "files": files, "unlisted": unlisted} | raw | dict(more))
         return
     profile = manifest.batch
     print_line(

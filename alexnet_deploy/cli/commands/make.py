@@ -45,6 +45,7 @@ def export(
     parity_images: Annotated[
         Path | None, typer.Option(help="Folder of images for the proof of parity.  [default: the sample photos]")
     ] = None,
+    full_decode: opt.FullDecode = False,
     json_: opt.Json = False,
 ) -> None:
     """Export a checkpoint to ONNX, with proof of parity.
@@ -63,6 +64,7 @@ def export(
             ema=ema,
             allow_http=allow_http,
             parity_images=parity_images,
+            full_decode=full_decode,
             on_progress=report,
         )
     contract, parity = exported.contract, exported.parity
@@ -95,8 +97,10 @@ def build_engine(
     fp16: opt.Fp16 = False,
     int8: opt.Int8 = False,
     fp8: opt.Fp8 = False,
+    int8_weights: opt.Int8Weights = False,
+    int4: opt.Int4 = False,
     calibration_data: Annotated[
-        Path | None, typer.Option(help="Folder of images like those of production, for int8 and fp8.")
+        Path | None, typer.Option(help="Folder of images like those of production, to quantise by.")
     ] = None,
     calibration_images: opt.CalibrationImages = _DEFAULTS.calibration_images,
     calibration_method: opt.CalibrationMethod = None,
@@ -136,6 +140,11 @@ def build_engine(
         list[str] | None,
         typer.Option(metavar="REGEX", help="Nodes that need not get their precision.  [repeatable]"),
     ] = None,
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Least speed on this machine, as a multiple of the float32 model's; else fail."),
+    ] = None,
+    full_decode: opt.FullDecode = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
@@ -147,9 +156,12 @@ def build_engine(
     if (max_drop is None) != (validation_data is None):
         raise UsageError("`max_drop` is measured on `validation_data`: give both, or neither")
     # The layers that --max-drop keeps are float16.
-    precision = opt.precision_of(fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8)
+    precision = opt.precision_of(
+        fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8, int8_weights=int8_weights, int4=int4
+    )
     from alexnet_deploy.build.engine import build_engine, default_output
     from alexnet_deploy.precision.calibration_cache import default_folder
+    from alexnet_deploy.profiling.speedup import SpeedCheck
 
     settings = BuildSettings(
         calibration_images=calibration_images,
@@ -162,7 +174,9 @@ def build_engine(
         verify_images=verify_images,
         allow_fallback=tuple(allow_fallback or ()),
         import_options=import_options,
+        full_decode=full_decode,
     )
+    speed = SpeedCheck(precision, min_speedup)
     build: Callable[..., Path] = build_engine
     if max_drop is not None and validation_data is not None:
         with needs("cpu"):
@@ -175,6 +189,10 @@ def build_engine(
             precision=precision,
             calibration_data=calibration_data,
             settings=settings,
+            accept=speed,
             on_progress=report,
         )
-    print_bundle(bundle, load_manifest(bundle)[0], as_json=json_)
+    print_bundle(bundle, load_manifest(bundle)[0], as_json=json_, more={"speed": speed.to_dict()})
+    if not json_:
+        for line in speed.describe():
+            note(in_flags(line))

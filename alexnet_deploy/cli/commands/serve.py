@@ -80,6 +80,7 @@ def serve(
     access_log: Annotated[
         bool, typer.Option("--access-log/--no-access-log", help="A line of JSON per request on the standard output.")
     ] = True,
+    full_decode: opt.FullDecode = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -114,6 +115,7 @@ def serve(
         certificate=certificate,
         key=key,
         access_log=access_log,
+        full_decode=full_decode,
     )
     with needs("serve"):
         from alexnet_deploy.serving.engines.models import find_sources

@@ -85,12 +85,22 @@ class TooManyPixelsError(Image.DecompressionBombError):
 _before_decoding: ContextVar[Callable[[int], None] | None] = ContextVar("before_decoding", default=None)
 
 
-def require_size(width: int, height: int, max_pixels: int) -> None:
-    """TooManyPixelsError for an image above ``max_pixels``, to be called before anything of it is decoded."""
+def refuse_size(width: int, height: int, max_pixels: int) -> None:
+    """TooManyPixelsError for an image above ``max_pixels``."""
     if width * height > max_pixels:
         raise TooManyPixelsError(f"has {width} x {height} pixels, above the limit of {max_pixels}; scale it down first")
+
+
+def require_size(width: int, height: int, max_pixels: int) -> None:
+    """``refuse_size`` and ``announce`` for an image that is decoded in full, before anything of it is decoded."""
+    refuse_size(width, height, max_pixels)
+    announce(width * height)
+
+
+def announce(pixels: int) -> None:
+    """Tell the call of ``before_decoding`` for how many pixels memory will be taken."""
     if (call := _before_decoding.get()) is not None:
-        call(width * height)
+        call(pixels)
 
 
 @contextmanager

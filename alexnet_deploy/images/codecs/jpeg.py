@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from alexnet_deploy.images.codecs.formats import require_size
+from alexnet_deploy.images.codecs.formats import announce, refuse_size
 
 _IS_MARKER = np.array([0 < second < 0xFF for second in range(256)])
 """Second bytes of markers; 0 stands for a stuffed 0xFF in the data of a scan."""
@@ -46,19 +47,38 @@ class _Layout:
         return self.kind == 0xC2
 
 
-def open_jpeg(content: bytes, max_pixels: int) -> Image.Image:
-    """The image, decoded in full (as stored, upright or not); any exception if ``content`` is not a whole JPEG.
+class Jpeg(NamedTuple):
+    """A JPEG's picture as stored, upright or not."""
 
-    TooManyPixelsError, before anything is decoded, above ``max_pixels``.
+    image: Image.Image
+    size: tuple[int, int]
+    """Width and height by its header."""
+    scale: int
+    """``image`` has ``size`` divided by this; the last column and row may reach beyond the picture."""
+
+
+def open_jpeg(content: bytes, max_pixels: int, min_side: int | None = None) -> Jpeg:
+    """The picture of a JPEG; any exception if ``content`` is not a whole one.
+
+    It is decoded in full, or with ``min_side`` at 1/2, 1/4 or 1/8: the smallest that leaves the shorter side at least
+    ``min_side`` pixels. TooManyPixelsError, before anything is decoded, if it has more than ``max_pixels`` in full.
     """
     image = Image.open(BytesIO(content), formats=("JPEG",))
-    require_size(*image.size, max_pixels)
+    size, scale = image.size, 1
+    refuse_size(*size, max_pixels)
     layout = _layout(content)
     # Others are left to libjpeg: its arithmetic decoder cannot wait for data, and lossless files are no photos.
     if layout.kind in (0xC0, 0xC1, 0xC2) and layout.ends:
         assert isinstance(image, ImageFile.ImageFile)
+        if min_side is not None and min(size) >= 2 * min_side:
+            image.draft(None, (min_side, min_side))
+            (scale, _) = image.decoderconfig
+        # Several scans are collected in memory as coefficients of the whole picture, whatever its scale.
+        announce(size[0] * size[1] if layout.bits else image.width * image.height)
         _decode(image, content, layout)
-    return image
+    else:
+        announce(size[0] * size[1])
+    return Jpeg(image, size, scale)
 
 
 def _next_marker(content: bytes, at: int, kinds: NDArray[np.bool_] = _IS_MARKER) -> int:

@@ -102,8 +102,8 @@ def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPage:
         ) from exc
     if _DNG_VERSION in page.tag_v2 or (page.tag_v2.get(_SUBFILE, 0) & 1 and _SUB_IFDS in page.tag_v2):
         raise UnsupportedFormatError(f"is a camera RAW file, whose first page is a preview; {RAW_ADVICE}")
-    tile = (int(np.max(page.tag_v2.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH))
-    require_size(*(max(sides) for sides in zip(page.size, tile, strict=True)), max_pixels)
+    tile_width, tile_height = (int(np.max(page.tag_v2.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH))
+    require_size(max(page.width, tile_width), max(page.height, tile_height), max_pixels)
     return page
 
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError, one_line
+from alexnet_deploy.inference.journal import ADDED_SETTINGS
 from alexnet_deploy.inference.parquet import SCHEMA
 from alexnet_deploy.inference.ray.folders import Folder
 from alexnet_deploy.inference.ray.parts import Part
@@ -134,10 +135,10 @@ def _refuse_difference(folder: Folder, old: RunRecord, new: RunRecord) -> None:
             "discard its rows with `overwrite`"
         )
 
-    keys = {**old.settings, **new.settings}
-    for key in keys:
-        if old.settings.get(key) != new.settings.get(key):
-            raise refuse(key, old.settings.get(key), new.settings.get(key))
+    before, now = (ADDED_SETTINGS | record.settings for record in (old, new))
+    for key in before | now:
+        if before.get(key) != now.get(key):
+            raise refuse(key, before.get(key), now.get(key))
     for key in ("images", "part_size"):
         if getattr(old, key) != getattr(new, key):
             raise refuse(key, getattr(old, key), getattr(new, key))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from alexnet_deploy import __version__
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.bundle.decoding import decode_in_full
 from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.errors import InputError, UnavailableError, one_line, require_positive
 from alexnet_deploy.images.sources import Source
@@ -37,7 +38,7 @@ _GPU_RUNTIMES = ("tensorrt", "onnxruntime-cuda")
 
 @dataclass(frozen=True, slots=True)
 class RaySettings:
-    """How a run on Ray computes; nothing in it but ``top_k`` and ``threshold`` changes a row."""
+    """How a run on Ray computes; only ``top_k``, ``threshold`` and ``full_decode`` change a row."""
 
     address: str
     """``HOST:PORT`` of the cluster's head, or ``local`` for all cores of this machine."""
@@ -52,6 +53,7 @@ class RaySettings:
     threshold: float | None = None
     part_size: int = PART_SIZE
     verify: bool = True
+    full_decode: bool = False
     quiet: bool = True
     """Keep Ray's own log from the terminal."""
 
@@ -103,6 +105,8 @@ def predict_on_ray(
     with resolve_engine(
         None if engine is None else str(engine), Path(store), import_options, verify=settings.verify
     ) as found:
+        if settings.full_decode:
+            found = decode_in_full(found)
         require_batch(settings.batch, found.contract.preprocessing)
         plain = settings_of(found.onnx_path, found.contract)
         options = {"top_k": min(settings.top_k, len(found.contract.labels)), "threshold": settings.threshold}
@@ -151,7 +155,7 @@ def _compute(
         _log.info("%d workers of %d cores on %d machines", workers.count, workers.cpus, workers.machines)
         worker_settings = WorkerSettings(
             __version__, plain, settings.runtime, settings.threads or workers.cpus, settings.workers or workers.cpus,
-            settings.top_k, settings.threshold, settings.batch, settings.verify,
+            settings.top_k, settings.threshold, settings.batch, settings.verify, settings.full_decode,
         )  # fmt: skip
         # Closed before Ray is left: its executor would still talk to a cluster that has gone, which ends the process.
         with closing(answers(list(todo.values()), worker_settings, files, workers)) as found:

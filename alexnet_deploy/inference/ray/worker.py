@@ -38,6 +38,7 @@ class WorkerSettings:
     threshold: float | None
     batch: int
     verify: bool
+    full_decode: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class PartWorker:
             runtime=settings.runtime,
             threads=settings.threads,
             verify=settings.verify,
+            full_decode=settings.full_decode,
         )
         weakref.finalize(self, self._engine.close)
         if settings_of(self._engine.onnx_path, self._engine.contract) != settings.engine:

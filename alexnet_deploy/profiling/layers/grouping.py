@@ -57,9 +57,9 @@ class LayerKernels:
         layers = dict.fromkeys(map(self.costs.layer, inside))
         return tuple(layer for layer in layers if layer != self.layer)
 
-    def moved_bytes(self, element_bytes: Mapping[str, int]) -> int | None:
+    def moved_bytes(self, element_bytes: Mapping[str, float]) -> int | None:
         """Read and written in one call; None if the nodes or types of a kernel are unknown, or no data need move."""
-        total = 0
+        total = 0.0
         for kernel, nodes in self.kernels:
             sizes = [element_bytes.get(kind) for kind in (kernel.input_type, kernel.weight_type, kernel.output_type)]
             if None in sizes or {self.costs.nodes[name].op_type for name in nodes} <= _VIEWS:
@@ -67,7 +67,7 @@ class LayerKernels:
             counts = self.costs.elements(nodes)
             read, constant, written = (size or 0 for size in sizes)
             total += counts.inputs * read + counts.weights * constant + counts.outputs * written
-        return total
+        return int(total)
 
 
 def group_kernels(times: KernelTimes, costs: Costs) -> list[LayerKernels]:

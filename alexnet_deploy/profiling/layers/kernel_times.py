@@ -12,8 +12,8 @@ from dataclasses import dataclass
 WARM_UP_CALLS = 10
 """Calls before those that count: the first ones allocate memory and choose kernels."""
 CALLS = 60
-ELEMENT_BYTES = {
-    "fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8,
+ELEMENT_BYTES: dict[str, float] = {
+    "fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1, "int8": 1, "uint8": 1, "bool": 1, "int32": 4, "int64": 8, "int4": 0.5,
 }  # fmt: skip
 
 

@@ -14,7 +14,11 @@ from alexnet_deploy.errors import InputError
 from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
 from alexnet_deploy.runtime.openvino_runner import DESCRIPTION, compiled_model, reason
 
-_TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64"}
+_TYPES = {
+    "f32": "fp32", "f16": "fp16", "bf16": "bf16", "u8": "uint8", "i8": "int8", "i32": "int32", "i64": "int64",
+    "i4": "int4",
+}  # fmt: skip
+_FLOATS = ("fp32", "fp16", "bf16")
 _MULTIPLIES = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _NO_KERNELS = ("Parameter", "Result", "Constant")
 _SAMPLE_CALLS = 10
@@ -80,6 +84,8 @@ def _kernel(op: Any, us: tuple[float, ...]) -> Kernel:
     precision = _type(info["runtimePrecision"])
     if info["layerType"] in _MULTIPLIES and precision == "uint8":
         precision = "int8"
+    if info["layerType"] in _MULTIPLIES and types and types[0] in _FLOATS:
+        precision = types[0]  # it reports the type of a weight that alone is quantised
     return Kernel(
         name=op.get_friendly_name(),
         op=info["layerType"],

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import threading
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,11 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, printable
 from alexnet_deploy.images.codecs.formats import before_decoding
-from alexnet_deploy.images.decode import open_rgb, to_pixels
+from alexnet_deploy.images.decode import open_photo, to_pixels
+from alexnet_deploy.serving.engines.pixel_budget import PixelBudget
+from alexnet_deploy.serving.engines.priority import after_the_loop
 
+T = TypeVar("T")
 # Legend: N image, H height, W width, C channel (RGB)
 
 
@@ -29,49 +31,10 @@ class EncodedImage:
     content: bytes
 
 
-class PixelBudget:
-    """Images are decoded at the same time while their pixels together stay within a limit; one alone always is.
-
-    A file of 38 bytes can hold the largest image allowed, and takes up to 24 bytes per pixel while it is decoded. First
-    come, first served: a large image is not overtaken for ever by small ones.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
-        self._used = 0
-
-    def take(self, pixels: int, limit: int) -> None:
-        """Wait until ``pixels`` more stay within ``limit``, or are alone; the caller must give them back."""
-        with self._changed:
-            if self._waiting or not self._fits(pixels, limit):
-                place = object()
-                self._waiting.append(place)
-                try:
-                    self._changed.wait_for(lambda: self._waiting[0] is place and self._fits(pixels, limit))
-                finally:
-                    self._waiting.remove(place)
-                    self._changed.notify_all()
-            self._used += pixels
-
-    def give_back(self, pixels: int) -> None:
-        """What ``take`` took."""
-        with self._changed:
-            self._used -= pixels
-            if self._waiting:
-                self._changed.notify_all()
-
-    def _fits(self, pixels: int, limit: int) -> bool:
-        return not self._used or self._used + pixels <= limit
-
-
 _LARGE = 4_000_000
-"""Pixels above which the memory of an image is returned to the system at once; that of smaller ones is used again."""
+"""Pixels above which an image waits for its turn, and its memory is returned to the system at once."""
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 """Of glibc, which otherwise keeps what was freed, for each thread apart: 14 bytes per pixel of its largest image."""
-
-_BUDGET = PixelBudget()
-"""One for all engines: they share the memory of the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,38 +45,78 @@ class Decoded:
     errors: tuple[str | None, ...]
 
 
-async def decode(images: Sequence[EncodedImage], pre: Preprocessing, pool: Executor, max_pixels: int) -> Decoded:
-    """Decode in ``pool``; what has not begun when the caller is cancelled, never begins."""
-    loop = asyncio.get_running_loop()
-    jobs = [loop.run_in_executor(pool, _decode, image, pre, max_pixels) for image in images]
-    results = await asyncio.gather(*jobs)
-    pixels = [result for result in results if not isinstance(result, str)]
-    if not pixels:
-        joined = np.empty((0, pre.height, pre.width, 3), np.uint8)
-    else:
-        joined = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
-    return Decoded(joined, tuple(result if isinstance(result, str) else None for result in results))
+class Decoder:
+    """The threads that decode, for all engines, which share the memory of the process.
+
+    Large images leave one thread to the others, where there are several.
+    """
+
+    def __init__(self, threads: int, max_pixels: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, "decode", initializer=after_the_loop)
+        self._max_pixels = max_pixels
+        self._large = PixelBudget(max_pixels, max(1, threads - 1))
+
+    async def decode(self, images: Sequence[EncodedImage], pre: Preprocessing) -> Decoded:
+        """Decode ``images``; what has not begun when the caller is cancelled, never begins."""
+        results = await asyncio.gather(*(self._decode(image, pre) for image in images))
+        pixels = [result for result in results if not isinstance(result, str)]
+        if not pixels:
+            joined = np.empty((0, pre.height, pre.width, 3), np.uint8)
+        else:
+            joined = pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels)
+        return Decoded(joined, tuple(result if isinstance(result, str) else None for result in results))
+
+    async def run(self, call: Callable[..., T], *arguments: Any) -> T:
+        """``call`` in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+
+    async def close(self) -> None:
+        """Wait for the images that are being decoded, of clients that have left, and end the threads."""
+        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)
+
+    async def _decode(self, image: EncodedImage, pre: Preprocessing) -> NDArray[np.uint8] | str:
+        """The pixels, or one line with the reason that there are none."""
+        result = await self.run(_decode, image, pre, self._max_pixels, _LARGE)
+        while isinstance(result, _HasToWait):
+            result = await self._decode_large(image, pre, result.pixels)
+        return result
+
+    async def _decode_large(self, image: EncodedImage, pre: Preprocessing, pixels: int) -> _Result:
+        await self._large.take(pixels)
+        loop = asyncio.get_running_loop()
+        job = self._pool.submit(_decode, image, pre, self._max_pixels, pixels)
+        # Not when we are cancelled: the thread goes on, and so does its use of memory.
+        job.add_done_callback(lambda _: loop.call_soon_threadsafe(self._large.give_back, pixels))
+        return await asyncio.wrap_future(job)
 
 
-def _decode(image: EncodedImage, pre: Preprocessing, max_pixels: int) -> NDArray[np.uint8] | str:
-    """The pixels, or one line with the reason that there are none."""
-    name = printable(image.name)
-    taken = 0
+class _HasToWait(Exception):
+    """The image has more pixels than may be decoded without asking."""
 
-    def take(pixels: int) -> None:
-        nonlocal taken
-        if pixels > taken:  # nobody waits while holding some: two who do would wait for each other
-            held, taken = taken, 0
-            _BUDGET.give_back(held)
-            _BUDGET.take(pixels, max_pixels)
-            taken = pixels
+    def __init__(self, pixels: int) -> None:
+        super().__init__(pixels)
+        self.pixels = pixels
+
+
+_Result = NDArray[np.uint8] | str | _HasToWait
+
+
+def _decode(image: EncodedImage, pre: Preprocessing, max_pixels: int, at_once: int) -> _Result:
+    """The pixels, one line with the reason that there are none, or that there are more than ``at_once``."""
+    most = 0
+
+    def check(pixels: int) -> None:
+        nonlocal most
+        if pixels > at_once:
+            raise _HasToWait(pixels)
+        most = max(most, pixels)
 
     try:
-        with before_decoding(take):
-            return to_pixels(open_rgb(image.content, name=name, max_pixels=max_pixels), pre)
+        with before_decoding(check):
+            photo = open_photo(image.content, pre, name=printable(image.name), max_pixels=max_pixels)
+            return to_pixels(photo, pre)
     except InputError as exc:
-        return str(exc)
+        return exc.__cause__ if isinstance(exc.__cause__, _HasToWait) else str(exc)
     finally:
-        if taken > _LARGE and _trim is not None:
+        if most > _LARGE and _trim is not None:
             _trim(0)
-        _BUDGET.give_back(taken)

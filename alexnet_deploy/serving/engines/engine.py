@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.probabilities import finite_rows
 from alexnet_deploy.serving.engines.batcher import Batcher, Computed
-from alexnet_deploy.serving.engines.decoding import EncodedImage, decode
+from alexnet_deploy.serving.engines.decoding import Decoder, EncodedImage
 from alexnet_deploy.serving.engines.instances import Instances
 from alexnet_deploy.serving.metrics import ModelMetrics
 from alexnet_deploy.serving.refusals import BadRequestError, DeadlineError, TooLargeError
@@ -61,9 +60,9 @@ class ServedEngine:
     """One version of one engine, from its warm-up until the last request that uses it has ended."""
 
     def __init__(
-        self, name: str, loaded: LoadedEngine, settings: Settings, pool: Executor, metrics: ModelMetrics
+        self, name: str, loaded: LoadedEngine, settings: Settings, decoder: Decoder, metrics: ModelMetrics
     ) -> None:
-        """Must be made on the event loop; ``loaded`` is closed with it, ``pool`` is not."""
+        """Must be made on the event loop; ``loaded`` is closed with it, ``decoder`` is not."""
         self._instances = instances = loaded.instances
         opened = instances.first
         self.name, self.version, self.proof = name, loaded.version, loaded.proof
@@ -72,7 +71,7 @@ class ServedEngine:
         self.description = opened.description
         self.max_batch, self.max_delay_s = instances.max_batch, settings.max_delay_s
         self._settings = settings
-        self._pool = pool
+        self._decoder = decoder
         self._metrics = metrics
         self._users = 0
         self._unused = asyncio.Event()
@@ -108,7 +107,7 @@ class ServedEngine:
             with self._batcher.reserve(len(images)) as place:
                 started = time.perf_counter()
                 with span("decode", images=len(images)):
-                    decoded = await decode(images, self.contract.preprocessing, self._pool, self._settings.max_pixels)
+                    decoded = await self._decoder.decode(images, self.contract.preprocessing)
                 decode_s = time.perf_counter() - started
                 place.give_back(len(images) - len(decoded.pixels_NHWC))
                 if len(decoded.pixels_NHWC):
@@ -143,7 +142,7 @@ class ServedEngine:
         """``call`` beside the event loop, in a thread that decodes, if it works on many bytes."""
         if size <= _IN_POOL:
             return call(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call, *arguments)
+        return await self._decoder.run(call, *arguments)
 
     def check_count(self, images: int) -> None:
         """BadRequestError for a request without images, TooLargeError for one with too many."""

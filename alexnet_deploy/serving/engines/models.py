@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -22,10 +21,10 @@ from alexnet_deploy.files import open_regular, sha256_of
 from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import Runtime, split_runtime
+from alexnet_deploy.serving.engines.decoding import Decoder
 from alexnet_deploy.serving.engines.engine import LoadedEngine, ServedEngine
 from alexnet_deploy.serving.engines.instances import open_instances
 from alexnet_deploy.serving.engines.loads import Loads
-from alexnet_deploy.serving.engines.priority import after_the_loop
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError, shown
 from alexnet_deploy.serving.settings import Settings
@@ -93,7 +92,7 @@ class Models:
         self._settings = settings
         self._metrics = metrics
         self._of_model = {name: metrics.of_model(name) for name in self._sources}
-        self._pool = ThreadPoolExecutor(settings.workers or cores(), "decode", initializer=after_the_loop)
+        self._decoder = Decoder(settings.workers or cores(), settings.max_pixels)
         self._current: dict[str, ServedEngine] = {}
         self._seen: dict[str, object] = {}
         self._retired: set[asyncio.Task[None]] = set()
@@ -208,7 +207,7 @@ class Models:
         loaded = await self._loads.run(partial(_open, source, self._settings, in_use), _discard)
         if loaded is None:
             return False
-        engine = ServedEngine(source.name, loaded, self._settings, self._pool, self._of_model[source.name])
+        engine = ServedEngine(source.name, loaded, self._settings, self._decoder, self._of_model[source.name])
         self._current[source.name] = engine
         self.metrics_of(engine)
         self._changed()
@@ -228,7 +227,7 @@ class Models:
         self.end()
         engines, self._current = list(self._current.values()), {}
         await asyncio.gather(*self._retired, *(engine.close() for engine in engines))
-        await asyncio.to_thread(self._pool.shutdown, cancel_futures=True)  # images of clients that have left
+        await self._decoder.close()
 
     async def loads_ended(self, within_s: float) -> bool:
         """Whether no model is being loaded, after ``within_s`` at most."""

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.build.engine import build_engine
+from alexnet_deploy.build.engine import Accept, build_engine
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.bundle.manifest import Manifest, load_manifest
 from alexnet_deploy.contract import Precision
@@ -21,6 +21,7 @@ def build_bundle(
     precision: Precision = "fp32",
     calibration_data: Path | CalibrationSet | None = None,
     on_progress: Progress = no_progress,
+    accept: Accept | None = None,
     **settings: Any,
 ) -> Manifest:
     """``build_engine`` with a plan for sm89 alone, if ``settings`` (of ``BuildSettings``) name no other targets."""
@@ -30,6 +31,7 @@ def build_bundle(
         precision=precision,
         calibration_data=calibration_data,
         settings=BuildSettings(**{"targets": ("sm89",)} | settings),
+        accept=accept,
         on_progress=on_progress,
     )
     return load_manifest(built)[0]

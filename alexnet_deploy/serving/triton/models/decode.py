@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE))
 
 from alexnet_deploy.contract import ModelContract  # noqa: E402
 from alexnet_deploy.errors import InputError  # noqa: E402
-from alexnet_deploy.images.decode import open_rgb, to_pixels  # noqa: E402
+from alexnet_deploy.images.decode import open_photo, to_pixels  # noqa: E402
 
 
 class TritonPythonModel:
@@ -44,7 +44,8 @@ class TritonPythonModel:
         self._pool.shutdown()
 
     def _decode(self, number: int, image: bytes) -> NDArray[np.uint8]:
-        return to_pixels(open_rgb(bytes(image), name=f"image {number}"), self._preprocessing)
+        pre = self._preprocessing
+        return to_pixels(open_photo(bytes(image), pre, name=f"image {number}"), pre)
 
     def _response(self, jobs: list[Future[NDArray[np.uint8]]]) -> Any:
         try:
