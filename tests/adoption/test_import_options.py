@@ -165,7 +165,7 @@ class TestPresets:
     def test_what_is_done_is_said_in_one_line(self) -> None:
         assert rules(preprocessing="caffe").describe() == (
             "both sides to 256, centre crop 224 x 224, bilinear; BGR, mean 0.48502,0.45796,0.4076, "
-            "std 0.0039216,0.0039216,0.0039216 on 0..1"
+            "std 0.0039216,0.0039216,0.0039216 on 0..1; large JPEGs decoded to 512 or more"
         )
         assert rules(preprocessing="keras-tf").describe().startswith("stretched to 224 x 224, nearest; RGB, mean 0.5,")
         assert rules(preprocessing="timm").describe().startswith("shorter side to 256, centre crop 224 x 224, bicubic")

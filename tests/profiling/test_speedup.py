@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from alexnet_deploy.errors import InputError, ProofError, UnavailableError, Usag
 from alexnet_deploy.profiling import speedup
 from alexnet_deploy.profiling.layer_profile import Bandwidth, Peak, Roofline
 from alexnet_deploy.profiling.layers import profile as layer_profiles
+from alexnet_deploy.profiling.layers import verdicts as layer_verdicts
 from alexnet_deploy.profiling.speedup import SpeedCheck, Speedup, compare_speed
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import SelectedRunner
@@ -84,11 +86,17 @@ def test_a_fast_enough_engine_is_built(onnx: Path, tmp_path: Path) -> None:
     assert check.to_dict()["measured"] == dataclasses.asdict(measured(1.3))
 
 
-def test_a_slow_engine_replaces_nothing_and_its_layers_are_named(onnx: Path, tmp_path: Path) -> None:
+def test_a_slow_engine_replaces_nothing_and_its_layers_are_named(
+    onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SimpleNamespace(layer="conv2", speedup=0.5, why="also computed in fp32", us=200.0, beside_us=100.0)
+    fast = SimpleNamespace(layer="conv1", speedup=2.0, why="", us=100.0, beside_us=200.0)
+    monkeypatch.setattr(layer_verdicts, "verdicts", lambda *_: [fast, slow])
     build_bundle(onnx, tmp_path / "engine", "fp16", targets=())
     before = content(tmp_path / "engine")
     with pytest.raises(
-        ProofError, match=r"`min_speedup` 1.1: not reached, nothing written: engine has 0.90 .*not faster: .*x: "
+        ProofError,
+        match=r"`min_speedup` 1.1: not reached, nothing written: engine has 0.90 .*; not faster: conv2 \(0.50x: also ",
     ):
         build_engine(onnx, tmp_path / "engine", precision="fp16", accept=SpeedCheck("fp16", 1.1, compare=of_ratio(0.9)))
     assert content(tmp_path / "engine") == before

@@ -74,7 +74,7 @@ def test_a_graph_without_quantised_layers_stays(tmp_path: Path) -> None:
 
 
 def test_what_is_computed_in_which_type_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG), caplog.at_level(logging.DEBUG, "alexnet_deploy"):
         opened(typed("int8+fp16", ("relu", "lrn", "conv", "relu")), "int8+fp16", tmp_path)
     path = tmp_path / "model.onnx"
     assert caplog.messages == [

@@ -214,7 +214,7 @@ def test_large_images_do_not_take_memory_in_every_thread(workplace: Path, photo:
 def test_a_small_photo_does_not_wait_for_large_ones(workplace: Path, photo: bytes) -> None:
     stream = io.BytesIO()
     Image.new("L", (7000, 7000)).save(stream, "PNG")
-    with serving(workplace, "exact", "--workers", 2) as server, ThreadPoolExecutor(8) as pool:
+    with serving(workplace, "exact", "--workers", 2, "--timeout", "1000s") as server, ThreadPoolExecutor(8) as pool:
         large = [pool.submit(server.ask, "POST", "/classify", stream.getvalue()) for _ in range(8)]
         while not server.metric("queue_images"):
             assert not any(job.done() for job in large)

@@ -106,8 +106,9 @@ def test_onnx_runtime_computes_int8_in_integers(profiled: Profiled) -> None:
     by_kernel = {row.kernel: row.precision for row in profile.rows if row.flops}
     assert set(by_kernel.values()) == {"int8"}
     assert all(kernel.startswith("Q") for kernel in by_kernel)
-    assert all(row.op.endswith("QuantizeLinear") or row.op == "Transpose"  # of layout
-               for row in profile.rows if row.overhead)  # fmt: skip
+    # Pixels as rows, the ceiling of int8 after Relu, and the layout; nothing becomes float32 between two layers.
+    beside = {"QuantizeLinear", "DequantizeLinear", "Reshape", "Clip", "Transpose"}
+    assert {row.op for row in profile.rows if row.overhead} <= beside
 
 
 def test_running_means_are_taken_apart() -> None:
