@@ -26,8 +26,9 @@ try:
         from training.data.listing import list_val_images
         from training.evaluate import evaluate_checkpoint
         from training.loop.fit import Interrupted
-        from training.options import CheckpointFile, ValLabels, Workers
+        from training.options import CheckpointFile, ResizeTo, ValLabels, Workers
         from training.packing.pack import pack
+        from training.packing.scale import at_scale
         from training.report.command import report_command
         from training.train import leads
         from training.train_command import train_command
@@ -62,10 +63,11 @@ def evaluate_command(
     val_labels: ValLabels = None,
     ten_crop: Annotated[bool, Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
     confusion: Annotated[bool, Option("--confusion", help="Add the confusion matrix, in counts.")] = False,
+    resize_to: ResizeTo = None,
     workers: Workers = 2,
 ) -> None:
     """Measure top-1 and top-5 of a checkpoint, in total and per class, as JSON."""
-    loaded = load_checkpoint(checkpoint)
+    loaded = at_scale(load_checkpoint(checkpoint), resize_to)
     images = list_val_images(data, loaded.contract.class_ids, val_labels)
     result = evaluate_checkpoint(loaded, images, workers=workers, ten_crop=ten_crop, confusion=confusion)
     print_json(result)
@@ -79,10 +81,11 @@ def pack_command(
     ] = None,
     hf: Annotated[Path | None, Option(metavar="DIR", help="Folder to write for the Hugging Face hub.")] = None,
     val_labels: ValLabels = None,
+    resize_to: ResizeTo = None,
     workers: Workers = 2,
 ) -> None:
     """Store a checkpoint as float16 and measure the accuracy that it then has, or write it for the Hugging Face hub."""
-    result = pack(checkpoint, output, data, hf=hf, val_labels=val_labels, workers=workers)
+    result = pack(checkpoint, output, data, hf=hf, val_labels=val_labels, resize_to=resize_to, workers=workers)
     if result is not None:
         print_json(result)
     if hf is not None:

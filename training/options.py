@@ -39,6 +39,10 @@ EarlyStop = Annotated[
 ]
 Exclude = Annotated[Path | None, Option(help="List of images to leave out, one path per line.")]
 Folds = Annotated[int | None, Option(help="Cross-validate: train so many times, each on all images but a share.")]
+ResizeTo = Annotated[
+    int | None,
+    Option(help="Resize photos to this size before the crop, which shows objects larger.  [default: as trained]"),
+]
 Workers = Annotated[int, Option(min=0, max=MAX_WORKERS, help="Processes that decode images.")]
 Teacher = Annotated[
     list[str] | None,

@@ -105,6 +105,22 @@ class TestPack:
         assert result == evaluate_checkpoint(packed, list_class_folders(photo_folder / "val"), workers=0)
         assert (packed.arch, packed.contract) == (tiny_checkpoint.arch, tiny_checkpoint.contract)
 
+    def test_another_size_before_the_crop_is_measured_and_stored(
+        self, cli: Command, source: Path, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        before = load_checkpoint(source)
+        packed = cli("pack", source, tmp_path / "p.safetensors", "--data", photo_folder / "val", "--resize-to", 300)
+        contract = load_checkpoint(tmp_path / "p.safetensors").contract
+        assert contract.preprocessing == dataclasses.replace(before.contract.preprocessing, resize_to=300)
+        measured = cli("evaluate", tmp_path / "p.safetensors", photo_folder / "val")
+        assert json.loads(packed.out)["nll_nats"] == json.loads(measured.out)["nll_nats"]
+        halved = cli("evaluate", tmp_path / "p.safetensors", photo_folder / "val", "--resize-to", 256)
+        assert json.loads(halved.out)["nll_nats"] != json.loads(measured.out)["nll_nats"]
+        for size in (223, 1025):
+            refused = cli("pack", source, tmp_path / "q.safetensors", "--data", photo_folder, "--resize-to", size)
+            assert (refused.code, refused.out) == (2, "")
+            assert refused.err == f"error: --resize-to {size}: must be from 224, the size of the crop, to 1024\n"
+
     def test_a_weight_beyond_float16_is_refused(self, source: Path, photo_folder: Path, tmp_path: Path) -> None:
         save_checkpoint(with_bias(load_checkpoint(source), 0.0, 70_000.0, 0.0), source)
         with pytest.raises(InputError, match=r"classifier.6.bias exceeds float16's 65504"):

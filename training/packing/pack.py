@@ -14,6 +14,7 @@ from training.data.listing import list_val_images
 from training.evaluate import evaluate_checkpoint
 from training.output import check_output
 from training.packing.hf_folder import check_hf_folder, write_hf_folder
+from training.packing.scale import at_scale
 
 
 def pack(
@@ -23,14 +24,15 @@ def pack(
     *,
     hf: Path | None = None,
     val_labels: Path | None = None,
+    resize_to: int | None = None,
     workers: int = 2,
 ) -> dict[str, Any] | None:
     """Store ``checkpoint`` as float16 in ``output``, and as the folder ``hf``; return its accuracy on ``data``.
 
     The recipe of ``output`` records the accuracy, and the folder's card states it. Without ``output`` the folder has
     the weights as they are, and ``data`` may be None: then nothing is measured. ``data`` and ``val_labels`` are as for
-    ``list_val_images``. Raises InputError for a weight beyond float16's range, and the errors of ``check_output`` and
-    ``check_hf_folder``, with both outputs unchanged.
+    ``list_val_images``, ``resize_to`` as for ``at_scale``. Raises InputError for a weight beyond float16's range, and
+    the errors of ``check_output``, ``check_hf_folder`` and ``at_scale``, with both outputs unchanged.
     """
     if output is None and hf is None:
         raise UsageError("`output`: is missing; name the float16 checkpoint to write, or a folder with `hf`")
@@ -40,7 +42,7 @@ def pack(
         check_output(output, checkpoint)
     if hf is not None:
         check_hf_folder(hf)
-    packed = load_checkpoint(checkpoint)
+    packed = at_scale(load_checkpoint(checkpoint), resize_to)
     images = None if data is None else list_val_images(data, packed.contract.class_ids, val_labels)
     if output is not None:
         packed = _in_float16(packed, checkpoint)
