@@ -44,7 +44,7 @@ def model_for_cpu(onnx_path: Path, precision: str) -> Path | bytes:
     """What a session on the CPU should open for an engine of ``precision``: its file, or a faster graph."""
     if not precision.startswith(("int4", "int8", "fp8")):
         return onnx_path  # float16 weights: ONNX Runtime itself makes float32 of them, once
-    from alexnet_deploy.runtime.onnxruntime_graph import graph_for_cpu  # with onnx, which other engines do not need
+    from alexnet_deploy.runtime.lowering.graph import graph_for_cpu  # with onnx, which other engines do not need
 
     return graph_for_cpu(onnx_path, precision) or onnx_path
 

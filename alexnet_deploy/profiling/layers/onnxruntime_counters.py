@@ -81,7 +81,7 @@ def _kernel(event: Event, us: tuple[float, ...]) -> Kernel:
         sources=(name.removeprefix("fused ").removeprefix(_WIDENED),),
         precision=precision,
         input_type=input_type,
-        weight_type="int4" if op == "MatMulNBits" else precision,  # we make no others (runtime/nbits.py)
+        weight_type="int4" if op == "MatMulNBits" else precision,  # we make no others (runtime/lowering/nbits.py)
         output_type=_first_type(args["output_type_shape"]),
         us=us,
     )

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from alexnet_deploy.runtime.integer import Lowered, to_integers
+from alexnet_deploy.runtime.lowering.integer import Lowered, to_integers
 from tests.helpers.models.graphs import graph_model
-from tests.runtime.integer_graphs import BATCH, CHANNELS, SIDE, Network, integer_layers, quantised, run
+from tests.runtime.lowering.integer_graphs import BATCH, CHANNELS, SIDE, Network, integer_layers, quantised, run
 
 
 def with_rounded_biases(model: onnx.ModelProto, layers: list[str]) -> onnx.ModelProto:

@@ -10,16 +10,14 @@ int8, but that rounds the activations to int8 (``accuracy_level`` 4), and withou
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, remove_unused
 from alexnet_deploy.onnx_graph.layers import LAYERS, attribute
 from alexnet_deploy.onnx_graph.onnx_file import initializers
+from alexnet_deploy.runtime.lowering.dequantise import dequantised
 
 # Legend: K input, N output, S block, B inputs per block
 
@@ -50,7 +48,7 @@ def multiply_in_blocks(model: onnx.ModelProto) -> dict[str, str]:
             found[layer.name] = "MatMulNBits on int4"
         else:
             name = fresh_name(taken, f"{source.output[0]}/float")
-            graph.initializer.append(numpy_helper.from_array(_dequantised(source, operands), name))
+            graph.initializer.append(numpy_helper.from_array(dequantised(source, operands), name))
             layer.input[1] = name
             found[layer.name] = "float32, its weight dequantised once"
     if DOMAIN not in {entry.domain for entry in model.opset_import}:
@@ -94,24 +92,3 @@ def _use_nbits(
 
 def _attributes(inputs: int, outputs: int, block: int) -> dict[str, int]:
     return {"K": inputs, "N": outputs, "bits": 4, "block_size": block}
-
-
-def _dequantised(source: onnx.NodeProto, operands: list[TensorProto]) -> NDArray[np.float32]:
-    """What a DequantizeLinear of constants gives: per tensor, per slice of an axis, or per block of it."""
-    values, scale, *zero = (numpy_helper.to_array(tensor) for tensor in operands)
-    axis, block = int(attribute(source, "axis", 1)), int(attribute(source, "block_size", 0))
-
-    def spread(numbers: NDArray[Any]) -> NDArray[np.float32]:
-        wide = numbers.astype(np.float32)
-        if block:
-            return np.take(np.repeat(wide, block, axis=axis), range(values.shape[axis]), axis=axis)
-        if not wide.ndim:
-            return wide
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        return wide.reshape(shape)
-
-    shifted = values.astype(np.float32)
-    for numbers in zero:
-        shifted = shifted - spread(numbers)
-    return np.asarray(shifted * spread(scale), np.float32)

@@ -15,7 +15,7 @@ from alexnet_deploy.onnx_graph.float32 import widen_to_float32
 from alexnet_deploy.precision.fp16 import cast_to_float16
 from alexnet_deploy.precision.qdq import quantizable
 from alexnet_deploy.precision.weights import WeightQuantiser
-from alexnet_deploy.runtime.nbits import multiply_in_blocks
+from alexnet_deploy.runtime.lowering.nbits import multiply_in_blocks
 from tests.helpers.models.graphs import graph_model, run_graph
 
 ROUNDING = 1e-5

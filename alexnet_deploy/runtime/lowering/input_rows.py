@@ -25,8 +25,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, readers_in, remove_unused
 from alexnet_deploy.onnx_graph.onnx_file import initializers
-from alexnet_deploy.runtime.conv_blocks import Blocks, blocks_of
-from alexnet_deploy.runtime.integer import OFFSET
+from alexnet_deploy.runtime.lowering.conv_blocks import Blocks, blocks_of
+from alexnet_deploy.runtime.lowering.integer import OFFSET
 
 # Legend: N batch, H height, W width, C channel, K kernel's side
 

@@ -31,6 +31,7 @@ from onnx import helper, numpy_helper
 from alexnet_deploy.onnx_graph.edits import fold_constants, fresh_name, names_in, readers_in, remove_unused
 from alexnet_deploy.onnx_graph.layers import LAYERS, attribute, output_axis
 from alexnet_deploy.onnx_graph.onnx_file import initializers
+from alexnet_deploy.runtime.lowering.dequantise import dequantised
 
 # Legend: O output channel
 
@@ -82,17 +83,11 @@ def dequantise_weights(model: onnx.ModelProto, layers: Iterable[onnx.NodeProto])
         node = makers.get(layer.input[1])
         if node is None or node.op_type != "DequantizeLinear" or any(name not in constants for name in node.input):
             continue
-        values, scale, *zero = (numpy_helper.to_array(constants[name]) for name in node.input)
-        if scale.dtype != np.float32 or scale.ndim > 1:
+        operands = [constants[name] for name in node.input]
+        if operands[1].data_type != onnx.TensorProto.FLOAT or len(operands[1].dims) > 1:
             continue  # its result is float16, or its scales belong to blocks
-        shape = [1] * values.ndim
-        if scale.ndim:
-            shape[int(attribute(node, "axis", 1))] = -1
-        shifted = values.astype(np.float32)
-        if zero:
-            shifted -= zero[0].astype(np.float32).reshape(shape)
         name = fresh_name(taken, f"{node.output[0]}/float")
-        model.graph.initializer.append(numpy_helper.from_array(shifted * scale.reshape(shape), name))
+        model.graph.initializer.append(numpy_helper.from_array(dequantised(node, operands), name))
         layer.input[1] = name
     remove_unused(model.graph)
 

@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from alexnet_deploy.runtime.input_rows import input_in_rows
-from alexnet_deploy.runtime.integer import to_integers
+from alexnet_deploy.runtime.lowering.input_rows import input_in_rows
+from alexnet_deploy.runtime.lowering.integer import to_integers
 from tests.helpers.models.graphs import graph_model
-from tests.runtime.integer_graphs import integer_layers, run
+from tests.runtime.lowering.integer_graphs import integer_layers, run
 
 BATCH = 2
 # Powers of two: sums of products are then exact in float32 in any order, so that no value lies on another step.
