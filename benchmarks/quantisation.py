@@ -24,7 +24,7 @@ from alexnet_deploy.evaluation.answers import Answers, collect_answers
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
-from alexnet_deploy.precision.calibration_cache import CalibrationCache
+from alexnet_deploy.precision.calibration.cache import CalibrationCache
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.precision.types import METHODS_FOR, Method
 from alexnet_deploy.runtime.select import open_runner

@@ -18,8 +18,8 @@ from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.images.choose import CalibrationSet
-from alexnet_deploy.precision.calibration_cache import CalibrationCache
-from alexnet_deploy.precision.calibration_record import CalibrationRecord, recorded_files
+from alexnet_deploy.precision.calibration.cache import CalibrationCache
+from alexnet_deploy.precision.calibration.record import CalibrationRecord, recorded_files
 from alexnet_deploy.precision.convert import Batches, to_fp16, to_quantized
 from alexnet_deploy.precision.float_model import CALIBRATION_BATCH, FloatModel
 from alexnet_deploy.precision.types import Method, method_for, quantized_type

@@ -19,7 +19,7 @@ from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
-from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.precision.types import is_weights_only
 from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime

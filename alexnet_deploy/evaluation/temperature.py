@@ -38,7 +38,7 @@ from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
-from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.probabilities import finite_rows
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner

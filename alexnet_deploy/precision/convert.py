@@ -1,8 +1,8 @@
 """fp32 ONNX -> ONNX of any other precision, from file to file.
 
-``fp16.py``, ``qdq.py`` and ``weights.py`` edit the graph. ``ranges.py`` measures the ranges for int8 and fp8, and
-``thresholds.py`` chooses where to clip them; ``moments.py`` measures what weights alone are rounded by, and
-``rounding.py`` rounds them. A TensorRT builder then follows the types of the graph.
+``fp16.py``, ``qdq.py`` and ``weights.py`` edit the graph. In ``calibration``, ``ranges.py`` measures the ranges for
+int8 and fp8, ``thresholds.py`` chooses where to clip them, and ``moments.py`` measures what weights alone are rounded
+by; ``rounding.py`` rounds them. A TensorRT builder then follows the types of the graph.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from alexnet_deploy.onnx_graph.onnx_file import (
     save_onnx,
     weights_sha256,
 )
-from alexnet_deploy.precision.calibration_cache import CalibrationCache
+from alexnet_deploy.precision.calibration.cache import CalibrationCache
 from alexnet_deploy.precision.fp16 import cast_to_float16
 from alexnet_deploy.precision.qdq import insert_qdq, quantizable
 from alexnet_deploy.precision.types import (
@@ -152,9 +152,8 @@ def calibrate(
     if any(map(is_quantised, model.graph.node)):
         raise InputError(f"{source}: is already quantised; give the float model")
     if is_weights_only(dtype):
-        model = at_our_opset(
-            model, Path(source)
-        )  # blocks of int4 need opset 21; a model with our contract may be older
+        # Blocks of int4 need opset 21, and a model with our contract may be older.
+        model = at_our_opset(model, Path(source))
     name_nodes(model)  # the code below finds nodes by name
     nodes = quantizable(model, dtype, exclude)
     if not nodes:
@@ -167,13 +166,12 @@ def calibrate(
     refuse_nan(model, source)
     _refuse_infinite_weights(model, nodes, source)
     if is_weights_only(dtype):
-        return Quantiser(
-            model, nodes, Calibration(weights, {}, {}, False), _weights_alone(model, nodes, dtype, batches)
-        )
+        insert = _weights_alone(model, nodes, dtype, batches)
+        return Quantiser(model, nodes, Calibration(weights, {}, {}, False), insert)
     if batches is None:
         raise ValueError(f"{dtype} needs calibration images")
     try:
-        from alexnet_deploy.precision.ranges import choose_thresholds, observe
+        from alexnet_deploy.precision.calibration.ranges import choose_thresholds, observe
     except ImportError as exc:
         raise _no_runtime(dtype) from exc
     # All tensors that could be quantised: one pass then serves every method, type and exclusion.
@@ -198,7 +196,7 @@ def _weights_alone(
     if batches is None or not inputs:
         return WeightQuantiser(dtype, None).insert
     try:
-        from alexnet_deploy.precision.moments import second_moments
+        from alexnet_deploy.precision.calibration.moments import second_moments
     except ImportError as exc:
         raise _no_runtime(dtype) from exc
     return WeightQuantiser(dtype, second_moments(model, inputs, batches)).insert

@@ -15,7 +15,7 @@ def find_float_source(engine: Engine, store: Path) -> str | None:
     if engine.onnx_path.name != MODEL or not record.is_file():
         return None
     from alexnet_deploy.onnx_graph.onnx_file import load_onnx, weights_sha256
-    from alexnet_deploy.precision.calibration_record import read_record
+    from alexnet_deploy.precision.calibration.record import read_record
 
     recorded = read_record(record).weights_sha256
     for directory, manifest in list_bundles(store):

@@ -13,6 +13,7 @@ builds it, but it does not document where it then puts the blocks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
@@ -40,6 +41,26 @@ def dense_inputs(nodes: Sequence[onnx.NodeProto], weights: Mapping[str, TensorPr
     }
 
 
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """A graph that gets new nodes and constants."""
+
+    graph: onnx.GraphProto
+    weights: Mapping[str, TensorProto]
+    taken: set[str]
+    made: dict[tuple[str, ...], str] = field(default_factory=dict)
+    """Tensors that several nodes can read, by what they are made of."""
+
+    def fresh(self, wanted: str) -> str:
+        return fresh_name(self.taken, wanted)
+
+    def add(self, wanted: str, values: NDArray[np.generic]) -> str:
+        """A new constant; its name."""
+        name = self.fresh(wanted)
+        self.graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
+
 class WeightQuantiser:
     """Rounds the weights of one model, each once, and inserts them into the model or into copies of it."""
 
@@ -52,17 +73,16 @@ class WeightQuantiser:
     def insert(self, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
         """Quantise the weights of ``nodes`` of ``model``, in place; InputError for one beyond float16."""
         graph = model.graph
-        weights, taken = initializers(model), names_in(graph)
+        edit = _Edit(graph, initializers(model), names_in(graph))
         chosen = {node.name for node in nodes}
         body: list[onnx.NodeProto] = []
-        made: dict[tuple[str, ...], str] = {}
         for node in graph.node:
             if node.name not in chosen:
                 body.append(node)
             elif self._steps is INT4:
-                body += self._in_blocks(node, graph, weights, taken, made)
+                body += self._in_blocks(node, edit)
             else:
-                body += self._by_output(node, graph, weights, taken, made)
+                body += self._by_output(node, edit)
         used = {value.name for value in graph.output}.union(*map(tensors_read, body))
         kept = [TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
         body = [onnx.NodeProto.FromString(node.SerializeToString()) for node in body]  # the graph is cleared
@@ -70,67 +90,51 @@ class WeightQuantiser:
         graph.node.extend(body)
         graph.initializer.extend(kept)
 
-    def _in_blocks(
-        self,
-        node: onnx.NodeProto,
-        graph: onnx.GraphProto,
-        weights: Mapping[str, TensorProto],
-        taken: set[str],
-        made: dict[tuple[str, ...], str],
-    ) -> list[onnx.NodeProto]:
+    def _in_blocks(self, node: onnx.NodeProto, edit: _Edit) -> list[onnx.NodeProto]:
         """The nodes that take the place of a dense layer; the product keeps its name, and the last one its output."""
         x, w = node.input[:2]
-        rounded_KN, scale_SN = self._rounding(node, weights[w])
+        rounded_KN, scale_SN = self._rounding(node, edit.weights[w])
         assert INT4.block is not None
         missing = -len(rounded_KN) % INT4.block
         body = []
         key = (w, x, str(output_axis(node)))
-        if key not in made:
+        if key not in edit.made:
             padded_KN = np.pad(rounded_KN, ((0, missing), (0, 0))).astype(ml_dtypes.int4)
-            operands = [_add(graph, taken, f"{w}/q", padded_KN), _add(graph, taken, f"{w}/scale", scale_SN)]
-            made[key] = fresh_name(taken, f"{w}/dq")
-            name = fresh_name(taken, f"{w}/DequantizeLinear")
+            operands = [edit.add(f"{w}/q", padded_KN), edit.add(f"{w}/scale", scale_SN)]
+            edit.made[key] = edit.fresh(f"{w}/dq")
+            name = edit.fresh(f"{w}/DequantizeLinear")
             body.append(
-                helper.make_node("DequantizeLinear", operands, [made[key]], name, axis=0, block_size=INT4.block)
+                helper.make_node("DequantizeLinear", operands, [edit.made[key]], name, axis=0, block_size=INT4.block)
             )
         if missing:
-            if ("pad", x) not in made:
-                amounts = [_add(graph, taken, f"{x}/padding", np.array([0, missing])), ""]
-                amounts.append(_add(graph, taken, f"{x}/axis", np.array([-1])))
-                made["pad", x] = fresh_name(taken, f"{x}/padded")
-                body.append(helper.make_node("Pad", [x, *amounts], [made["pad", x]], fresh_name(taken, f"{x}/Pad")))
-            x = made["pad", x]
+            if ("pad", x) not in edit.made:
+                amounts = [edit.add(f"{x}/padding", np.array([0, missing])), ""]
+                amounts.append(edit.add(f"{x}/axis", np.array([-1])))
+                edit.made["pad", x] = edit.fresh(f"{x}/padded")
+                body.append(helper.make_node("Pad", [x, *amounts], [edit.made["pad", x]], edit.fresh(f"{x}/Pad")))
+            x = edit.made["pad", x]
         bias = node.input[2] if len(node.input) > 2 else ""
-        product = fresh_name(taken, f"{node.output[0]}/product") if bias else node.output[0]
-        body.append(helper.make_node("MatMul", [x, made[key]], [product], node.name))
+        product = edit.fresh(f"{node.output[0]}/product") if bias else node.output[0]
+        body.append(helper.make_node("MatMul", [x, edit.made[key]], [product], node.name))
         if bias:
-            body.append(
-                helper.make_node("Add", [product, bias], list(node.output), fresh_name(taken, f"{node.name}/Add"))
-            )
+            body.append(helper.make_node("Add", [product, bias], list(node.output), edit.fresh(f"{node.name}/Add")))
         return body
 
-    def _by_output(
-        self,
-        node: onnx.NodeProto,
-        graph: onnx.GraphProto,
-        weights: Mapping[str, TensorProto],
-        taken: set[str],
-        made: dict[tuple[str, ...], str],
-    ) -> list[onnx.NodeProto]:
+    def _by_output(self, node: onnx.NodeProto, edit: _Edit) -> list[onnx.NodeProto]:
         """A DequantizeLinear and the layer, which reads it."""
         x, w = node.input[:2]
         axis = output_axis(node)
         key = (w, x, str(axis))
         body = []
-        if key not in made:
-            rounded_KN, scale_SN = self._rounding(node, weights[w])
-            dims = weights[w].dims
+        if key not in edit.made:
+            rounded_KN, scale_SN = self._rounding(node, edit.weights[w])
+            dims = edit.weights[w].dims
             values = np.ascontiguousarray(rounded_KN if axis else rounded_KN.T).reshape(dims)
-            operands = [_add(graph, taken, f"{w}/q", values), _add(graph, taken, f"{w}/scale", scale_SN.reshape(-1))]
-            made[key] = fresh_name(taken, f"{w}/dq")
-            name = fresh_name(taken, f"{w}/DequantizeLinear")
-            body.append(helper.make_node("DequantizeLinear", operands, [made[key]], name, axis=axis))
-        node.input[1] = made[key]
+            operands = [edit.add(f"{w}/q", values), edit.add(f"{w}/scale", scale_SN.reshape(-1))]
+            edit.made[key] = edit.fresh(f"{w}/dq")
+            name = edit.fresh(f"{w}/DequantizeLinear")
+            body.append(helper.make_node("DequantizeLinear", operands, [edit.made[key]], name, axis=axis))
+        node.input[1] = edit.made[key]
         return [*body, node]
 
     def _rounding(self, node: onnx.NodeProto, tensor: TensorProto) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -155,9 +159,3 @@ class WeightQuantiser:
                 rounded_KN = round_for_outputs(weight_KN, scale_SN, self._steps, moments)
             self._rounded[key] = rounded_KN, scale_SN
         return self._rounded[key]
-
-
-def _add(graph: onnx.GraphProto, taken: set[str], wanted: str, values: NDArray[np.generic]) -> str:
-    name = fresh_name(taken, wanted)
-    graph.initializer.append(numpy_helper.from_array(values, name))
-    return name

@@ -29,7 +29,7 @@ from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.machine.cpu import describe_machine
-from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.profiling.engine import EngineProfile, check_batch_sizes, profile_engine
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.profiling.stages import profile_stages

@@ -21,7 +21,7 @@ from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, name_nodes
-from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.precision.float_model import CALIBRATION_BATCH, FloatModel, import_float_model
 from alexnet_deploy.precision.qdq import LARGEST, quantizable

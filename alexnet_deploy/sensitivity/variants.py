@@ -21,7 +21,7 @@ from alexnet_deploy.evaluation.compare_layers import ErrorSums
 from alexnet_deploy.images.choose import CalibrationSet
 from alexnet_deploy.inference.predict import read_batches
 from alexnet_deploy.onnx_graph.taps import TensorSession
-from alexnet_deploy.precision.calibration_cache import CalibrationCache
+from alexnet_deploy.precision.calibration.cache import CalibrationCache
 from alexnet_deploy.precision.convert import Quantiser, calibrate
 from alexnet_deploy.precision.float_model import FloatModel
 from alexnet_deploy.precision.settings import CalibrationSettings

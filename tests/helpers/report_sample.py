@@ -13,7 +13,7 @@ from alexnet_deploy.evaluation.accuracy import reliability_bins
 from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, EngineResult, Interval
 from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
 from alexnet_deploy.machine.watch import MachineConditions
-from alexnet_deploy.precision.calibration_record import CalibrationRecord
+from alexnet_deploy.precision.calibration.record import CalibrationRecord
 from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
 from alexnet_deploy.profiling.latency import Latency
 from alexnet_deploy.profiling.layer_profile import Bandwidth, LayerProfile, LayerRow, Peak, Roofline

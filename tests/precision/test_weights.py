@@ -16,8 +16,8 @@ from onnx import numpy_helper
 from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.onnx_graph.onnx_file import OPSET, load_onnx, precision_in, save_onnx
+from alexnet_deploy.precision.calibration.moments import second_moments
 from alexnet_deploy.precision.convert import calibrate, to_quantized
-from alexnet_deploy.precision.moments import second_moments
 from alexnet_deploy.precision.qdq import quantizable
 from alexnet_deploy.precision.rounding import SEGMENT
 from alexnet_deploy.precision.types import QuantizedType

@@ -160,7 +160,7 @@ def build_engine(
         fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8, int8_weights=int8_weights, int4=int4
     )
     from alexnet_deploy.build.engine import build_engine, default_output
-    from alexnet_deploy.precision.calibration_cache import default_folder
+    from alexnet_deploy.precision.calibration.cache import default_folder
     from alexnet_deploy.profiling.speedup import SpeedCheck
 
     settings = BuildSettings(

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.precision.ranges import choose_thresholds, observe
-from alexnet_deploy.precision.thresholds import BINS
+from alexnet_deploy.precision.calibration.ranges import choose_thresholds, observe
+from alexnet_deploy.precision.calibration.thresholds import BINS
 from alexnet_deploy.precision.types import METHODS, Method
 from tests.helpers.models.graphs import graph_model
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.files import atomic_file, cache_folder, open_regular
-from alexnet_deploy.precision.thresholds import BINS, TensorRange
+from alexnet_deploy.precision.calibration.thresholds import BINS, TensorRange
 
 SCHEMA = 1
 MAX_ENTRY_BYTES = 64 << 20

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.precision import calibration_cache
-from alexnet_deploy.precision.calibration_cache import CalibrationCache, default_folder
-from alexnet_deploy.precision.thresholds import BINS, TensorRange
+from alexnet_deploy.precision.calibration import cache as calibration_cache
+from alexnet_deploy.precision.calibration.cache import CalibrationCache, default_folder
+from alexnet_deploy.precision.calibration.thresholds import BINS, TensorRange
 
 WEIGHTS = "ab" * 32
 RUN: dict[str, Any] = {"preprocessing": {"height": 8}, "images": "cd" * 32, "batch": 16, "tools": {"onnx": "1"}}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.onnx_graph.taps import TensorSession
-from alexnet_deploy.precision.thresholds import BINS, TensorRange, threshold
+from alexnet_deploy.precision.calibration.thresholds import BINS, TensorRange, threshold
 from alexnet_deploy.precision.types import Method
 
 

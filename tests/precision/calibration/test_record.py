@@ -19,7 +19,7 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, weights_sha256
-from alexnet_deploy.precision.calibration_record import CalibrationImage, CalibrationRecord, read_record
+from alexnet_deploy.precision.calibration.record import CalibrationImage, CalibrationRecord, read_record
 from alexnet_deploy.precision.float_source import find_float_source
 from tests.helpers.command import Command
 from tests.helpers.json_values import json_values

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
-from alexnet_deploy.precision.thresholds import BINS, LEVELS, threshold
+from alexnet_deploy.precision.calibration.thresholds import BINS, LEVELS, threshold
 from alexnet_deploy.precision.types import Method
 from tests.helpers.models.graphs import graph_model
 
