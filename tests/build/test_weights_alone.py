@@ -13,7 +13,7 @@ from alexnet_deploy.bundle.manifest import open_bundle, verify
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.choose import choose_images
-from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.runtime.reference import reason_against
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.sensitivity.layers import diagnose
