@@ -17,14 +17,15 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.build import typed_onnx
 from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
-from alexnet_deploy.precision import calibration_cache, float_model
-from alexnet_deploy.precision.calibration_record import read_record
+from alexnet_deploy.precision import float_model
+from alexnet_deploy.precision.calibration import cache as calibration_cache
+from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.precision.types import METHODS, Method
+from alexnet_deploy.verification.imported import adopt_verified
 from tests.helpers.models.bundles import build_bundle
 from tests.helpers.models.foreign_models import FOREIGN, SIDE, foreign_classifier, random_pixels
 
@@ -115,9 +116,10 @@ def test_max_looks_once_and_so_serves_no_other_method(build: Build, passes: list
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def adopt_by_another_rule(*arguments: Any) -> Any:
-    contract = adopt(*arguments)
-    return dataclasses.replace(contract, preprocessing=dataclasses.replace(contract.preprocessing, resize_to=SIDE))
+def adopt_by_another_rule(*arguments: Any, **options: Any) -> Any:
+    contract, notes = adopt_verified(*arguments, **options)
+    preprocessing = dataclasses.replace(contract.preprocessing, resize_to=SIDE)
+    return dataclasses.replace(contract, preprocessing=preprocessing), notes
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ def test_whatever_changes_is_measured_anew(
     }
     version = metadata.version
     patches: dict[str, tuple[Any, str, Any]] = {
-        "pixel rule": (float_model, "adopt", adopt_by_another_rule),
+        "pixel rule": (float_model, "adopt_verified", adopt_by_another_rule),
         "own version": (typed_onnx, "__version__", "99"),
         "onnxruntime": (metadata, "version", lambda name: version(name) + name[4:]),
         "bins": (calibration_cache, "BINS", 1024),
