@@ -16,9 +16,10 @@ from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.images.samples import parity_pixels
 from alexnet_deploy.model.checkpoint import Checkpoint
-from benchmarks import ablations, cold_start, end_to_end, engine_only, peers, phone_photos, render, rounds, scaling
+from benchmarks import cold_start, end_to_end, engine_only, peers, phone_photos, render, rounds, scaling
 from benchmarks.peers import for_ultralytics
 from benchmarks.rounds import Report, Row
+from benchmarks.training import ablations
 
 PRECISIONS = ("fp32", "int8")
 

@@ -1,6 +1,6 @@
 """What do sleeping threads and kept memory change in training on a CPU?
 
-    python -m benchmarks.training_settings imagenette/val [--rounds 3]
+    python -m benchmarks.training.settings imagenette/val [--rounds 3]
 
 In turn, each in a process of its own: our loader and Trainer with the defaults of torch and glibc, and with what
 ``python -m training`` sets (training/__init__.py, training/loop/device.py). Prints images/s and the ratio within a
@@ -45,7 +45,7 @@ def main() -> None:
         return
     rows = []
     for case in CASES:
-        command = [sys.executable, "-m", "benchmarks.training_settings", str(asked.photos.resolve()), "--case", case]
+        command = [sys.executable, "-m", "benchmarks.training.settings", str(asked.photos.resolve()), "--case", case]
         ways = {
             "as set": lambda command=command: rounds.in_process(command)["images_per_s"],
             "as they come": lambda command=command: rounds.in_process([*command, "--as-they-come"])["images_per_s"],
@@ -60,7 +60,7 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     # OpenMP reads the environment when torch is imported; training sets it.
     importlib.import_module("torch" if as_they_come else "training")
     from alexnet_deploy.model.architecture import get_architecture
-    from benchmarks.training_loop import begin
+    from benchmarks.training.loop import begin
     from training.data.listing import list_class_folders
     from training.loop.device import keep_freed_memory
     from training.loop.run import Run

@@ -1,6 +1,6 @@
 """How far do few photos get, from drawn and from trained weights? One training run per class count, size and seed.
 
-    nice python -m benchmarks.few_images imagenette --output runs/few [--only small transfer ways] [--seeds 3]
+    nice python -m benchmarks.training.few_images imagenette --output runs/few [--only small transfer ways] [--seeds 3]
 
 ``small``: 3 and 10 classes of 5 to 200 photos, all defaults, from drawn weights and with ``--start shipped`` (which
 knows these very classes: it says what a user gets whose photos resemble the source's). ``transfer``: a network that was

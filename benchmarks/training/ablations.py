@@ -1,6 +1,6 @@
 """What does each idea of the paper, and each ingredient of the modern recipe, change? One training run per row.
 
-    python benchmarks/ablations.py imagenette --output runs/ablations [--only NAME ...] [--epochs 15]
+    python -m benchmarks.training.ablations imagenette --output runs/ablations [--only NAME ...] [--epochs 15]
 
 Start the script again after a stop: it resumes the run and skips finished rows. It writes ablations.md and
 ablations.json (the metrics of every run) into the output folder.
@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rounds import ROOT
+
 STOPPED = 130
 """Exit code of a run that a signal ended: its sender wants no further row."""
-ROOT = Path(__file__).resolve().parent.parent
 
 RANK = ("--dense-rank", "148", "--val-every", "3")
 """The size of the shipped network takes a third of the time; the comparisons do not concern the dense layers."""

@@ -1,6 +1,6 @@
 """How much of a bare loop's speed does training keep on real images?
 
-    python benchmarks/training_loop.py imagenette [--rounds 3] [--steps 20]
+    python -m benchmarks.training.loop imagenette [--rounds 3] [--steps 20]
 
 Alternates, in one process: our Trainer fed by our loader from real files, and a hand-written loop on one synthetic
 batch in memory with the same network, precision, layout and optimizer (in torch's default implementation). Prints each
