@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import pickle
@@ -179,7 +180,9 @@ def answers(
     rows = [{"part": pickle.dumps(part)} for part in parts]
     engine = ray.put(files)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    starts = ray.remote(_Starts).options(num_cpus=0, scheduling_strategy=here).remote()
+    # Where several nodes share an address, "here" may be another one. If it dies, the count begins anew elsewhere.
+    survives = {"max_restarts": -1, "max_task_retries": -1}
+    starts = ray.remote(_Starts).options(num_cpus=0, scheduling_strategy=here, **survives).remote()
     data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _Actor,
         fn_constructor_args=(settings, [engine], starts),  # in a list Ray sends the reference, not 200 MB each time
@@ -193,6 +196,11 @@ def answers(
 
 
 def _cause(exc: BaseException) -> str:
-    """The reason at the end of Ray's message, after the traces of all processes that passed it on."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    return one_line(lines[-1] if lines else type(exc).__name__, 200)
+    """What went wrong first, out of Ray's message, which may hold the traces of all processes that passed it on."""
+    traces = str(exc).split("\nThe above exception was the direct cause of the following exception:\n")
+    if len(traces) == 1:
+        said = [line for line in str(exc).splitlines() if line.strip()][-1:]
+    else:  # the last trace is Ray's own wrapper with advice on how to configure Ray
+        lines = [line for line in traces[-2].splitlines() if line.strip() and "ray::" not in line]
+        said = list(itertools.takewhile(lambda line: not line.startswith(" "), reversed(lines)))[::-1]
+    return one_line(" ".join(said) or type(exc).__name__, 200)

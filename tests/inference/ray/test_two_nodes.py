@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,6 +26,24 @@ DEADLY = """
 import os, sys
 
 sys.addaudithook(lambda event, given: os._exit(1) if event == "open" and "deadly" in str(given[0]) else None)
+"""
+
+FAILS = """
+import ray.data
+
+from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.inference.ray.cluster import joined
+
+
+def fails(row):
+    raise ValueError("a cause\\nin two lines")
+
+
+try:
+    with joined("local", quiet=True):
+        ray.data.from_items([{"part": 1}]).map(fails).take_all()
+except UnavailableError as exc:
+    print(exc)
 """
 
 
@@ -89,3 +108,8 @@ def test_an_image_that_ends_its_worker_is_not_tried_for_ever(
     assert "a worker died 4 times at images 21 to 30; give it more memory, or leave out the image" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(pq.read_table(output)) <= 50
+
+
+def test_an_error_in_a_worker_is_named_and_not_what_ray_advises() -> None:
+    done = subprocess.run([sys.executable, "-c", FAILS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "Ray failed (ValueError: a cause in two lines); go on with `resume`\n", done.stderr
