@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ MAX_CPUS = 4
 """Of one worker: one Python process decodes no faster with more."""
 TRIES = 4
 """Of one part. An image that kills its decoder would otherwise end worker after worker."""
+
+STOP_S = 30
+"""The longest wait for Ray Data's threads; they end within a second of an idle machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +194,26 @@ def answers(
         num_cpus=workers.cpus,
         num_gpus=workers.gpus or None,
     )
-    for block in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        for row in block.to_pylist():
-            yield row["machine"], pickle.loads(row["answer"])
+    others = set(threading.enumerate())
+    blocks = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    try:
+        for block in blocks:
+            for row in block.to_pylist():
+                yield row["machine"], pickle.loads(row["answer"])
+    finally:
+        blocks.close()
+        _wait_for(set(threading.enumerate()) - others)
+
+
+def _wait_for(threads: Iterable[threading.Thread]) -> None:
+    """Wait for the threads in which Ray Data pulls blocks; one that asks Ray after its end ends the process, silently.
+
+    The one named ``Prefetcher`` is left out: after an early stop it sleeps for good (Ray 2.60).
+    """
+    until = time.monotonic() + STOP_S
+    for thread in threads:
+        if thread.name != "Prefetcher":
+            thread.join(max(0, until - time.monotonic()))
 
 
 def _cause(exc: BaseException) -> str:
