@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from alexnet_deploy.files.lock import try_lock
 from alexnet_deploy.files.swap import recover
 
 _LOCK = "lock"  # an artifact in the folder could have this name: it lies one level deeper
@@ -61,23 +62,10 @@ def _locked_folder(target: Path) -> tuple[Path, int]:
         # Another process may sweep the folder before it is locked. Then the lock is held there, or its file is gone.
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-            if _try_lock(lock) is not False and _is_at(lock, folder / _LOCK):
+            if try_lock(lock) is not False and _is_at(lock, folder / _LOCK):
                 return folder, lock
             os.close(lock)
     raise BlockingIOError(errno.EAGAIN, "other processes remove its temporary folder", str(target))
-
-
-def _try_lock(descriptor: int) -> bool | None:
-    """Whether the lock was free and is now ours; None if the file system has no locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (OSError, ImportError):  # Windows has no flock
-        return None
-    return True
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -94,7 +82,7 @@ def _sweep(target: Path) -> None:
                 continue
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600)
             try:
-                if _try_lock(lock) and _is_at(lock, folder / _LOCK):
+                if try_lock(lock) and _is_at(lock, folder / _LOCK):
                     recover(folder / _CONTENT / target.name, target)
                     recover(folder / target.name, target)  # where the first version wrote it
                     shutil.rmtree(folder, ignore_errors=True)

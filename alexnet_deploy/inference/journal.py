@@ -14,7 +14,6 @@ moved shows. A kill loses the rows of the last ``FLUSH_S`` and may cut the last 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alexnet_deploy.errors import ArtifactError, UnavailableError, UsageError
+from alexnet_deploy.files.lock import try_lock
 from alexnet_deploy.inference.prediction import Answer, Prediction
 
 SCHEMA = 1
@@ -279,18 +279,17 @@ def _locked(path: Path) -> int:
             raise UnavailableError(f"{path}: cannot be written ({exc.strerror}); choose another `output`") from exc
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.close(descriptor)
                 raise UnavailableError(f"{path}: is not a plain file; move it, or choose another `output`")
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            locked = try_lock(descriptor)
+            if locked is False:
+                raise UnavailableError(
+                    f"{path}: another process writes it; wait for it to end, or choose another `output`"
+                )
+            if locked is None or os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
-        except BlockingIOError as exc:
-            os.close(descriptor)
-            raise UnavailableError(
-                f"{path}: another process writes it; wait for it to end, or choose another `output`"
-            ) from exc
         except FileNotFoundError:
             pass  # its run ended between the two calls
-        except OSError:
-            return descriptor  # a file system without locks
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet_deploy.errors import DeployError
+from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.augment import Colours, measure_colours
@@ -28,7 +29,7 @@ from training.loop.device import keep_freed_memory, pick_device
 from training.loop.divergence import WINDOW, DivergenceCheck
 from training.loop.record.writer import CHECKPOINT, RunWriter
 from training.loop.run import EpochMetrics, OnEpoch, Run, as_json, no_epochs
-from training.loop.state import STATE_FILE, RunState, check_run_folder, load_state, save_state
+from training.loop.state import STATE_FILE, RunState, check_run_folder, load_state, no_run, save_state
 from training.loop.step import Trainer, autocast
 
 
@@ -45,9 +46,18 @@ def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_p
     ``state.safetensors`` after every epoch, every ``run.save_every_s`` seconds and on SIGINT or SIGTERM (then
     Interrupted is raised, in all processes after the same
     step). With ``run.resume`` training goes on from there to the weights that an undisturbed run of as many processes
-    reaches, bit by bit on a CPU. Raises ProofError where the run diverges, with the last good state on disk.
+    reaches, bit by bit on a CPU. Raises ProofError where the run diverges, with the last good state on disk, and
+    UnavailableError where another process trains into ``run.output``.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if run.resume and not run.output.is_dir():
+        raise no_run(run.output)
+    run.output.mkdir(parents=True, exist_ok=True)
+    with only_writer(run.output, "output") if rank == 0 else nullcontext():
+        return _fit(run, rank, world, on_epoch=on_epoch, on_progress=on_progress)
+
+
+def _fit(run: Run, rank: int, world: int, *, on_epoch: OnEpoch, on_progress: Progress) -> Path:
     device = pick_device(rank)
     if device.type == "cpu":
         keep_freed_memory()

@@ -116,7 +116,7 @@ class TestDiverged:
         """It is lost after two or three steps, and the epoch has nine."""
         with pytest.raises(ProofError, match=r"run: the loss became (nan|inf) in epoch 1; lower `lr`"):
             tiny.rows_of(exploding, on_progress=tiny.interrupt_at(*signals))
-        assert not exploding.output.exists()
+        assert not list(exploding.output.iterdir())
 
     def test_a_save_by_the_clock(self, exploding: Run) -> None:
         with pytest.raises(ProofError, match=r"run: (the loss became|.* is no longer finite after step) .*lower `lr`"):
@@ -204,6 +204,22 @@ def test_a_run_is_resumed_where_there_is_one_and_never_overwritten(finished: Run
         tiny.rows_of(dataclasses.replace(finished, output=tmp_path / "none"))
     with pytest.raises(InputError, match="already holds a run; add `resume` to continue it"):
         tiny.rows_of(dataclasses.replace(finished, resume=False))
+
+
+def test_two_runs_at_once_do_not_write_one_folder(tiny_run: Run) -> None:
+    """Both would save their states in turn, and a resumed run go on from either."""
+    other: list[str] = []
+
+    def begin_again(row: EpochMetrics, epochs: int) -> None:
+        for resume in (False, True):
+            with pytest.raises(UnavailableError) as refused:
+                fit(dataclasses.replace(tiny_run, resume=resume))
+            other.append(str(refused.value))
+
+    fit(tiny_run, on_epoch=begin_again)
+    said = f"`output` {tiny_run.output}: another process writes it; wait for it to end, or choose another place"
+    assert set(other) == {said}
+    tiny.rows_of(dataclasses.replace(tiny_run, resume=True))  # the lock is free again
 
 
 @pytest.mark.parametrize("damage", [0, 0.001, 0.9, "a checkpoint in its place", "a field of another type"])
