@@ -64,7 +64,8 @@ def evaluate_command(
     ten_crop: Annotated[bool, Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
     confusion: Annotated[bool, Option("--confusion", help="Add the confusion matrix, in counts.")] = False,
     resize_to: ResizeTo = None,
-    workers: Workers = 2,
+    *,
+    workers: Workers,
 ) -> None:
     """Measure top-1 and top-5 of a checkpoint, in total and per class, as JSON."""
     loaded = at_scale(load_checkpoint(checkpoint), resize_to)
@@ -82,7 +83,8 @@ def pack_command(
     hf: Annotated[Path | None, Option(metavar="DIR", help="Folder to write for the Hugging Face hub.")] = None,
     val_labels: ValLabels = None,
     resize_to: ResizeTo = None,
-    workers: Workers = 2,
+    *,
+    workers: Workers,
 ) -> None:
     """Store a checkpoint as float16 and measure the accuracy that it then has, or write it for the Hugging Face hub."""
     result = pack(checkpoint, output, data, hf=hf, val_labels=val_labels, resize_to=resize_to, workers=workers)

@@ -43,7 +43,24 @@ ResizeTo = Annotated[
     int | None,
     Option(help="Resize photos to this size before the crop, which shows objects larger.  [default: as trained]"),
 ]
-Workers = Annotated[int, Option(min=0, max=MAX_WORKERS, help="Processes that decode images.")]
+
+
+def _loader_processes() -> int:
+    from training.loop.device import loader_processes  # with torch, which --help does not need
+
+    return loader_processes()
+
+
+Workers = Annotated[
+    int,
+    Option(
+        min=0,
+        max=MAX_WORKERS,
+        default_factory=_loader_processes,
+        show_default="2; for a GPU one per core, 16 at most",
+        help="Processes that decode images.",
+    ),
+]
 Teacher = Annotated[
     list[str] | None,
     Option(metavar="SOURCE", help="Whom to learn from, beside the labels; give it again for another one."),

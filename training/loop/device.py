@@ -8,14 +8,42 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.machine.cpu import cores
+
+MAX_LOADERS = 16
+"""Of one training process: each takes some hundred MiB."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def pick_device(rank: int = 0) -> torch.device:
-    """CUDA, else MPS, else the CPU; of several GPUs the one that torchrun gives to this process."""
+    """CUDA, else MPS, else the CPU; of several GPUs the one that torchrun gives to this process.
+
+    That GPU becomes the current one of the process, and cuDNN measures which of its algorithms is fastest, unless
+    deterministic ones are asked for. UsageError where torchrun has started more processes than there are GPUs.
+    """
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)))
+        index, count = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
+        if index >= count:
+            raise UsageError(
+                f"process {index + 1} of this machine has no GPU, torch sees {count}; start fewer (torchrun "
+                f"--nproc-per-node {count}), or make more visible with CUDA_VISIBLE_DEVICES"
+            )
+        torch.cuda.set_device(index)  # else libraries that ask for the current one all take the first
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+        return torch.device("cuda", index)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def loader_processes() -> int:
+    """How many processes decode images by default.
+
+    Two on a CPU, where the training itself needs the cores; for a GPU the cores that each process of torchrun has, up
+    to ``MAX_LOADERS``.
+    """
+    if not torch.cuda.is_available():
+        return 2
+    return max(1, min(MAX_LOADERS, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def without_tf32() -> AbstractContextManager[None]:

@@ -31,7 +31,8 @@ def report_command(
     ] = None,
     val: Val = None,
     val_labels: ValLabels = None,
-    workers: Workers = 2,
+    *,
+    workers: Workers,
 ) -> None:
     """Measure a run, and write its report.html, card.md and suspects.txt."""
     with reporting() as on_progress:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from alexnet_deploy.errors import UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint
 from tests.helpers.repository import ROOT
 from training.compress.low_rank import Spectrum, decompose_hidden_layers
 from training.data.listing import list_class_folders
 from training.data.loader import eval_batches
 from training.evaluate import evaluate_checkpoint
-from training.loop.device import pick_device
+from training.loop.device import loader_processes, pick_device
 
 
 def decomposed(checkpoint: Checkpoint, photos: Path) -> dict[str, Spectrum]:
@@ -36,6 +37,53 @@ def test_measuring_and_compressing_ask_for_the_device(
         evaluate_checkpoint(tiny_checkpoint, list_class_folders(photo_folder / "val"), workers=0)
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         decomposed(tiny_checkpoint, photo_folder)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A machine with two GPUs and 48 cores, as torch would tell of it; the GPUs that were made the current one."""
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr("training.loop.device.cores", lambda: 48)
+    return current
+
+
+def test_each_process_takes_its_gpu_and_one_too_many_is_refused(
+    two_gpus: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pick_device(1) == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "0")  # of a second machine, where the rank is higher
+    assert pick_device(3) == torch.device("cuda", 0)
+    assert two_gpus == [1, 0]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UsageError, match=r"^process 3 of this machine has no GPU, torch sees 2; start fewer"):
+        pick_device(2)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_cudnn_measures_its_algorithms_unless_each_run_is_to_be_the_same() -> None:
+    pick_device()
+    assert torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    try:
+        pick_device()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not torch.backends.cudnn.benchmark
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_has_as_many_loaders_as_there_are_cores_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loader_processes() == 16
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader_processes() == 12
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert loader_processes() == 1
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert loader_processes() == 2
 
 
 @pytest.mark.gpu
