@@ -130,3 +130,14 @@ def test_a_client_with_many_silent_calls_waits_for_them_itself(workplace: Path) 
                 with pytest.raises(grpc.RpcError) as refused:
                     server.call("ModelInfer", model_name="nobody")
                 assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_many_clients_with_a_silent_call_each_give_way(workplace: Path) -> None:
+    """Each has as few calls as the one that asks. They are cut off after 0.1 s instead of --idle."""
+    with (
+        serving(workplace, "exact", "--no-access-log", "--timeout", "1000s", "--idle", "1000s") as server,
+        silent_connections(server, "/inference.GRPCInferenceService/ModelInfer", 30, 1),
+        pytest.raises(grpc.RpcError) as refused,
+    ):
+        server.call("ModelInfer", model_name="nobody")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.serving.protocol.places import Places
 from alexnet_deploy.serving.protocol.turns import Caller, Turns
+from alexnet_deploy.serving.refusals import BusyError
 
 A, A2, B = Caller.of("ipv4:10.0.0.1:5001"), Caller.of("ipv4:10.0.0.1:5002"), Caller.of("ipv6:[::1]:5001")
 
@@ -76,18 +82,57 @@ def test_no_turn_is_lost_or_given_twice(calls: list[tuple[Caller, str]], count: 
     asyncio.run(body())
 
 
-def test_who_has_more_calls_than_one_that_waits() -> None:
+def test_how_many_wait_that_have_fewer_calls() -> None:
     async def body() -> None:
         turns = Turns(1)
         await turns.acquire(A)
         calls = Counter(dict.fromkeys(A.groups, 1))
-        assert not turns.is_awaited_by_less(A, calls), "nobody waits"
-        (own,) = await in_line(turns, A)
-        assert not turns.is_awaited_by_less(A, calls | Counter(dict.fromkeys(A.groups, 5))), "its own call"
-        (second,) = await in_line(turns, A2)
-        assert not turns.is_awaited_by_less(A, calls), "A2 would have as many as A has now"
-        assert turns.is_awaited_by_less(A, calls + calls), "one each afterwards"
-        second.cancel()
-        own.cancel()
+        assert turns.count_waiting_with_less(A, calls) == 0, "nobody waits"
+        tasks = await in_line(turns, A)
+        assert turns.count_waiting_with_less(A, calls) == 0, "its own call"
+        tasks += await in_line(turns, A2, A2, B)
+        assert turns.count_waiting_with_less(A, calls) == 2, "another connection of the host, and another host"
+        assert turns.count_waiting_with_less(B, calls) == 0, "the other host has calls, B has none"
+        for task in tasks:
+            task.cancel()
 
     asyncio.run(body())
+
+
+def test_a_host_or_connection_takes_no_more_places_than_it_leaves() -> None:
+    """Of 100: a connection alone 34, since then 66 are free and 32 would be for its host; a host by many of them 50."""
+    for callers, most in ((itertools.repeat(A), 34), (map(connection, itertools.count()), 50)):
+        places = Places(100)
+        with ExitStack() as open_calls:
+            taken = list(take_all(places, callers, open_calls))
+            assert len(taken) == most
+            with pytest.raises(BusyError, match=r"calls of this host are open, .* wait for some to end"):
+                open_calls.enter_context(places.taken_by(taken[-1]))
+            open_calls.enter_context(places.taken_by(B))
+        with ExitStack() as again:
+            assert len(list(take_all(places, itertools.repeat(B), again))) == 34, "all were given back"
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), max_size=99), st.integers(16, 60))
+def test_there_is_a_place_for_a_host_that_comes_new(calls: list[tuple[int, int]], count: int) -> None:
+    """Three hosts take 15 of 16 at most."""
+    places = Places(count)
+    with ExitStack() as open_calls:
+        for host, number in calls:
+            with suppress(BusyError):
+                open_calls.enter_context(places.taken_by(Caller.of(f"ipv4:10.0.0.{host}:{number}")))
+        open_calls.enter_context(places.taken_by(B))
+
+
+def connection(number: int) -> Caller:
+    return Caller.of(f"ipv4:10.0.0.1:{number}")
+
+
+def take_all(places: Places, callers: Iterable[Caller], open_calls: ExitStack) -> Iterator[Caller]:
+    """Those of ``callers`` that get a place, up to the first that does not."""
+    for caller in callers:
+        try:
+            open_calls.enter_context(places.taken_by(caller))
+        except BusyError:
+            return
+        yield caller

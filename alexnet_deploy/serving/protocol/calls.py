@@ -15,7 +15,9 @@ import grpc.aio
 
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.metrics import Metrics
+from alexnet_deploy.serving.protocol.places import Places
 from alexnet_deploy.serving.protocol.reading import Messages
+from alexnet_deploy.serving.protocol.turns import Caller
 from alexnet_deploy.serving.refusals import EngineError, Refusal
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.tracing import span
@@ -36,10 +38,10 @@ class Call:
 
 
 class Calls:
-    """What all calls have in common: keys, metrics, access log, spans, refusals."""
+    """What all calls have in common: places, keys, metrics, access log, spans, refusals."""
 
-    def __init__(self, keys: Keys, metrics: Metrics, access_log: AccessLog | None) -> None:
-        self._keys, self._metrics, self._access_log = keys, metrics, access_log
+    def __init__(self, places: Places, keys: Keys, metrics: Metrics, access_log: AccessLog | None) -> None:
+        self._places, self._keys, self._metrics, self._access_log = places, keys, metrics, access_log
 
     @contextmanager
     def recorded(self, name: str, operation: str, context: Any) -> Iterator[Call]:
@@ -90,7 +92,8 @@ class Calls:
         """What ``work`` returns; an error in it ends the call with a status. It is logged and counted."""
         with self.recorded(name, operation, context) as call:
             try:
-                answer = await work(call, context)
+                with self._places.taken_by(Caller.of(context.peer())):
+                    answer = await work(call, context)
             except asyncio.CancelledError:
                 raise
             except Exception as exc:

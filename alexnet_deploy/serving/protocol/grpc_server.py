@@ -17,13 +17,15 @@ from alexnet_deploy.serving.protocol.calls import Calls
 from alexnet_deploy.serving.protocol.health import Health
 from alexnet_deploy.serving.protocol.messages import HEALTH, HEALTH_METHODS, METHODS, SERVICE
 from alexnet_deploy.serving.protocol.methods import Methods
+from alexnet_deploy.serving.protocol.places import Places
 from alexnet_deploy.serving.protocol.reading import Messages
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.settings import Settings
 
 _OPEN = ("ServerLive", "ServerReady", "ModelReady")
 _MAX_METADATA = 32 << 10
-_MORE_CALLS = 1024  # at the same time, beyond one image each for the queue: gRPC refuses others itself, uncounted
+_MORE_CALLS = 2048  # at the same time, beyond one image each for the queue
+_BEING_REFUSED = 1024  # beyond these: gRPC refuses others itself, without a count
 _CALLS_PER_CONNECTION = 128
 """A client keeps further calls to itself. Here they would wait to be accepted, which happens one by one."""
 _PENDING = 4096
@@ -43,6 +45,7 @@ async def start_grpc(
     """
     assert settings.grpc_port is not None
     streams = settings.max_memory // 2 // settings.max_body
+    places = settings.max_queue + _MORE_CALLS + streams
     server = grpc.aio.server(
         options=(
             ("grpc.so_reuseport", 0),  # else a second server would share the port and take half of the requests
@@ -57,9 +60,9 @@ async def start_grpc(
             ("grpc.max_connection_idle_ms", _IDLE_MS),
             ("grpc.server_handshake_timeout_ms", round(1000 * settings.idle_s)),
         ),
-        maximum_concurrent_rpcs=settings.max_queue + _MORE_CALLS + streams,
+        maximum_concurrent_rpcs=places + _BEING_REFUSED,
     )
-    calls = Calls(keys, metrics, access_log)
+    calls = Calls(Places(places), keys, metrics, access_log)
     bodies = Messages(settings, budget, max(1, settings.max_memory // 4 // settings.max_body), settings.idle_s)
     small = Messages(settings, None, _OPEN_AT_ONCE, patience_s=0.0)
     methods = Methods(models)

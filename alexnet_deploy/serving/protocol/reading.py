@@ -25,7 +25,7 @@ from alexnet_deploy.serving.settings import Settings
 _QUICK_S = 0.1
 """Within this time a message is there, unless it is large, its network slow, or its client silent."""
 _SHARED_S = 2.0
-"""For so long a slow message is waited for while its client has more calls than another one that waits for a turn."""
+"""For so long a slow message is waited for while another client waits that has fewer calls; divided by their number."""
 
 
 @dataclass(eq=False, slots=True)
@@ -42,8 +42,9 @@ class Messages:
     """Reads the messages of calls, ``at_once`` at the same time. The other calls wait, for ``timeout_s`` at most.
 
     A call whose message is not there within ``_QUICK_S`` gives its turn to others, where it is one of a few: half as
-    many as have turns. If there are more, the one that has been slow for longest is cut off, after ``patience_s``. A
-    connection or a host with more calls than another one, which waits, loses its oldest slow call after ``_SHARED_S``.
+    many as have turns. If there are more, one is cut off after ``patience_s``, and while clients wait that have fewer
+    calls (other hosts, other connections of the host) after ``_SHARED_S`` divided by their number, but not before
+    ``_QUICK_S``. It is one of the host, and of the connection, with the most calls, the slowest of these.
     """
 
     def __init__(self, settings: Settings, budget: BodyBudget | None, at_once: int, patience_s: float) -> None:
@@ -122,12 +123,15 @@ class Messages:
 
     def _to_cut(self, now: float) -> _Reading | None:
         """The slow message that others need not wait for any longer."""
-        for each in self._slow:  # the oldest first
+
+        def weight(each: _Reading) -> tuple[int, ...]:
+            return tuple(self._reading[group] for group in each.caller.groups)
+
+        for each in sorted(self._slow, key=weight, reverse=True):  # among equals the oldest first
             assert each.slow_since is not None
-            slow_s = now - each.slow_since
-            if slow_s >= self._patience_s:
-                return each
-            if slow_s >= _SHARED_S and self._turns.is_awaited_by_less(each.caller, self._reading):
+            waiting = self._turns.count_waiting_with_less(each.caller, self._reading)
+            patience_s = min(self._patience_s, max(_SHARED_S / waiting, _QUICK_S)) if waiting else self._patience_s
+            if now - each.slow_since >= patience_s:
                 return each
         return None
 

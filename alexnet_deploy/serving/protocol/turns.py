@@ -35,7 +35,7 @@ class Turns:
     def __init__(self, count: int) -> None:
         self._free = count
         self._line = _Line()
-        self._waiting: Counter[Group] = Counter()
+        self._waiting: Counter[Caller] = Counter()
 
     async def acquire(self, caller: Caller) -> None:
         """Wait for a turn, which must be given back."""
@@ -44,7 +44,7 @@ class Turns:
             return
         turn: Turn = asyncio.get_running_loop().create_future()
         self._line.push((caller.host, caller.connection), turn)
-        self._waiting.update(caller.groups)
+        self._waiting[caller] += 1
         try:
             await turn
         except asyncio.CancelledError:
@@ -52,10 +52,9 @@ class Turns:
                 self.release()
             raise
         finally:
-            for group in caller.groups:
-                self._waiting[group] -= 1
-                if not self._waiting[group]:
-                    del self._waiting[group]
+            self._waiting[caller] -= 1
+            if not self._waiting[caller]:
+                del self._waiting[caller]
 
     def release(self) -> None:
         """Give a turn back."""
@@ -65,17 +64,22 @@ class Turns:
                 return
         self._free += 1
 
-    def is_awaited_by_less(self, caller: Caller, calls: Counter[Group]) -> bool:
-        """Whether another host or connection waits that has fewer of ``calls``, counted by groups, than ``caller``.
+    def count_waiting_with_less(self, caller: Caller, calls: Counter[Group]) -> int:
+        """How many connections wait that have fewer of ``calls``, counted by groups, than ``caller`` has.
 
-        Fewer also after it has taken one over.
+        Those of other hosts are compared by host.
         """
-        return any(
-            group not in caller.groups and calls[group] + 1 <= calls[own] - 1
-            for group in self._waiting
-            for own in caller.groups
-            if group[0] == own[0]
+        return sum(
+            any(calls[theirs] < calls[own] for theirs, own in _compared(other, caller)) for other in self._waiting
         )
+
+
+def _compared(one: Caller, other: Caller) -> list[tuple[Group, Group]]:
+    """The groups by which two callers are compared; none if they are the same."""
+    (host, connection), (other_host, other_connection) = one.groups, other.groups
+    if host != other_host:
+        return [(host, other_host)]
+    return [(connection, other_connection)] if connection != other_connection else []
 
 
 class _Line:
