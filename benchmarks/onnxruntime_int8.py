@@ -10,16 +10,14 @@ nothing spins. All sessions are in one process, since they are of one runtime, a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import resolve_engine
@@ -31,6 +29,7 @@ from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from alexnet_deploy.runtime.select import open_runner
+from benchmarks.peers.onnxruntime_peer import CALIBRATION_BATCH, CALIBRATION_IMAGES, quantise
 from benchmarks.render import save_and_print
 from benchmarks.rounds import Report, Row, argument_parser, in_turn
 
@@ -40,7 +39,6 @@ PEER = "onnxruntime.quantization"
 UNIT = "images per CPU s"
 BATCHES = (1, 32)
 GOALS: dict[tuple[str, int], str] = {("int8", 1): "≥ 2.0", ("int8", 32): "≥ 3.0"}
-CALIBRATION_IMAGES, CALIBRATION_BATCH = 128, 16
 
 
 def main() -> None:
@@ -73,22 +71,8 @@ def make(engine: Engine, train: Path, folder: Path) -> dict[str, Engine]:
     for precision in QUANTISED:
         to_quantized(engine.onnx_path, made[precision].onnx_path, precision=precision, batches=batches)
     to_fp16(engine.onnx_path, made["fp16"].onnx_path)
-    quantise_as_onnxruntime_does(engine.onnx_path, made[PEER].onnx_path, engine.contract.input_name, batches())
+    quantise(engine.onnx_path, made[PEER].onnx_path, engine.contract.input_name, batches())
     return made
-
-
-def quantise_as_onnxruntime_does(onnx: Path, out: Path, input_name: str, batches: Iterator[NDArray[np.uint8]]) -> None:
-    """Its quantiser, with what its documentation recommends on x86: uint8 x int8, per channel, a prepared graph."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Photos(CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> Any:
-            return {input_name: pixels_NHWC} if (pixels_NHWC := next(batches, None)) is not None else None
-
-    quant_pre_process(onnx, prepared := out.with_suffix(".prepared"))
-    types = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
-    quantize_static(prepared, out, Photos(), per_channel=True, **types)
 
 
 def speeds(made: Mapping[str, Engine], batch: int, rounds: int, seconds: float) -> list[Row]:

@@ -35,7 +35,9 @@ def page(reports: Mapping[str, Report]) -> str:
         where = f"{_environment(report.environment)}\n\n" if report.environment != previous else ""
         previous = report.environment
         notes = "".join(f"\n- {note}" for note in report.notes)
-        parts.append(f"## {report.question}\n\n{where}{table(report)}\n{notes and notes + chr(10)}")
+        ways = "\n| side | how it was run |\n|---|---|\n" if report.how else ""
+        ways += "".join(f"| {side} | {how} |\n" for side, how in report.how.items())
+        parts.append(f"## {report.question}\n\n{where}{table(report)}\n{notes and notes + chr(10)}{ways}")
     return "\n".join(parts)
 
 

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 PACKAGES = (
     *("alexnet-deploy", "openvino", "onnxruntime", "onnxruntime-gpu", "torch", "torchvision", "ultralytics"),
-    *("opencv-python", "Pillow", "numpy", "ray"),
+    *("timm", "mlcommons-loadgen", "opencv-python", "Pillow", "numpy", "ray"),
 )
 """The versions of these packages decide what a reading means."""
 
@@ -76,12 +76,13 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer to one question: rows, and notes that follow from the readings."""
+    """The answer to one question: rows, notes that follow from the readings, and how each side was run, by its name."""
 
     question: str
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=lambda: environment())
+    how: dict[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,17 +7,15 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnxruntime as ort
 import pytest
 from PIL import Image
 
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
 from alexnet_deploy.contract import BatchProfile
-from alexnet_deploy.images.samples import parity_pixels
 from alexnet_deploy.model.checkpoint import Checkpoint
-from benchmarks import cold_start, end_to_end, engine_only, peers, phone_photos, render, rounds, scaling
-from benchmarks.peers import for_ultralytics
+from benchmarks import cold_start, end_to_end, engine_only, phone_photos, render, rounds, scaling
+from benchmarks.end_to_end import Checked
+from benchmarks.peers.chosen import COMPARED
 from benchmarks.rounds import Report, Row
 from benchmarks.training import ablations
 
@@ -162,12 +160,15 @@ def test_photos_are_enlarged_to_the_size_of_a_phone_once(photos: Path, tmp_path:
     assert {file: file.stat().st_mtime_ns for file in folder.iterdir()} == made
 
 
-@pytest.mark.parametrize("way", ["ours", "decode", end_to_end.PLAIN, end_to_end.QUANTISED])
-def test_every_way_through_a_folder_answers_every_file(
-    store: Path, photos: Path, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["ours", "decode", "engine"])
+def test_every_way_through_a_folder_measures(
+    store: Path, photos: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "CACHE", tmp_path)
-    assert end_to_end.one_pass(way, store / "alexnet-int8", sorted(photos.rglob("*.jpg"))) > 0
+    monkeypatch.setattr(engine_only, "SECONDS", 0.05)
+    files = sorted(photos.rglob("*.jpg"))
+    done = end_to_end.one_pass(way, store / "alexnet-int8", files)
+    assert done.images_per_s > 0
+    assert len(done.top1) == (len(files) if way == "ours" else 0)
 
 
 def test_a_way_that_does_not_answer_all_files_ends_the_benchmark(store: Path, tmp_path: Path, photos: Path) -> None:
@@ -177,11 +178,7 @@ def test_a_way_that_does_not_answer_all_files_ends_the_benchmark(store: Path, tm
 
 
 def test_the_limit_is_the_time_of_decoder_plus_engine() -> None:
-    rates = {"decode, fp32": [100.0], "engine, fp32": [100.0], "engine, int8": [300.0]}
-    rates |= {"ours, fp32": [45.0], "ours, int8": [60.0]}
-    rates |= {f"{peer}, {precision}": [10.0] for peer, precision in end_to_end.COMPARED}
-    rates[f"{end_to_end.PLAIN}, int8"] = [50.0]
-    report = end_to_end.summarise(rates)
+    report = end_to_end.summarise(*made_up())
     limits = {row.case: row for row in report.rows if row.peer == "the limit"}
     assert limits["ours, int8"].theirs == pytest.approx([75.0])
     assert limits["ours, fp32"].theirs == pytest.approx([50.0])
@@ -190,18 +187,28 @@ def test_the_limit_is_the_time_of_decoder_plus_engine() -> None:
     ]
 
 
-def test_ultralytics_gets_the_same_network(store: Path, tmp_path: Path, tiny_checkpoint: Checkpoint) -> None:
-    for_ultralytics(original := store / "alexnet-fp32" / MODEL, converted := tmp_path / "converted.onnx")
-    pixels_NHWC = parity_pixels(None, tiny_checkpoint.contract.preprocessing)[:3]
-    providers = ["CPUExecutionProvider"]
-    (logits_NK,) = ort.InferenceSession(original, providers=providers).run(None, {"pixels": pixels_NHWC})
-    images_NCHW = pixels_NHWC.transpose(0, 3, 1, 2).astype(np.float32) / 255
-    session = ort.InferenceSession(converted, providers=providers)
-    (probabilities_NK,) = session.run(None, {"images": images_NCHW})
-    powers_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-    # The rounding of pixels / 255 in float32 goes through the whole network.
-    np.testing.assert_allclose(probabilities_NK, powers_NK / powers_NK.sum(axis=1, keepdims=True), atol=1e-5)
-    assert session.get_modelmeta().custom_metadata_map["task"] == "classify"
+def test_every_peer_has_its_memory_its_answers_and_how_it_was_run() -> None:
+    rates, found = made_up()
+    report = end_to_end.summarise(rates, found)
+    memory = {row.peer: row for row in report.rows if row.unit == "MiB"}
+    peers = [f"{name}, {precision}" for name, precision in COMPARED]
+    assert list(memory) == peers
+    assert memory["timm's inference.py, fp32"].case == "ours, fp32, peak memory"
+    assert memory["timm's inference.py, fp32"].ratio() == rounds.Spread(0.5, 0.5, 0.5)
+    assert list(report.how) == ["ours, int8", *peers]
+    assert report.how["timm's inference.py, fp32"].endswith("Our float32 answer on 99.0% of the photos.")
+    page = render.page({"end_to_end": report})
+    assert page.count("\n| Ultralytics predict, fp32 | `YOLO(") == 1
+
+
+def made_up() -> tuple[dict[str, list[float]], dict[str, Checked]]:
+    """Readings of one round, and what the check found."""
+    rates = {"decode, fp32": [100.0], "engine, fp32": [100.0], "engine, int8": [300.0]}
+    rates |= {"ours, fp32": [45.0], "ours, int8": [60.0]}
+    rates |= {f"{peer}, {precision}": [10.0] for peer, precision in COMPARED}
+    rates["Pillow + ONNX Runtime loop, int8"] = [50.0]
+    found = {"ours, fp32": Checked(1.0, 200.0), "ours, int8": Checked(0.97, 100.0)}
+    return rates, found | {f"{peer}, {precision}": Checked(0.99, 400.0) for peer, precision in COMPARED}
 
 
 def test_scaling_runs_the_command_through_links(store: Path, photos: Path, tmp_path: Path) -> None:
