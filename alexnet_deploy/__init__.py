@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` 
     from alexnet_deploy.adoption.import_options import ImportOptions as ImportOptions
     from alexnet_deploy.build.engine import build_engine as build_engine
     from alexnet_deploy.build.settings import BuildSettings as BuildSettings
+    from alexnet_deploy.bundle.plan_options import PlanOptions as PlanOptions
     from alexnet_deploy.contract import BatchProfile as BatchProfile
     from alexnet_deploy.contract import ModelContract as ModelContract
     from alexnet_deploy.contract import Preprocessing as Preprocessing
@@ -59,6 +60,7 @@ _NAMES = {
     "adoption.import_options": "ImportOptions",
     "build.engine": "build_engine",
     "build.settings": "BuildSettings",
+    "bundle.plan_options": "PlanOptions",
     "contract": "BatchProfile ModelContract Preprocessing",
     "errors": "ArtifactError DeployError InputError ProofError UnavailableError UsageError",
     "evaluation.compare": "Comparison compare",
@@ -88,6 +90,7 @@ __all__ = [
     "InputError",
     "ModelContract",
     "OpenEngine",
+    "PlanOptions",
     "Prediction",
     "Preprocessing",
     "ProfileSettings",

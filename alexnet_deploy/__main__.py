@@ -1,10 +1,12 @@
 """``alexnet-deploy``, and ``python -m alexnet_deploy``."""
 
+import gc
 import sys
 
 
 def run() -> None:
     """Run the command line; Ctrl-C while it is still loading ends it as quietly as later."""
+    gc.disable()  # a command turns it on: see cli/collector.py
     try:
         from alexnet_deploy.cli import main
 

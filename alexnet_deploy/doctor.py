@@ -97,6 +97,8 @@ def _library(
 def _tried(title: str, found: str, try_it: Callable[[], str], fix: str, *, verb: str = "load") -> Check:
     try:
         return Check(title, "ok", f"{found}: {try_it()}")
+    except UnavailableError as exc:  # ours: it knows the cause, and usually the fix
+        return Check(title, "broken", f"{found}, does not {verb} ({exc.cause})", exc.fix or fix)
     except Exception as exc:  # a broken installation may raise anything when it loads
         return Check(title, "broken", f"{found}, does not {verb} ({one_line(exc, 160)})", fix)
 
@@ -137,11 +139,10 @@ def _onnxruntime(has_gpu: bool) -> list[Check]:
         providers.extend(onnxruntime_runner.providers())
         return "CPU"
 
-    def start_cuda() -> str:
-        from alexnet_deploy.runtime import onnxruntime_runner
+    def try_cuda() -> str:
+        from alexnet_deploy.runtime import onnxruntime_cuda
 
-        onnxruntime_runner.start_cuda()
-        return "runs a model"
+        return onnxruntime_cuda.try_cuda()
 
     checks = [_tried(title, found, load, f"pip install --force-reinstall {installed[0]}")]
     if "CUDAExecutionProvider" not in providers:
@@ -151,7 +152,7 @@ def _onnxruntime(has_gpu: bool) -> list[Check]:
         return [*checks, Check(f"{title} CUDA", "absent", f"{found}: compiled in, but this machine has no GPU", NO_GPU)]
     # Its extras bring the CUDA and cuDNN that it was built for.
     fix = "pip install --upgrade 'onnxruntime-gpu[cuda,cudnn]'"
-    return [*checks, _tried(f"{title} CUDA", found, start_cuda, fix, verb="start")]
+    return [*checks, _tried(f"{title} CUDA", found, try_cuda, fix, verb="start")]
 
 
 def _openvino_devices() -> str:

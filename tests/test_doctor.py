@@ -18,7 +18,7 @@ from alexnet_deploy.cli import app
 from alexnet_deploy.doctor import Check, can_run, examine, gpu
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.machine.gpu import nvidia_smi
-from alexnet_deploy.runtime import cuda_python, onnxruntime_runner
+from alexnet_deploy.runtime import cuda_python, onnxruntime_cuda, onnxruntime_runner
 from alexnet_deploy.runtime.cuda_python import CudaVersions, cuda_versions
 from tests.helpers.fake_device import FakeDevice
 
@@ -53,7 +53,16 @@ def test_both_onnxruntimes_are_a_conflict(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_is_not_installed_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = ("onnxruntime", "openvino", "scipy", "mlcommons-loadgen", "nvidia-ml-py", "pycuda", "cuda-bindings")
+    gone = (
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "openvino",
+        "scipy",
+        "mlcommons-loadgen",
+        "nvidia-ml-py",
+        "pycuda",
+        "cuda-bindings",
+    )
     monkeypatch.setattr(doctor, "version_of", without(*gone))
     checks = rows()
     assert checks["ONNX Runtime"].fix == "pip install 'alexnet-deploy[cpu]' (or [gpu])"
@@ -85,7 +94,9 @@ class TestCuda:
     def test_a_card_without_the_drivers_library(self) -> None:
         check = rows()["CUDA"]
         assert check.state == "broken"
-        assert check.found.startswith("no driver, cuda-python: cudaGetDeviceCount: cudaErrorInsufficientDriver (")
+        assert check.found.startswith(
+            "no driver, cuda-python: cudaGetDeviceCount: NVIDIA's driver is missing, or too old"
+        )
         assert check.fix.startswith("install the driver's libcuda.so.1; in a container, add compute")
         assert not can_run(examine())
 
@@ -141,20 +152,57 @@ class TestCuda:
         assert checks["PyCUDA"].state == checks["CUDA"].state == "absent"
         assert checks["PyCUDA"].found == "2026.1, which loads only with a driver"
 
-    @pytest.mark.usefixtures("no_driver")
-    @pytest.mark.filterwarnings("ignore:Specified provider")
-    def test_cuda_inside_onnx_runtime_is_what_a_session_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert "ONNX Runtime CUDA" not in rows()
+    @pytest.fixture
+    def compiled_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An ONNX Runtime with CUDA, whichever package is installed here."""
         monkeypatch.setattr(onnxruntime_runner, "providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-        checks = rows()
-        assert checks["ONNX Runtime"].found.endswith(": CPU")
-        check = checks["ONNX Runtime CUDA"]
+
+    @pytest.mark.usefixtures("compiled_in")
+    def test_cuda_inside_onnx_runtime_is_what_a_session_says(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxruntime_cuda, "try_cuda", lambda: "runs a model")
+        assert rows()["ONNX Runtime"].found.endswith(": CPU")
+        assert rows()["ONNX Runtime CUDA"].state == "ok"
+        monkeypatch.setattr(onnxruntime_cuda, "try_cuda", Mock(side_effect=RuntimeError("it\nbroke")))
+        check = rows()["ONNX Runtime CUDA"]
         assert check.state == "broken"
-        assert "does not start (it falls back to the CPU; " in check.found
+        assert "does not start (it broke)" in check.found
         assert "onnxruntime-gpu[cuda,cudnn]" in check.fix
-        monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)  # no session is made where there is no GPU
-        monkeypatch.setattr(onnxruntime_runner, "start_cuda", lambda: pytest.fail("a session was made"))
+
+    @pytest.mark.usefixtures("compiled_in")
+    def test_no_session_is_made_where_there_is_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(doctor, "nvidia_smi", lambda: None)
+        monkeypatch.setattr(onnxruntime_cuda, "try_cuda", lambda: pytest.fail("a session was made"))
         assert rows()["ONNX Runtime CUDA"].state == "absent"
+
+    @pytest.mark.usefixtures("compiled_in")
+    @pytest.mark.parametrize(
+        ("missing", "there", "cause", "fix"),
+        [
+            (
+                ("libcublasLt.so.13",),
+                set(),
+                "is built for CUDA 13 and does not find libcublasLt.so.13",
+                "pip install '",
+            ),
+            (("libcudnn.so.9",), {13}, "is built for CUDA 13 and does not find libcudnn.so.9", "pip install '"),
+            (("libcublas.so.13",), {12}, "what is installed here is CUDA 12", "which adds CUDA 13, or the version for"),
+        ],
+    )
+    def test_libraries_that_cuda_lacks_are_named(
+        self, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...], there: set[int], cause: str, fix: str
+    ) -> None:
+        monkeypatch.setattr(onnxruntime_cuda, "preload_cuda", lambda: missing)
+        monkeypatch.setattr(onnxruntime_cuda, "built_for_cuda", lambda: 13)
+        monkeypatch.setattr(onnxruntime_cuda, "installed_cuda", lambda: frozenset(there))
+        check = rows()["ONNX Runtime CUDA"]
+        assert check.state == "broken"
+        assert cause in check.found
+        assert "onnxruntime-gpu[cuda,cudnn]" in check.fix
+        assert fix in check.fix
+
+    def test_a_package_for_the_cpu_has_no_row_for_cuda(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(onnxruntime_runner, "providers", lambda: ["CPUExecutionProvider"])
+        assert "ONNX Runtime CUDA" not in rows()
 
 
 @pytest.mark.parametrize(

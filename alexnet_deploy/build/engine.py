@@ -10,20 +10,24 @@ from tempfile import TemporaryDirectory
 from typing import get_args
 
 from alexnet_deploy.build.plans import BuiltPlans, build_plans
-from alexnet_deploy.build.proof import describe_fallback, fallbacks
+from alexnet_deploy.build.proof import describe_fallback, describe_unproved, fallbacks, unproved_in
 from alexnet_deploy.build.settings import BuildSettings
+from alexnet_deploy.build.targets import is_limit_here, why_no_plan_here
 from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
 from alexnet_deploy.build.verify import verify_bundle
 from alexnet_deploy.bundle.manifest import MODEL, Engine, Manifest, save_manifest, write_bundle
+from alexnet_deploy.bundle.plan_options import span
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import BatchProfile, Precision
-from alexnet_deploy.errors import ProofError, UsageError, require_one_of
+from alexnet_deploy.errors import InputError, ProofError, UsageError, require_one_of
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.float_model import FloatModel, import_float_model
-from alexnet_deploy.precision.types import is_weights_only, method_for, quantized_type
+from alexnet_deploy.precision.types import float_type, instead_of_float16, is_weights_only, method_for, quantized_type
 from alexnet_deploy.progress import Progress, no_progress
-from alexnet_deploy.runtime.tensorrt_library import installed
+from alexnet_deploy.runtime.tensorrt_support import undocumented
+from alexnet_deploy.verification.float16_range import require_float16_range
+from alexnet_deploy.verification.photos import photo_pixels
 
 Accept = Callable[[Engine, Path], None]
 """Judges a finished engine beside its float32 ONNX, such as ``profiling.speedup.SpeedCheck``; raises a DeployError."""
@@ -141,8 +145,18 @@ def new_bundle(
             graph = load_onnx(model.path)
             set_contract(graph, model.contract)
             save_onnx(graph, model.path)
-        batch = _batch(model, settings.batch)
+        batch = _batch(model, _asked_batch(settings))
         yield UnfinishedBundle(path, folder, Path(scratch), model, batch, precision, settings, notes)
+
+
+def _asked_batch(settings: BuildSettings) -> BatchProfile | None:
+    spanned = span(settings.plan_options.profiles)
+    if spanned is not None and settings.batch is not None:
+        raise UsageError(
+            "`profiles` have the batch sizes: leave out `min_batch`, `opt_batch` and `max_batch`, or give them as one "
+            "profile"
+        )
+    return spanned or settings.batch
 
 
 def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
@@ -159,27 +173,19 @@ def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
 
 def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accept | None = None) -> None:
     """Build the plans of the typed ONNX in ``bundle``, prove their precision and write the manifest."""
-    built = _build_plans(bundle, on_progress)
+    bundle.notes.extend(_float16_notes(bundle))
+    built = _proved_plans(bundle, on_progress)
     achieved = {plan.plan.file: plan.achieved for plan in built.plans}
-    allowed = bundle.settings.allow_fallback
-    missed = [
-        f"{file}: {describe_fallback(layer)}"
-        for file, layers in achieved.items()
-        for layer in fallbacks(layers, allowed)
-    ]
-    if missed:
-        raise ProofError(
-            f"{bundle.path}: not written: {len(missed)} layers did not get their precision, first in {missed[0]}; "
-            "accept them with `allow_fallback` (a name or regular expression), or choose other `targets` or another "
-            "precision"
-        )
     engine, float_onnx = _engine(bundle, built)
     images = bundle.settings.verify_images
     verification, remarks = verify_bundle(engine, float_onnx, None if images is None else Path(images))
     if accept is not None:
         accept(engine, float_onnx)
     accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
-    notes = (*bundle.notes, *remarks, *(f"allowed fallback: {describe_fallback(layer)}" for layer in accepted))
+    doubts = undocumented((each.plan.builder, [layer.got for layer in each.achieved]) for each in built.plans)
+    unproved = [describe_unproved(file, layers) for file, layers in achieved.items() if unproved_in(layers)]
+    allowed = [f"allowed fallback: {describe_fallback(layer)}" for layer in accepted]
+    notes = (*bundle.notes, *remarks, *doubts, *unproved, *allowed)
     manifest = Manifest(
         precision=bundle.precision,
         contract=bundle.model.contract,
@@ -193,6 +199,16 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accep
     save_manifest(manifest, bundle.folder)
 
 
+def _float16_notes(bundle: UnfinishedBundle) -> list[str]:
+    if float_type(bundle.precision) != "fp16":
+        return []
+    images = bundle.settings.verify_images
+    pixels_NHWC = photo_pixels(bundle.model.contract.preprocessing, None if images is None else Path(images))
+    return require_float16_range(
+        bundle.folder / MODEL, pixels_NHWC, name=str(bundle.path), instead=instead_of_float16(bundle.precision)
+    )
+
+
 def _engine(bundle: UnfinishedBundle, built: BuiltPlans) -> tuple[Engine, Path]:
     """The engine in ``bundle``, and the float32 ONNX that it was made from."""
     onnx_path = bundle.folder / MODEL
@@ -202,20 +218,55 @@ def _engine(bundle: UnfinishedBundle, built: BuiltPlans) -> tuple[Engine, Path]:
     return engine, bundle.model.path if bundle.model.path.exists() else onnx_path
 
 
-def _build_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans:
-    targets = bundle.settings.targets
-    if not targets and not installed():
-        bundle.notes.append(
-            "no TensorRT plan: TensorRT is not installed; pip install 'alexnet-deploy[rtx]' builds plans on any machine"
-        )
+def _proved_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans:
+    """The plans, each of whose layers has its precision or is allowed not to; ProofError else.
+
+    Where no target is asked for, a GPU for which NVIDIA documents no such plan does not end the build: the ONNX runs
+    there as well, and a note has the reason.
+    """
+    if not bundle.settings.targets and (reason := why_no_plan_here()) is not None:
+        bundle.notes.append(f"no TensorRT plan: {reason}")
         return BuiltPlans(())
-    built = build_plans(
+    try:
+        built = _build_plans(bundle, on_progress)
+        _require_proof(bundle, built)
+    except (InputError, ProofError) as exc:
+        if bundle.settings.targets or not is_limit_here(bundle.precision):
+            raise
+        for file in bundle.folder.glob("*.plan"):
+            file.unlink()
+        reason = str(exc).removeprefix(f"{bundle.path}: not written: ")
+        bundle.notes.append(f"no TensorRT plan for this GPU: {reason}")
+        return BuiltPlans(())
+    bundle.notes.extend(f"no plan: {reason}" for reason in built.passed_over)
+    bundle.notes.extend(built.remarks)
+    return built
+
+
+def _build_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans:
+    timings = bundle.settings.timing_cache
+    return build_plans(
         bundle.folder / MODEL,
         bundle.folder,
         batch=bundle.batch,
-        targets=targets,
+        targets=bundle.settings.targets,
+        options=bundle.settings.plan_options,
+        timings=None if timings is None else Path(timings),
         source=bundle.model.source,
         on_progress=on_progress,
     )
-    bundle.notes.extend(f"no plan: {reason}" for reason in built.passed_over)
-    return built
+
+
+def _require_proof(bundle: UnfinishedBundle, built: BuiltPlans) -> None:
+    allowed = bundle.settings.allow_fallback
+    missed = [
+        f"{each.plan.file}: {describe_fallback(layer)}"
+        for each in built.plans
+        for layer in fallbacks(each.achieved, allowed)
+    ]
+    if missed:
+        raise ProofError(
+            f"{bundle.path}: not written: {len(missed)} layers did not get their precision, first in {missed[0]}; "
+            "accept them with `allow_fallback` (a name or regular expression), or choose other `targets` or another "
+            "precision"
+        )

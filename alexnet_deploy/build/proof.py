@@ -1,12 +1,12 @@
 """Whether each layer got the precision that the ONNX requests, from the graph and the builder's own report.
 
-The report names every fused layer of the engine, the types of its inputs and, in its metadata, the ONNX nodes that it
-came from. TensorRT-RTX logs the report while it builds, so the proof needs no GPU.
+The layers of the report (``reported_layers``) name the ONNX nodes that they came from. The full TensorRT may compile
+many nodes as one region, a Myelin ``ForeignNode``, of which it reports only the outer inputs and outputs. Nothing is
+proved about such nodes, and nothing is refuted: their networks are strongly typed all the same.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import TensorProto
 
-from alexnet_deploy.bundle.manifest import LayerPrecision
+from alexnet_deploy.build.reported_layers import UNKNOWN, EngineLayer
+from alexnet_deploy.bundle.manifest import UNPROVED, LayerPrecision
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.element_types import (
     COMPUTE_OPS,
@@ -28,9 +29,6 @@ from alexnet_deploy.onnx_graph.element_types import (
 )
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 
-UNKNOWN = "unknown"
-"""``got`` of a node that is missing from the report."""
-
 _ONNX_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
@@ -40,24 +38,9 @@ _ONNX_TYPES: dict[int, str] = {
     TensorProto.FLOAT8E4M3FN: "fp8",
     TensorProto.INT4: "int4",
 }
-_REPORT_TYPES = (
-    ("bf16", re.compile(r"BF16|BFloat16", re.I)),
-    ("fp8", re.compile(r"FP8", re.I)),
-    ("int8", re.compile(r"(?<!u)int8", re.I)),
-    ("int4", re.compile(r"(?<!u)int4", re.I)),
-    ("fp16", re.compile(r"Half|FP16", re.I)),
-    ("fp32", re.compile(r"Float|FP32", re.I)),
-)
 _WIDEST_FIRST = ("fp32", "fp16", "bf16", "fp8", "int8", "int4")
 _STORED = {"int8-weights": "int8", "int4": "int4"}
 """The type in which a plan holds the weight, by what a node requests for its weight alone."""
-
-_LAYER = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w*), Inputs: (?P<inputs>\[.*?\]), Constants: (?P<constants>\[.*?\]), "
-    r"Outputs: \[.*\].*?, Metadata: (?P<metadata>.*)"
-)
-_TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<type>\w+)")
-_NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +55,6 @@ class ComputeNode:
     precision: str
     weights: int
     dequantise: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLayer:
-    """One fused layer of an engine: the types of its inputs, and the type and size of each of its constants."""
-
-    name: str
-    kind: str
-    nodes: frozenset[str]
-    inputs: tuple[str, ...]
-    constants: tuple[tuple[str, int], ...]
 
 
 def compute_nodes(model: onnx.ModelProto) -> list[ComputeNode]:
@@ -119,57 +91,21 @@ def _name_in_report(node: onnx.NodeProto) -> str:
     return node.name or f"node_of_{node.output[0]}"  # what TensorRT's ONNX parser calls a nameless node
 
 
-def layers_from_log(report: str) -> list[EngineLayer]:
-    """Read the builder's VERBOSE message ``Layers:``; an empty list if it has another form."""
-    layers = []
-    for match in map(_LAYER.fullmatch, report.splitlines()):
-        if match is not None:
-            layers.append(
-                EngineLayer(
-                    name=match["name"],
-                    kind=match["kind"],
-                    nodes=frozenset(_NODE.findall(match["metadata"])),
-                    inputs=tuple(_report_type(t["type"]) for t in _TENSOR.finditer(match["inputs"])),
-                    constants=tuple(
-                        (_report_type(t["type"]), math.prod(map(int, filter(None, t["dims"].split(",")))))
-                        for t in _TENSOR.finditer(match["constants"])
-                    ),
-                )
-            )
-    return layers
-
-
-def layers_from_inspector(text: str) -> list[EngineLayer]:
-    """Read the engine inspector's JSON: TensorRT 10 gives ``Format/Datatype`` and ``Weights``, 11 splits the first.
-
-    https://docs.nvidia.com/deeplearning/tensorrt/11.3.0/api/migration/tensorrt-10x-to-11x-IEngineInspector.html
-    """
-    layers = []
-    for raw in json.loads(text)["Layers"]:
-        if isinstance(raw, str):
-            continue  # an engine built without detailed profiling gives only names
-        constants = [(str(t.get("Datatype", "")), math.prod(t["Dimensions"])) for t in raw.get("Constants", ())]
-        if "Weights" in raw:
-            constants.append((raw["Weights"]["Type"], raw["Weights"]["Count"]))
-        layers.append(
-            EngineLayer(
-                name=raw["Name"],
-                kind=raw.get("LayerType", ""),
-                nodes=frozenset(_NODE.findall(raw.get("Metadata", ""))),
-                inputs=tuple(
-                    _report_type(str(t.get("Datatype") or t.get("Format/Datatype", ""))) for t in raw.get("Inputs", ())
-                ),
-                constants=tuple((_report_type(kind), count) for kind, count in constants),
-            )
-        )
-    return layers
-
-
 def achieved_precisions(nodes: Iterable[ComputeNode], layers: Sequence[EngineLayer]) -> tuple[LayerPrecision, ...]:
-    """The precision that each node requests and the one it achieved in ``layers``."""
+    """The precision that each node requests and the one it achieved in ``layers``.
+
+    A node that no layer names is in the region, if there is one: its metadata may be missing.
+    """
     found = []
+    region = next((layer for layer in layers if layer.is_region), None)
     for node in nodes:
-        achieved = _achieved(node, [layer for layer in layers if node.name in layer.nodes])
+        named = [layer for layer in layers if node.name in layer.nodes]
+        separate = [layer for layer in named if not layer.is_region]
+        inside = next(iter(named), region)
+        if not separate and inside is not None:
+            found.append(LayerPrecision(node.name, node.op, node.precision, UNPROVED, inside.name))
+            continue
+        achieved = _achieved(node, separate)
         if node.dequantise:
             held = [layer for layer in layers if layer.nodes & {node.name, node.dequantise}]
             achieved = _with_weight_alone(node, achieved, held)
@@ -206,12 +142,8 @@ def _largest(layer: EngineLayer) -> tuple[str, int]:
     return max(layer.constants, key=lambda constant: constant[1], default=(UNKNOWN, 0))
 
 
-def _report_type(text: str) -> str:
-    return next((name for name, pattern in _REPORT_TYPES if pattern.search(text)), UNKNOWN)
-
-
 def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> list[LayerPrecision]:
-    """The layers that did not achieve the requested precision, except those in ``allowed``.
+    """The layers that did not achieve the requested precision, except those in ``allowed`` and the unproved ones.
 
     Each of ``allowed`` is a node's name or a regular expression for whole names; UsageError if it is neither.
     """
@@ -228,6 +160,7 @@ def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> 
         layer
         for layer in layers
         if layer.got != layer.asked
+        and layer.got != UNPROVED
         and layer.node not in names
         and not any(pattern.fullmatch(layer.node) for pattern in patterns)
     ]
@@ -244,3 +177,18 @@ def describe_fallback(layer: LayerPrecision) -> str:
     else:
         why = "the builder chose another type"
     return f"{layer.node} ({layer.op}) requested {layer.asked}, achieved {layer.got}: {why}"
+
+
+def unproved_in(layers: Iterable[LayerPrecision]) -> list[LayerPrecision]:
+    """The layers inside a region, about whose precision the report is silent."""
+    return [layer for layer in layers if layer.got == UNPROVED]
+
+
+def describe_unproved(file: str, layers: Iterable[LayerPrecision]) -> str:
+    """The note about the unproved layers of the plan ``file``."""
+    unproved = unproved_in(layers)
+    return (
+        f"{file}: the precision of {len(unproved)} layers is not proved: TensorRT compiled them as one region "
+        f"({unproved[0].engine_layer[:60]}) and reports no types inside it; its networks are strongly typed, and its "
+        "answers are compared with the CPU's when the plan is first loaded"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_deploy.bundle.plan_options import DEFAULT_OPTIONS, PlanOptions
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.precision.settings import CalibrationSettings
 
@@ -18,7 +19,14 @@ class BuildSettings(CalibrationSettings):
     batch: BatchProfile | None = None
     """Batch sizes of the plans; None: 1..32 tuned for 8, or the one batch size of a static model."""
     targets: tuple[str, ...] = ()
-    """GPUs to build plans for: values of ``plans.TARGETS``; empty: the GPU of this machine, else one portable plan."""
+    """GPUs to build plans for: values of ``targets.TARGETS``, or names such as ``rtx4090``.
+
+    Empty: the GPU of this machine, else one portable plan.
+    """
+    plan_options: PlanOptions = DEFAULT_OPTIONS
+    """Options of the plans; its ``profiles`` take the place of ``batch``."""
+    timing_cache: str | Path | None = None
+    """Folder in which the full TensorRT keeps its timings between builds; None: it times every layer again."""
     verify_images: str | Path | None = None
     """Folder of photos on which the engine is compared with the original; None: the sample photos."""
     full_decode: bool = False

@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alexnet_deploy.bundle.plan_options import PlanOptions
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.files import atomic_directory, sha256_of, shareable
@@ -36,6 +37,9 @@ CALIBRATION = "calibration.json"
 CONFIDENCE = "confidence.json"
 FORMAT = JsonFormat("bundle manifest", 1, "build the bundle again", max_bytes=16 << 20)
 """A manifest has about 100 KiB."""
+
+UNPROVED = "unproved"
+"""``LayerPrecision.got`` where the builder's report does not say it."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -59,6 +63,8 @@ class Plan:
     builder: str
     version: str
     target: str
+    options: PlanOptions | None = None
+    """None: not recorded, by an earlier version of this package; the library's defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,9 @@ class LayerPrecision:
     """The precision that the builder gave one quantisable or castable ONNX node.
 
     ``asked`` comes from the typed ONNX, ``got`` from the builder's own report: ``"fp32"``, ``"fp16"``, ``"int8"``,
-    ``"fp8"``, and ``"int8-weights"`` or ``"int4"`` for a weight alone, multiplied in float16. ``engine_layer`` is the
-    fused layer that computes it.
+    ``"fp8"``, and ``"int8-weights"`` or ``"int4"`` for a weight alone, multiplied in float16. ``got`` is ``"unproved"``
+    where the report does not say it, and ``"unknown"`` where it does not name the node. ``engine_layer`` is the fused
+    layer that computes it.
     """
 
     node: str

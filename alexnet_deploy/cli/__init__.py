@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Sequence
+from itertools import dropwhile
 from typing import Annotated, Any
 
 import typer
@@ -101,6 +104,19 @@ def _options(
     show_log(verbose=verbose)
 
 
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """``app``, with the command alone that ``arguments`` name first: to prepare all of them takes Typer 20 ms."""
+    named = next(dropwhile(lambda word: word == "--verbose", arguments), None)
+    alone = [each for each in app.registered_commands if each.callback and _name_of(each.callback) == named]
+    small = copy.copy(app)
+    small.registered_commands = alone or app.registered_commands
+    return small
+
+
+def _name_of(command: Any) -> str:
+    return str(command.__name__).replace("_", "-")
+
+
 def main() -> None:
     """Run the command line: the only place that turns an error of ours into a line and an exit code.
 
@@ -108,7 +124,7 @@ def main() -> None:
     """
     try:
         with checked_standard_output():
-            app()
+            app_for(sys.argv[1:])()
     except DeployError as exc:
         note(f"error: {exc}", style="red")
         sys.exit(exc.exit_code)

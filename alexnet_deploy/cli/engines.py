@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import UnavailableError, one_line
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from alexnet_deploy.runtime.select import Runtime
 
 _log = logging.getLogger(__name__)
+
+# OpenVINO also imports its converter, which no command uses, and does without it: half of the time of its import. Only
+# here, because a program of the user's may need both OpenVINO's converter and this package.
+sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -32,24 +38,37 @@ def running(
     *,
     verify: bool = True,
     full_decode: bool = False,
+    tf32: bool = False,
 ) -> Iterator[OpenEngine]:
     """An open engine; one line on the standard error names its runtime."""
-    from alexnet_deploy.inference.engine import open_engine
+    with starting():
+        from alexnet_deploy.inference.engine import open_engine
 
-    with open_engine(
-        engine,
-        runtime=runtime,
-        threads=threads,
-        store=store,
-        import_options=import_options,
-        verify=verify,
-        full_decode=full_decode,
-    ) as opened:
+        opened = open_engine(
+            engine,
+            runtime=runtime,
+            threads=threads,
+            store=store,
+            import_options=import_options,
+            verify=verify,
+            full_decode=full_decode,
+            tf32=tf32,
+        )
+    with opened:
         note_passed_over(opened.passed_over, unused_gpu=opened.unused_gpu)
         note(f"running {opened.name} ({opened.precision}) with {opened.description}")
         if str(engine).endswith(".onnx"):  # a bundle was built with them
             note(f"images: {opened.contract.preprocessing.describe()}")
         yield opened
+
+
+def files_of(engine: str | None, opened: OpenEngine) -> list[Path]:
+    """All files of an engine: those of its bundle, or an ONNX with the files of its weights."""
+    if engine is not None and engine.endswith(".onnx"):
+        from alexnet_deploy.onnx_graph.weights_data import external_files
+
+        return [Path(engine), *external_files(Path(engine))]
+    return list(opened.onnx_path.parent.iterdir())
 
 
 def note_passed_over(reasons: Iterable[object], *, unused_gpu: bool) -> None:

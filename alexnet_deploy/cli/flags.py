@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
+from alexnet_deploy.cli.collector import started
 from alexnet_deploy.cli.faults import one_line_faults
 from alexnet_deploy.errors import DeployError, UsageError
 
@@ -26,6 +27,7 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        started()
         try:
             with one_line_faults(inspect.signature(command).parameters):
                 command(*args, **kwargs)

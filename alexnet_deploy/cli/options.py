@@ -63,6 +63,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs inst
 # How an engine runs
 Runtime = Annotated[RuntimeName, typer.Option(help="Runtime; auto uses the first that can run the engine here.")]
 Threads = Annotated[int | None, typer.Option(help="Number of threads of the runtime.  [default: the runtime's own]")]
+Tf32 = Annotated[
+    bool,
+    typer.Option("--tf32", help="Let onnxruntime-cuda multiply float32 with 10 bits of mantissa, as float16 has."),
+]
 Workers = Annotated[int | None, typer.Option(help="Number of decoding threads.  [default: one per core]")]
 FullDecode = Annotated[
     bool,

@@ -88,6 +88,17 @@ class Numbers(tuple[int, ...]):
         return ",".join(map(str, self))
 
 
+class BatchSizes(tuple[int, int, int]):
+    """Smallest, tuned and largest batch of a profile; typed ``1,8,32``."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The three sizes of ``text``."""
+        if re.fullmatch(r"\s*\d{1,6}\s*,\s*\d{1,6}\s*,\s*\d{1,6}\s*", text, re.ASCII) is None:
+            raise typer.BadParameter(f"{text!r} is not a smallest, tuned and largest batch, such as 1,8,32")
+        return cls(map(int, text.split(",")))
+
+
 class Rgb(tuple[float, ...]):
     """One number, or one for red, green and blue; typed ``0.5`` or ``0.485,0.456,0.406``."""
 

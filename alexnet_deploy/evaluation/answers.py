@@ -15,9 +15,10 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
-from alexnet_deploy.inference.predict import read_batches
+from alexnet_deploy.inference.predict import largest_batch, read_batches
+from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.progress import Progress, no_progress
-from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.runtime.runner import Runner, batch_near
 
 # Legend: N image, H height, W width, C channel (RGB), K class
 
@@ -55,7 +56,9 @@ def collect_answers(
     unreadable: list[str] = []
     parts: list[list[NDArray[np.float32]]] = [[] for _ in runners]
     seen = 0
-    with closing(read_batches(iter(data.files), pre)) as batches:
+    sizes = [batch_near(runner, BATCH) for runner in runners]
+    batch = min(next((size for size in sizes if size != BATCH), BATCH), largest_batch(pre))
+    with closing(read_batches(iter(data.files), pre, batch=batch)) as batches:
         for read in batches:
             mine = data.targets[seen : seen + len(read.files)]
             for file, target, error in zip(read.files, mine, read.errors, strict=True):

@@ -218,11 +218,8 @@ def _opened(name: str, engine: Engine, selected: SelectedRunner) -> EvaluatedEng
 
 
 def _loaded_file(engine: Engine, runner: Runner) -> Path:
-    if runner.runtime != "tensorrt":
-        return engine.onnx_path
-    from alexnet_deploy.runtime.tensorrt_plans import usable_plan
-
-    return usable_plan(engine)[1]
+    loaded = getattr(runner, "plan", None)
+    return next((path for plan, path in engine.plans if plan.file == loaded), engine.onnx_path)
 
 
 def _check_classes(engines: Sequence[EvaluatedEngine]) -> None:

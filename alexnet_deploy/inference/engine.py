@@ -18,9 +18,9 @@ from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.inference.predict import predict
+from alexnet_deploy.inference.predict import largest_batch, predict
 from alexnet_deploy.inference.prediction import BATCH, Prediction
-from alexnet_deploy.runtime.runner import Runner, Steps
+from alexnet_deploy.runtime.runner import Runner, Steps, batch_near
 from alexnet_deploy.runtime.select import Runtime, SelectedRunner, open_runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -36,6 +36,7 @@ def open_engine(
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
     verify: bool = True,
     full_decode: bool = False,
+    tf32: bool = False,
 ) -> OpenEngine:
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
 
@@ -47,6 +48,7 @@ def open_engine(
     does, and the runtime as the graph says. The outcome is remembered per content, runtime version and machine.
 
     ``full_decode`` decodes every photo in full, whatever the contract of the engine says (``Preprocessing.decoding``).
+    ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa, as float16 has.
 
     Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
     range, UnavailableError if this machine cannot run it, ProofError if its answers are not right.
@@ -55,7 +57,7 @@ def open_engine(
         name = None if engine is None else str(engine)
         found = resources.enter_context(resolve_engine(name, Path(store), import_options, verify=verify))
         selected = open_runner(
-            found, runtime, threads=threads, concurrency=concurrency, verify=verify, refuse_doubted=True
+            found, runtime, threads=threads, concurrency=concurrency, verify=verify, refuse_doubted=True, tf32=tf32
         )
         resources.callback(selected.runner.close)
         # Not before: what is proved of an engine belongs to its own contract.
@@ -103,7 +105,7 @@ class OpenEngine:
         self,
         sources: str | Path | Iterable[str | Path],
         top_k: int = 5,
-        batch: int = BATCH,
+        batch: int | None = None,
         *,
         threshold: float | None = None,
         workers: int | None = None,
@@ -112,9 +114,9 @@ class OpenEngine:
 
         ``sources`` are image files, folders (recursive) and glob patterns, or one of these; an iterator must yield
         image files, and is read as the predictions are. Of the ``top_k`` classes only those with a probability of at
-        least ``threshold`` are kept, which may be none. ``batch`` is the number of images computed at once, ``workers``
-        the number of decoding threads (None: one per core). A file that cannot be used becomes a Prediction with an
-        ``error``.
+        least ``threshold`` are kept, which may be none. ``batch`` is the number of images computed at once (None:
+        ``default_batch()``), ``workers`` the number of decoding threads (None: one per core). A file that cannot be
+        used becomes a Prediction with an ``error``.
 
         Raises at the call InputError for a source that is missing or has no image, UsageError for a number out of
         range.
@@ -124,7 +126,12 @@ class OpenEngine:
             files: Iterable[Path] = map(Path, sources)
         else:
             files = find_images([sources] if isinstance(sources, str | Path) else sources)
+        batch = self.default_batch() if batch is None else batch
         return predict(self, files, top_k=top_k, threshold=threshold, batch=batch, workers=workers)
+
+    def default_batch(self) -> int:
+        """``BATCH`` images, or near to it what an engine of a fixed batch size computes without filling up a call."""
+        return min(batch_near(self._open(), BATCH), largest_batch(self.contract.preprocessing))
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         """See ``Runner.steps``; raises UsageError at the call, as ``__call__`` does."""

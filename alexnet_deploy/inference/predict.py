@@ -79,11 +79,16 @@ def require_threshold(threshold: float | None) -> None:
 def require_batch(batch: int, pre: Preprocessing) -> None:
     """UsageError unless ``read_batches`` can keep its buffers of ``batch`` images."""
     require_positive(batch=batch)
-    most = MAX_BATCH_BYTES // (pre.height * pre.width * 3)
+    most = largest_batch(pre)
     if batch > most:
         raise UsageError(
             f"`batch` {batch}: the pixels of a batch must fit in {MAX_BATCH_BYTES >> 30} GiB; choose {most} or less"
         )
+
+
+def largest_batch(pre: Preprocessing) -> int:
+    """The number of images that fit in ``MAX_BATCH_BYTES``."""
+    return MAX_BATCH_BYTES // (pre.height * pre.width * 3)
 
 
 def _predict(

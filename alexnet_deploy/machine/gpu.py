@@ -19,7 +19,7 @@ SLOWDOWNS = {
 """Reasons that a GPU reports only when something is wrong, by their name in NVML without its prefix."""
 LIMITS = SLOWDOWNS | {"SwPowerCap": "power limit"}
 """A GPU at full load runs at its power limit: that is reported, but the clock decides."""
-
+_IDLE = {"GpuIdle": "idle"}
 
 _TIMEOUT_S = 20
 
@@ -29,7 +29,7 @@ class GpuState:
     """The state at one moment; None: this GPU does not report it."""
 
     clock_mhz: float | None = None
-    """Of its multiprocessors."""
+    """Of its multiprocessors; None while it is idle, when the clock says nothing about a measurement."""
     power_w: float | None = None
     temperature_c: float | None = None
     limited_by: tuple[str, ...] = ()
@@ -57,8 +57,9 @@ class NvmlGpu:
         if reasons is None:  # a driver before R535 has it under its old name
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        idle = self._named(reasons or 0, _IDLE)
         return GpuState(
-            clock_mhz=self._ask("nvmlDeviceGetClockInfo", api.NVML_CLOCK_SM),
+            clock_mhz=None if idle else self._ask("nvmlDeviceGetClockInfo", api.NVML_CLOCK_SM),
             power_w=None if milliwatts is None else milliwatts / 1000,
             temperature_c=self._ask("nvmlDeviceGetTemperature", api.NVML_TEMPERATURE_GPU),
             limited_by=self._named(reasons or 0, LIMITS),
@@ -90,6 +91,11 @@ def has_nvidia_gpu(root: Path = Path("/"), environment: Mapping[str, str] = os.e
         return False
     files = ("dev/nvidia[0-9]*", "dev/nvhost-gpu", "usr/lib/wsl/lib/libcuda.so*")  # a card, a Jetson, Windows' WSL
     return any(any(root.glob(pattern)) for pattern in files)
+
+
+def count_gpus(root: Path = Path("/")) -> int:
+    """Number of NVIDIA cards that the driver made device files for, whatever ``CUDA_VISIBLE_DEVICES`` says."""
+    return len(list(root.glob("dev/nvidia[0-9]*")))
 
 
 def nvidia_smi() -> str | None:

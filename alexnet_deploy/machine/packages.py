@@ -13,3 +13,15 @@ def onnxruntime_version() -> str | None:
         with contextlib.suppress(metadata.PackageNotFoundError):
             return metadata.version(name)
     return None
+
+
+def installed_cuda() -> frozenset[int]:
+    """Major versions of the CUDA whose libraries pip installed. NVIDIA names the version in the package up to 12."""
+    from importlib import metadata
+
+    found = set()
+    for name, major in (("nvidia-cublas-cu11", 11), ("nvidia-cublas-cu12", 12), ("nvidia-cublas", None)):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            version = metadata.version(name)
+            found.add(int(version.partition(".")[0]) if major is None else major)
+    return frozenset(found)

@@ -26,7 +26,7 @@ from alexnet_deploy.profiling.isolated import IsolatedProcess
 from alexnet_deploy.profiling.latency import Latency, measure, random_pixels
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.select import PassedOver, open_runner
+from alexnet_deploy.runtime.select import PassedOver, SelectedRunner, open_runner
 
 TIMES_SCHEMA = 1
 
@@ -122,7 +122,18 @@ def profile_engine(engine: Engine, settings: ProfileSettings | None = None) -> E
 
 def try_engine(engine: Engine, settings: ProfileSettings) -> None:
     """Open and close ``engine`` as ``measure_engine`` will; raises the errors of ``open_runner``."""
-    open_runner(engine, settings.runtime, threads=settings.threads, concurrency=settings.concurrency).runner.close()
+    _open(engine, settings).runner.close()
+
+
+def _open(engine: Engine, settings: ProfileSettings) -> SelectedRunner:
+    return open_runner(
+        engine,
+        settings.runtime,
+        threads=settings.threads,
+        concurrency=settings.concurrency,
+        tf32=settings.tf32,
+        eager=True,
+    )
 
 
 def check_batch_sizes(engine: Engine, batch_sizes: Sequence[int], parameter: str = "batch_sizes") -> None:
@@ -147,7 +158,7 @@ def measure_engine(engine: Engine, settings: ProfileSettings) -> EngineProfile:
     Raises the errors of ``open_runner`` and the runner, and UnavailableError if the memory does not suffice.
     """
     started = time.perf_counter_ns()
-    selected = open_runner(engine, settings.runtime, threads=settings.threads, concurrency=settings.concurrency)
+    selected = _open(engine, settings)
     loaded = time.perf_counter_ns()
     with closing(selected.runner) as runner:
         watch = watch_for(runner.device)

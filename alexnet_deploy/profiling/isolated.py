@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn, Self, TypeVar, TypeVarTuple, get_type_hints
 
@@ -40,8 +40,10 @@ class IsolatedProcess:
     ``subject`` is what it measures: errors name it if the process is killed or crashes.
     """
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, environment: Mapping[str, str] | None = None) -> None:
+        """``environment`` is what its environment has besides that of this process."""
         self._subject = subject
+        self._environment = environment or {}
 
     def __enter__(self) -> Self:
         self._connection, theirs = Pipe()
@@ -52,6 +54,7 @@ class IsolatedProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[theirs.fileno()],
+                env={**os.environ, **self._environment},
             )
         return self
 

@@ -12,8 +12,8 @@ DURATION_S = 3.0
 MIN_ITERATIONS = 10
 """All three are the defaults of trtexec."""
 
-LayerRuntime = Literal["auto", "tensorrt", "openvino", "onnxruntime"]
-"""Runtimes that time their kernels, in the order in which ``"auto"`` tries them. CUDA's provider times launches."""
+LayerRuntime = Literal["auto", "tensorrt", "onnxruntime-cuda", "openvino", "onnxruntime"]
+"""Runtimes that time their kernels, in the order in which ``"auto"`` tries them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class ProfileSettings:
     duration_s: float = DURATION_S
     warm_up_s: float = WARM_UP_S
     iterations: int = MIN_ITERATIONS
+    tf32: bool = False
+    """See ``open_runner``."""
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:

@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import UnavailableError, one_line
+from alexnet_deploy.runtime.cuda_errors import Memory, no_such_gpu
 
 _log = logging.getLogger(__name__)
 
 
 class Device(Protocol):
-    """One GPU. Every method raises UnavailableError with the name of the CUDA call that failed."""
+    """One GPU. Every method raises UnavailableError with the CUDA call that failed, and its cause."""
 
     name: str
     """For people: ``GPU sm89 through cuda-python``."""
@@ -30,6 +31,9 @@ class Device(Protocol):
         """Device memory, for ``free``."""
 
     def free(self, pointer: int) -> None: ...
+
+    def memory_info(self) -> Memory:
+        """Free and total bytes of the GPU, for all processes."""
 
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
         """Page-locked host memory, for asynchronous copies; ``free_pinned`` needs the same array."""
@@ -83,6 +87,8 @@ def open_device() -> Device:
             causes.append(f"{library}: {exc.cause}")
     if not causes:
         raise UnavailableError("neither cuda-python nor PyCUDA is installed", fix="pip install cuda-python")
+    if (hidden := no_such_gpu()) is not None:
+        raise UnavailableError(hidden, fix="set CUDA_VISIBLE_DEVICES to one of them, or unset it")
     raise UnavailableError(", ".join(causes), fix="check nvidia-smi, CUDA_VISIBLE_DEVICES and the driver's version")
 
 
@@ -107,3 +113,19 @@ def current_capability() -> str | None:
         return None
     device.close()
     return device.capability
+
+
+def gpu_memory() -> Memory | None:
+    """Free and total bytes of this machine's first GPU; None if it cannot tell."""
+    try:
+        device = open_device()
+    except UnavailableError as exc:
+        _log.debug("no GPU: %s", exc)
+        return None
+    try:
+        return device.memory_info()
+    except UnavailableError as exc:  # a GPU that is lost answers nothing
+        _log.debug("no free memory: %s", exc)
+        return None
+    finally:
+        device.close()

@@ -10,6 +10,7 @@ from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.runtime.cuda_errors import Memory, gpu_error
 
 
 class CudaVersions(NamedTuple):
@@ -41,10 +42,14 @@ class CudartDevice:
         self.name = f"GPU {self.capability} through cuda-python"
 
     def allocate(self, nbytes: int) -> int:
-        return int(_call("cudaMalloc", nbytes))
+        return int(_call("cudaMalloc", nbytes, needed=nbytes))
 
     def free(self, pointer: int) -> None:
         _call("cudaFree", pointer)
+
+    def memory_info(self) -> Memory:
+        free, total = _results("cudaMemGetInfo")
+        return int(free), int(total)
 
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
         address = int(_call("cudaMallocHost", nbytes))
@@ -94,13 +99,30 @@ class CudartDevice:
         """Nothing to release: the runtime API's context belongs to the process."""
 
 
-def _call(function: str, *args: Any) -> Any:
-    """The one result of ``cudart.<function>``, or UnavailableError with the name of CUDA's error."""
-    error, *results = getattr(cudart, function)(*args)
+def _call(function: str, *args: Any, needed: int | None = None) -> Any:
+    """The one result of ``cudart.<function>``; raises as ``_results`` does."""
+    results = _results(function, *args, needed=needed)
+    return results[0] if results else None
+
+
+def _results(function: str, *args: Any, needed: int | None = None) -> list[Any]:
+    """What ``cudart.<function>`` returns, or UnavailableError with the name and the cause of CUDA's error.
+
+    ``needed`` is the device memory that it asks for, in bytes.
+    """
+    found: tuple[Any, ...] = getattr(cudart, function)(*args)
+    error, *results = found
     if error != cudart.cudaError_t.cudaSuccess:
         _, name = cudart.cudaGetErrorName(error)
         _, text = cudart.cudaGetErrorString(error)
-        raise UnavailableError(
-            f"{function}: {name.decode()} ({text.decode()})", fix="check nvidia-smi and the driver's version"
+        said = f"{name.decode()} ({text.decode()})"
+        raise gpu_error(function, said, needed=needed, memory=_free_and_total) or UnavailableError(
+            f"{function}: {said}", fix="check nvidia-smi and the driver's version"
         )
-    return results[0] if results else None
+    return results
+
+
+def _free_and_total() -> Memory | None:
+    """For the text of an error: no error of its own."""
+    error, *found = cudart.cudaMemGetInfo()
+    return (int(found[0]), int(found[1])) if error == cudart.cudaError_t.cudaSuccess else None

@@ -1,25 +1,23 @@
-"""ONNX Runtime: CPU, or CUDA with the onnxruntime-gpu package."""
+"""ONNX Runtime on the CPU, and the options of its sessions."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import METADATA_KEY, BatchProfile, ModelContract
-from alexnet_deploy.errors import InputError, UnavailableError, one_line
+from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.onnx_session import open_session
-from alexnet_deploy.runtime.cuda import current_capability
+from alexnet_deploy.runtime.lowering.cpu_options import exact_integers
 from alexnet_deploy.runtime.runner import Steps, compute_step
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
-
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def providers() -> list[str]:
@@ -31,6 +29,8 @@ def session_options(precision: str, *, threads: int | None = None, concurrency: 
     """The options with which an engine of ``precision`` runs; ``exact``: each node as the ONNX standard defines it."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its errors are raised, and shown in one line
+    for entry in exact_integers(precision).items():
+        options.add_session_config_entry(*entry)
     if threads is not None or concurrency > 1:
         # Concurrent calls share one pool and wait for each other in it; with one thread there is no pool.
         options.intra_op_num_threads = max(1, (threads or cores()) // concurrency)
@@ -49,28 +49,20 @@ def model_for_cpu(onnx_path: Path, precision: str) -> Path | bytes:
     return graph_for_cpu(onnx_path, precision) or onnx_path
 
 
-def start_cuda() -> None:
-    """Run a model of one node on CUDA; UnavailableError if ONNX Runtime falls back to the CPU."""
-    from onnx import TensorProto, helper
-
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "one node", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), providers=[_PROVIDERS["cuda"]])
-    if session.get_providers()[0] != _PROVIDERS["cuda"]:
-        raise UnavailableError("it falls back to the CPU; its messages name the missing part, such as cuDNN")
-    session.run(None, {"x": np.ones(1, np.float32)})
+def fixed_batch(session: Any) -> BatchProfile | None:
+    """The one batch size that the model of ``session`` takes; None if it takes any."""
+    batch = session.get_inputs()[0].shape[0]
+    return BatchProfile(batch, batch, batch) if isinstance(batch, int) else None
 
 
 class OnnxRuntimeRunner:
-    """An ONNX model in ONNX Runtime."""
+    """An ONNX model in ONNX Runtime on the CPU."""
 
     def __init__(
         self,
         onnx_path: Path,
         contract: ModelContract,
         *,
-        device: Literal["cpu", "cuda"] = "cpu",
         precision: str = "fp32",
         threads: int | None = None,
         concurrency: int = 1,
@@ -79,19 +71,15 @@ class OnnxRuntimeRunner:
         self.contract = contract
         options = session_options(precision, threads=threads, concurrency=concurrency, exact=exact)
         try:
-            model = onnx_path if exact or device != "cpu" else model_for_cpu(onnx_path, precision)
-            self._session = open_session(model, options, _PROVIDERS[device])
+            model = onnx_path if exact else model_for_cpu(onnx_path, precision)
+            self._session = open_session(model, options)
         except Exception as exc:  # its exceptions share no public base
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         self._path = onnx_path
-        if self._session.get_providers()[0] != _PROVIDERS[device]:
-            # onnxruntime-gpu silently falls back to the CPU, which a caller who requested CUDA must know.
-            raise UnavailableError("ONNX Runtime could not start CUDA; check the driver, or use `runtime` onnxruntime")
-        batch = self._session.get_inputs()[0].shape[0]
-        self.batch = BatchProfile(batch, batch, batch) if isinstance(batch, int) else None
-        self.runtime = "onnxruntime" if device == "cpu" else "onnxruntime-cuda"
-        self.device = "cpu" if device == "cpu" else current_capability() or "cuda"
-        self.description = f"ONNX Runtime {ort.__version__} on {device.upper()}"
+        self.batch = fixed_batch(self._session)
+        self.runtime = "onnxruntime"
+        self.device = "cpu"
+        self.description = f"ONNX Runtime {ort.__version__} on CPU"
 
     def recorded_contract(self) -> str | None:
         """The contract in the metadata of the ONNX file, as JSON."""

@@ -47,6 +47,8 @@ class OpenVinoRunner:
         size = next((dimension.get_length() for dimension in dimensions if dimension.is_static), None)
         self.batch = None if size is None else BatchProfile(size, size, size)
         self._compiled: Any = compiled
+        self._output: Any = ends[1]
+        self._pixels: Any = None  # the request points into it until the next call
         self._request: Any = compiled.create_infer_request()
         self._running = threading.Lock()
 
@@ -55,10 +57,13 @@ class OpenVinoRunner:
         if self._request is None:
             raise ValueError("the runner is closed")
         # OpenVINO itself raises an error at most times; at others a thread gets the logits of the other one's images.
-        with single_caller(self._running, str(self._path)):
+        with single_caller(self._running, self._path):
             try:
-                results = self._request.infer({self.contract.input_name: pixels_NHWC}, share_inputs=True)
-                logits_NK = np.array(results[self.contract.output_name], np.float32)
+                # A dictionary of arrays does the same, but takes some 4 % longer for one image of a small engine.
+                self._pixels = ov.Tensor(np.require(pixels_NHWC, np.uint8, ["C", "W"]), shared_memory=True)
+                self._request.set_input_tensor(self._pixels)
+                self._request.infer(share_outputs=True)
+                logits_NK = np.array(self._request.get_tensor(self._output).data, np.float32)
             except RuntimeError as exc:
                 raise InputError(
                     f"{self._path}: fails on pixels {pixels_NHWC.shape} ({reason(exc)}); export it for that batch size"
@@ -80,12 +85,13 @@ class OpenVinoRunner:
             raise ValueError("the runner is closed")
         other = copy.copy(self)
         other._request = self._compiled.create_infer_request()
+        other._pixels = None
         other._running = threading.Lock()
         return other
 
     def close(self) -> None:
         """Threads and memory of the model and its requests end with the last reference to them."""
-        self._request = self._compiled = None
+        self._request = self._compiled = self._output = self._pixels = None
 
 
 def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: int = 1, counters: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
@@ -11,6 +12,11 @@ import pycuda.driver as cuda
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.runtime.cuda_errors import Memory, gpu_error
+
+_NON_BLOCKING = 1
+"""``CU_STREAM_NON_BLOCKING`` of CUDA's driver API, which PyCUDA takes as a number: the stream does not wait for the
+default stream, nor that one for it."""
 
 
 class PycudaDevice:
@@ -20,19 +26,16 @@ class PycudaDevice:
 
     def __init__(self) -> None:
         with _named("cuInit"):
-            cuda.init()
-            device = cuda.Device(0)
-            # TensorRT works in the primary context, and cannot use memory of another one.
-            self._context = device.retain_primary_context()
+            device, self._context = _primary_context()
         self.capability = "sm{}{}".format(*device.compute_capability())
         self.name = f"GPU {self.capability} through PyCUDA"
         # PyCUDA frees memory with its object, so the object of each handle in use is kept.
         self._kept: dict[int, Any] = {}
 
     @contextlib.contextmanager
-    def _current(self, call: str) -> Iterator[None]:
+    def _current(self, call: str, needed: int | None = None) -> Iterator[None]:
         # A context is current for one thread, and each call may come from another one.
-        with _named(call):
+        with _named(call, needed):
             self._context.push()
             try:
                 yield
@@ -40,12 +43,17 @@ class PycudaDevice:
                 cuda.Context.pop()
 
     def allocate(self, nbytes: int) -> int:
-        with self._current("cuMemAlloc"):
+        with self._current("cuMemAlloc", needed=nbytes):
             return self._keep(cuda.mem_alloc(nbytes))
 
     def free(self, pointer: int) -> None:
         with self._current("cuMemFree"):
             self._kept.pop(pointer).free()
+
+    def memory_info(self) -> Memory:
+        with self._current("cuMemGetInfo"):
+            free, total = cuda.mem_get_info()
+            return int(free), int(total)
 
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
         with self._current("cuMemAllocHost"):
@@ -58,7 +66,7 @@ class PycudaDevice:
 
     def create_stream(self) -> int:
         with self._current("cuStreamCreate"):
-            stream = cuda.Stream()
+            stream = cuda.Stream(_NON_BLOCKING)
             self._kept[stream.handle] = stream
             return int(stream.handle)
 
@@ -87,18 +95,45 @@ class PycudaDevice:
         """Nothing to clear: only the runtime API keeps a last error."""
 
     def close(self) -> None:
-        if self._context is not None:
-            self._context.detach()
-            self._context = None
+        """Nothing to release: the primary context belongs to the process (``_primary_context``)."""
 
     def _keep(self, allocation: Any) -> int:
         self._kept[int(allocation)] = allocation
         return int(allocation)
 
 
+@functools.cache
+def _primary_context() -> tuple[Any, Any]:
+    """The first device, and its primary context, retained once per process; TensorRT cannot use memory of another one.
+
+    It is never detached: PyCUDA makes a context current in order to release it and then leaves it current, so that the
+    next library of this thread would work in a context that is gone. CUDA's runtime API keeps it, too.
+    """
+    cuda.init()
+    device = cuda.Device(0)
+    return device, device.retain_primary_context()
+
+
 @contextlib.contextmanager
-def _named(call: str) -> Iterator[None]:
+def _named(call: str, needed: int | None = None) -> Iterator[None]:
+    """Errors as UnavailableError with their cause; ``needed`` is the device memory that ``call`` asks for, in bytes."""
     try:
         yield
     except cuda.Error as exc:
-        raise UnavailableError(f"{call}: {exc}", fix="check nvidia-smi and the driver's version") from exc
+        raise gpu_error(call, exc, needed=needed, memory=_free_and_total) or UnavailableError(
+            f"{call}: {exc}", fix="check nvidia-smi and the driver's version"
+        ) from exc
+
+
+def _free_and_total() -> Memory | None:
+    """For the text of an error: no error of its own."""
+    try:
+        _, context = _primary_context()
+        context.push()
+        try:
+            free, total = cuda.mem_get_info()
+        finally:
+            cuda.Context.pop()
+    except cuda.Error:
+        return None
+    return int(free), int(total)

@@ -32,29 +32,33 @@ _QUANTISED_WORST = 0.4
 """Of the worst image (fp8 9e-2)."""
 
 
-def reason_against(runner: Runner, engine: Engine) -> str | None:
+def reason_against(runner: Runner, engine: Engine, *, tf32: bool = False) -> str | None:
     """Why the answers of ``runner`` for ``engine`` cannot be trusted; None where they are the reference's.
 
-    None as well where there is no reference: without ONNX Runtime, and where ONNX Runtime refuses the model. Raises the
+    ``tf32``: float32 products may have the mantissa of float16. None as well where there is no reference: without ONNX
+    Runtime, and where ONNX Runtime refuses the model. Raises the
     errors of ``runner``, and ArtifactError if the ONNX file itself has another contract than the engine.
     """
     reference = onnxruntime_version()
     if reference is None:
         return None
+    tf32 = tf32 or _plan_allows_tf32(runner, engine)
     key = {
         "compares": "a runtime with the reference",
         "engine": engine.content_sha256(),
         "precision": engine.precision,
         "contract": engine.contract.to_json(),
         "runtime": runner.description,
+        "plan": getattr(runner, "plan", None) or "",
+        "tf32": str(tf32),
         "device": runner.device,
         "reference": reference,
         "cpu": cpu_model(),
     }
-    return remembered(key, lambda: _compare(runner, engine)).reason
+    return remembered(key, lambda: _compare(runner, engine, tf32)).reason
 
 
-def _compare(runner: Runner, engine: Engine) -> Verdict:
+def _compare(runner: Runner, engine: Engine, tf32: bool) -> Verdict:
     from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
     from alexnet_deploy.runtime.runner import AnyBatch
 
@@ -67,9 +71,9 @@ def _compare(runner: Runner, engine: Engine) -> Verdict:
         return Verdict(None)
     _refuse_other_contract(reference.recorded_contract(), engine)
     differs = difference(found_NK, reference_NK, centre=engine.contract.activation == "softmax")
-    if engine.precision == "fp32":
+    if engine.precision == "fp32" and not tf32:
         agrees = differs.largest <= _FLOAT32
-    elif engine.precision == "fp16" or is_weights_only(engine.precision):
+    elif engine.precision in ("fp32", "fp16") or is_weights_only(engine.precision):
         agrees = differs.largest <= _FLOAT16
     else:
         few_changed = 2 * differs.changed <= len(pixels_NHWC)
@@ -94,3 +98,9 @@ def _refuse_other_contract(recorded: str | None, engine: Engine) -> None:
             f"{engine.onnx_path}: has another contract than its bundle: one of them was exchanged; build the bundle "
             "again"
         )
+
+
+def _plan_allows_tf32(runner: Runner, engine: Engine) -> bool:
+    """Whether a TensorRT plan runs that may round so. One without a record has TensorRT's default, which does."""
+    loaded = getattr(runner, "plan", None)
+    return any(plan.file == loaded and (plan.options is None or plan.options.tf32) for plan, _ in engine.plans)

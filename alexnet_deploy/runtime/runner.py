@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -19,15 +18,21 @@ Steps = Generator[str, None, NDArray[np.float32]]
 """One call, step by step: yields the name of each step when it has ended, returns the logits ``[N, K]``."""
 
 
-@contextmanager
-def single_caller(running: threading.Lock, engine: str) -> Iterator[None]:
+class single_caller:
     """Refuse a second call during the block: the two would share buffers and could get each other's logits."""
-    if not running.acquire(blocking=False):
-        raise UsageError(f"{engine}: is used by another thread; give each thread its own `fork()`")
-    try:
-        yield
-    finally:
-        running.release()
+
+    __slots__ = ("_engine", "_running")
+
+    def __init__(self, running: threading.Lock, engine: object) -> None:
+        self._running = running
+        self._engine = engine
+
+    def __enter__(self) -> None:
+        if not self._running.acquire(blocking=False):
+            raise UsageError(f"{self._engine}: is used by another thread; give each thread its own `fork()`")
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._running.release()
 
 
 class Runner(Protocol):
@@ -83,9 +88,13 @@ class AnyBatch:
         self.runtime = runner.runtime
         self.device = runner.device
         self.description = runner.description
+        self.plan: str | None = getattr(runner, "plan", None)
+        """File name of the TensorRT plan that runs; None: another runtime."""
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``; the caller owns the result."""
+        if self._runner.batch is None:
+            return self._checked(self._runner(pixels_NHWC), pixels_NHWC)
         parts = self._parts(pixels_NHWC)
         return _joined([self._checked(self._runner(part_NHWC), part_NHWC)[:count] for part_NHWC, count in parts])
 
@@ -128,6 +137,14 @@ class AnyBatch:
     def close(self) -> None:
         """Close the runner inside; may be called twice."""
         self._runner.close()
+
+
+def batch_near(runner: Runner, wanted: int) -> int:
+    """The number of images near to ``wanted`` that ``runner`` computes without filling up a call with repeated ones."""
+    profile = runner._runner.batch if isinstance(runner, AnyBatch) else runner.batch
+    if profile is None:
+        return wanted
+    return max(wanted, profile.min) if profile.max > wanted else wanted // profile.max * profile.max
 
 
 def _joined(logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:

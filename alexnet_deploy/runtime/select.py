@@ -10,7 +10,6 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -27,6 +26,7 @@ from alexnet_deploy.errors import (
 )
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.gpu import has_nvidia_gpu
+from alexnet_deploy.precision.types import float_type, quantized_type
 
 if TYPE_CHECKING:
     from alexnet_deploy.runtime.runner import Runner
@@ -39,6 +39,16 @@ Runtime = Literal["auto", "tensorrt", "onnxruntime-cuda", "openvino", "onnxrunti
 MAX_CALLS_PER_CORE = 64
 """Concurrent calls per core. One keeps a CPU core busy, and a few a GPU; more only wait for each other, and
 measuring them takes minutes and shows nothing about the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """See ``open_runner``."""
+
+    threads: int | None
+    concurrency: int
+    tf32: bool
+    eager: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +83,8 @@ def open_runner(
     concurrency: int = 1,
     verify: bool = True,
     refuse_doubted: bool = False,
+    tf32: bool = False,
+    eager: bool = False,
 ) -> SelectedRunner:
     """Open ``engine`` on ``runtime``, or with ``"auto"`` on the first of ``RUNTIMES`` that can run it here.
 
@@ -82,6 +94,10 @@ def open_runner(
     With ``verify`` its answers for photos are compared with those of a reference, once per engine, runtime version and
     machine. Where they are others, ``"auto"`` passes the runtime over. One that the caller named is used with a
     warning, for it may be named in order to measure it, or with ``refuse_doubted`` is a ProofError.
+
+    ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa, as float16 has: faster on most GPUs, and
+    no longer float32. A TensorRT plan had its own choice when it was built; other runtimes never do it.
+    ``eager`` is for a measurement: TensorRT-RTX then compiles the kernels of a batch size before its first call.
 
     Raises UsageError for an unknown runtime and for numbers out of range, UnavailableError if the machine cannot run
     the requested one (or, with ``"auto"``, any), InputError if the runtime refuses the model.
@@ -93,11 +109,12 @@ def open_runner(
             f"`concurrency` {concurrency}: above {MAX_CALLS_PER_CORE} per core, {most} here, calls only wait for each "
             "other; choose fewer"
         )
+    options = _Options(threads, concurrency, tf32, eager)
     if runtime != "auto":
         if runtime not in RUNTIMES:
             raise UsageError(f"`runtime` {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
-        runner = _open(runtime, engine, threads, concurrency)
-        if verify and (doubt := _reason_against(runner, engine)) is not None:
+        runner = _open(runtime, engine, options)
+        if verify and (doubt := _reason_against(runner, engine, options)) is not None:
             if refuse_doubted:
                 runner.close()
                 raise ProofError(
@@ -109,12 +126,14 @@ def open_runner(
     passed_over: list[PassedOver] = []
     for name in RUNTIMES:
         try:
-            runner = _open(name, engine, threads, concurrency)
+            if name == "onnxruntime-cuda":
+                require_cuda_kernels(engine)
+            runner = _open(name, engine, options)
         except DeployError as exc:
             passed_over.append(PassedOver(name, str(exc)))
             continue
         try:
-            doubt = _reason_against(runner, engine) if verify else None
+            doubt = _reason_against(runner, engine, options) if verify else None
         except ArtifactError:  # the engine's own fault, whatever the runtime
             raise
         except DeployError as exc:
@@ -128,21 +147,21 @@ def open_runner(
     raise UnavailableError(f"{engine.name}: no runtime on this machine can run it ({'; '.join(map(str, passed_over))})")
 
 
-def _reason_against(runner: Runner, engine: Engine) -> str | None:
+def _reason_against(runner: Runner, engine: Engine, options: _Options) -> str | None:
     from alexnet_deploy.runtime.reference import reason_against
 
     try:
-        return reason_against(runner, engine)
+        return reason_against(runner, engine, tf32=options.tf32 and runner.runtime == "onnxruntime-cuda")
     except BaseException:
         runner.close()
         raise
 
 
-def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -> Runner:
+def _open(runtime: str, engine: Engine, options: _Options) -> Runner:
     from alexnet_deploy.runtime.runner import AnyBatch  # late, because the names above must not load NumPy
 
     try:
-        return AnyBatch(RUNTIMES[runtime](engine, threads, concurrency), engine.name)
+        return AnyBatch(RUNTIMES[runtime](engine, options), engine.name)
     except DeployError as exc:
         if engine.onnx_path.parent.name.startswith(TEMPORARY):  # an imported model: the user knows it by its name
             exc.args = (str(exc).replace(str(engine.onnx_path), engine.name),)
@@ -152,39 +171,70 @@ def _open(runtime: str, engine: Engine, threads: int | None, concurrency: int) -
         raise UnavailableError(f"{runtime} does not start ({one_line(exc, 200)}); reinstall its package") from exc
 
 
-def _tensorrt(engine: Engine, threads: int | None, concurrency: int) -> Runner:
+def _tensorrt(engine: Engine, options: _Options) -> Runner:
     from alexnet_deploy.runtime.tensorrt_plans import open_plan
 
-    return open_plan(engine)
+    return open_plan(engine, eager=options.eager)
 
 
-def _openvino(engine: Engine, threads: int | None, concurrency: int) -> Runner:
+def _openvino(engine: Engine, options: _Options) -> Runner:
     if importlib.util.find_spec("openvino") is None:
         raise UnavailableError("OpenVINO is not installed; pip install 'alexnet-deploy[cpu]'")
     from alexnet_deploy.runtime.openvino_runner import OpenVinoRunner
 
+    threads, concurrency = options.threads, options.concurrency
     return OpenVinoRunner(engine.onnx_path, engine.contract, threads=threads, concurrency=concurrency)
 
 
-def _onnxruntime(
-    engine: Engine, threads: int | None, concurrency: int, device: Literal["cpu", "cuda"] = "cpu"
-) -> Runner:
-    folders = _onnxruntime_folders()
-    # Its list of providers would show it as well, but the import takes 50 ms and 35 MiB, in vain on most CPUs.
-    if device == "cuda" and not any(list(folder.glob("capi/*onnxruntime_providers_cuda*")) for folder in folders):
-        raise UnavailableError(
-            "the installed ONNX Runtime has no CUDA; pip install 'alexnet-deploy[gpu]' in a separate environment"
-        )
+def _onnxruntime(engine: Engine, options: _Options) -> Runner:
+    _onnxruntime_folders()
     from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(
         engine.onnx_path,
         engine.contract,
-        device=device,
         precision=engine.precision,
-        threads=threads,
-        concurrency=concurrency,
+        threads=options.threads,
+        concurrency=options.concurrency,
     )
+
+
+def _onnxruntime_cuda(engine: Engine, options: _Options) -> Runner:
+    _require_cuda_package()
+    from alexnet_deploy.runtime.onnxruntime_cuda_runner import open_cuda_runner
+
+    return open_cuda_runner(
+        engine.onnx_path,
+        engine.contract,
+        precision=engine.precision,
+        concurrency=options.concurrency,
+        tf32=options.tf32,
+    )
+
+
+def _require_cuda_package() -> None:
+    # Its list of providers would show it as well, but the import takes 50 ms and 35 MiB, in vain on most CPUs.
+    if not any(list(folder.glob("capi/*onnxruntime_providers_cuda*")) for folder in _onnxruntime_folders()):
+        raise UnavailableError(
+            "the installed ONNX Runtime has no CUDA; pip install 'alexnet-deploy[gpu]' in a separate environment"
+        )
+
+
+def require_cuda_kernels(engine: Engine) -> None:
+    """Raise UnavailableError where ``"auto"`` does not try onnxruntime-cuda, with the reason.
+
+    That is where the package has no CUDA, where there is no GPU, and for a precision that CUDA's provider computes only
+    in another one.
+    """
+    _require_cuda_package()
+    if not has_nvidia_gpu():  # CUDA's libraries are gigabytes, and need not be loaded to say so
+        raise UnavailableError("this process sees no NVIDIA GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES")
+    if (quantized := quantized_type(engine.precision)) is not None:
+        others = float_type(engine.precision)
+        raise UnavailableError(
+            f"its CUDA provider has no kernels for {quantized} and would turn it into {others} in each call; build a "
+            "TensorRT plan, or name this `runtime` to use it all the same"
+        )
 
 
 def _onnxruntime_folders() -> list[Path]:
@@ -211,9 +261,9 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-RUNTIMES: dict[str, Callable[[Engine, int | None, int], Runner]] = {
+RUNTIMES: dict[str, Callable[[Engine, _Options], Runner]] = {
     "tensorrt": _tensorrt,
-    "onnxruntime-cuda": partial(_onnxruntime, device="cuda"),
+    "onnxruntime-cuda": _onnxruntime_cuda,
     "openvino": _openvino,
     "onnxruntime": _onnxruntime,
 }

@@ -1,7 +1,7 @@
 """The installed TensorRT: the full one (``tensorrt``), TensorRT-RTX (``tensorrt_rtx``), both, or none.
 
-The two share one Python API, so ``build.plans`` and ``tensorrt_runner`` take either as ``TensorRT.api``. It is untyped
-(``Any``); tests/runtime/test_tensorrt_names.py proves that the names used exist in every version.
+The two share one Python API, so ``build.plan_builder`` and ``tensorrt_runner`` take either as ``TensorRT.api``. It is
+untyped (``Any``); tests/runtime/test_tensorrt_names.py proves that the names used exist in every version.
 """
 
 from __future__ import annotations

@@ -18,9 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.bundle.manifest import Plan
+from alexnet_deploy.bundle.plan_options import profile_for
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime.cuda import Device
+from alexnet_deploy.runtime.rtx_kernels import RtxKernels
 from alexnet_deploy.runtime.runner import Steps, single_caller
 from alexnet_deploy.runtime.tensorrt_library import TensorRT, kernel_profiler
 
@@ -43,22 +46,33 @@ class TensorRTRunner:
         contract: ModelContract,
         batch: BatchProfile,
         resources: ExitStack | None = None,
+        *,
+        plan: Plan | None = None,
+        kernels: RtxKernels | None = None,
     ) -> None:
-        """``engine`` is TensorRT's, with the tensors of ``contract``.
+        """``engine`` is TensorRT's, loaded from ``plan``, with the tensors of ``contract``.
 
-        Takes over ``resources``, which are closed after everything else, even if this raises.
+        ``kernels`` is for an engine of TensorRT-RTX; the caller saves it. Takes over ``resources``, which are closed
+        after everything else, even if this raises.
         """
         self.contract = contract
         self.batch: BatchProfile | None = batch
         self.device = device.capability
         self.description = f"{library} on {device.name}"
+        self.plan = None if plan is None else plan.file
+        """File name of the plan in its bundle."""
         self._library = library
         self._engine = engine
+        self._record = plan
+        self._profiles = () if plan is None or plan.options is None else plan.options.profiles
+        self._kernels = kernels
         self._device = device
         self._sizes = range(batch.min, batch.max + 1)
         self._image = (contract.preprocessing.height, contract.preprocessing.width, 3)
         self._graphs: OrderedDict[int, tuple[int, Any]] = OrderedDict()
-        self._captures = device.graphs and not hasattr(library.api, "CudaGraphStrategy")
+        self._contexts: dict[int, Any] = {}
+        """Execution contexts that no graph owns, by their optimisation profile."""
+        self._captures = device.graphs and kernels is None
         self._closed = False
         self._running = threading.Lock()
         with ExitStack() as self._resources:
@@ -72,7 +86,7 @@ class TensorRTRunner:
             self._output = self._allocated(self._logits_NK.nbytes)
             # Last in, first out: graphs and contexts go before the memory that they point to.
             self._resources.callback(self._drop)
-            self._context: Any = self._new_context()
+            self._context(batch.opt)
             self._resources = self._resources.pop_all()
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -90,8 +104,7 @@ class TensorRTRunner:
             self._device.launch(self._graphs[count][0], self._stream)
             self._device.synchronize(self._stream)
         else:
-            self._context = self._context or self._new_context()
-            self._enqueue(self._context, count)
+            self._enqueue(self._context(count), count)
             # Before any capture: the first run of a shape does work on the host that a graph cannot hold.
             self._device.synchronize(self._stream)
             if self._captures:
@@ -105,11 +118,11 @@ class TensorRTRunner:
 
     def _run_in_steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         count = self._fill(pixels_NHWC)
-        self._context = self._context or self._new_context()
+        context = self._context(count)
         self._device.upload(self._input, self._pixels_NHWC[:count], self._stream)
         self._device.synchronize(self._stream)
         yield "host-to-device"
-        self._execute(self._context, count)
+        self._execute(context, count)
         self._device.synchronize(self._stream)
         yield "compute"
         self._device.download(self._logits_NK[:count], self._output, self._stream)
@@ -122,7 +135,15 @@ class TensorRTRunner:
         if self._closed:
             raise ValueError("the runner is closed")
         assert self.batch is not None  # set above; None is for runtimes without a profile
-        return TensorRTRunner(self._library, self._engine, self._device, self.contract, self.batch)
+        return TensorRTRunner(
+            self._library,
+            self._engine,
+            self._device,
+            self.contract,
+            self.batch,
+            plan=self._record,
+            kernels=self._kernels,
+        )
 
     def close(self) -> None:
         """Release all GPU and pinned memory; may be called twice."""
@@ -131,10 +152,11 @@ class TensorRTRunner:
     def report_kernels(self, report: Callable[[str, float], None]) -> None:
         """Call ``report`` with the name and the milliseconds of each kernel of every call of ``steps`` from now on."""
         # Without TensorRT-RTX's runtime config: a profiler does not see kernels captured as a graph.
-        context = self._engine.create_execution_context()
-        self._bind(context)
-        context.profiler = kernel_profiler(self._library.api, report)
-        self._context = context
+        for index in range(max(1, len(self._profiles))):
+            context = self._engine.create_execution_context()
+            self._bind(context, index)
+            context.profiler = kernel_profiler(self._library.api, report)
+            self._contexts[index] = context
 
     def _fill(self, pixels_NHWC: NDArray[np.uint8]) -> int:
         """Copy the pixels of a call into pinned memory; return their number."""
@@ -163,9 +185,10 @@ class TensorRTRunner:
         By TensorRT's guide, a captured graph depends on the state of its context, which must not change afterwards:
         from then on the context belongs to the graph.
         """
+        index = profile_for(self._profiles, count)
         try:
             self._device.begin_capture(self._stream)
-            self._enqueue(self._context, count)
+            self._enqueue(self._contexts[index], count)
             graph = self._device.end_capture(self._stream)
         except UnavailableError:
             # Some engines cannot be captured and run kernel by kernel. Capture mode must be left in any case.
@@ -174,29 +197,31 @@ class TensorRTRunner:
             self._device.clear_error()
             self._captures = False
             return
-        self._graphs[count] = (graph, self._context)
-        self._context = None
+        self._graphs[count] = (graph, self._contexts.pop(index))
         if len(self._graphs) > MAX_GRAPHS:
             _, (oldest, _context) = self._graphs.popitem(last=False)
             self._device.destroy_graph(oldest)
 
-    def _new_context(self) -> Any:
-        api, engine = self._library.api, self._engine
-        self._library.messages.clear()
-        if hasattr(api, "CudaGraphStrategy"):
-            # TensorRT-RTX compiles kernels for a shape while it runs, and captures when they are ready.
-            runtime_config = engine.create_runtime_config()
-            runtime_config.cuda_graph_strategy = api.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = engine.create_execution_context(runtime_config)
-        else:
-            context = engine.create_execution_context()
-        self._bind(context)
-        return context
+    def _context(self, count: int) -> Any:
+        """The execution context for batches of ``count``, outside graphs."""
+        index = profile_for(self._profiles, count)
+        if index not in self._contexts:
+            self._library.messages.clear()
+            if self._kernels is None:
+                context = self._engine.create_execution_context()
+            else:
+                context = self._engine.create_execution_context(self._kernels.configured(self._engine))
+            self._bind(context, index)
+            self._contexts[index] = context
+        return self._contexts[index]
 
-    def _bind(self, context: Any) -> None:
-        """Set the addresses of input and output; UnavailableError also for the None of a context that failed."""
+    def _bind(self, context: Any, index: int) -> None:
+        """Set the profile and the addresses of input and output; UnavailableError also for a context that is None."""
         if context is None:
             raise UnavailableError(f"create_execution_context: {self._cause()}")
+        # A context has the first profile until another one is set, which the stream does before the next run.
+        if index > 0 and not context.set_optimization_profile_async(index, self._stream):
+            raise UnavailableError(f"set_optimization_profile_async {index}: {self._cause()}")
         for name, pointer in ((self.contract.input_name, self._input), (self.contract.output_name, self._output)):
             if not context.set_tensor_address(name, pointer):
                 raise UnavailableError(f"set_tensor_address {name}: {self._cause()}")
@@ -218,7 +243,8 @@ class TensorRTRunner:
         self._closed = True
         graphs = list(self._graphs.values())  # keeps their contexts until they are destroyed
         self._graphs.clear()
-        self._context = self._engine = None
+        self._contexts.clear()
+        self._engine = self._kernels = None
         del self._pixels_NHWC, self._logits_NK  # views of pinned memory that is about to be freed
         with ExitStack() as each:
             for graph, _context in graphs:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from alexnet_deploy.build import plans
+from alexnet_deploy.build import targets
 from alexnet_deploy.runtime import tensorrt_library
 from alexnet_deploy.runtime.tensorrt_library import RTX, TensorRT
 
@@ -18,8 +18,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def is_(capability: str | None, full: TensorRT | None = None, rtx: bool = True) -> None:
         libraries = ({"tensorrt": full} if full else {}) | ({RTX: tensorrt_library.load(RTX)} if rtx else {})
-        monkeypatch.setattr(plans, "current_capability", lambda: capability)
-        monkeypatch.setattr(plans, "installed", lambda: libraries)
+        monkeypatch.setattr(targets, "current_capability", lambda: capability)
+        monkeypatch.setattr(targets, "installed", lambda: libraries)
 
     is_(None)
     return is_

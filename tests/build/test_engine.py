@@ -55,7 +55,7 @@ def test_the_default_place_names_model_and_precision(
     tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine, "installed", dict)
+    monkeypatch.setattr(engine, "why_no_plan_here", lambda: "not in this test")
     assert build_engine(str(tiny_onnx), precision="fp16") == Path("engines/tiny-fp16")
     assert engine.default_output(Path("a/net.onnx"), "int8+fp16", Path("store")) == Path("store/net-int8-fp16")
     assert verify(Path("engines/tiny-fp16")).precision == "fp16"
@@ -121,8 +121,7 @@ def test_all_precisions_answer_alike(tiny_onnx: Path, tmp_path: Path, photo_fold
 
 
 def test_without_tensorrt_the_bundle_says_so(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "installed", dict)
-    monkeypatch.setattr("alexnet_deploy.build.plans.installed", dict)
+    monkeypatch.setattr("alexnet_deploy.build.targets.installed", dict)
     made = build_bundle(tiny_onnx, tmp_path / "bundle", "fp16", targets=())
     assert made.plans == ()
     assert made.notes == (

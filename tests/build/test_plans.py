@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import signal
 import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import onnx
@@ -17,15 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.build import plans
+from alexnet_deploy.build import plan_builder
 from alexnet_deploy.build.callbacks import PROGRESS_STEPS, BuildMonitor, stream_writer
-from alexnet_deploy.build.plans import build_plans, choose_builder
+from alexnet_deploy.build.plans import build_plans
+from alexnet_deploy.build.targets import choose_builder
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.runtime import tensorrt_library
-from alexnet_deploy.runtime.tensorrt_library import RTX, TensorRT
+from alexnet_deploy.runtime.tensorrt_library import RTX
 from tests.helpers.models.onnx_models import Graph, tiny_classifier
-from tests.helpers.models.plans import TENSORRT_11, built, files_in
+from tests.helpers.models.plans import TENSORRT_11, built, files_in, full_tensorrt
 
 pytestmark = pytest.mark.usefixtures("machine")
 
@@ -78,34 +77,19 @@ class TestPlans:
 
 
 class TestFullTensorRT:
-    """It cannot run here: TensorRT-RTX stands in for its builder, and canned JSON for its inspector."""
-
-    @staticmethod
-    def stand_in(layers: list[dict[str, Any]] | None) -> TensorRT:
-        rtx = tensorrt_library.load(RTX)
-        report = json.dumps({"Layers": layers})
-        inspector = SimpleNamespace(get_engine_information=lambda form: report)
-        engine = None if layers is None else SimpleNamespace(create_engine_inspector=lambda: inspector)
-
-        class Api:
-            Runtime = staticmethod(lambda logger: SimpleNamespace(deserialize_cuda_engine=lambda data: engine))
-
-            def __getattr__(self, name: str) -> Any:
-                return getattr(rtx.api, name)
-
-        return TensorRT("tensorrt", "11.4.0.106", Api(), rtx.logger, rtx.messages)
+    """It cannot run here: see ``full_tensorrt``."""
 
     def test_it_is_preferred_for_the_gpu_at_hand(self, machine: Callable[..., None], tmp_path: Path) -> None:
-        machine("sm90", self.stand_in([TENSORRT_11 | {"Metadata": "[ONNX Layer: gemm_14]"}]))
+        machine("sm90", full_tensorrt([TENSORRT_11 | {"Metadata": "[ONNX Layer: gemm_14]"}]))
         (made,) = built(tiny_classifier(tmp_path / "m.onnx", "fp16"), "current").plans
         assert (made.plan.builder, made.plan.version, made.plan.target) == ("tensorrt", "11.4.0.106", "sm90")
         assert {layer.node: layer.got for layer in made.achieved if layer.got != "unknown"} == {"gemm_14": "fp16"}
 
     def test_ahead_of_time_is_for_rtx(self, machine: Callable[..., None]) -> None:
-        machine("sm90", self.stand_in([]))
+        machine("sm90", full_tensorrt([]))
         assert choose_builder(["sm89"])[0].name == RTX
         assert choose_builder(["sm90"])[0].name == "tensorrt"
-        machine("sm86", self.stand_in([]))
+        machine("sm86", full_tensorrt([]))
         with pytest.raises(UsageError, match=r"`targets` sm90: TensorRT-RTX .* builds for sm75"):
             choose_builder(["sm89", "sm90"])
         machine("sm90")
@@ -115,15 +99,15 @@ class TestFullTensorRT:
             choose_builder()
 
     def test_alone_it_builds_for_no_other_gpu(self, machine: Callable[..., None]) -> None:
-        machine("sm90", self.stand_in([]), rtx=False)
+        machine("sm90", full_tensorrt([]), rtx=False)
         with pytest.raises(UnavailableError, match=r"sm89: TensorRT 11.* builds only for its own GPU \(sm90\)"):
             choose_builder(["sm89"])
-        machine(None, self.stand_in([]), rtx=False)
+        machine(None, full_tensorrt([]), rtx=False)
         with pytest.raises(UnavailableError, match=r"portable: .*its own GPU \(none installed\); pip install"):
             choose_builder()
 
     def test_a_plan_that_it_cannot_load_again(self, machine: Callable[..., None], tmp_path: Path) -> None:
-        machine("sm90", self.stand_in(None))
+        machine("sm90", full_tensorrt(None))
         with pytest.raises(UnavailableError, match="cannot load what it built"):
             built(tiny_classifier(tmp_path / "m.onnx"), "current")
         assert files_in(tmp_path / "plans") == set()
@@ -162,7 +146,12 @@ class TestErrors:
             (partial(tiny_classifier, precision="fp8"), "sm86", InputError, "m.onnx: sm86 has no FP8; choose sm89 or"),
             # The plan of sm89 is built, and goes with that of sm75.
             (tiny_classifier, "sm89 sm75", InputError, r"sm75: Turing \(sm75\) has no FP32 .*; build with fp16"),
-            (tiny_classifier, "sm89 4090", UsageError, "`targets` 4090: unknown; choose from sm75, .*current"),
+            (
+                tiny_classifier,
+                "sm89 4090",
+                UsageError,
+                "`targets` 4090: unknown; did you mean rtx4090.* choose from sm75, .*current, or a GPU",
+            ),
             (tiny_classifier, "sm90", UsageError, r"`targets` sm90: TensorRT-RTX \S+ builds for sm75, .*\[gpu\]"),
             (tiny_classifier, "current", UnavailableError, "`targets` current: this machine has no usable CUDA GPU"),
         ],
@@ -185,7 +174,7 @@ class TestErrors:
         def writer(api: Any, stream: BinaryIO, watch: BuildMonitor) -> Any:
             return stream_writer(api, Full(), watch)  # type: ignore[arg-type]  # all that a writer uses
 
-        monkeypatch.setattr(plans, "stream_writer", writer)
+        monkeypatch.setattr(plan_builder, "stream_writer", writer)
         with pytest.raises(UnavailableError, match=r"sm89\.plan: no room left on the disk"):
             built(tiny_classifier(tmp_path / "m.onnx"), "sm89")
         assert files_in(tmp_path / "plans") == set()

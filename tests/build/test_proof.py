@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from alexnet_deploy.build import proof
+from alexnet_deploy.build import proof, reported_layers
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.precision.convert import to_quantized
@@ -103,7 +103,7 @@ def test_operands_that_are_both_computed(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_reaches_the_product_as_float_counts_as_float() -> None:
-    converted = proof.EngineLayer("fc", "gemm", frozenset({"fc"}), ("fp8", "fp32"), (("fp8", 1),))
+    converted = reported_layers.EngineLayer("fc", "gemm", frozenset({"fc"}), ("fp8", "fp32"), (("fp8", 1),))
     achieved = proof.achieved_precisions([proof.ComputeNode("fc", "Gemm", "fp8", 640)], [converted])
     assert asked_and_got(achieved) == [("Gemm", "fp8", "fp32")]
 
@@ -115,8 +115,8 @@ def test_a_node_that_the_report_does_not_name() -> None:
 
 
 def test_no_report_is_no_proof(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    genuine = proof.layers_from_log
-    monkeypatch.setattr(proof, "layers_from_log", lambda report: genuine("Layers:\nof another form"))
+    genuine = reported_layers.layers_from_log
+    monkeypatch.setattr(reported_layers, "layers_from_log", lambda report: genuine("Layers:\nof another form"))
     with pytest.raises(ProofError, match="does not report its layers"):
         built(tiny_classifier(tmp_path / "m.onnx"), "sm89")
     assert files_in(tmp_path / "plans") == set()
@@ -141,12 +141,14 @@ def test_a_bad_pattern() -> None:
 
 
 def test_the_inspectors_json() -> None:
-    layers = proof.layers_from_inspector(json.dumps({"Layers": [TENSORRT_10, TENSORRT_11, "a name alone"]}))
+    layers = reported_layers.layers_from_inspector(json.dumps({"Layers": [TENSORRT_10, TENSORRT_11, "a name alone"]}))
     assert layers == [
-        proof.EngineLayer(
+        reported_layers.EngineLayer(
             "conv1 + relu1", "CaskConvolution", frozenset({"conv1", "relu1"}), ("int8",), (("int8", 432),)
         ),
-        proof.EngineLayer("__myl_FcAdd_myl0_3", "kgen", frozenset({"fc"}), ("fp16",), (("fp16", 10), ("fp16", 640))),
+        reported_layers.EngineLayer(
+            "__myl_FcAdd_myl0_3", "kgen", frozenset({"fc"}), ("fp16",), (("fp16", 10), ("fp16", 640))
+        ),
     ]
     asked = [proof.ComputeNode("conv1", "Conv", "int8", 432), proof.ComputeNode("fc", "Gemm", "fp16", 640)]
     assert asked_and_got(proof.achieved_precisions(asked, layers)) == [
@@ -186,8 +188,8 @@ class TestWeightsAlone:
     def test_what_the_plan_must_hold(self, kind: str, count: int, product: str, got: str) -> None:
         node = proof.ComputeNode("fc", "MatMul", "int4", 640, "dq")
         layers = [
-            proof.EngineLayer("a", "kgen", frozenset({"dq"}), (), ((kind, count), ("fp16", 10))),
-            proof.EngineLayer("b", "gemm", frozenset({"fc"}), (product, "fp16"), (("fp16", 10),)),
+            reported_layers.EngineLayer("a", "kgen", frozenset({"dq"}), (), ((kind, count), ("fp16", 10))),
+            reported_layers.EngineLayer("b", "gemm", frozenset({"fc"}), (product, "fp16"), (("fp16", 10),)),
         ]
         (layer,) = proof.achieved_precisions([node], layers)
         assert (layer.asked, layer.got, layer.engine_layer) == ("int4", got, "b")
@@ -195,7 +197,9 @@ class TestWeightsAlone:
             assert "the plan does not hold its weight in int4, or its product" in proof.describe_fallback(layer)
 
     def test_fused_with_the_product(self) -> None:
-        layer = proof.EngineLayer("a", "gemm", frozenset({"dq", "fc"}), ("fp16",), (("int4", 640), ("fp16", 20)))
+        layer = reported_layers.EngineLayer(
+            "a", "gemm", frozenset({"dq", "fc"}), ("fp16",), (("int4", 640), ("fp16", 20))
+        )
         node = proof.ComputeNode("fc", "MatMul", "int4", 640, "dq")
         assert asked_and_got(proof.achieved_precisions([node], [layer])) == [("MatMul", "int4", "int4")]
         wide = replace(layer, inputs=("fp32",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from alexnet_deploy.bundle.manifest import (
     verify,
     write_bundle,
 )
+from alexnet_deploy.bundle.plan_options import PlanOptions
 from alexnet_deploy.bundle.store import bundle_names, find_bundle, resolve_engine
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError
@@ -36,6 +37,8 @@ from alexnet_deploy.files import sha256_of
 from tests.helpers.json_values import json_values
 
 PLAN = Plan("sm89.plan", "tensorrt_rtx", "1.7.1.116", "sm89")
+OPTIONS = asdict(PlanOptions())
+ONE, GAP = {"min": 1, "opt": 1, "max": 1}, {"min": 8, "opt": 8, "max": 8}
 LAYER = LayerPrecision("classifier.1/Gemm", "Gemm", "int8", "int8", "fc6 + relu")
 BUNDLE = Manifest(
     precision="int8",
@@ -115,6 +118,20 @@ def test_a_file_that_cannot_be_read_is_named(bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "options", [None, PlanOptions(), PlanOptions(tf32=True, profiles=(BatchProfile(1, 1, 1), BatchProfile(1, 2, 4)))]
+)
+def test_the_options_of_a_plan_come_back(bundle: Path, options: PlanOptions | None) -> None:
+    manifest = replace(BUNDLE, plans=(replace(PLAN, options=options),))
+    save_manifest(manifest, bundle)
+    assert load_manifest(bundle)[0].plans[0].options == options
+
+
+def test_a_bundle_from_before_there_were_options_is_read(bundle: Path) -> None:
+    edit(bundle, lambda raw: raw["plans"][0].pop("options"))
+    assert load_manifest(bundle)[0].plans[0].options is None
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         *(
@@ -136,6 +153,11 @@ def test_a_file_that_cannot_be_read_is_named(bundle: Path) -> None:
         (lambda raw: raw.pop("contract_sha256"), "('contract_sha256' is missing)"),
         (lambda raw: raw.update(contract_sha256=None), "its contract was edited"),
         (lambda raw: raw["plans"][0].update(target=89), "is not a valid bundle manifest"),
+        (lambda raw: raw["plans"][0].update(options=OPTIONS | {"optimization_level": 9}), "'optimization_level' 9"),
+        (lambda raw: raw["plans"][0].update(options=OPTIONS | {"hardware_compatible": "all"}), "hardware_compatible"),
+        (lambda raw: raw["plans"][0].update(options=OPTIONS | {"profiles": [ONE, GAP]}), "batches of 2..7"),
+        (lambda raw: raw["plans"][0].update(options=OPTIONS | {"surprise": 1}), "surprise"),
+        (lambda raw: raw["plans"][0].update(options={}), "is missing"),
         (lambda raw: raw["achieved"][PLAN.file][0].update(got=None), "is not a valid bundle manifest"),
         (lambda raw: raw.update(surprise=1), "surprise"),
         (lambda raw: raw.pop("precision"), "precision"),

@@ -169,7 +169,7 @@ def test_an_error_of_a_command_names_its_flags() -> None:
         with_flags(command)("photos/")
 
 
-NVIDIA_SMI = {"--query-gpu", "--format", "--lock-gpu-clocks"}
+NVIDIA_SMI = {"--query-gpu", "--format"}
 """Flags of another program."""
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from alexnet_deploy.cli import app, app_for
+from tests.helpers.command import Command
 from tests.helpers.models.bundles import build_bundle
 from tests.helpers.repository import ROOT
 
@@ -80,3 +85,74 @@ def test_a_missing_package_is_one_line_with_its_extra(store: Path, arguments: tu
     assert done.stderr.startswith("error: ")
     assert extra in done.stderr
     assert "Traceback" not in done.stderr
+
+
+AT_THE_END = """
+import atexit, gc, json, sys
+from alexnet_deploy.__main__ import run
+
+def report():
+    print(json.dumps({"collects": gc.isenabled(), "spared": gc.get_freeze_count(), "loaded": sorted(sys.modules)}))
+
+atexit.register(report)
+run()
+"""
+
+
+def at_the_end(*arguments: object, cwd: Path) -> Any:
+    """What a command's process looks like when it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("engine", ["tiny", "missing"])
+def test_a_command_collects_garbage_but_not_in_what_it_was_started_with(
+    store: Path, photo_folder: Path, engine: str
+) -> None:
+    ended = at_the_end("infer", photo_folder / "val", "--engine", engine, "--format", "jsonl", cwd=store)
+    assert ended["collects"]
+    # NumPy, Pillow and the command line alone have more; the interpreter by itself has none.
+    assert ended["spared"] > 20_000
+
+
+def test_a_command_within_another_program_leaves_its_collector_alone(
+    command: Command, store: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store)
+    before = gc.isenabled(), gc.get_freeze_count()
+    assert command("infer", photo_folder / "val", "--format", "jsonl").code == 0
+    assert (gc.isenabled(), gc.get_freeze_count()) == before
+
+
+def test_only_the_command_line_does_without_the_converter_of_openvino(store: Path, photo_folder: Path) -> None:
+    ended = at_the_end("infer", photo_folder / "val", "--runtime", "openvino", "--format", "jsonl", cwd=store)
+    assert "openvino" in ended["loaded"]
+    assert "openvino.tools.ovc.convert" not in ended["loaded"]
+    code = "import alexnet_deploy.runtime.openvino_runner, openvino; print(callable(openvino.convert_model))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "prepared"),
+    [
+        ("infer --help", 1),
+        ("--verbose build-engine", 1),
+        ("", 21),
+        ("--help", 21),
+        ("--help infer", 21),
+        ("--version infer", 21),
+        ("infr", 21),
+        ("--verbose", 21),
+    ],
+)
+def test_only_the_named_command_is_prepared(line: str, prepared: int) -> None:
+    assert len(app_for(line.split()).registered_commands) == prepared
+    assert len(app.registered_commands) == 21
+
+
+def test_a_command_that_does_not_exist_is_told_from_all(store: Path) -> None:
+    done = start("infr", cwd=store)
+    assert (done.returncode, "Did you mean 'infer'?" in done.stderr) == (2, True)

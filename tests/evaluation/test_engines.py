@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from alexnet_deploy.bundle.manifest import MODEL
-from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.contract import BatchProfile, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError
 from alexnet_deploy.evaluation.answers import collect_answers, targets_if_labelled
 from alexnet_deploy.evaluation.engines import SharedImages, find_shared_images, open_engines, unique_names
 from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
+from alexnet_deploy.runtime.runner import AnyBatch
 from alexnet_deploy.runtime.select import RUNTIMES
 from tests.helpers.photos import CLASSES
 from tests.helpers.runners import FakeRunner
@@ -163,6 +164,16 @@ def test_all_runners_see_the_same_pixels(tmp_path: Path) -> None:
     assert line.startswith(f"{broken}: ")
     assert progress == [("images", 32, 40), ("images", 40, 40)]
     assert all(np.array_equal(a, b) for a, b in zip(runners[0].seen, runners[1].seen, strict=True))
+
+
+@pytest.mark.parametrize(("sizes", "seen"), [((40, None), 40), ((None, 40), 40), ((None, None), 32), ((20, 20), 20)])
+def test_engines_of_a_fixed_size_get_full_calls(tmp_path: Path, sizes: tuple[int | None, ...], seen: int) -> None:
+    for i in range(40):
+        picture(tmp_path / f"n01/{i:02}.png")
+    inner = [FakeRunner(CONTRACT, None if size is None else BatchProfile(size, size, size)) for size in sizes]
+    found = collect_answers([AnyBatch(each, "birds") for each in inner], list_labelled(tmp_path, CONTRACT))
+    assert [len(logits_NK) for logits_NK in found.logits_NK] == [40, 40]
+    assert all(each.sizes[0] == seen and sum(each.sizes) == 40 for each in inner)
 
 
 def test_nothing_readable_is_an_error(tmp_path: Path) -> None:

@@ -232,6 +232,28 @@ def test_what_is_no_bound(bound: float) -> None:
         check_max_drop(bound)
 
 
+def test_a_photo_is_decoded_once_for_all_engines(here: Path) -> None:
+    counted = """
+import collections, json, sys
+from alexnet_deploy.evaluation.evaluate import evaluate
+
+opened = collections.Counter()
+sys.addaudithook(lambda event, args: opened.update([str(args[0])]) if event == "open" else None)
+evaluate(sys.argv[1:], "photos/val", latency_s=None, full_decode=True)
+print(json.dumps({name: count for name, count in opened.items() if name.endswith(".jpg")}))
+"""
+
+    def opened_by(*engines: str) -> dict[str, int]:
+        done = subprocess.run([sys.executable, "-c", counted, *engines], capture_output=True, text=True, check=True)
+        found: dict[str, int] = json.loads(done.stdout)
+        return found
+
+    one = opened_by("ruined@openvino")
+    assert len(one) == 6
+    # The images are also read to look for those that calibrated an engine, and for copies: once each, as well.
+    assert opened_by("exact@openvino", "exact@onnxruntime", "ruined@openvino", "ruined@onnxruntime") == one
+
+
 @pytest.mark.parametrize(
     ("modules", "unneeded"),
     [

@@ -73,6 +73,10 @@ class FakeDevice:
         self.live.remove(("memory", pointer))
         del self.memory[pointer]
 
+    def memory_info(self) -> tuple[int, int]:
+        self._call("memory_info")
+        return 1 << 30, 2 << 30
+
     def allocate_pinned(self, nbytes: int) -> NDArray[np.uint8]:
         self._call("allocate_pinned")
         array = np.full(nbytes, 0xAB, np.uint8)
@@ -152,24 +156,67 @@ def expected_logits(pixels_NHWC: NDArray[np.uint8], classes: int) -> NDArray[np.
     return np.outer(sums, np.arange(1, classes + 1, dtype=np.float32)).astype(np.float32)
 
 
+class FakeRuntimeCache:
+    """Kernels of TensorRT-RTX: those it was given, and one more for each context that used it."""
+
+    def __init__(self) -> None:
+        self.kernels = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.kernels = blob if blob.startswith(b"kernels") else b""
+        return bool(self.kernels)
+
+    def serialize(self) -> bytes:
+        return self.kernels
+
+
+class FakeRuntimeConfig:
+    """An IRuntimeConfig."""
+
+    cuda_graph_strategy: str | None = None
+    dynamic_shapes_kernel_specialization_strategy: str | None = None
+
+    def __init__(self) -> None:
+        self.cache: FakeRuntimeCache | None = None
+
+    def create_runtime_cache(self) -> FakeRuntimeCache:
+        return FakeRuntimeCache()
+
+    def set_runtime_cache(self, cache: FakeRuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class FakeContext:
     """One execution context; ``capturable`` False makes it refuse while a stream is captured."""
 
-    def __init__(self, engine: FakeEngine) -> None:
+    def __init__(self, engine: FakeEngine, runtime_config: FakeRuntimeConfig | None) -> None:
         self.engine = engine
+        self.runtime_config = runtime_config
         self.addresses: dict[str, int] = {}
+        self.profile = 0
         self.shape: tuple[int, ...] = ()
 
     def set_tensor_address(self, name: str, pointer: int) -> bool:
         self.addresses[name] = pointer
         return name in self.engine.tensors
 
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self.profile = index
+        return ("stream", stream) in self.engine.device.live
+
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
         return name == "pixels"
 
     def execute_async_v3(self, stream: int) -> bool:
+        config = self.runtime_config
+        if config is not None and config.cache is not None and not config.cache.kernels:
+            config.cache.kernels = b"kernels"
         device, addresses, shape = self.engine.device, dict(self.addresses), self.shape
+        if self.engine.profiles:
+            profile = self.engine.profiles[self.profile]
+            assert profile.min <= shape[0] <= profile.max, "TensorRT refuses a shape outside the profile of its context"
         if device.recording is not None and not self.engine.capturable:
             device.last_error = "cudaErrorStreamCaptureUnsupported"
             return False
@@ -188,6 +235,7 @@ class FakeEngine:
 
     def __init__(self, device: FakeDevice, api: Any, *, side: int, classes: int, capturable: bool) -> None:
         self.device, self.classes, self.capturable = device, classes, capturable
+        self.profiles: tuple[BatchProfile, ...] = ()
         self.contexts: list[FakeContext] = []
         self.runtime_configs: list[Any] = []
         self.tensors = {
@@ -208,19 +256,21 @@ class FakeEngine:
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.tensors[name][2]
 
-    def create_runtime_config(self) -> Any:
-        return SimpleNamespace(cuda_graph_strategy=None)
+    def create_runtime_config(self) -> FakeRuntimeConfig:
+        return FakeRuntimeConfig()
 
-    def create_execution_context(self, runtime_config: Any = None) -> FakeContext:
+    def create_execution_context(self, runtime_config: FakeRuntimeConfig | None = None) -> FakeContext:
         self.runtime_configs.append(runtime_config)
-        self.contexts.append(FakeContext(self))
+        self.contexts.append(FakeContext(self, runtime_config))
         return self.contexts[-1]
 
 
 def fake_tensorrt(
     device: FakeDevice, *, rtx: bool = False, side: int = 4, classes: int = 3, capturable: bool = True
 ) -> tuple[TensorRT, FakeEngine]:
-    """A TensorRT whose every plan is one and the same engine on ``device``; a plan of b"bad" does not load."""
+    """A TensorRT whose every plan is one and the same engine on ``device``; one of b"bad" does not load.
+
+    TensorRT-RTX judges the first three bytes."""
     api = SimpleNamespace(
         IProfiler=object,
         DataType=SimpleNamespace(UINT8=SimpleNamespace(name="UINT8"), FLOAT=SimpleNamespace(name="FLOAT")),
@@ -237,13 +287,21 @@ def fake_tensorrt(
             return None
         return engine
 
-    runtime = SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine)
+    runtime = SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine, engine_host_code_allowed=False)
     if rtx:
-        diagnostics = {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
+        runtime.engine_header_size = 3
+        diagnostics = {
+            "VERSION_MISMATCH": 1,
+            "UNSUPPORTED_CC": 2,
+            "OLD_CUDA_DRIVER": 4,
+            "INSUFFICIENT_GPU_MEMORY": 8,
+        }
         api.EngineValidity = SimpleNamespace(VALID=0, SUBOPTIMAL=1, INVALID=2)
         api.EngineInvalidityDiagnostics = SimpleNamespace(__members__=diagnostics)
         api.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
-        runtime.get_engine_validity = lambda data: (2, 1 | 4) if data == b"old" else (0, 0)
+        api.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager", LAZY="lazy")
+        found = {b"old": 1 | 4, b"cc!": 2, b"mem": 8}
+        runtime.get_engine_validity = lambda header: (2, found[header]) if header in found else (0, 0)
     api.Runtime = lambda logger: runtime
     name = "tensorrt_rtx" if rtx else "tensorrt"
     return TensorRT(name, "1.7.1.116" if rtx else "11.4.0.106", api, None, messages), engine

@@ -92,6 +92,25 @@ def test_predictions_are_those_of_the_files_in_order(engine: OpenEngine, photos:
     assert "is not an image" in str(found[5].error)
 
 
+@pytest.mark.parametrize(("batch", "used"), [("N", 32), (5, 30), (64, 64)])
+def test_the_default_batch_is_what_an_engine_of_a_fixed_size_fills(tmp_path: Path, batch: Any, used: int) -> None:
+    """By 32, an engine of 64 computed as many repeated images as real ones."""
+    with open_engine(tiny_model(tmp_path / "tiny.onnx", batch=batch), runtime="onnxruntime", verify=False) as engine:
+        assert engine.default_batch() == used
+
+
+def test_what_a_fixed_size_answers_is_what_any_size_answers(engine: OpenEngine, photos: Path, tmp_path: Path) -> None:
+    with open_engine(tiny_model(tmp_path / "tiny.onnx", batch=4), runtime="openvino", threads=1) as fixed:
+        rows = list(fixed.predict(photos))
+    for row, expected in zip(rows, engine.predict(photos), strict=True):
+        assert (row.file, row.error) == (expected.file, expected.error)
+        assert [answer.label for answer in row.top] == [answer.label for answer in expected.top]
+        # another batch size, another order of float32 sums
+        np.testing.assert_allclose(
+            [answer.probability for answer in row.top], [answer.probability for answer in expected.top], atol=1e-6
+        )
+
+
 def test_what_is_not_there_or_out_of_range_is_raised_at_the_call(engine: OpenEngine, photos: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         engine.predict(photos / "gone")

@@ -42,7 +42,7 @@ def fake(*, gpus: int = 1, reasons: int = 0, refuses: frozenset[str] = frozenset
     api = SimpleNamespace(**{name: function(name, result) for name, result in values.items()})
     api.NVMLError = FakeError
     api.NVML_CLOCK_SM, api.NVML_TEMPERATURE_GPU = 1, 0
-    bits = {"SwPowerCap": 4, "HwSlowdown": 8, "SwThermalSlowdown": 32, "HwThermalSlowdown": 64}
+    bits = {"GpuIdle": 1, "SwPowerCap": 4, "HwSlowdown": 8, "SwThermalSlowdown": 32, "HwThermalSlowdown": 64}
     for name, bit in (bits | {"HwPowerBrakeSlowdown": 128}).items():
         setattr(api, f"nvmlClocksThrottleReason{name}", bit)
     return api
@@ -80,6 +80,10 @@ def test_names_why_the_clock_is_held_down(reasons: int, limited: tuple[str, ...]
     state = NvmlGpu(fake(reasons=reasons), "h").read()
     assert (state.limited_by, state.slowed_by) == (limited, slowed)
     assert set(SLOWDOWNS) < set(LIMITS)
+
+
+def test_an_idle_gpu_has_no_clock_of_the_work() -> None:
+    assert NvmlGpu(fake(reasons=0x1), "h").read() == GpuState(None, 70.0, 60)
 
 
 def test_an_older_driver_is_asked_by_the_old_name() -> None:

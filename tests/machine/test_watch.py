@@ -159,7 +159,17 @@ def test_the_gpus_clock_is_judged_over_all_readings() -> None:
     seen = judge(readings, cores=2)
     assert (seen.gpu_clock_mhz_min, seen.gpu_clock_mhz_max) == (1200, 1500)
     assert (seen.gpu_power_w_max, seen.gpu_temperature_c_max) == (70, 80)
-    assert seen.invalid == ("the GPU's clock moved between 1200 and 1500 MHz; lock it: nvidia-smi --lock-gpu-clocks",)
+    (only,) = seen.invalid
+    assert only.startswith("the GPU's clock moved between 1200 and 1500 MHz; measure again while it is warm, or ")
+
+
+def test_a_gpu_that_was_idle_before_is_no_change_of_its_clock() -> None:
+    """It clocks down between two engines, and is awake again when the calls begin."""
+    clocks = (None, 1500.0, 1480.0, None)
+    readings = [dataclasses.replace(r, gpu=GpuState(mhz)) for r, mhz in zip(QUIET, clocks, strict=True)]
+    seen = judge(readings, cores=2)
+    assert (seen.gpu_clock_mhz_min, seen.gpu_clock_mhz_max) == (1480, 1500)
+    assert seen.invalid == ()
 
 
 def test_a_few_ticks_are_rounding() -> None:

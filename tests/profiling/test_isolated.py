@@ -51,6 +51,13 @@ def test_dataclasses_and_paths_go_there_and_back(capfd: pytest.CaptureFixture[st
     assert "noise of a library" in said.err
 
 
+def test_its_environment_has_more_than_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OURS", "1")
+    with IsolatedProcess("tiny", environment={"MORE": "2"}) as process:
+        assert [process.call(os.getenv, name) for name in ("OURS", "MORE")] == ["1", "2"]
+    assert "MORE" not in os.environ
+
+
 def test_an_error_over_there_is_the_same_error_here_and_it_goes_on(process: IsolatedProcess) -> None:
     before = process.call(os.getpid)
     with pytest.raises(ArtifactError, match=r"^x: is damaged$"):

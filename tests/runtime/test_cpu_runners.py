@@ -18,14 +18,12 @@ from onnx import TensorProto
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import BatchProfile
-from alexnet_deploy.errors import InputError, UnavailableError, UsageError
-from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from alexnet_deploy.runtime.runner import AnyBatch, Runner
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.runtime.runner import AnyBatch, Runner, batch_near
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, tiny_engine
 from tests.helpers.runners import FakeRunner, numbered_contract, run_steps
-from tests.runtime.test_select import no_gpu
 
 ON_CPU = ("onnxruntime", "openvino")
 
@@ -179,6 +177,21 @@ def test_calls_are_split_and_padded_and_so_are_their_steps(count: int, profile: 
     assert names == ["compute"] * len(sizes)
 
 
+@given(wanted=st.integers(1, 64), low=st.integers(1, 70), more=st.integers(0, 70) | st.just(0))
+def test_a_batch_near_to_the_wanted_one_fills_up_no_call(wanted: int, low: int, more: int) -> None:
+    profile = BatchProfile(low, low, low + more)
+    inner = FakeRunner(CONTRACT, profile)
+    runner = AnyBatch(inner, "tiny")
+    near = batch_near(runner, wanted)
+    runner(np.repeat(numbered(1), near, axis=0))
+    assert sum(inner.sizes) == near
+    assert wanted - profile.max < near <= max(wanted, profile.min)
+    if profile.min <= wanted <= profile.max:
+        assert near == wanted
+    assert batch_near(inner, wanted) == near
+    assert batch_near(AnyBatch(FakeRunner(CONTRACT), "tiny"), wanted) == wanted
+
+
 def test_the_rest_is_that_of_the_runner_inside() -> None:
     inner = FakeRunner(CONTRACT, BatchProfile(4, 4, 4))
     runner = AnyBatch(inner, "tiny")
@@ -229,12 +242,6 @@ class TestRefused:
             refusing(images_NHWC)
         assert "\n" not in str(info.value)
         assert capfd.readouterr().err == ""
-
-    @no_gpu
-    @pytest.mark.filterwarnings("ignore:Specified provider")
-    def test_onnxruntime_falling_back_from_cuda_in_silence(self, engine: Engine) -> None:
-        with pytest.raises(UnavailableError, match=r"could not start CUDA"):
-            OnnxRuntimeRunner(engine.onnx_path, engine.contract, device="cuda")
 
 
 def test_openvino_leaves_signals_alone_and_forks_no_process(engine: Engine) -> None:

@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,129 +15,7 @@ import pytest
 
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime import cuda as device_module
-
-
-def load_device(monkeypatch: pytest.MonkeyPatch, name: str, modules: dict[str, ModuleType]) -> ModuleType:
-    """A private copy of ``alexnet_deploy.runtime.<name>`` with ``modules`` standing for its CUDA library."""
-    for module_name, fake in modules.items():
-        monkeypatch.setitem(sys.modules, module_name, fake)
-    spec = importlib.util.find_spec(f"alexnet_deploy.runtime.{name}")
-    assert spec is not None
-    assert spec.loader is not None
-    copy = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(copy)
-    return copy
-
-
-def module(name: str, **members: Any) -> ModuleType:
-    made = ModuleType(name)
-    made.__dict__.update(members)
-    return made
-
-
-class FakeCudart(ModuleType):
-    """``cuda.bindings.runtime``: every function answers with success and a counted handle, but one."""
-
-    def __init__(self, fails: str = "") -> None:
-        super().__init__("cuda.bindings.runtime")
-        self.fails = fails
-        self.calls: list[tuple[Any, ...]] = []
-        self.cudaError_t = SimpleNamespace(cudaSuccess=0)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("cudaDeviceAttr", "cudaMemcpyKind", "cudaStreamCaptureMode"):
-            return AnyMember()
-
-        def function(*args: Any) -> tuple[Any, ...]:
-            self.calls.append((name, *args))
-            if name in ("cudaGetErrorName", "cudaGetErrorString"):
-                return 0, b"cudaErrorFake" if name.endswith("Name") else b"it is fake"
-            return (999, None) if name == self.fails else (0, 7 + len(self.calls))
-
-        return function
-
-
-class AnyMember:
-    """An enumeration whose members are their own names."""
-
-    def __getattr__(self, name: str) -> str:
-        return name
-
-
-def cudart_module(monkeypatch: pytest.MonkeyPatch, fake: FakeCudart) -> ModuleType:
-    packages = {"cuda": module("cuda"), "cuda.bindings": module("cuda.bindings", runtime=fake), fake.__name__: fake}
-    return load_device(monkeypatch, "cuda_python", packages)
-
-
-def cudart_device(monkeypatch: pytest.MonkeyPatch, fake: FakeCudart) -> Any:
-    return cudart_module(monkeypatch, fake).CudartDevice()
-
-
-class FakeDriver:
-    """``pycuda.driver`` on host memory; ``depth`` is the stack of current contexts."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.memory: dict[int, bytearray] = {}
-        outer = self
-
-        class Error(Exception):
-            pass
-
-        class Context:
-            def push(self) -> None:
-                outer.depth += 1
-
-            @staticmethod
-            def pop() -> None:
-                outer.depth -= 1
-
-            def detach(self) -> None:
-                outer.detached = True
-
-        class Allocation:
-            def __init__(self, nbytes: int) -> None:
-                if nbytes > 1000:
-                    raise Error("out of memory")
-                outer.memory[id(self)] = bytearray(nbytes)
-
-            def __int__(self) -> int:
-                return id(self)
-
-            def free(self) -> None:
-                del outer.memory[id(self)]
-
-        class Stream:
-            handle = 0x51
-
-            def synchronize(self) -> None:
-                assert outer.depth == 1
-
-        def copy_in(pointer: int, source: np.ndarray[Any, Any], stream: Stream) -> None:
-            outer.memory[pointer][:] = source.tobytes()
-
-        def copy_out(target: np.ndarray[Any, Any], pointer: int, stream: Stream) -> None:
-            target[:] = np.frombuffer(outer.memory[pointer], target.dtype)
-
-        gpu = SimpleNamespace(retain_primary_context=Context, compute_capability=lambda: (12, 0))
-        self.detached = False
-        self.module = module(
-            "pycuda.driver",
-            init=lambda: None,
-            Device=lambda index: gpu,
-            Context=Context,
-            Error=Error,
-            Stream=Stream,
-            mem_alloc=Allocation,
-            pagelocked_empty=np.empty,
-            memcpy_htod_async=copy_in,
-            memcpy_dtoh_async=copy_out,
-        )
-
-
-def pycuda_module(monkeypatch: pytest.MonkeyPatch, driver: FakeDriver) -> ModuleType:
-    packages = {"pycuda": module("pycuda", driver=driver.module), "pycuda.driver": driver.module}
-    return load_device(monkeypatch, "pycuda", packages)
+from tests.helpers.cuda_libraries import FakeCudart, FakeDriver, cudart_device, cudart_module, pycuda_module
 
 
 class TestCudart:
@@ -157,6 +34,18 @@ class TestCudart:
         device = cudart_device(monkeypatch, FakeCudart(fails="cudaMalloc"))
         with pytest.raises(UnavailableError, match=r"^cudaMalloc: cudaErrorFake \(it is fake\); check nvidia-smi"):
             device.allocate(1)
+
+    def test_too_little_memory_is_told_with_what_was_needed_and_free(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fake = FakeCudart(fails="cudaMalloc")
+        fake.error = ("cudaErrorMemoryAllocation", "out of memory")
+        device = cudart_device(monkeypatch, fake)
+        with pytest.raises(UnavailableError) as info:
+            device.allocate(5 << 30)
+        assert str(info.value) == (
+            "cudaMalloc: the GPU is out of memory (5.0 GiB needed, 3 MiB of 1.0 GiB free); use a smaller batch, or "
+            "stop the other programs that nvidia-smi lists"
+        )
+        assert device.memory_info() == (3 << 20, 1 << 30)
 
     @pytest.mark.parametrize("fails", ["", "cudaGraphInstantiate"])
     def test_the_recorded_template_is_destroyed_once_instantiated_or_not(
@@ -182,7 +71,7 @@ class TestCudart:
         spec = importlib.util.find_spec("alexnet_deploy.runtime.cuda_python")
         assert spec is not None
         text = Path(str(spec.origin)).read_text()
-        names = set(re.findall(r"cudart\.(\w+)", text)) | set(re.findall(r'_call\("(\w+)"', text))
+        names = set(re.findall(r"cudart\.(\w+)", text)) | set(re.findall(r'_(?:call|results)\("(\w+)"', text))
         assert len(names) > 15
         assert {name for name in names if not hasattr(runtime, name)} == set()
 
@@ -192,7 +81,7 @@ class TestCudart:
             pytest.skip("there is a CUDA driver")
         from alexnet_deploy.runtime.cuda_python import CudartDevice
 
-        with pytest.raises(UnavailableError, match=r"^cudaGetDeviceCount: cudaError\w+ \(.*\); check nvidia-smi"):
+        with pytest.raises(UnavailableError, match=r"^cudaGetDeviceCount: .*\(cudaError\w+ \(.*\)\); (update|check)"):
             CudartDevice()
         assert device_module.current_capability() is None
 
@@ -222,12 +111,32 @@ class TestPycuda:
         pycuda_device.close()
         pycuda_device.close()
         assert not driver.memory
-        assert driver.detached
         assert pycuda_device.capability == "sm120"
 
     def test_an_error_carries_the_name_of_the_call(self, pycuda_device: Any) -> None:
-        with pytest.raises(UnavailableError, match=r"^cuMemAlloc: out of memory; check nvidia-smi"):
+        with pytest.raises(
+            UnavailableError,
+            match=r"^cuMemAlloc: the GPU is out of memory \(1001 bytes needed, 1.0 GiB of 16.0 GiB free\); use a",
+        ):
             pycuda_device.allocate(1001)
+
+    def test_the_free_memory(self, pycuda_device: Any) -> None:
+        assert pycuda_device.memory_info() == (1 << 30, 16 << 30)
+
+    def test_its_stream_waits_for_no_other(self, pycuda_device: Any, driver: FakeDriver) -> None:
+        """As the one of cuda-python does: PyTorch's or ONNX Runtime's default stream may be busy."""
+        pycuda_device.create_stream()
+        assert driver.stream_flags == 1
+
+    def test_closed_devices_leave_no_context_and_the_next_one_works(
+        self, monkeypatch: pytest.MonkeyPatch, driver: FakeDriver
+    ) -> None:
+        made = pycuda_module(monkeypatch, driver)
+        for _ in range(3):
+            device = made.PycudaDevice()
+            device.free(device.allocate(8))
+            device.close()
+            assert driver.depth == 0
 
     def test_it_has_no_graphs(self, pycuda_device: Any) -> None:
         assert not pycuda_device.graphs

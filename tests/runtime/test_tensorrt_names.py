@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import alexnet_deploy
-from alexnet_deploy.build.plans import RTX_TARGETS
 from alexnet_deploy.runtime.tensorrt_library import kernel_profiler
+from alexnet_deploy.runtime.tensorrt_support import RTX_TARGETS
 from tests.helpers.repository import ROOT
 
 PACKAGE = Path(alexnet_deploy.__file__).parent
@@ -24,7 +24,9 @@ SOURCES = (
     "runtime/tensorrt_library.py",
     "runtime/tensorrt_runner.py",
     "runtime/tensorrt_plans.py",
-    "build/plans.py",
+    "runtime/rtx_kernels.py",
+    "build/plan_builder.py",
+    "build/plan_config.py",
     "build/callbacks.py",
 )
 GOLDEN: dict[str, dict[str, list[str]]] = json.loads((ROOT / "tests/golden/tensorrt_api_names.json").read_text())
@@ -34,6 +36,7 @@ MODULE = ""
 OBJECTS = {
     "api": MODULE,
     "builder": "Builder",
+    "cache": "ITimingCache",
     "config": "IBuilderConfig",
     "context": "IExecutionContext",
     "engine": "ICudaEngine",
@@ -44,12 +47,14 @@ OBJECTS = {
     "parser": "OnnxParser",
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
+    "runtime_cache": "IRuntimeCache",
     "runtime_config": "IRuntimeConfig",
+    "strategies": "DynamicShapesKernelSpecializationStrategy",
     "tensor": "ITensor",
 }
 """Class of each variable or attribute (without leading underscore) that holds something of TensorRT's."""
 
-VALUES = {"built", "kinds", "parsed"}
+VALUES = {"built", "kept", "kernels", "kinds", "parsed", "report"}
 """Variables that take a plain value (a bool, names) from TensorRT."""
 
 ONLY_RTX = "only where the library is TensorRT-RTX (build) or hasattr says so (runner)"
@@ -60,6 +65,15 @@ GUARDED = {
     (MODULE, "CudaGraphStrategy"): ONLY_RTX,
     ("CudaGraphStrategy", "WHOLE_GRAPH_CAPTURE"): ONLY_RTX,
     ("IRuntimeConfig", "cuda_graph_strategy"): ONLY_RTX,
+    ("IRuntimeConfig", "create_runtime_cache"): ONLY_RTX,
+    ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"): ONLY_RTX,
+    ("IRuntimeConfig", "set_runtime_cache"): ONLY_RTX,
+    ("IRuntimeCache", "deserialize"): ONLY_RTX,
+    ("IRuntimeCache", "serialize"): ONLY_RTX,
+    (MODULE, "DynamicShapesKernelSpecializationStrategy"): ONLY_RTX,
+    ("DynamicShapesKernelSpecializationStrategy", "EAGER"): ONLY_RTX,
+    ("DynamicShapesKernelSpecializationStrategy", "LAZY"): ONLY_RTX,
+    ("Runtime", "engine_header_size"): ONLY_RTX,
     ("Runtime", "get_engine_validity"): ONLY_RTX,
     (MODULE, "EngineValidity"): ONLY_RTX,
     ("EngineValidity", "INVALID"): ONLY_RTX,

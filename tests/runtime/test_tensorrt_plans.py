@@ -1,9 +1,10 @@
-"""Which plan runs here, what a plan must be, and TensorRT's own causes; on a fake GPU, a real one with ``gpu``."""
+"""Which plan runs here, what a plan must be, and TensorRT's own causes; on a fake GPU."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,8 @@ import pytest
 from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 from alexnet_deploy.runtime import tensorrt_plans
-from alexnet_deploy.runtime.cuda import current_capability
 from alexnet_deploy.runtime.tensorrt_library import cause_in, installed
 from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
-from tests.helpers.models.foreign_models import random_pixels
-from tests.helpers.models.onnx_models import SIDE as TINY_SIDE
-from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_classifier
 
 SIDE, CLASSES = 4, 3
 CONTRACT, BATCH = FakeMachine.contract, FakeMachine.batch
@@ -43,7 +40,7 @@ class TestWhyNot:
     ) -> None:
         device = FakeDevice(capability=capability)
         plan = dataclasses.replace(machine.install(fake_tensorrt(device)[0]), target=target)
-        reason = tensorrt_plans.why_not(plan, device)
+        reason = tensorrt_plans.why_not(plan, machine.plan_file, device)
         assert (reason is None) is runs
         if reason is not None:
             assert target in reason
@@ -52,20 +49,20 @@ class TestWhyNot:
     def test_another_version(self, machine: FakeMachine) -> None:
         device = FakeDevice()
         plan = dataclasses.replace(machine.install(fake_tensorrt(device)[0]), version="10.16.1.11")
-        reason = "built with tensorrt 10.16.1.11, this machine has 11.4.0.106; build it again"
-        assert tensorrt_plans.why_not(plan, device) == reason
+        reason = "built with tensorrt 10.16.1.11, this machine has 11.4.0.106; build the bundle again on this machine"
+        assert tensorrt_plans.why_not(plan, machine.plan_file, device) == reason
 
     def test_not_installed(self) -> None:
         absent = "tensorrt" if "tensorrt" not in installed() else None
         if absent is None:
             pytest.skip("both TensorRTs are installed")
-        assert tensorrt_plans.why_not(Plan("sm89.plan", absent, "11.4.0.106", "sm89"), FakeDevice()) == (
-            "tensorrt is not installed; pip install 'alexnet-deploy[gpu]'"
-        )
+        assert tensorrt_plans.why_not(
+            Plan("sm89.plan", absent, "11.4.0.106", "sm89"), Path("sm89.plan"), FakeDevice()
+        ) == ("tensorrt is not installed; pip install 'alexnet-deploy[gpu]'")
 
     def test_a_manifest_cannot_name_a_module_to_import(self) -> None:
         sys.modules.pop("this", None)
-        reason = tensorrt_plans.why_not(Plan("sm89.plan", "this", "1", "sm89"), FakeDevice())
+        reason = tensorrt_plans.why_not(Plan("sm89.plan", "this", "1", "sm89"), Path("sm89.plan"), FakeDevice())
         assert reason == "'this' is not a TensorRT that this version supports (tensorrt, tensorrt_rtx)"
         assert "this" not in sys.modules
 
@@ -76,7 +73,9 @@ class TestWhyNot:
         plan = machine.install(fake_tensorrt(FakeDevice())[0])
         monkeypatch.setattr(tensorrt_plans, "open_device", no_device)
         monkeypatch.setattr(tensorrt_plans, "load", None)
-        assert tensorrt_plans.why_not(plan) == "no CUDA device (cudaGetDeviceCount: cudaErrorNoDevice)"
+        assert (
+            tensorrt_plans.why_not(plan, machine.plan_file) == "no CUDA device (cudaGetDeviceCount: cudaErrorNoDevice)"
+        )
         bundle = Engine("alexnet-fp16", Path("model.onnx"), CONTRACT, "fp16", BATCH, ((plan, Path("sm89.plan")),))
         with pytest.raises(
             UnavailableError, match=r"alexnet-fp16: no plan for this machine \(sm89.plan: no CUDA device"
@@ -90,9 +89,10 @@ class TestWhyNot:
         other = dataclasses.replace(fits, file="sm86.plan", target="sm86")
         plans = ((other, machine.plan_file.with_name("not-there.plan")), (fits, machine.plan_file))
         engine = Engine("b", Path("model.onnx"), CONTRACT, "fp16", BATCH, plans)
-        assert tensorrt_plans.usable_plan(engine) == (fits, machine.plan_file)
         pixels = np.ones((1, SIDE, SIDE, 3), np.uint8)
-        np.testing.assert_array_equal(tensorrt_plans.open_plan(engine)(pixels), expected_logits(pixels, CLASSES))
+        with closing(tensorrt_plans.open_plan(engine)) as runner:
+            assert runner.plan == fits.file
+            np.testing.assert_array_equal(runner(pixels), expected_logits(pixels, CLASSES))
 
     def test_a_bundle_without_plans(self) -> None:
         with pytest.raises(UnavailableError, match="holds no TensorRT plan"):
@@ -156,24 +156,3 @@ class TestBadPlans:
 )
 def test_tensorrts_messages_become_one_line(messages: list[str], line: str) -> None:
     assert cause_in(messages) == line
-
-
-@pytest.mark.gpu
-class TestOnGpu:
-    def test_a_plan_answers_as_onnx_runtime_does(self, tmp_path: Path) -> None:
-        if current_capability() is None:
-            pytest.skip("no usable CUDA GPU")
-        from alexnet_deploy.build.plans import build_plans
-        from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
-
-        path = tiny_classifier(tmp_path / "model.onnx")
-        (built,) = build_plans(path, tmp_path, batch=BATCH).plans
-        assert built.plan.target == current_capability()
-        runner = tensorrt_plans.load_plan(tmp_path / built.plan.file, built.plan, TINY_CONTRACT, BATCH)
-        reference = OnnxRuntimeRunner(path, TINY_CONTRACT)
-        for count in (1, 8, 3, 8, 1):
-            images = random_pixels(count, TINY_SIDE, seed=count)
-            # TF32 rounds operands to 10 bits of mantissa: computed so on a CPU, these logits (up to 1.5, and up to 0.75
-            # apart between images) differ by 1e-3 at most.
-            np.testing.assert_allclose(runner(images), reference(images), rtol=0, atol=5e-3)
-        runner.close()

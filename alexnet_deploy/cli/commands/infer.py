@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from alexnet_deploy.cli import options as opt
-from alexnet_deploy.cli.engines import running
+from alexnet_deploy.cli.collector import starting
+from alexnet_deploy.cli.engines import files_of, running
 from alexnet_deploy.cli.image_bars import count_meanwhile, image_bars
 from alexnet_deploy.cli.on_ray import infer_on_ray
 from alexnet_deploy.cli.signals import stop_on_signals
@@ -20,7 +20,7 @@ from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.inference.writers import Format, open_writer
 
 if TYPE_CHECKING:
-    from alexnet_deploy.images.sources import Shard, Source
+    from alexnet_deploy.images.sources import Source
     from alexnet_deploy.inference.engine import OpenEngine
 
     Rounds = Iterator[Iterable[Path | Source]]
@@ -45,7 +45,10 @@ def infer(
     threshold: Annotated[
         float | None, typer.Option(metavar="P", help="Minimum probability of a printed class, 0 to 1; may leave none.")
     ] = None,
-    batch: opt.Batch = BATCH,
+    batch: Annotated[
+        int | None,
+        typer.Option(help=f"Number of images per call.  [default: {BATCH}, or near it a multiple of the engine's]"),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -108,6 +111,7 @@ def infer(
         typer.Option("--verify/--no-verify", help="Try the engine and the runtime on the sample photos, once."),
     ] = True,
     full_decode: opt.FullDecode = False,
+    tf32: opt.Tf32 = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -115,9 +119,10 @@ def infer(
 
     Exit code 0: all classified; 1: error; 2: usage; 3: finished, but some inputs failed.
     """
-    from alexnet_deploy.images.overwrite import refuse_to_replace
-    from alexnet_deploy.images.sources import Shard, find_sources, is_address
-    from alexnet_deploy.inference.predict import predict, require_threshold
+    with starting():
+        from alexnet_deploy.images.overwrite import refuse_to_replace
+        from alexnet_deploy.images.sources import Shard, find_sources, is_address
+        from alexnet_deploy.inference.predict import predict, require_threshold
 
     named = images or []
     _check(named, from_file, watch, output, ray, part_size, resume=resume, overwrite=overwrite)
@@ -126,11 +131,16 @@ def infer(
     if workers is None and any(map(is_address, named)):
         workers = _REMOTE_WORKERS
     if ray is not None:
+        if tf32:
+            raise UsageError(
+                "`tf32`: machines with different GPUs would differ in their answers; leave it out with `ray`"
+            )
         rows, failed = infer_on_ray(
             lambda: find_sources(named, from_file=from_file, shard=part, allow_http=allow_http),
             output, ray, format_=format_, watch=watch, part_size=part_size, resume=resume, overwrite=overwrite,
-            compute={"runtime": runtime, "threads": threads, "workers": workers, "batch": batch, "top_k": top_k,
-                     "threshold": threshold, "verify": verify, "full_decode": full_decode},
+            compute={"runtime": runtime, "threads": threads, "workers": workers, "top_k": top_k,
+                     "batch": BATCH if batch is None else batch, "threshold": threshold, "verify": verify,
+                     "full_decode": full_decode},
             engine=engine, store=store, import_options=import_options, shaping={"shard": part},
         )  # fmt: skip
         _exit_if_failed(failed, rows)
@@ -142,16 +152,21 @@ def infer(
         refuse_to_replace(file, [name for name in given if name is not None])
     with stop_on_signals(watch is not None) as stop:
         if watch is not None:
-            rounds = _watched(watch, stop, part)
+            from alexnet_deploy.images.watch import watch_folder
+
+            rounds: Rounds = watch_folder(watch, stop, shard=part)
         else:
             rounds = iter([find_sources(named, from_file=from_file, shard=part, allow_http=allow_http)])
         with (
-            running(engine, store, runtime, threads, import_options, verify=verify, full_decode=full_decode) as opened,
+            running(
+                engine, store, runtime, threads, import_options, verify=verify, full_decode=full_decode, tf32=tf32
+            ) as opened,
             image_bars() as bars,
         ):
+            size = opened.default_batch() if batch is None else batch
 
             def classify(found: Iterator[Path | Source]) -> Iterator[Prediction]:
-                return predict(opened, found, top_k=top_k, threshold=threshold, batch=batch, workers=workers)
+                return predict(opened, found, top_k=top_k, threshold=threshold, batch=size, workers=workers)
 
             task = bars.add_task("images", total=None)
             if not (bars.disable or watch or from_file) and not any(name == "-" or is_address(name) for name in named):
@@ -242,7 +257,7 @@ def _write(
     from alexnet_deploy.inference.to_file import predict_to_file, settings_of
 
     if output.exists():
-        refuse_to_replace(output, _files_of(engine, opened))
+        refuse_to_replace(output, files_of(engine, opened))
     journal = journal_of(output)
     is_ours = False
 
@@ -278,18 +293,3 @@ def _write(
     if watching:
         note(f"{journal} stays, so that --resume goes on with the folder")
     return result.rows, result.failed
-
-
-def _files_of(engine: str | None, opened: OpenEngine) -> list[Path]:
-    """All files of an engine: those of its bundle, or an ONNX with the files of its weights."""
-    if engine is not None and engine.endswith(".onnx"):
-        from alexnet_deploy.onnx_graph.weights_data import external_files
-
-        return [Path(engine), *external_files(Path(engine))]
-    return list(opened.onnx_path.parent.iterdir())
-
-
-def _watched(folder: Path, stop: threading.Event, shard: Shard | None) -> Rounds:
-    from alexnet_deploy.images.watch import watch_folder
-
-    return watch_folder(folder, stop, shard=shard)

@@ -14,14 +14,26 @@ from typing import Annotated, Any
 import typer
 
 from alexnet_deploy.bundle.listing import list_bundles
-from alexnet_deploy.bundle.manifest import LayerPrecision, Manifest, Verification, load_manifest, unlisted_files, verify
+from alexnet_deploy.bundle.manifest import (
+    UNPROVED,
+    LayerPrecision,
+    Manifest,
+    Plan,
+    Verification,
+    load_manifest,
+    unlisted_files,
+    verify,
+)
+from alexnet_deploy.bundle.plan_options import DEFAULT_OPTIONS
 from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, size, table
 from alexnet_deploy.cli.terminal import out
+from alexnet_deploy.cli.trtexec import as_trtexec
 from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.runtime.tensorrt_support import undocumented
 
 _STATE_STYLE = {"ok": "green", "absent": "dim", "broken": "red"}
 
@@ -97,7 +109,7 @@ def print_bundle(
         f"{manifest.contract.architecture} with {len(manifest.contract.labels)} classes, {manifest.created}"
     )
     print_line(f"images: {manifest.contract.preprocessing.describe()}")
-    what = {plan.file: f"{plan.builder} {plan.version} plan for {plan.target}" for plan in manifest.plans} | {
+    what = {plan.file: _describe_plan(plan) for plan in manifest.plans} | {
         "model.onnx": "typed ONNX, runs anywhere",
         "calibration.json": "record of the calibration",
         "confidence.json": "record of the temperature's fit",
@@ -114,12 +126,23 @@ def print_bundle(
             grid = table("node", "op", "asked", "got", "engine layer")
             for layer in achieved:
                 cells = (layer.node, layer.op, layer.asked, layer.got, layer.engine_layer)
-                add_row(grid, cells, style=None if layer.asked == layer.got else "red")
+                style = None if layer.asked == layer.got else "yellow" if layer.got == UNPROVED else "red"
+                add_row(grid, cells, style=style)
             out.print(grid)
     if manifest.verification is not None:
         _print_verification(manifest.verification)
-    for remark in manifest.notes:
+    # Bundles of earlier versions lack the note.
+    doubts = undocumented(
+        (plan.builder, [layer.got for layer in manifest.achieved.get(plan.file, ())]) for plan in manifest.plans
+    )
+    for remark in dict.fromkeys((*manifest.notes, *doubts)):
         print_line(in_flags(remark), style="yellow")
+
+
+def _describe_plan(plan: Plan) -> str:
+    """For the list of files; options that are not the usual ones as trtexec's flags."""
+    flags = () if plan.options in (None, DEFAULT_OPTIONS) else as_trtexec(plan.options)
+    return " ".join((f"{plan.builder} {plan.version} plan for {plan.target}", *flags))
 
 
 def _print_verification(seen: Verification) -> None:

@@ -11,16 +11,21 @@ import typer
 
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.bundle.manifest import load_manifest
+from alexnet_deploy.bundle.plan_options import HardwareCompatibility, PlanOptions
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.commands.look import print_bundle
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.quantities import BatchSizes, Bytes
 from alexnet_deploy.cli.tables import print_json, print_line, size
 from alexnet_deploy.cli.terminal import note, reporting
-from alexnet_deploy.contract import ArchitectureName
+from alexnet_deploy.contract import ArchitectureName, BatchProfile
 from alexnet_deploy.errors import UsageError
 
 _DEFAULTS = BuildSettings()
+
+TIMING_CACHE = ".timing-cache"
+"""Folder of the store, hidden from the list of its bundles."""
 
 
 def export(
@@ -126,12 +131,50 @@ def build_engine(
         typer.Option(
             "--target",
             metavar="TARGET",
-            help="sm75, sm80, sm86, sm89, sm120, sm121, portable, all or current.  [repeatable]",
+            help="A GPU such as t4, a100, l40s, rtx4090 or sm89, or portable, all or current.  [repeatable]",
         ),
     ] = None,
     min_batch: Annotated[int | None, typer.Option(help="Smallest batch of the plan.  [default: 1]")] = None,
     opt_batch: Annotated[int | None, typer.Option(help="Batch the plan is tuned for.  [default: 8]")] = None,
     max_batch: Annotated[int | None, typer.Option(help="Largest batch of the plan.  [default: 32]")] = None,
+    profiles: Annotated[
+        list[BatchSizes] | None,
+        typer.Option(
+            "--profile",
+            parser=BatchSizes.parse,
+            metavar="MIN,OPT,MAX",
+            help="Batch sizes with kernels of their own, instead of --max-batch and the like.  [repeatable]",
+        ),
+    ] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32/--no-tf32", help="Let float32 layers of plans round to 10 bits of mantissa.")
+    ] = False,
+    workspace: Annotated[
+        float | None,
+        typer.Option(
+            parser=Bytes.parse, metavar="SIZE", help="Most memory for a layer's intermediate results: 512MiB."
+        ),
+    ] = None,
+    hardware_compatible: Annotated[
+        HardwareCompatibility,
+        typer.Option(help="GPUs that a plan runs on besides this one, at some loss of speed; full TensorRT only."),
+    ] = "none",
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="The plan runs in later TensorRTs as well and contains code; full TensorRT only.",
+        ),
+    ] = False,
+    optimization_level: Annotated[
+        int | None, typer.Option(help="0 builds fastest, 5 searches longest; full TensorRT only.  [default: 3]")
+    ] = None,
+    timing_cache: Annotated[
+        bool,
+        typer.Option(
+            "--timing-cache/--no-timing-cache", help="Reuse the timings of earlier builds; full TensorRT only."
+        ),
+    ] = True,
     verify_images: Annotated[
         Path | None,
         typer.Option(help="Photos on which the engine is compared with the original.  [default: the sample photos]"),
@@ -171,6 +214,15 @@ def build_engine(
         exclude=exclude,
         batch=opt.batch_profile(min_batch, opt_batch, max_batch),
         targets=tuple(targets or ()),
+        plan_options=PlanOptions(
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+            optimization_level=optimization_level,
+            workspace_mib=None if workspace is None else max(1, round(workspace / 2**20)),
+            tf32=tf32,
+            profiles=tuple(BatchProfile(*sizes) for sizes in profiles or ()),
+        ),
+        timing_cache=store / TIMING_CACHE if timing_cache else None,
         verify_images=verify_images,
         allow_fallback=tuple(allow_fallback or ()),
         import_options=import_options,

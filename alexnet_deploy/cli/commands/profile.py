@@ -50,6 +50,7 @@ def profile(
     warm_up_s: Annotated[float, opt.time_option("--warmup", "Time to warm up before each measurement.")] = _WARM_UP_S,
     iterations: Annotated[int, typer.Option(help="Minimum number of calls to measure.")] = _DEFAULTS.iterations,
     export_times: Annotated[Path | None, typer.Option(help="JSON file to write: the time of every call.")] = None,
+    tf32: opt.Tf32 = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a row is unstable or invalid.")] = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
@@ -61,7 +62,9 @@ def profile(
     """
     from alexnet_deploy.profiling.engine import check_batch_sizes, profile_engine, write_times
 
-    settings = ProfileSettings(tuple(batch_sizes), concurrency, runtime, threads, duration_s, warm_up_s, iterations)
+    settings = ProfileSettings(
+        tuple(batch_sizes), concurrency, runtime, threads, duration_s, warm_up_s, iterations, tf32
+    )
     names = engines or some_bundle_names(store)
     has_onnx = any(name.endswith(".onnx") for name in names)
     with ExitStack() as stack:

@@ -45,6 +45,8 @@ class KernelTimes:
     """For people: runtime, version, device."""
     kernels: tuple[Kernel, ...]
     call_us: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+    """What a reader must know of these times."""
 
 
 def timed_calls(call: Callable[[], object], calls: int, *, warm_up: int = WARM_UP_CALLS) -> tuple[float, ...]:

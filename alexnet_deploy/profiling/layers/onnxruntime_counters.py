@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from alexnet_deploy.errors import InputError, UnavailableError, one_line
+from alexnet_deploy.errors import DeployError, InputError, UnavailableError, one_line
 from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
 from alexnet_deploy.runtime.onnxruntime_runner import model_for_cpu, session_options
@@ -33,13 +33,44 @@ def kernel_times(
 
     Raises InputError if ONNX Runtime refuses the model, UnavailableError if its profile cannot be read.
     """
+    return profiled_times(
+        onnx_path,
+        feeds,
+        lambda new_options: open_session(model_for_cpu(onnx_path, precision), new_options()),
+        calls=calls,
+        precision=precision,
+        threads=threads,
+        on="CPU",
+    )
+
+
+def profiled_times(
+    onnx_path: Path,
+    feeds: Mapping[str, NDArray[Any]],
+    open_: Callable[[Callable[[], Any]], Any],
+    *,
+    calls: int,
+    precision: str,
+    on: str,
+    threads: int | None = None,
+) -> KernelTimes:
+    """``kernel_times`` of the session that ``open_`` returns for a function that makes its options.
+
+    ``on`` is the device, for people.
+    """
     with TemporaryDirectory(prefix="alexnet-deploy-") as folder:
-        options = session_options(precision, threads=threads)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
+
+        def new_options() -> Any:
+            options = session_options(precision, threads=threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            return options
+
         try:
-            session = open_session(model_for_cpu(onnx_path, precision), options)
+            session = open_(new_options)
             call_us = timed_calls(lambda: session.run(None, dict(feeds)), calls)
+        except DeployError:
+            raise
         except Exception as exc:  # its exceptions share no public base
             raise InputError(f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino") from exc
         profile = Path(session.end_profiling())
@@ -53,7 +84,7 @@ def kernel_times(
     if len(runs) < calls or not runs[0]:
         raise UnavailableError(f"ONNX Runtime {ort.__version__} reports no times by node; use `runtime` openvino")
     kernels = tuple(_kernel(event, tuple(float(run[key]["dur"]) for run in runs)) for key, event in runs[0].items())
-    return KernelTimes(f"ONNX Runtime {ort.__version__} on CPU", kernels, call_us)
+    return KernelTimes(f"ONNX Runtime {ort.__version__} on {on}", kernels, call_us)
 
 
 def _runs(events: list[Event]) -> Iterator[dict[str, Event]]:

@@ -29,7 +29,9 @@ from alexnet_deploy.profiling.layers.kernel_times import CALLS, KernelTimes, tim
 from alexnet_deploy.profiling.layers.roofline import measure_roofline
 from alexnet_deploy.profiling.layers.rows import notes_on, row_of, with_limits
 from alexnet_deploy.profiling.settings import LayerRuntime
-from alexnet_deploy.runtime.select import PassedOver, open_runner
+from alexnet_deploy.runtime.select import PassedOver, open_runner, require_cuda_kernels
+
+ON_GPU = ("tensorrt", "onnxruntime-cuda")
 
 
 def profile_layers(
@@ -59,7 +61,7 @@ def profile_layers(
     whole_us = statistics.median(times.call_us)
     rows = tuple(row_of(group, whole_us) for group in group_kernels(times, costs))
     roofline = None
-    if runtime != "tensorrt":
+    if runtime not in ON_GPU:
         roofline = measure_roofline(runtime, {row.precision for row in rows if row.flops}, threads)
         rows = tuple(with_limits(row, roofline) for row in rows)
     sum_us = sum(row.median_us for row in rows)
@@ -77,27 +79,27 @@ def profile_layers(
         uncounted_us=uncounted_us,
         rows=rows,
         roofline=roofline,
-        notes=tuple(notes_on(rows, roofline)),
+        notes=(*notes_on(rows, roofline), *times.notes),
         invalid=watch.judge([before, watch.read()]).invalid,
         passed_over=passed_over,
-        unused_gpu=bool(passed_over) and runtime != "tensorrt" and has_nvidia_gpu(),
+        unused_gpu=bool(passed_over) and runtime not in ON_GPU and has_nvidia_gpu(),
     )
 
 
 def _choose(engine: Engine, runtime: str) -> tuple[str, tuple[PassedOver, ...]]:
     """The runtime to count with, and the reasons against others; ``auto`` opens each candidate once."""
-    if runtime == "onnxruntime-cuda":
-        raise UnavailableError(
-            "`runtime` onnxruntime-cuda: its counters time the launch of a kernel, not the kernel; use tensorrt"
-        )
     if runtime != "auto":
         return runtime, ()
     passed_over: list[PassedOver] = []
     for name in get_args(LayerRuntime)[1:]:
         try:
+            if name == "onnxruntime-cuda":
+                require_cuda_kernels(engine)
             open_runner(engine, name).runner.close()
         except DeployError as exc:
-            if name != "tensorrt" or engine.plans:
+            # Nobody expects TensorRT of an engine without plans, nor CUDA of a machine without a GPU.
+            expected = {"tensorrt": bool(engine.plans), "onnxruntime-cuda": has_nvidia_gpu()}
+            if expected.get(name, True):
                 passed_over.append(PassedOver(name, str(exc)))
         else:
             return name, tuple(passed_over)
@@ -110,10 +112,16 @@ def _kernel_times(
 ) -> KernelTimes:
     if runtime == "tensorrt":
         from alexnet_deploy.profiling.layers import tensorrt_counters
-        from alexnet_deploy.runtime.tensorrt_plans import open_plan, usable_plan
+        from alexnet_deploy.runtime.tensorrt_plans import open_plan
 
-        plan, _ = usable_plan(engine)
-        achieved = load_manifest(engine.onnx_path.parent)[0].achieved.get(plan.file, ())
-        return tensorrt_counters.kernel_times(open_plan(engine), pixels_NHWC, achieved, calls=calls)
+        runner = open_plan(engine)
+        achieved = load_manifest(engine.onnx_path.parent)[0].achieved.get(runner.plan or "", ())
+        return tensorrt_counters.kernel_times(runner, pixels_NHWC, achieved, calls=calls)
+    if runtime == "onnxruntime-cuda":
+        from alexnet_deploy.profiling.layers import onnxruntime_cuda_counters
+
+        return onnxruntime_cuda_counters.kernel_times(
+            engine.onnx_path, engine.contract.input_name, pixels_NHWC.shape, calls=calls, precision=engine.precision
+        )
     feeds = {engine.contract.input_name: pixels_NHWC}
     return count_on_cpu(runtime, engine.onnx_path, feeds, threads=threads, calls=calls, precision=engine.precision)

@@ -78,7 +78,7 @@ def test_auto_shows_why_a_plan_is_passed_over_beside_a_gpu(
         (("tiny-fp32", "--batch", "9"), 2, "--batch 9: tiny-fp32 has a profile of 1..4"),
         (("frozen.onnx", "--batch", "5"), 2, "--batch 5: frozen has a profile of 2..2"),
         (("tiny-fp32", "--runtime", "tensorrt"), 1, "tiny-fp32 holds no TensorRT plan"),
-        (("tiny-fp32", "--runtime", "onnxruntime-cuda"), 2, "'onnxruntime-cuda' is not one of"),
+        (("tiny-fp32", "--runtime", "abacus"), 2, "'abacus' is not one of"),
         (("tiny-fp32", "--baseline", "nothing"), 1, "nothing: no such engine"),
     ],
 )
