@@ -49,7 +49,7 @@ def examine() -> list[Check]:
         card,
         *_onnxruntime(has_gpu),
         _library("OpenVINO", "openvino", _openvino_devices, missing=_install("cpu")),
-        *_tensorrt(),
+        *_tensorrt(has_gpu),
         _library("CUDA bindings", "cuda-bindings", _cuda_runtime, missing=f"{_install('gpu')} runs plans on a GPU"),
         _pycuda(has_gpu),
         _cuda(has_gpu),
@@ -161,9 +161,11 @@ def _openvino_devices() -> str:
     return ", ".join(openvino_runner.devices())
 
 
-def _tensorrt() -> list[Check]:
+def _tensorrt(has_gpu: bool) -> list[Check]:
+    from alexnet_deploy.runtime.cuda import current_capability
     from alexnet_deploy.runtime.tensorrt_library import EXTRA, FULL, load
 
+    here = current_capability() if has_gpu else None
     checks = []
     for name, extra in EXTRA.items():
         title = "TensorRT" if name == FULL else "TensorRT-RTX"
@@ -171,10 +173,22 @@ def _tensorrt() -> list[Check]:
             checks.append(Check(title, "absent", "not installed", _install(extra)))
             continue
         try:
-            checks.append(Check(title, "ok", f"{load(name).version}, builds plans"))
+            checks.append(_plans_here(title, name, load(name).version, here))
         except UnavailableError as exc:
             checks.append(Check(title, "broken", str(exc), _install(extra)))
     return checks
+
+
+def _plans_here(title: str, name: str, version: str, here: str | None) -> Check:
+    """What an installed TensorRT builds, by the documents, for the GPU of this machine."""
+    from alexnet_deploy.runtime.tensorrt_support import describe, package_for, why_unsupported
+
+    found = f"{version}, builds plans"
+    if here is None:
+        return Check(title, "ok", found)
+    if why_unsupported(name, version, here) is not None:
+        return Check(title, "absent", f"{found}, but none for this GPU ({here})", package_for(here))
+    return Check(title, "ok", f"{found}; {describe(name, version, here)}")
 
 
 def _loads(module: str) -> str:

@@ -125,7 +125,23 @@ class TestCuda:
         checks = rows()
         assert checks["CUDA"] == Check("CUDA", "ok", "fake GPU sm89, driver for CUDA 13.0")
         assert checks["CUDA bindings"].found.endswith(": CUDA 13.5")
-        assert device.calls == ["close"]
+        assert set(device.calls) == {"close"}
+
+    @pytest.mark.parametrize(
+        ("here", "state", "says"),
+        [
+            ("sm89", "ok", "builds plans; sm89: fp32, fp16, fp8; weights alone in int8 and int4: yes"),
+            ("sm90", "absent", "builds plans, but none for this GPU (sm90)"),
+        ],
+    )
+    def test_what_tensorrt_builds_for_this_gpu(
+        self, monkeypatch: pytest.MonkeyPatch, here: str, state: str, says: str
+    ) -> None:
+        pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'alexnet-deploy[rtx]'")
+        monkeypatch.setattr("alexnet_deploy.runtime.cuda.open_device", lambda: FakeDevice(capability=here))
+        row = rows()["TensorRT-RTX"]
+        assert (row.state, says in row.found) == (state, True), row
+        assert ("alexnet-deploy[gpu]" in row.fix) is (state == "absent")
 
     def test_cause_and_fix_of_one_that_does_not_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
         error = Mock(side_effect=UnavailableError("cuInit: no device; is it on?", fix="check nvidia-smi"))
