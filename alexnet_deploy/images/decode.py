@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-import os
 import re
 import warnings
 from io import BytesIO
@@ -17,19 +16,16 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.files import open_regular
 from alexnet_deploy.images.codecs import formats
-from alexnet_deploy.images.codecs.bmp import has_bitfields, open_bitfields
-from alexnet_deploy.images.codecs.ico import ICO_START, open_ico
-from alexnet_deploy.images.codecs.jpeg import open_jpeg
-from alexnet_deploy.images.codecs.png import PNG_START, open_png
+from alexnet_deploy.images.codecs.jpeg import JPEG_START, open_jpeg
+from alexnet_deploy.images.codecs.others import open_other, read_whole
+from alexnet_deploy.images.codecs.parts import MOST_EXIF, UnsupportedFormatError, refuse_parts
 from alexnet_deploy.images.codecs.rgb import to_rgb
-from alexnet_deploy.images.codecs.tiff import open_tiff
-from alexnet_deploy.images.codecs.webp import webp_size
 from alexnet_deploy.images.photo import Box, Photo
 
 # Legend: H height, W width, C channel (RGB)
@@ -37,14 +33,19 @@ from alexnet_deploy.images.photo import Box, Photo
 MAX_PIXELS = 178_956_970
 """Larger images are refused. This is Pillow's own limit, which holds here even if a program has lifted Pillow's."""
 
-MAX_BYTES = 1 << 30
-"""Larger JPEG, PNG and BMP files are refused: they are read into memory, and no photo has so many bytes."""
-
 _log = logging.getLogger(__name__)
 _QUIET: tuple[Any, ...] = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _HEAD = 4096  # bytes that tell the format; an SVG may begin with a comment
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION = 0x0112  # of EXIF
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _MOST_RESIZED = 1 << 26  # pixels; a panorama would need gigabytes
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -89,7 +90,7 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None, max_pi
 
 def _open(source: Path | BinaryIO | bytes, name: str | None, max_pixels: int | None, min_side: int | None) -> Photo:
     limit = min(max_pixels or MAX_PIXELS, MAX_PIXELS)
-    _ignore_pillow_warnings()
+    _quieten_pillow()
     label = name or (str(source) if isinstance(source, Path) else "image")
     try:
         if isinstance(source, Path):
@@ -105,51 +106,25 @@ def _open(source: Path | BinaryIO | bytes, name: str | None, max_pixels: int | N
 def _decode(stream: BinaryIO, path: Path | None, max_pixels: int, min_side: int | None) -> Photo:
     start = stream.tell()
     if not (head := stream.read(_HEAD)):
-        raise formats.UnsupportedFormatError("is empty (0 bytes); get a whole copy of the file")
+        raise UnsupportedFormatError("is empty (0 bytes); get a whole copy of the file")
     if path is not None:
         formats.refuse_by_name(path)
     stream.seek(start)
-    jpeg = open_jpeg(_content(stream), max_pixels, min_side) if head.startswith(b"\xff\xd8\xff") else None
-    with _opened(stream, head, path, max_pixels) if jpeg is None else jpeg.image as image:
+    jpeg = open_jpeg(read_whole(stream), max_pixels, min_side) if head.startswith(JPEG_START) else None
+    with open_other(stream, head, path, max_pixels) if jpeg is None else jpeg.image as image:
         if jpeg is None:
             formats.require_size(image.width, image.height, max_pixels)
         if _note_pages.cache_info().currsize == 0 and formats.is_multi_page(image):
             _note_pages()
         frame = image.tile[0][1] if image.format == "GIF" and image.tile else None  # type: ignore[attr-defined]
         image.load()
-        orientation = _turn_upright(image)
+        orientation = _orientation(image)
         rgb = to_rgb(image, frame)
+        if (turn := _TURNS.get(orientation)) is not None:
+            rgb = rgb.transpose(turn)
         if jpeg is None or jpeg.scale == 1:
             return Photo.in_full(rgb)
         return Photo.reduced(rgb, jpeg.size, jpeg.scale, orientation)
-
-
-def _opened(stream: BinaryIO, head: bytes, path: Path | None, max_pixels: int) -> Image.Image:
-    if head.startswith(PNG_START):
-        return open_png(_content(stream), max_pixels)
-    if head.startswith(ICO_START):
-        return open_ico(_content(stream), max_pixels)
-    if head.startswith(_TIFF_STARTS):
-        return open_tiff(stream, max_pixels)
-    if head.startswith(b"BM") and has_bitfields(head):
-        return open_bitfields(_content(stream), max_pixels)
-    if (size := webp_size(head)) is not None:
-        formats.require_size(*size, max_pixels)
-    try:
-        return Image.open(stream, formats=formats.pillow_formats(path))
-    except UnidentifiedImageError:
-        if (kind := formats.name_of_format(head)) is None:
-            raise
-        stream.seek(0)
-        return formats.open_with_package(kind, stream, max_pixels)
-
-
-def _content(stream: BinaryIO) -> bytes:
-    start = stream.tell()
-    if stream.seek(0, os.SEEK_END) - start > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB")
-    stream.seek(start)
-    return stream.read()
 
 
 @functools.cache
@@ -209,29 +184,31 @@ def _offset(width: int, height: int, pre: Preprocessing) -> tuple[int, int]:
     return (left // 2, top // 2) if pre.crop_offset == "floor" else (round(left / 2), round(top / 2))
 
 
-def _ignore_pillow_warnings() -> None:
-    """Ignore Pillow's warnings in this process: a flaw in a file is either an InputError here or harmless.
+def _quieten_pillow() -> None:
+    """Ignore Pillow's warnings and log in this process: a flaw in a file is either an InputError here or harmless.
 
-    ``warnings.catch_warnings`` is not thread-safe, and files are decoded in threads.
+    A program that has set a level for its loggers keeps it. ``warnings.catch_warnings`` is not thread-safe, and files
+    are decoded in threads.
     """
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
+    if (pillow := logging.getLogger("PIL")).level == logging.NOTSET:
+        pillow.setLevel(logging.CRITICAL)
 
 
-def _turn_upright(image: Image.Image) -> object:
-    """Turn ``image`` by its EXIF orientation, which is returned."""
-    orientation: object = None
+def _orientation(image: Image.Image) -> object:
+    """The EXIF orientation of a decoded image; None if it has none. UnsupportedFormatError for a huge EXIF."""
+    exif = len(image.info.get("exif") or b"") or len(image.info.get("Raw profile type exif", "")) // 2
+    refuse_parts(exif, MOST_EXIF, "bytes of EXIF")
     try:
-        orientation = image.getexif().get(_ORIENTATION)
-        ImageOps.exif_transpose(image, in_place=True)
+        return image.getexif().get(_ORIENTATION)
     except Exception:
-        return orientation  # the image itself is decoded; damaged metadata only costs the orientation
-    return orientation
+        return None  # damaged metadata only costs the orientation
 
 
 def _cause(exc: BaseException) -> str:
     match exc:
-        case formats.UnsupportedFormatError() | formats.TooManyPixelsError():
+        case UnsupportedFormatError() | formats.TooManyPixelsError():
             return str(exc)
         case MemoryError():
             return "needs more memory than there is; scale it down first"

@@ -230,6 +230,8 @@ def _ppms() -> list[bytes]:
     return [
         _saved(image, "PPM"), _saved(image.convert("L"), "PPM"), _saved(image.convert("1"), "PPM"),
         b"P3\n" + size + b"\n255\n" + text, b"P6\n" + size + b"\n65535\n" + wide.astype(">u2").tobytes(),
+        b"P6\n" + size + b"\n254\n" + np.minimum(np.asarray(image), 254).tobytes(),
+        b"P2\n" + size + b"\n1000\n" + " ".join(map(str, np.asarray(image.convert("L")).ravel())).encode(),
         _saved(Image.fromarray(np.asarray(image.convert("L")).astype(np.float32) / 255), "PPM"),
     ]  # fmt: skip
 

@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 from PIL import Image, ImageFile
 
 from alexnet_deploy.images.codecs.jxl import jxl_size
+from alexnet_deploy.images.codecs.parts import UnsupportedFormatError
 
 # A list, because Pillow would also try formats that no photo has, one of which (EPS) starts Ghostscript.
-PILLOW = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+_PILLOW_ALONE = ("WEBP", "BMP", "DIB")
 KNOWN = "JPEG, PNG, WebP, GIF, BMP, TIFF, PPM, AVIF, JPEG 2000, TGA, ICO, HEIC or JPEG XL"
 
 _PILLOW_SUFFIXES = frozenset((
@@ -74,10 +75,6 @@ _PACKAGES = {
 }
 
 
-class UnsupportedFormatError(Exception):
-    """The file is of a kind that is not decoded; the message is the cause and the next step."""
-
-
 class TooManyPixelsError(Image.DecompressionBombError):
     """The header says more pixels than are decoded; the message is the cause and the next step."""
 
@@ -130,9 +127,9 @@ def refuse_by_name(path: Path) -> None:
 
 
 def pillow_formats(path: Path | None) -> tuple[str, ...]:
-    """The formats that Pillow may try on a file of this name."""
+    """The formats that Pillow may try on a file of this name: those that no module here opens."""
     is_tga = path is not None and path.suffix.lower() in _TGA_SUFFIXES
-    return (*PILLOW, "TGA") if is_tga else PILLOW
+    return (*_PILLOW_ALONE, "TGA") if is_tga else _PILLOW_ALONE
 
 
 def open_with_package(kind: str, stream: BinaryIO, max_pixels: int) -> Image.Image:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from alexnet_deploy.images.codecs.parts import MOST_PARTS, refuse_parts
+
 _CODESTREAM = b"\xff\x0a"
 _SIZE_BYTES = 12  # the signature and the longest size, of 68 bits
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
@@ -33,28 +35,32 @@ def _side(bits: _Bits, is_small: bool) -> int:
 
 
 def _start_of_codestream(stream: BinaryIO) -> bytes:
-    """The first bytes of the codestream in a file of boxes, of which several can have a part of it."""
+    """The first bytes of the codestream in a file of boxes, of which several can have a part of it.
+
+    All boxes are counted, for the package makes an object of each.
+    """
     found = b""
     for kind, size in _boxes(stream):
-        if kind == b"jxlc":
-            return stream.read(min(size, _SIZE_BYTES))
-        if kind == b"jxlp" and size >= 4:
+        if kind == b"jxlc" and not found:
+            found = stream.read(min(size, _SIZE_BYTES))
+        elif kind == b"jxlp" and size >= 4 and len(found) < _SIZE_BYTES:
             stream.seek(4, 1)  # its number
             found += stream.read(min(size - 4, _SIZE_BYTES - len(found)))
-            if len(found) == _SIZE_BYTES:
-                break
     return found
 
 
 def _boxes(stream: BinaryIO) -> Iterator[tuple[bytes, int]]:
     """Kind and size of the content of each box, with the stream at its content."""
+    count = 0
     while len(head := stream.read(8)) == 8:
+        count += 1
+        refuse_parts(count, MOST_PARTS, "boxes")
         size, start = int.from_bytes(head[:4], "big"), 8
         if size == 1:
             size, start = int.from_bytes(stream.read(8), "big"), 16
         if size == 0:  # up to the end of the file
             size = start + _SIZE_BYTES + 4
-        if size < start:
+        if not start <= size < 1 << 62:
             return
         at = stream.tell()
         yield head[4:], size - start

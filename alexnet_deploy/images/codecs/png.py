@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_deploy.images.codecs.formats import require_size
+from alexnet_deploy.images.codecs.parts import most_parts, refuse_parts
 
 _ASIDE = frozenset(
     b"bKGD caBX cHRM cICP cLLI eXIf gAMA gIFg gIFx hIST iCCP iDOT iTXt mDCV oFFs pCAL pHYs sBIT sCAL sPLT sRGB sTER "
@@ -17,7 +19,8 @@ _ASIDE = frozenset(
 )
 """Chunks without which the pixels are the same. Another kind may be the damaged name of one that has pixels."""
 _ORIENTATION = (b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1")  # keywords of text chunks
-_Chunk = tuple[bytes, int, int]
+Chunk = tuple[bytes, int, int]
+"""The kind of a chunk, where it starts, and where it ends."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
@@ -30,12 +33,12 @@ def open_png(content: bytes, max_pixels: int) -> Image.Image:
     or for any part beside the pixels that is damaged.
     """
     require_size(*png_size(content), max_pixels)
-    require_one_header(content)
-    parts = list(_chunks(content))
+    parts = png_chunks(content)
     damaged = {part for part in parts if not _is_sound(content, part)}
     for kind, *_ in damaged:
         if kind not in _ASIDE:
             raise ValueError(f"the checksum of its {kind.decode('ascii', 'backslashreplace')} is wrong")
+    damaged |= second_profiles(parts)
     try:
         image = _loaded(_only(content, parts, damaged) if damaged else content)
     except ValueError as exc:
@@ -61,14 +64,25 @@ def png_size(content: bytes, start: int = 0) -> tuple[int, int]:
     return int.from_bytes(content[at + 8 : at + 12]), int.from_bytes(content[at + 12 : at + 16])
 
 
-def require_one_header(content: bytes, start: int = 0) -> None:
-    """ValueError for a second header: Pillow goes by the last one."""
-    if sum(kind == b"IHDR" for kind, *_ in _chunks(content, start)) != 1:
+def png_chunks(content: bytes, start: int = 0, *, most: int | None = None) -> list[Chunk]:
+    """The chunks up to the end of the picture or of the file; UnsupportedFormatError if there are more than ``most``.
+
+    ValueError for a second header: Pillow goes by the last one.
+    """
+    most = most_parts(len(content)) if most is None else most
+    chunks = list(itertools.islice(_chunks(content, start), most + 1))
+    refuse_parts(len(chunks), most, "chunks")
+    if sum(kind == b"IHDR" for kind, *_ in chunks) != 1:
         raise ValueError("it has several headers")
+    return chunks
 
 
-def _chunks(content: bytes, start: int = 0) -> Iterator[_Chunk]:
-    """The kind of each chunk, where it starts, and where it ends, up to the end of the picture or of the file."""
+def second_profiles(chunks: list[Chunk]) -> set[Chunk]:
+    """Colour profiles but for the first: Pillow unpacks each, to a thousand times its size, and keeps the last."""
+    return set([chunk for chunk in chunks if chunk[0] == b"iCCP"][1:])
+
+
+def _chunks(content: bytes, start: int = 0) -> Iterator[Chunk]:
     at, kind = start + len(PNG_START), b""
     while kind != b"IEND" and at + 12 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
@@ -79,20 +93,20 @@ def _chunks(content: bytes, start: int = 0) -> Iterator[_Chunk]:
         at = end
 
 
-def _is_sound(content: bytes, chunk: _Chunk) -> bool:
+def _is_sound(content: bytes, chunk: Chunk) -> bool:
     kind, start, end = chunk
     if kind == b"IEND":  # nobody looks at its checksum
         return True
     return zlib.crc32(memoryview(content)[start + 4 : end - 4]) == int.from_bytes(content[end - 4 : end])
 
 
-def _is_bulk(content: bytes, chunk: _Chunk) -> bool:
+def _is_bulk(content: bytes, chunk: Chunk) -> bool:
     kind, start, _ = chunk
     is_text = kind in (b"tEXt", b"zTXt", b"iTXt")
     return kind == b"iCCP" or (is_text and not content.startswith(_ORIENTATION, start + 8))
 
 
-def _only(content: bytes, parts: list[_Chunk], without: set[_Chunk]) -> bytes:
+def _only(content: bytes, parts: list[Chunk], without: set[Chunk]) -> bytes:
     return content[:8] + b"".join(content[part[1] : part[2]] for part in parts if part not in without)
 
 

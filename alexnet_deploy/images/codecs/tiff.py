@@ -6,22 +6,35 @@ it as a layout of the same size in memory, and ``grey_of`` gives the samples the
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import os
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
-from alexnet_deploy.images.codecs.formats import RAW_ADVICE, UnsupportedFormatError, require_size
+from alexnet_deploy.images.codecs.formats import RAW_ADVICE, require_size
 from alexnet_deploy.images.codecs.grey import scale_grey
+from alexnet_deploy.images.codecs.parts import MOST_PARTS, UnsupportedFormatError, most_parts, refuse_parts
 
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")  # as Pillow has them
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR = 254, 258, 259, 262, 277, 284
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _COLORMAP, _SUB_IFDS, _EXTRA, _FORMAT, _SMIN, _SMAX, _SUBSAMPLING = 320, 330, 338, 339, 340, 341, 530
 _DNG_VERSION = 50706
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _PALETTE, _YCBCR = 0, 1, 3, 6
 _RAW, _LZW = 1, 5
+_SHORT = 3  # the type of values of 16 bits
 _KIND = {1: "u", 2: "i", 3: "f"}
+_MOST_VALUES = 3 << 16
+"""Values in a tag that is read: a colour map of 16 bits. Pillow makes a Python object of each."""
+_STRIPS, _TILES, _XMP = 273, 324, 700
+_READ = frozenset(
+    (_SUBFILE, 256, 257, _BITS, _COMPRESSION, _PHOTOMETRIC, 266, 274, _SAMPLES, 278, 282, 283, _PLANAR, 296, _COLORMAP,
+     _TILE_WIDTH, _TILE_LENGTH, _EXTRA, _FORMAT, _SMIN, _SMAX, _SUBSAMPLING, _XMP)
+)  # fmt: skip
+_BYTES = (1, 2, 7)  # types of values that stay bytes
+_SMALLEST_STRIP = 256  # bytes, on average, without compression
 # libtiff returns samples in the machine's byte order, the table says that of the file
 _NATIVE = {"F;32BF": "F;32NF", "I;16BS": "I;16NS", "I;32BS": "I;32NS", "I;32B": "I;32N"}
 
@@ -36,12 +49,19 @@ class TiffPage(TiffImagePlugin.TiffImageFile):
     white_is_zero = False
     limits: tuple[float, float] | None = None
 
+    def load_end(self) -> None:
+        """Leave it to the caller to turn the picture: Pillow would read every value of all metadata first."""
+        self._size = self.im.size
+        self.getexif()  # while its file is at hand
+
     def _setup(self) -> None:
         tags = self.tag_v2
         try:
             photometric, samples = tags[_PHOTOMETRIC], tags.get(_SAMPLES, 1)
         except (KeyError, ValueError) as exc:  # missing, or several values; Pillow would take white for 0
             raise ValueError("it does not say whether 0 is black or white (PhotometricInterpretation)") from exc
+        if samples > 0xFFFF:  # Pillow refuses fewer, but only later
+            raise SyntaxError("more samples per pixel than a TIFF can have")
         bits = tuple(tags.get(_BITS, (1,)))[:samples]
         if photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO):
             self._set_up_grey(photometric, bits * (samples if len(bits) == 1 else 1))
@@ -94,6 +114,7 @@ def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPage:
     TooManyPixelsError if the page or one of its tiles is above ``max_pixels``: a tile is decoded whole, however small
     the page.
     """
+    _refuse_many(stream)
     try:
         page = TiffPage(stream)
     except (SyntaxError, KeyError) as exc:
@@ -105,6 +126,38 @@ def open_tiff(stream: BinaryIO, max_pixels: int) -> TiffPage:
     tile_width, tile_height = (int(np.max(page.tag_v2.get(tag, 0))) for tag in (_TILE_WIDTH, _TILE_LENGTH))
     require_size(max(page.width, tile_width), max(page.height, tile_height), max_pixels)
     return page
+
+
+def _refuse_many(stream: BinaryIO) -> None:
+    """UnsupportedFormatError if the first page has more tags, values in one or strips than a photo has."""
+    start = stream.tell()
+    head = stream.read(16)
+    order: Literal["little", "big"] = "little" if head.startswith(b"II") else "big"
+    is_big = head[2:3] == b"+"  # as Pillow asks
+    wide = 8 if is_big else 4  # bytes of an offset, and of a count of values
+
+    def number(data: bytes) -> int:
+        return int.from_bytes(data, order)
+
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(min(number(head[8:16] if is_big else head[4:8]), size))
+    count = number(stream.read(8 if is_big else 2))
+    refuse_parts(count, MOST_PARTS, "tags")
+    is_raw, strips = True, 0
+    for _ in range(count):
+        entry = stream.read(4 + 2 * wide)
+        tag, kind, values, value = number(entry[:2]), number(entry[2:4]), number(entry[4:-wide]), entry[-wide:]
+        if values > size:
+            continue  # it has not so many bytes, so Pillow leaves the tag out
+        if tag in _READ and not (tag == _XMP and kind in _BYTES):
+            refuse_parts(values, _MOST_VALUES, f"values in its tag {tag}")
+        elif tag in (_STRIPS, _TILES):
+            strips = max(strips, values)
+        if tag == _COMPRESSION:
+            is_raw = number(value[:2] if kind == _SHORT else value) == _RAW
+    if is_raw:  # Pillow makes several objects of each
+        refuse_parts(strips, most_parts(size, _SMALLEST_STRIP), "strips")
+    stream.seek(start)
 
 
 def grey_of(page: TiffPage) -> Image.Image:

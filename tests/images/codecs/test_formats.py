@@ -339,4 +339,4 @@ def test_whatever_a_decoder_raises_is_one_line(error: Exception, monkeypatch: py
 
     monkeypatch.setattr(Image, "open", failing)
     with pytest.raises(InputError, match=r"^image: "):
-        open_rgb(b"GIF89a")
+        open_rgb(b"BM")
