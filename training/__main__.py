@@ -25,7 +25,7 @@ try:
         from training.compress.command import compress_command
         from training.data.listing import list_val_images
         from training.evaluate import evaluate_checkpoint
-        from training.loop.fit import Interrupted
+        from training.loop.stop import Interrupted
         from training.options import CheckpointFile, ResizeTo, ValLabels, Workers
         from training.packing.pack import pack
         from training.packing.scale import at_scale

@@ -17,11 +17,11 @@ from alexnet_deploy.files import atomic_file
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.exclude import exclude_images
 from training.data.folds import fold_splits
-from training.data.listing import find_splits, list_class_folders
 from training.data.preflight import PreflightReport
+from training.data.splits import list_training
 from training.loop.run import OnEpoch, no_epochs
 from training.loop.state import STATE_FILE
-from training.outcome import AtChance, Outcome, judge_class_mean, wilson
+from training.outcome import AtChance, Outcome, describe_chance, judge_class_mean, wilson
 from training.plan import TrainSettings, plan_run
 from training.start.begin import StartReport, no_report
 from training.train import is_distributed, train_run
@@ -70,8 +70,7 @@ def cross_validate(
     for name in ("val", "val_labels", "val_share"):
         if getattr(settings, name) is not None:
             raise UsageError(f"`{name}`: the folds choose the validation images; leave it or `folds` out")
-    folder, val_folder = find_splits(data)
-    images = list_class_folders(folder)
+    images, val_folder = list_training(data)
     if settings.exclude is not None:
         (images,) = exclude_images(data, settings.exclude, images)
     if val_folder is not None:
@@ -104,11 +103,13 @@ def cross_validate(
             on_note(str(exc))
     result = summarise(outcomes)
     counts = np.bincount(images.targets, minlength=len(images.class_ids))
-    if judge_class_mean(result.class_mean_percent, counts)[1] == "chance":
+    judgement = judge_class_mean(result.class_mean_percent, counts)
+    if judgement.verdict == "chance":
         low, high = result.pooled_interval
         raise ProofError(
-            f"{output}: the {folds} folds together are at chance (top-1 {result.mean_percent:.1f} % in the mean, 95 % "
-            f"interval {low:.1f}..{high:.1f}); check the labels, and try more `epochs` or another `lr`"
+            f"{output}: the {folds} folds together are {describe_chance(few=judgement.few)} (top-1 "
+            f"{result.mean_percent:.1f} % in the mean, 95 % interval {low:.1f}..{high:.1f}); check the labels, and try "
+            "more `epochs` or another `lr`"
         )
     with atomic_file(output / FOLDS_FILE) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n", encoding="utf-8")

@@ -89,10 +89,11 @@ def plan_run(
     settings.check_test_scale()
     source = None if settings.start is None else read_source(settings.start, on_progress=on_progress)
     recipe = fitted_recipe(settings, len(train_images.files))
+    last = recipe_at_test_scale(recipe, settings) if settings.test_scale_epochs else recipe
     if settings.is_only_test_scale:
         if source is None:
             raise UsageError("`epochs` 0: leaves nothing to train at test scale; give the `start`")
-        recipe = recipe_at_test_scale(recipe, settings)
+        recipe = last
     preprocessing = preprocessing_for(settings, recipe, source)
     recipe = dataclasses.replace(recipe, pixel_std=preprocessing.std)
     class_ids = train_images.class_ids
@@ -133,7 +134,9 @@ def fitted_recipe(settings: TrainSettings, images: int) -> Recipe:
 
 
 def run_notes(run: Run, settings: TrainSettings) -> Iterator[str]:
-    """What to tell before the run about little data."""
+    """What to tell before the run: how the folders were understood, and what little data changed."""
+    yield from run.train.notes
+    yield from run.val.notes
     images = len(run.train.files)
     asked = dataclasses.replace(asked_recipe(settings), pixel_std=run.recipe.pixel_std)  # which a source decides
     if not settings.is_only_test_scale and (changed := describe_fit(asked, run.recipe, images)) is not None:

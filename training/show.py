@@ -9,6 +9,7 @@ from rich.table import Table
 from alexnet_deploy.cli.tables import add_row, table
 from alexnet_deploy.cli.terminal import SafeConsole, err, note
 from training.data.preflight import PreflightReport
+from training.epochs import counted
 from training.folds import FoldsResult
 from training.loop.run import EpochMetrics
 from training.outcome import Outcome, describe_accuracy
@@ -30,15 +31,16 @@ def show_epoch(row: EpochMetrics, epochs: int) -> None:
 def show_outcome(outcome: Outcome) -> None:
     """Print what a run reached, and how far that can be trusted."""
     note(describe_accuracy(outcome))
-    if outcome.epoch < outcome.epochs:
-        note(
-            f"kept epoch {outcome.epoch}, the best of {outcome.epochs}: chosen by these images, so a little optimistic"
-        )
+    if outcome.chosen:
+        note(f"{describe_choice(outcome)}, so a little too high")
+    before = outcome.before_test_scale_percent
+    if before is not None:
+        worse = "; test-scale/start.safetensors has that model" if before > outcome.top1_percent else ""
+        epochs = counted(outcome.test_scale_epochs, "epoch")
+        note(f"{epochs} at test scale followed; before {before:.1f} %{worse}", style="yellow" if worse else None)
     if outcome.verdict == "unproven":
-        note(
-            f"{outcome.images} validation images cannot tell this from chance; add images, or measure with --folds",
-            style="yellow",
-        )
+        images = counted(outcome.images, "validation image")
+        note(f"{images} cannot tell this from chance; add images, or measure with --folds", style="yellow")
     if outcome.top1_percent < outcome.majority_percent:
         note(
             f"always answering {outcome.majority!r} would be right more often; judge it by the mean over the classes",
@@ -46,8 +48,22 @@ def show_outcome(outcome: Outcome) -> None:
         )
 
 
+def describe_choice(outcome: Outcome) -> str:
+    """Which epoch was kept, and by what."""
+    return f"kept epoch {outcome.epoch}, the best of {outcome.epochs}: chosen by these images"
+
+
+def show_fold(outcome: Outcome) -> None:
+    """Print what one fold reached."""
+    note(describe_accuracy(outcome))
+    if outcome.chosen:
+        note(describe_choice(outcome))
+
+
 def show_folds(result: FoldsResult) -> None:
     """Print mean and spread of a cross-validation."""
+    if any(outcome.chosen for outcome in result.outcomes):
+        note("each fold kept its best epoch, chosen by the images that measure it, so these figures are a bit too high")
     low, high = result.pooled_interval
     note(
         f"{len(result.outcomes)} folds: top-1 {result.mean_percent:.1f} % in the mean, standard deviation "

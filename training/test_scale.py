@@ -15,13 +15,15 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
+from alexnet_deploy.errors import InputError, ProofError, UsageError
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
+from training.epochs import AT_TEST_SCALE, epochs_of
 from training.loop.fit import fit
-from training.loop.record.writer import CHECKPOINT
-from training.loop.run import OnEpoch, Run, no_epochs
+from training.loop.record.writer import CHECKPOINT, set_aside
+from training.loop.run import EpochMetrics, OnEpoch, Run, no_epochs
 from training.loop.state import STATE_FILE, check_no_run
+from training.outcome import AtChance, describe_accuracy, describe_chance, is_at_chance, judge
 from training.recipes.recipe import Recipe
 
 FOLDER = "test-scale"
@@ -30,8 +32,7 @@ START = "start.safetensors"
 """What the last epochs began with; the run's own checkpoint is replaced by their result."""
 RATE = 0.1
 """Default peak rate, relative to the recipe's."""
-RECORD = "test_scale"
-"""Key of a checkpoint's recipe under which the last epochs are described."""
+LOWEST_RATE = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class ScaleSettings:
         """UsageError for a value that cannot be, or one without an effect."""
         if self.test_scale_epochs < 0:
             raise UsageError(f"`test_scale_epochs` {self.test_scale_epochs}: must be 0 or more")
-        for name, lowest in (("test_scale_lr", 1e-8), ("test_scale_conv_lr", 0.0)):
+        for name, lowest in (("test_scale_lr", LOWEST_RATE), ("test_scale_conv_lr", 0.0)):
             value = getattr(self, name)
             if value is not None and not self.test_scale_epochs:
                 raise UsageError(f"`{name}` {value}: has no effect without `test_scale_epochs`; add it")
@@ -60,8 +61,14 @@ class ScaleSettings:
 def recipe_at_test_scale(recipe: Recipe, settings: ScaleSettings) -> Recipe:
     """The recipe of the last epochs of a run that ``recipe`` describes: its optimizer, loss and batch.
 
-    No average of the weights: where the rate ends at 0 it changes nothing (docs/training.md).
+    No average of the weights: where the rate ends at 0 it changes nothing (docs/training.md). UsageError where the
+    default rate is too low.
     """
+    if settings.test_scale_lr is None and RATE * recipe.lr < LOWEST_RATE:
+        raise UsageError(
+            f"`lr` {recipe.lr:g}: a tenth of it, the rate of `test_scale_epochs`, is below {LOWEST_RATE:g}; raise it, "
+            "or give `test_scale_lr`"
+        )
     return dataclasses.replace(
         recipe,
         epochs=settings.test_scale_epochs,
@@ -96,7 +103,8 @@ def end_at_test_scale(
     """Train the last epochs of ``run``, whose own are done; return the run's checkpoint, which is now their result.
 
     They are a run of their own in ``test-scale/``, which goes on where it was stopped; ``start.safetensors`` there is
-    the checkpoint before them. Every process calls this. Raises the errors of ``fit``.
+    the checkpoint before them. Every process calls this. Raises the errors of ``fit``, and AtChance where they ended at
+    chance a model that was not: the run's checkpoint is then the one before them.
     """
     folder, checkpoint = run.output / FOLDER, run.output / CHECKPOINT
     leads = not dist.is_initialized() or dist.get_rank() == 0
@@ -104,19 +112,55 @@ def end_at_test_scale(
         dist.barrier()  # until the first process has written the checkpoint
     resume = (folder / STATE_FILE).is_file()
     start = load_checkpoint(folder / START if resume else checkpoint)
-    if RECORD in start.recipe:
+    if AT_TEST_SCALE in start.recipe:
         raise InputError(f"{checkpoint}: already ends at test scale, and {folder} is gone; choose another `output`")
     if leads and not resume:
         save_checkpoint(start, folder / START)
     recipe = recipe_at_test_scale(run.recipe, settings)
     last = dataclasses.replace(run, recipe=recipe, start=start, output=folder, resume=resume, early_stop=None)
-    path = fit(last, on_epoch=on_epoch, on_progress=on_progress)
+    try:
+        path = fit(last, on_epoch=on_epoch, on_progress=on_progress)
+    except ProofError as exc:
+        if leads and (folder / CHECKPOINT).is_file():
+            _set_aside_at_chance(run, load_checkpoint(folder / CHECKPOINT), folder / CHECKPOINT)
+        text = str(exc).replace("`lr`", "`test_scale_lr`")
+        raise ProofError(f"{text}; {checkpoint} is the model before the epochs at test scale") from exc
     if leads:
         trained = load_checkpoint(path)
-        result, before = trained.recipe["result"], start.recipe["result"]
-        # Counted on from the run's own epochs: whoever reads an earlier one takes it for the best of them.
-        result |= {"epoch": run.recipe.epochs + result["epoch"]}
-        record = {"recipe": trained.recipe["recipe"], "start": trained.recipe["start"], "result_before": before}
-        whole = start.recipe | {"result": result, RECORD: record}
-        save_checkpoint(dataclasses.replace(trained, recipe=whole), checkpoint)
+        whole = _joined(start, trained)
+        if _set_aside_at_chance(run, trained, path) and not is_at_chance(run, _result_of(start)):
+            raise _ruined(run, start, whole, recipe)
+        save_checkpoint(whole, checkpoint)
     return checkpoint
+
+
+def _joined(start: Checkpoint, trained: Checkpoint) -> Checkpoint:
+    """``trained`` with the record of the run that ``start`` came from, and of the epochs after it."""
+    before = start.recipe["result"]
+    # Counted on from the epochs that these weights have seen.
+    result = trained.recipe["result"] | {"epoch": before["epoch"] + trained.recipe["result"]["epoch"]}
+    record = {"recipe": trained.recipe["recipe"], "start": trained.recipe["start"], "result_before": before}
+    return dataclasses.replace(trained, recipe=start.recipe | {"result": result, AT_TEST_SCALE: record})
+
+
+def _result_of(checkpoint: Checkpoint) -> EpochMetrics:
+    return EpochMetrics(**checkpoint.recipe["result"])
+
+
+def _set_aside_at_chance(run: Run, trained: Checkpoint, path: Path) -> bool:
+    """Whether ``trained`` is at chance; its file ``path`` then loses its name."""
+    if found := is_at_chance(run, _result_of(trained)):
+        set_aside(path)
+    return found
+
+
+def _ruined(run: Run, start: Checkpoint, whole: Checkpoint, recipe: Recipe) -> AtChance:
+    """The error of epochs at test scale that ended a good model at chance."""
+    outcome = judge(run, _result_of(whole), epochs_of(whole.recipe), before=_result_of(start))
+    return AtChance(
+        f"{run.output}: after the epochs at test scale the model is {describe_chance(few=outcome.few)} "
+        f"({describe_accuracy(outcome)}); {CHECKPOINT} is the model before them, with top-1 "
+        f"{outcome.before_test_scale_percent:.1f} %; lower `test_scale_lr` (it was {recipe.lr:g}), or leave "
+        "`test_scale_epochs` out, with another `output`",
+        outcome,
+    )

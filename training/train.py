@@ -16,10 +16,11 @@ from alexnet_deploy.errors import DeployError, ProofError, UnavailableError
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.preflight import PreflightReport, inspect_data
 from training.loop.fit import fit
-from training.loop.record.writer import CHECKPOINT
+from training.loop.record.writer import CHECKPOINT, set_aside
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_run_folder
-from training.outcome import Outcome, chance_error, read_outcome, set_aside
+from training.loop.stop import Interrupted
+from training.outcome import Outcome, chance_error, read_outcome
 from training.plan import TrainSettings, asked_recipe, fitted_recipe, plan_run, run_notes
 from training.report.files import write_report
 from training.report.images import DataSettings
@@ -52,28 +53,30 @@ def train(
     settings and data that do not fit, before the first step, the errors of ``fit``, and ProofError where the finished
     model is at chance: its checkpoint is then kept under another name.
     """
+    names = (field.name for field in dataclasses.fields(DataSettings) if field.name != "data")
+    images = DataSettings(data, **{name: getattr(settings, name) for name in names})
     run = plan_run(data, output, settings, on_start=on_start if leads() else no_report, on_progress=on_progress)
-    checkpoint = train_run(
-        run, settings, on_note=on_note, on_preflight=on_preflight, on_epoch=on_epoch, on_progress=on_progress,
-        on_outcome=on_outcome,
+    return train_run(
+        run, settings, images=images, on_note=on_note, on_preflight=on_preflight, on_epoch=on_epoch,
+        on_progress=on_progress, on_outcome=on_outcome,
     )  # fmt: skip
-    if leads():
-        names = (field.name for field in dataclasses.fields(DataSettings) if field.name != "data")
-        DataSettings(data, **{name: getattr(settings, name) for name in names}).write(output)
-    return checkpoint
 
 
 def train_run(
     run: Run,
     settings: TrainSettings,
     *,
+    images: DataSettings | None = None,
     on_note: Callable[[str], None] = lambda text: None,
     on_preflight: Callable[[PreflightReport], None] = lambda report: None,
     on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Path:
-    """Inspect the data of a planned run and ``train_and_judge`` it: ``train`` from its second step on."""
+    """Inspect the data of a planned run and ``train_and_judge`` it: ``train`` from its second step on.
+
+    ``images`` are kept in the run directory, for its report.
+    """
     output = run.output
     count = len(run.train.files)
     _make_writable(output)
@@ -91,6 +94,8 @@ def train_run(
             on_preflight(report)
             report.check(settings.allowed())
             usable = torch.from_numpy(report.readable.astype(np.uint8))
+        if images is not None:
+            images.write(output)
     if is_distributed():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=PROCESS_TIMEOUT)
@@ -142,11 +147,18 @@ def train_and_judge(
 
 
 def _report(run: Run, *, on_note: Callable[[str], None], on_progress: Progress) -> None:
-    """Write the report of a finished run; a note instead of an error if it cannot be written: the weights are whole."""
+    """Write the report of a finished run; a note instead of an error if it cannot be written: the weights are whole.
+
+    Interrupted, which says so, on a signal.
+    """
+    later = "write it later: python -m training report"
     try:
         write_report(run.output, run.train, run.val, workers=run.workers, on_progress=on_progress)
     except DeployError as exc:
-        on_note(f"no report of the run: {exc}; write it later: python -m training report")
+        on_note(f"no report of the run: {exc}; {later}")
+    except KeyboardInterrupt as exc:
+        model = run.output / CHECKPOINT
+        raise Interrupted(f"{model}: is finished, its report was stopped; {later} {run.output}") from exc
 
 
 def is_distributed() -> bool:

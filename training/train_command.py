@@ -17,6 +17,7 @@ from alexnet_deploy.progress import no_progress
 from training.data.preflight import PreflightReport
 from training.folds import FOLDS_FILE, cross_validate
 from training.loop.run import TrainingPrecision
+from training.loop.stop import stop_signals
 from training.options import (
     MAX_SEED,
     BalanceClasses,
@@ -37,12 +38,12 @@ from training.options import (
     Workers,
     settings_from,
 )
-from training.outcome import Outcome, describe_accuracy
+from training.outcome import Outcome
 from training.plan import TrainSettings
 from training.recipes.recipe import RecipeName
-from training.show import show_epoch, show_folds, show_outcome, show_preflight, show_start
+from training.show import show_epoch, show_fold, show_folds, show_outcome, show_preflight, show_start
 from training.start.network import Activation, Freeze, Lrn, Pool, Resize
-from training.train import PREFLIGHT_FILE, leads, train
+from training.train import PREFLIGHT_FILE, is_distributed, leads, train
 
 _SAVE_EVERY_S = Seconds(600)
 
@@ -154,12 +155,14 @@ def train_command(
             note(in_flags(text, train_command))
 
     outcomes: list[Outcome] = []
-    with reporting() if leads() else nullcontext(no_progress) as on_progress:
+    # Of several processes, one that waits for the first could not handle a signal: there torchrun ends it.
+    stop = nullcontext() if is_distributed() else stop_signals(output)
+    with reporting() if leads() else nullcontext(no_progress) as on_progress, stop:
         if folds is not None:
             result = cross_validate(
                 data, output, settings, folds, on_start=show_start, on_note=on_note, on_preflight=on_preflight,
                 on_epoch=show_epoch, on_progress=on_progress,
-                on_outcome=lambda outcome: note(describe_accuracy(outcome)),
+                on_outcome=show_fold,
             )  # fmt: skip
             note_written(output / FOLDS_FILE)
             show_folds(result)

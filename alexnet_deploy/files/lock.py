@@ -9,6 +9,19 @@ from pathlib import Path
 
 from alexnet_deploy.errors import UnavailableError
 
+_held: set[int] = set()
+"""Descriptors of this process that hold a lock."""
+
+
+def _let_go() -> None:
+    """In a child: it would hold the lock on where its parent was killed."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
 
 def try_lock(descriptor: int) -> bool | None:
     """Whether the lock was free and is now ours; None if the file system has no locks."""
@@ -30,6 +43,7 @@ def only_writer(folder: Path, parameter: str) -> Iterator[None]:
     ``parameter`` is what the folder is given as. Nothing is written: the lock is the folder's own.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    _held.add(descriptor)
     try:
         if try_lock(descriptor) is False:
             raise UnavailableError(
@@ -37,4 +51,6 @@ def only_writer(folder: Path, parameter: str) -> Iterator[None]:
             )
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _held:
+            _held.remove(descriptor)
+            os.close(descriptor)

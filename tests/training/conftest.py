@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
 
+from alexnet_deploy.model.architecture import get_architecture
 from tests.helpers.command import Command, RunResult
-from tests.helpers.models.tiny_runs import run_of
+from tests.helpers.models.tiny_runs import TINY, run_of
 from training.__main__ import main
 from training.loop.run import Run
 from training.plan import TrainSettings
@@ -48,3 +50,9 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 def tiny_run(photo_folder: Path, tmp_path: Path) -> Run:
     """Two epochs of three steps."""
     return run_of(photo_folder, tmp_path / "run", epochs=2, batch=6)
+
+
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command trains an ``alexnet`` of 20 thousand weights: no option makes the convolutions narrower."""
+    monkeypatch.setattr("training.start.network.get_architecture", functools.partial(get_architecture, **TINY))

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
-from alexnet_deploy.errors import UnavailableError, UsageError
+from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.model.architecture import AlexNet, get_architecture
-from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
+from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.command import Command
 from tests.training.start.files import small_checkpoint
 from training.packing.hf_folder import write_hf_folder
@@ -94,7 +94,63 @@ def test_the_card_of_torchvisions_network_shows_how_to_load_it(tmp_path: Path) -
     card = (tmp_path / "hub" / "README.md").read_text()
     assert "model = alexnet(num_classes=3).eval()" in card
     assert "Accuracy: top-1 87.3 %, top-5 98.9 % on 2925 images." in card
-    assert "Training: recipe `transfer`, 20 epochs, from the weights of imagenet1k." in card
+    assert "Training: recipe transfer, 20 epochs, from the weights of imagenet1k." in card
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text"),
+    [
+        (
+            {"recipe": {"name": "transfer", "epochs": 20}, "early_stop": 3, "result": {"epoch": 22},
+             "test_scale": {"result_before": {"epoch": 4}, "recipe": {"epochs": 2}}},
+            "recipe transfer, epoch 4, the best by validation (20 were planned), then 2 epochs at test scale.",
+        ),
+        ({"recipe": {"name": "x](http://b)"}, "started_from": {"source": "<b>.pth"}},
+         "recipe x\\](http\\://b), from the weights of \\<b\\>.pth."),
+    ],
+)  # fmt: skip
+def test_its_training_is_what_happened(tmp_path: Path, recipe: dict[str, object], text: str) -> None:
+    folder = write_hf_folder(dataclasses.replace(CHECKPOINT, recipe=recipe), tmp_path / "hub")
+    assert f"- Training: {text}" in (folder / "README.md").read_text()
+
+
+def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
+    labels = ("<img src=x onerror=alert(1)>", "[a](http://b)", "`x`\n# y")
+    contract = ModelContract("alexnet", labels, ("a", "b", "c"))
+    folder = write_hf_folder(dataclasses.replace(CHECKPOINT, contract=contract), tmp_path / "hub")
+    card = (folder / "README.md").read_text()
+    assert "\\<img src=x onerror=alert(1)\\>, \\[a\\](http\\://b), \\`x\\` \\# y." in card
+    assert json.loads((folder / "config.json").read_text())["id2label"]["0"] == labels[0]
+
+
+def test_without_our_metadata_the_class_ids_are_those_of_the_config(tmp_path: Path) -> None:
+    """Folders of data are named by them; the labels are for people."""
+    folder = write_hf_folder(CHECKPOINT, tmp_path / "hub")
+    save_file(load_file(folder / "model.safetensors"), folder / "model.safetensors", {"format": "pt"})
+    assert read_source(folder).contract.class_ids == ("ant", "bee", "cat")
+    assert read_source(folder).contract.labels == ("the ant", "the bee", "the cat")
+    config = json.loads((folder / "config.json").read_text())
+    for wrong in (["ant", "bee"], ["ant", "bee", 3], "ant", ["ant", "bee", ""]):
+        config["alexnet_deploy"]["class_ids"] = wrong
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=r"`start` .*config.json: its class_ids do not name each of 3"):
+            read_source(folder)
+    config["alexnet_deploy"]["class_ids"] = ["ant", "bee", "ant"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"the class id ant stands for two classes"):
+        read_source(folder)
+
+
+@pytest.mark.parametrize(("size", "measured"), [(None, True), (256, True), (300, False)])
+def test_an_accuracy_is_not_that_of_another_contract(
+    cli: Command, tiny_checkpoint: Checkpoint, tmp_path: Path, size: int | None, measured: bool
+) -> None:
+    recipe = tiny_checkpoint.recipe | {"evaluation": {"top1_percent": 87.3, "top5_percent": 98.9, "images": 2925}}
+    own = save_checkpoint(dataclasses.replace(tiny_checkpoint, recipe=recipe), tmp_path / "own.safetensors")
+    assert cli("pack", own, "--hf", tmp_path / "hub", *(() if size is None else ("--resize-to", size))).code == 0
+    assert ("Accuracy: top-1 87.3 %" in (tmp_path / "hub" / "README.md").read_text()) is measured
+    assert ("Accuracy: not measured" in (tmp_path / "hub" / "README.md").read_text()) is not measured
+    assert ("evaluation" in load_checkpoint(tmp_path / "hub" / "model.safetensors").recipe) is measured
 
 
 def _shapes(arch: object) -> dict[str, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 import shutil
@@ -23,9 +22,8 @@ from tests.helpers.command import Command, RunResult
 from tests.helpers.models.tiny_runs import TINY
 from tests.helpers.photos import CLASSES, save_photo
 from training import folds
-from training.data.listing import ImageList
-from training.loop.run import EpochMetrics, Run
-from training.outcome import AT_CHANCE, Outcome, describe_accuracy, judge, wilson
+from training.loop.record.writer import AT_CHANCE
+from training.loop.run import Run
 from training.plan import TrainSettings
 from training.recipes.named import RECIPES, get_recipe
 from training.recipes.recipe import RecipeName
@@ -35,12 +33,6 @@ pytestmark = pytest.mark.usefixtures("no_curves", "tiny_network")
 
 FAST = ("--skip-report", "--workers", "0", "--set", "augment=none", "--set", "sides=[[0, 64]]")
 """With ``tiny_network``, a run takes a second."""
-
-
-@pytest.fixture
-def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command trains an ``alexnet`` of 20 thousand weights: no option makes the convolutions narrower."""
-    monkeypatch.setattr("training.start.network.get_architecture", functools.partial(get_architecture, **TINY))
 
 
 class TestRecipe:
@@ -79,6 +71,20 @@ class TestRecipe:
         groups = fit_to_data(get_recipe("modern", conv_lr=1e-4), 144)
         assert groups.conv_lr == pytest.approx(5e-5)
 
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"repeats": 1}, "30 training images: 1 epoch of 1 step"),
+            ({"epochs": 2, "batch": 15, "warmup_epochs": 0.5}, "a warm-up of 1 step; 2 epochs of 2 steps"),
+        ],
+    )
+    def test_one_of_a_thing_is_no_plural_and_none_is_left_out(self, changes: dict[str, Any], said: str) -> None:
+        before = get_recipe("torchvision", epochs=1, batch=16, lr=0.1)
+        after = dataclasses.replace(before, **({"lr": 0.1, "repeats": 1, "warmup_epochs": 0.1} | changes))
+        text = describe_fit(dataclasses.replace(after, clip_norm=9.0), after, 30)
+        assert text is not None
+        assert said in text
+
     def test_what_is_asked_stays(self) -> None:
         asked = get_recipe("modern", batch=64, lr=0.1, repeats=2, warmup_epochs=9.0)
         fixed = {"batch", "lr", "repeats", "warmup_epochs"}
@@ -90,58 +96,6 @@ class TestRecipe:
         short, long = (fit_to_data(get_recipe("modern", epochs=epochs), 160) for epochs in (8, 64))
         assert (short.warmup_epochs, long.warmup_epochs) == (2, 100 / 20)
         assert fit_to_data(RECIPES["torchvision"], 160).warmup_epochs == 0
-
-
-def outcome_of(run: Run, top1: float, counts: tuple[int, ...], class_mean: float | None = None) -> Outcome:
-    """The outcome of a run with so many validation images of each of its three classes."""
-    targets = tuple(number for number, count in enumerate(counts) for _ in range(count))
-    val = ImageList(Path(), run.train.class_ids, tuple(Path(str(i)) for i in range(len(targets))), targets)
-    row = EpochMetrics(2, 0.1, 1.0, 1.0, top1, 1.0, 0.0, class_mean)
-    return judge(dataclasses.replace(run, val=val), row, epochs=3)
-
-
-class TestVerdict:
-    @pytest.mark.parametrize(
-        ("top1", "counts", "class_mean", "verdict"),
-        [
-            (100 / 3, (6, 6, 6), None, "chance"),
-            (0.0, (6, 6, 6), None, "chance"),
-            (100 * 7 / 18, (6, 6, 6), None, "chance"),  # one image more than a constant answer
-            (100 * 11 / 18, (6, 6, 6), None, "learned"),
-            (100 * 2 / 3, (1, 1, 1), None, "unproven"),
-            (100.0, (1, 1, 0), None, "unproven"),
-            (50.0, (1, 1, 0), None, "chance"),
-            (100.0, (9, 0, 0), None, "unproven"),  # one class alone tells nothing
-            (34.0, (5000, 5000, 5000), None, "chance"),  # within the interval, and hardly above
-            (36.0, (5000, 5000, 5000), None, "learned"),  # little, but shown
-            # Always the largest class: many right answers and nothing learned.
-            (90.0, (90, 5, 5), 100 / 3, "chance"),
-            (80.0, (90, 5, 5), 80.0, "learned"),
-        ],
-    )
-    def test_it_is_by_what_a_constant_answer_reaches(
-        self, tiny_run: Run, top1: float, counts: tuple[int, ...], class_mean: float | None, verdict: str
-    ) -> None:
-        if class_mean is None:
-            class_mean = top1
-        assert outcome_of(tiny_run, top1, counts, class_mean).verdict == verdict
-
-    @given(st.integers(0, 40), st.integers(1, 40))
-    def test_wilsons_interval_holds_the_share(self, right: int, more: int) -> None:
-        low, high = wilson(100 * right / (right + more), right + more)
-        assert 0 <= low <= 100 * right / (right + more) <= high <= 100
-
-    def test_wilsons_interval_is_the_one_that_evaluate_prints(self) -> None:
-        from alexnet_deploy.evaluation.statistics import wilson_percent
-
-        for right, images in ((0, 5), (7, 18), (36, 36)):
-            expected = wilson_percent(right, images)
-            assert wilson(100 * right / images, images) == pytest.approx((expected.low, expected.high))
-
-    def test_classes_of_unequal_size_have_their_mean_beside_top1(self, tiny_run: Run) -> None:
-        text = describe_accuracy(outcome_of(tiny_run, 80.0, (90, 5, 5), 70.0))
-        assert text.startswith("top-1 80.0 % of 100 validation images, 95 % interval 71.1..86.7; mean over the classes")
-        assert text.endswith("a blind guess has 33.3 %, always answering 'red' 90.0 %")
 
 
 @pytest.fixture
@@ -202,7 +156,7 @@ class TestRun:
                 result
             )
         else:
-            assert "the model is at chance" in result.error
+            assert "the model is not shown to be above chance" in result.error
 
     def test_an_asked_batch_that_exceeds_them_is_refused(self, train: Command) -> None:
         assert train("--batch", "128").error == (
@@ -219,9 +173,11 @@ class TestRun:
             result = train(*dead, "--resume")
         assert result.code == 1
         assert result.error.startswith(
-            f"error: {tmp_path / 'run'}: the model is at chance (top-1 33.3 % of 3 validation"
+            f"error: {tmp_path / 'run'}: the model is not shown to be above chance (top-1 33.3 % of 3 "
         )
-        assert f"its weights are in {AT_CHANCE}; check the labels, and try --start from trained weights" in result.error
+        assert (
+            f"its weights are in {AT_CHANCE}; measure it on more images (--val, or --folds), or check" in result.error
+        )
         assert "wrote" not in result.err
         assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
         assert load_checkpoint(tmp_path / "run" / AT_CHANCE).arch.hidden == TINY["hidden"]
@@ -298,6 +254,23 @@ class TestFolds:
         assert "epoch " not in again.err
         assert "already holds a run; add --resume" in train(*flags).error
 
+    def test_an_early_stop_chooses_epochs_and_the_figures_say_so(self, train: Command, tmp_path: Path) -> None:
+        result = train("--folds", "2", "--epochs", "2", "--lr", "0.003", "--early-stop", "1")
+        assert result.code == 0, result.err
+        assert result.err.splitlines()[-2] == (
+            "each fold kept its best epoch, chosen by the images that measure it, so these figures are a bit too high"
+        )
+        assert result.err.count("kept epoch") == 2
+        outcomes = json.loads((tmp_path / "run" / "folds.json").read_text())["outcomes"]
+        assert [outcome["chosen"] for outcome in outcomes] == [True, True]
+
+    def test_copies_of_a_photo_do_not_end_it_after_a_fold(self, train: Command, photos: Path) -> None:
+        for folder in sorted(photos.iterdir()):
+            shutil.copy(folder / "0.jpg", folder / "zz copy.jpg")
+        result = train("--folds", "3", "--epochs", "2", "--lr", "0.003", "--set", "repeats=4")
+        assert result.code == 0, result.err
+        assert "image twice in a class" in result.err
+
     def test_what_they_begin_with_is_shown_once(self, train: Command, tmp_path: Path) -> None:
         arch = get_architecture("alexnet", num_classes=2, **TINY)
         contract = ModelContract("alexnet", ("cat", "dog"), ("cat", "dog"))
@@ -329,7 +302,10 @@ class TestFolds:
         dead = ("--epochs", "1", "--lr", "1e-8", "--set", "init=paper", "--set", "standardise=false")
         result = train("--folds", "2", *dead)
         assert result.code == 1
-        assert f"{tmp_path / 'run'}: the 2 folds together are at chance (top-1 33.3 % in the mean" in result.error
+        assert (
+            f"{tmp_path / 'run'}: the 2 folds together are not shown to be above chance (top-1 33.3 % in the mean"
+            in result.error
+        )
         assert (tmp_path / "run" / "fold-2" / AT_CHANCE).is_file()
         assert not (tmp_path / "run" / "folds.json").exists()
 
@@ -347,6 +323,6 @@ class TestFolds:
         monkeypatch.setattr(folds, "plan_run", first_is_dead)
         result = train("--folds", "3", "--epochs", "2", "--lr", "0.003")
         assert result.code == 0, result.err
-        assert "fold-1: the model is at chance" in result.err
+        assert "fold-1: the model is not shown to be above chance" in result.err
         assert last(result).startswith("3 folds: top-1 ")
         assert len(json.loads((tmp_path / "run" / "folds.json").read_text())["outcomes"]) == 3

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import InputError, ProofError
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from tests.helpers.command import Command
 from tests.helpers.models import tiny_runs as tiny
 from training.data.loader import TrainingCrops
+from training.epochs import AT_TEST_SCALE, Epochs, epochs_of
 from training.loop.fit import Interrupted, fit
+from training.loop.record.writer import AT_CHANCE
 from training.loop.run import Run
+from training.outcome import AtChance, read_outcome
 from training.recipes.named import RECIPES
-from training.test_scale import RECORD, START, ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
+from training.test_scale import START, ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 ONE = ScaleSettings(test_scale_epochs=1, test_scale_lr=1e-3)
@@ -58,8 +62,8 @@ def test_the_convolutions_are_fixed_or_slow_and_the_result_replaces_the_checkpoi
     assert convolutions_differ(start, own) == (conv_lr is not None, True)
     recipe = load_checkpoint(own).recipe
     assert recipe["recipe"] == before.recipe["recipe"]
-    assert recipe[RECORD]["recipe"]["conv_lr"] == (conv_lr or 0.0)
-    assert (recipe["result"]["epoch"], recipe[RECORD]["result_before"]["epoch"]) == (3, 2)
+    assert recipe[AT_TEST_SCALE]["recipe"]["conv_lr"] == (conv_lr or 0.0)
+    assert (recipe["result"]["epoch"], recipe[AT_TEST_SCALE]["result_before"]["epoch"]) == (3, 2)
 
 
 def test_a_stopped_run_resumes_bit_by_bit_whichever_epochs_it_is_in(tiny_run: Run, tmp_path: Path) -> None:
@@ -86,6 +90,62 @@ def test_a_stopped_run_resumes_bit_by_bit_whichever_epochs_it_is_in(tiny_run: Ru
     (tiny_run.output / "test-scale" / "state.safetensors").unlink()
     with pytest.raises(InputError, match=r"already ends at test scale, and .*test-scale is gone"):
         end_at_test_scale(resumed, ONE)
+
+
+@pytest.fixture
+def good(tiny_run: Run) -> Run:
+    """Tells the colours after six epochs."""
+    recipe = {"epochs": 6, "ema_decay": None, "lr": 0.003, "warmup_epochs": 1.0}
+    run = tiny.changed(tiny_run, recipe=recipe, arch={"dropout": 0.0})
+    assert tiny.rows_of(run)[-1].val_top1_percent == 100
+    return run
+
+
+class TestRuined:
+    """Epochs at test scale that end a good model at chance: its weights are what is kept."""
+
+    @pytest.mark.parametrize("rate", [5.0, 1e-5])
+    def test_the_good_model_stays_and_is_named(self, good: Run, rate: float) -> None:
+        settings = ScaleSettings(test_scale_epochs=1, test_scale_lr=rate)
+        before = tiny.weights_of(good.output)
+        if rate < 1:
+            end_at_test_scale(good, settings)
+            assert (good.output / "test-scale" / "checkpoint.safetensors").is_file()
+            return
+        for run in (good, dataclasses.replace(good, resume=True)):
+            with pytest.raises(AtChance) as caught:
+                end_at_test_scale(run, settings)
+            assert re.search(
+                r"/run: after the epochs at test scale the model is not shown to be above chance \(top-1 .*\); "
+                r"checkpoint.safetensors is the model before them, with top-1 100.0 %; lower `test_scale_lr` \(it was",
+                str(caught.value),
+            )
+            assert (caught.value.outcome.epoch, caught.value.outcome.test_scale_epochs) == (6, 1)
+            assert tiny.identical(tiny.weights_of(good.output), before)
+            assert AT_TEST_SCALE not in load_checkpoint(good.output / "checkpoint.safetensors").recipe
+            left = {path.name for path in (good.output / "test-scale").glob("*.safetensors")}
+            assert left == {START, AT_CHANCE, "state.safetensors"}
+
+    def test_a_loss_that_is_no_number_names_the_rate_and_the_good_model(self, good: Run) -> None:
+        before = tiny.weights_of(good.output)
+        run = tiny.changed(good, recipe={"optimizer": "sgd", "clip_norm": None})
+        with pytest.raises(
+            ProofError, match=r"lower `test_scale_lr` .*; .*run/checkpoint.safetensors is the model before"
+        ):
+            end_at_test_scale(run, ScaleSettings(test_scale_epochs=9, test_scale_lr=100.0))
+        assert tiny.identical(tiny.weights_of(good.output), before)
+
+
+def test_after_an_early_end_the_epochs_are_those_that_were(tiny_run: Run) -> None:
+    run = tiny.changed(tiny_run, recipe={"epochs": 9, "batch": 18, "lr": 1e-8, "ema_decay": None}, early_stop=1)
+    trained = len(tiny.rows_of(run))
+    kept = load_checkpoint(run.output / "checkpoint.safetensors").recipe["result"]["epoch"]
+    end_at_test_scale(run, ONE)
+    recipe = load_checkpoint(run.output / "checkpoint.safetensors").recipe
+    assert recipe["result"]["epoch"] == kept + 1
+    outcome = read_outcome(run)
+    assert (outcome.epoch, outcome.epochs, outcome.chosen, outcome.test_scale_epochs) == (kept, trained, True, 1)
+    assert epochs_of(recipe, trained) == Epochs(kept, trained, 9, True, 1)
 
 
 class TestCommand:
@@ -127,6 +187,8 @@ class TestCommand:
             ("--test-scale-epochs 1 --test-scale-conv-lr -1", "--test-scale-conv-lr -1.0: must be a number from 0 to"),
             ("--test-scale-epochs 1 --test-scale-lr nan", "--test-scale-lr nan: must be a number from 1e-08 to 100"),
             ("--epochs 0 --test-scale-epochs 1", "--epochs 0: leaves nothing to train at test scale; give the --start"),
+            ("--lr 1e-8 --test-scale-epochs 1", "--lr 1e-08: a tenth of it, the rate of --test-scale-epochs, is below"),
+            ("--start shipped --epochs 0 --lr 5e-8 --test-scale-epochs 1", "--lr 5e-08: a tenth of it, the rate of"),
             ("--epochs 0", "--epochs 0: must be a whole number from 1"),
         ],
     )

@@ -139,6 +139,11 @@ class TestRefused:
         names = tmp_path / "names.json"
         names.write_text(json.dumps({"n01_red": "red"}))
         assert train("--class-names", names) == (1, "", f"error: {names}: has no name for class 'n02_green'; add it\n")
+        for odd in ("two\nlines", "", " "):
+            names.write_text(json.dumps(dict.fromkeys(CLASSES, "a colour") | {"n02_green": odd}))
+            found = train("--class-names", names).err
+            said = "the name of class 'n02_green' is empty or cannot be printed; write it in one line"
+            assert found == f"error: {names}: {said}\n"
         for content in (b"[" * 100_000, b" " * (MAX_USERS_BYTES + 1)):
             names.write_bytes(content)
             assert train("--class-names", names).err.startswith(f"error: {names}: is not a readable JSON object (")

@@ -15,9 +15,10 @@ from alexnet_deploy.cli.quantities import Numbers, Seconds
 from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import UsageError
-from training.compress.compress import CompressSettings, compress, measure_ranks
+from training.compress.compress import CompressSettings, compress, measure_ranks, run_folder
 from training.compress.low_rank import count_weights
 from training.compress.rank_table import RankRow
+from training.loop.stop import stop_signals
 from training.options import (
     MAX_SEED,
     Batch,
@@ -90,7 +91,7 @@ def compress_command(
         return
     if output is None:
         raise UsageError("--output: is missing; name the .safetensors file to write, such as small.safetensors")
-    with reporting() as on_progress:
+    with reporting() as on_progress, stop_signals(run_folder(output)):
         compressed = compress(checkpoint, data, output, settings, on_epoch=show_epoch, on_progress=on_progress)
     arch, summary = compressed.arch, compressed.recipe["compressed"]
     kept = ", ".join(f"{100 * share:.2f} % in {name}" for name, share in summary["energy_kept"].items())

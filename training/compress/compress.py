@@ -16,8 +16,9 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from alexnet_deploy.progress import Progress, no_progress
 from training.compress.low_rank import Spectrum, check_rank, compress_to_rank, decompose_hidden_layers, rank_for
 from training.compress.rank_table import RankRow, measure_checkpoint
-from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images
+from training.data.listing import ImageList, find_splits, list_val_images
 from training.data.loader import check_batch, eval_batches
+from training.data.splits import list_training
 from training.distil.distillation import TeacherSettings, plan_distillation
 from training.loop.fit import fit
 from training.loop.run import OnEpoch, Run, no_epochs
@@ -154,20 +155,19 @@ def _load_full(checkpoint: Path) -> Checkpoint:
 
 def _list_train(data: Path, parent: Checkpoint, source: Path) -> ImageList:
     """The training images of ``data``, which must have exactly the classes of the checkpoint."""
-    folder, _ = find_splits(data)
-    train = list_class_folders(folder)
+    train, _ = list_training(data)
     known = parent.contract.class_ids
     if train.class_ids != known:
         odd = sorted(set(train.class_ids) ^ set(known))
         raise InputError(
-            f"{folder}: its {len(train.class_ids)} classes are not the {len(known)} of {source} "
+            f"{train.root}: its {len(train.class_ids)} classes are not the {len(known)} of {source} "
             f"({odd[0] if odd else 'another order'!r}); give the data that it was trained on"
         )
     return train
 
 
 def _list_val(data: Path, train: ImageList, settings: CompressSettings) -> ImageList:
-    folder = settings.val or find_splits(data)[1]
+    folder = settings.val or find_splits(data).val
     if folder is None:
         raise InputError(f"{data}: has no val/; give `val` with images that the checkpoint was not trained on")
     return list_val_images(folder, train.class_ids, settings.val_labels)
@@ -192,9 +192,10 @@ def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path,
     recipe = get_recipe("finetune", epochs=epochs, batch=settings.batch, lr=settings.lr, pixel_std=pre.std)
     fixed = {name for name in ("batch", "lr") if getattr(settings, name) is not None}
     recipe = fit_to_data(recipe, len(train.files), fixed)
+    last = recipe_at_test_scale(recipe, settings) if settings.test_scale_epochs else recipe
     if epochs is None:
-        recipe = recipe_at_test_scale(recipe, settings)
-    folder = output.with_suffix(".run")
+        recipe = last
+    folder = run_folder(output)
     if not settings.resume:
         check_batch(recipe.batch, len(train.files))  # the loop also checks it, but only after the decomposition
     return Run(
@@ -210,6 +211,11 @@ def _fine_tuning(parent: Checkpoint, data: Path, train: ImageList, output: Path,
         workers=settings.workers,
         resume=settings.resume,
     )
+
+
+def run_folder(output: Path) -> Path:
+    """Where the fine-tuning of ``output`` keeps its run."""
+    return output.with_suffix(".run")
 
 
 def fine_tune(

@@ -16,10 +16,11 @@ def exclude_images(data: Path, listing: Path, *splits: ImageList) -> tuple[Image
     """``splits`` without the files that ``listing`` names, one per line; empty lines and ``#`` comments do not count.
 
     A name is a path as it is, or relative to ``data`` or to the folder of a split. InputError if a line names no image
-    of the splits: a typing error would leave the wrong image in.
+    of the splits: a typing error would leave the wrong image in. Likewise if no image of a class is left in the first
+    split, which is for training.
     """
     try:
-        lines = read_users_file(listing).decode().splitlines()
+        lines = read_users_file(listing).decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as exc:
         raise InputError(f"`exclude` {listing}: is not a readable list ({exc}); write one path per line") from exc
     known = {os.path.abspath(file) for images in splits for file in images.files}
@@ -41,7 +42,13 @@ def exclude_images(data: Path, listing: Path, *splits: ImageList) -> tuple[Image
             f"`exclude` {listing}: line {number}, {name!r}, is no image of {data}{more}; "
             "give paths relative to it, or remove the line"
         )
-    return tuple(
+    left = tuple(
         images.where(np.array([os.path.abspath(file) not in excluded for file in images.files], bool))
         for images in splits
     )
+    for number in sorted(set(splits[0].targets) - set(left[0].targets)):
+        raise InputError(
+            f"`exclude` {listing}: leaves no training image of class {splits[0].class_ids[number]!r}; remove some of "
+            f"its lines, or take the class out of {data}"
+        )
+    return left

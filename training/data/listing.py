@@ -16,6 +16,7 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files import open_regular
 from alexnet_deploy.images.find import find_images, is_clutter
 from training.data.manifest import is_manifest, read_manifest
+from training.data.split_folders import Splits, check_class_folders, find_split_folders, subfolders
 
 _LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
 """Kaggle's edition, Caffe's, and the list of TensorFlow's scripts; searched for next to a flat folder."""
@@ -32,6 +33,8 @@ class ImageList:
     targets: tuple[int, ...]
     by_manifest: bool = False
     """The classes come from a manifest, not from the names of folders."""
+    notes: tuple[str, ...] = ()
+    """How the folders were understood, where that is not plain; one sentence each, for people."""
 
     def digest(self) -> str:
         """SHA-256 over class names and relative paths: equal if two runs have the same list."""
@@ -53,14 +56,15 @@ def list_class_folders(root: Path, *, class_ids: tuple[str, ...] | None = None) 
     """All images below ``root/<class>/``.
 
     With ``class_ids`` (a validation split) the classes must be among them; some may be missing. Raises InputError if
-    the folder cannot be used: missing, no classes, a class without images, a name that cannot be printed. Of a
-    manifest, the rows that are not for validation.
+    the folder cannot be used: missing, no classes, a class with splits of its own, a name that cannot be printed. Of
+    a manifest, the rows that are not for validation.
     """
     if is_manifest(root):
         return _list_manifest(root, "train", class_ids)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give a folder with one subfolder of images per class")
-    found = sorted(d.name for d in root.iterdir() if d.is_dir() and not is_clutter(d.name))
+    folders = subfolders(root)
+    found = [folder.name for folder in folders]
     if odd := [name for name in found if not name.isprintable()]:
         raise InputError(f"{root}: class folder {odd[0]!r} has a name that cannot be printed; rename it")
     if class_ids is None:
@@ -71,8 +75,10 @@ def list_class_folders(root: Path, *, class_ids: tuple[str, ...] | None = None) 
         raise InputError(f"{root}: class {unknown[0]!r} is not in the training data; rename or remove the folder")
     elif not found:
         raise InputError(f"{root}: holds no class folder; give a folder with one subfolder of images per class")
+    notes = tuple(check_class_folders(root, folders))
     listed = [(file, class_ids.index(name)) for name in found for file in find_images([root / name])]
-    return ImageList(root, class_ids, tuple(file for file, _ in listed), tuple(target for _, target in listed))
+    files, targets = tuple(file for file, _ in listed), tuple(target for _, target in listed)
+    return ImageList(root, class_ids, files, targets, notes=notes)
 
 
 def train_val_split(images: ImageList, val_share: float, seed: int) -> tuple[ImageList, ImageList]:
@@ -102,7 +108,7 @@ def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | No
     files = sorted(find_images([folder]))
     try:
         with open_regular(path) as stream:
-            text = stream.read().decode()
+            text = stream.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise InputError(f"{path}: is not a readable list of labels ({exc}); give another with `val_labels`") from exc
     rows = _label_rows(text, path)
@@ -132,9 +138,10 @@ def list_val_images(folder: Path, class_ids: tuple[str, ...], labels: Path | Non
         if labels is not None:
             raise UsageError(f"`val_labels` {labels}: {folder} has labels of its own; leave `val_labels` out")
         return _list_manifest(folder, "val", class_ids)
-    train, val = find_splits(folder)
-    if train != folder and train.name not in class_ids:
-        raise InputError(f"{folder}: holds a whole data set; give one of its splits, such as {val or train}")
+    if any(inside.name not in class_ids for inside in subfolders(folder)):  # else they are its classes, or some of them
+        train, val, _ = find_splits(folder)
+        if train != folder:
+            raise InputError(f"{folder}: holds a whole data set; give one of its splits, such as {val or train}")
     if labels is not None or is_flat(folder):
         return list_flat_folder(folder, class_ids, labels)
     return list_class_folders(folder, class_ids=class_ids)
@@ -146,18 +153,16 @@ def is_flat(folder: Path) -> bool:
     return bool(children) and not any(path.is_dir() for path in children)
 
 
-def find_splits(data: Path) -> tuple[Path, Path | None]:
+def find_splits(data: Path) -> Splits:
     """The training folder of ``data``, and its validation folder if there is one.
 
     ``data`` may be a folder of classes, hold ``train/`` and ``val/``, or be ImageNet as Kaggle packs it. A manifest
-    is its own training folder, and its validation folder if it marks images for validation.
+    is its own training folder, and its validation folder if it marks images for validation. Raises the errors of
+    ``find_split_folders``.
     """
     if is_manifest(data):
-        return data, data if any(row.split == "val" for row in read_manifest(data)) else None
-    for root in (data, data / "Data" / "CLS-LOC", data / "ILSVRC" / "Data" / "CLS-LOC"):
-        if (root / "train").is_dir():
-            return root / "train", root / "val" if (root / "val").is_dir() else None
-    return data, None
+        return Splits(data, data if any(row.split == "val" for row in read_manifest(data)) else None)
+    return find_split_folders(data)
 
 
 def _list_manifest(path: Path, split: str, class_ids: tuple[str, ...] | None) -> ImageList:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from alexnet_deploy.errors import InputError, printable
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.images.decode import open_rgb
 from alexnet_deploy.progress import Progress, no_progress
+from training.data.copies import copies
 from training.data.listing import ImageList
 
 _CHUNK = 64  # files per task: one task for each of a million files would need gigabytes
@@ -130,7 +129,7 @@ def _class_findings(train: ImageList, val: ImageList) -> Iterator[Finding]:
 def _copy_findings(train: ImageList, val: ImageList, readable: NDArray[np.bool_]) -> Iterator[Finding]:
     files, targets = (*train.files, *val.files), (*train.targets, *val.targets)
     leaks, conflicts, repeats = [], [], []
-    for first, *others in _copies(files, np.flatnonzero(readable).tolist()):
+    for first, *others in copies(files, np.flatnonzero(readable).tolist()):
         # Training files come first, so ``first`` is one of them whenever a copy is.
         leaked = [i for i in others if i >= len(train.files)] if first < len(train.files) else []
         mislabelled = [i for i in others if targets[i] != targets[first]]
@@ -143,16 +142,3 @@ def _copy_findings(train: ImageList, val: ImageList, readable: NDArray[np.bool_]
     wrong = "one of the two classes is wrong: remove it there"
     yield Finding("image under two classes", tuple(conflicts), wrong, ALLOW_TWO_CLASSES)
     yield Finding("image twice in a class", tuple(repeats))
-
-
-def _copies(files: Sequence[Path], indices: Iterable[int]) -> Iterator[list[int]]:
-    """Groups of two and more byte-identical files, by index, ascending."""
-    by_size: dict[int, list[int]] = defaultdict(list)
-    for index in indices:
-        by_size[files[index].stat().st_size].append(index)
-    by_hash: dict[bytes, list[int]] = defaultdict(list)
-    for group in by_size.values():
-        for index in group if len(group) > 1 else ():
-            with files[index].open("rb") as stream:
-                by_hash[hashlib.file_digest(stream, "sha256").digest()].append(index)
-    yield from (group for group in by_hash.values() if len(group) > 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from alexnet_deploy.errors import UsageError
@@ -26,9 +27,8 @@ def list_splits(
     ``val`` stands for the validation split of ``data``. Where there is none, ``seed`` chooses ``val_share`` of each
     class. Raises UsageError for parameters that contradict one another, and the errors of the functions that list.
     """
-    train_folder, val_folder = find_splits(data)
+    train_images, val_folder = list_training(data)
     val_folder = val or val_folder
-    train_images = list_class_folders(train_folder)
     if val_folder is None:
         if val_labels is not None:
             raise UsageError(f"`val_labels` {val_labels}: needs a validation folder; add `val`")
@@ -43,3 +43,10 @@ def list_splits(
     if exclude is not None:
         train_images, val_images = exclude_images(data, exclude, train_images, val_images)
     return train_images, val_images
+
+
+def list_training(data: Path) -> tuple[ImageList, Path | None]:
+    """The training images of ``data`` and its validation folder; the notes of the list say what was taken for what."""
+    splits = find_splits(data)
+    images = list_class_folders(splits.train)
+    return dataclasses.replace(images, notes=(*splits.notes, *images.notes)), splits.val

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint
+from training.data.class_names import match_classes
 from training.data.listing import ImageList
 from training.recipes.recipe import Recipe
 
@@ -109,14 +110,15 @@ def _in_order(teacher: Checkpoint, class_ids: tuple[str, ...], name: str | Path)
     known = teacher.contract.class_ids
     if known == class_ids:
         return teacher
-    if len(set(known)) != len(known) or set(known) != set(class_ids):
-        odd = sorted(set(known) ^ set(class_ids))
-        found = f"{odd[0]!r} is only in one of the two" if odd else "one of them twice"
+    found = match_classes(teacher.contract, class_ids)
+    order = [number for number in found if number is not None]
+    if len(order) < len(class_ids) or len(order) < len(known):
+        odd = [*(class_ids[place] for place, number in enumerate(found) if number is None),
+               *(known[number] for number in range(len(known)) if number not in order)]  # fmt: skip
         raise InputError(
-            f"`teacher` {name}: has {len(known)} classes, the data has {len(class_ids)} ({found}); give a teacher of "
-            "the same classes"
+            f"`teacher` {name}: has {len(known)} classes, the data has {len(class_ids)} ({sorted(odd)[0]!r} is only in "
+            "one of the two); give a teacher of the same classes"
         )
-    order = [known.index(class_id) for class_id in class_ids]
     contract = dataclasses.replace(
         teacher.contract, class_ids=class_ids, labels=tuple(teacher.contract.labels[index] for index in order)
     )

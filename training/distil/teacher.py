@@ -7,11 +7,12 @@ import json
 import torch
 from torch import Tensor, nn
 
-from alexnet_deploy.errors import ArtifactError
+from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import Checkpoint, write_tensors
 from alexnet_deploy.model.safetensors_file import open_safetensors, tensors_in
 from alexnet_deploy.progress import Progress, no_progress
+from training.data.copies import content_digest
 from training.data.listing import ImageList
 from training.data.loader import eval_batches
 from training.distil.distillation import Distillation
@@ -100,10 +101,11 @@ def cached_targets(
     """``compute_targets``, read from ``distillation.folder`` where an earlier call kept them for the same teachers.
 
     This is exact: a fixed view of a picture does not depend on the step, so the file holds the very numbers that were
-    computed. A file for other teachers or other pictures, and one that is damaged, is computed again.
+    computed. A file for other teachers or other pictures, also under the same names, is computed again, and so is one
+    that is damaged.
     """
     path = distillation.folder / TARGETS_FILE
-    key = json.dumps(distillation.config() | {"images": images.digest()})
+    key = json.dumps(distillation.config() | {"images": images.digest(), "bytes": _bytes_of(images, workers)})
     try:
         with open_safetensors(path) as (metadata, file):
             if metadata.get(_KEY) == key:
@@ -115,6 +117,13 @@ def cached_targets(
     targets_NK = compute_targets(distillation, images, device, workers=workers, on_progress=on_progress)
     write_tensors({_TARGETS: targets_NK}, path, {_KEY: key})
     return targets_NK
+
+
+def _bytes_of(images: ImageList, workers: int) -> str:
+    try:
+        return content_digest(images.files, threads=workers)
+    except OSError as exc:
+        raise InputError(f"{exc.filename}: cannot be read ({exc.strerror}); repair or remove it") from exc
 
 
 @torch.inference_mode()

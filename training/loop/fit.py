@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from alexnet_deploy.errors import DeployError
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.progress import Progress, no_progress
@@ -31,33 +30,29 @@ from training.loop.record.writer import CHECKPOINT, RunWriter
 from training.loop.run import EpochMetrics, OnEpoch, Run, as_json, no_epochs
 from training.loop.state import STATE_FILE, RunState, check_run_folder, load_state, no_run, save_state
 from training.loop.step import Trainer, autocast
-
-
-class Interrupted(DeployError):
-    """SIGINT or SIGTERM arrived; the state is saved, and ``resume`` continues from it."""
-
-    exit_code = 130
+from training.loop.stop import Interrupted, Stop, stop_signals
 
 
 def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress) -> Path:
     """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights if the recipe averages).
 
     The checkpoint is written after every validation, with ``run.early_stop`` only after the best so far;
-    ``state.safetensors`` after every epoch, every ``run.save_every_s`` seconds and on SIGINT or SIGTERM (then
-    Interrupted is raised, in all processes after the same
-    step). With ``run.resume`` training goes on from there to the weights that an undisturbed run of as many processes
-    reaches, bit by bit on a CPU. Raises ProofError where the run diverges, with the last good state on disk, and
-    UnavailableError where another process trains into ``run.output``.
+    ``state.safetensors`` after every epoch, every ``run.save_every_s`` seconds and on SIGINT or SIGTERM. Interrupted is
+    then raised, in all processes after the same step; after the last one as well, as the caller may have more to do.
+    With ``run.resume`` training goes on from there to the weights that an undisturbed run of as many processes
+    reaches, bit by bit on a CPU. Raises ProofError where the run diverges, with the last good state on disk,
+    InputError where the checkpoint that a resumed run needs is gone, and UnavailableError where another process trains
+    into ``run.output``.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if run.resume and not run.output.is_dir():
         raise no_run(run.output)
     run.output.mkdir(parents=True, exist_ok=True)
-    with only_writer(run.output, "output") if rank == 0 else nullcontext():
-        return _fit(run, rank, world, on_epoch=on_epoch, on_progress=on_progress)
+    with only_writer(run.output, "output") if rank == 0 else nullcontext(), stop_signals(run.output) as stop:
+        return _fit(run, rank, world, stop, on_epoch=on_epoch, on_progress=on_progress)
 
 
-def _fit(run: Run, rank: int, world: int, *, on_epoch: OnEpoch, on_progress: Progress) -> Path:
+def _fit(run: Run, rank: int, world: int, stop: Stop, *, on_epoch: OnEpoch, on_progress: Progress) -> Path:
     device = pick_device(rank)
     if device.type == "cpu":
         keep_freed_memory()
@@ -65,22 +60,20 @@ def _fit(run: Run, rank: int, world: int, *, on_epoch: OnEpoch, on_progress: Pro
     colours = measure_colours(run.train.files, run.seed) if run.recipe.pca_sigma else None
     config = run.config() | {"colours": as_json(dataclasses.asdict(colours)) if colours else None}
     state = _begin(run, config, trainer)
-    trainer.open_teachers(on_progress)
     balanced = run.train.targets if run.recipe.balance == "sampler" else None
     sampler = ResumableBatchSampler(
         len(run.train.files), run.recipe.batch, run.seed, state.step, rank, world,
         repeats=run.recipe.repeats, balanced=balanced,
     )  # fmt: skip
+    trainer.open_teachers(on_progress)  # after the sampler, which refuses a batch that cannot be
     batches = on_device(open_batches(run, sampler, colours), device)
     check, last_step = DivergenceCheck(run, sampler.steps_per_epoch), run.recipe.epochs * sampler.steps_per_epoch
     # Only the first process writes.
-    with _stop_signal() as stop, closing(RunWriter(run, config)) if rank == 0 else nullcontext() as writer:
+    with stop.held(), closing(RunWriter(run, config)) if rank == 0 else nullcontext() as writer:
         loop = _Loop(run, trainer, state, sampler, check, stop, on_progress)
         if state.rows and writer:
             writer.write_epochs(state.rows)  # a kill may have happened between the state and its record
-            finished = state.step == last_step or stops_early(state.rows, run)
-            if finished and not (run.output / CHECKPOINT).is_file():
-                writer.write_checkpoint(trainer.final, state.rows[-1])
+            _restore_checkpoint(run, state, writer, trainer, last_step)
         while state.step < last_step and not stops_early(state.rows, run):
             row = loop.share(loop.validate(loop.train_epoch(batches)))
             state.rows.append(row)
@@ -92,7 +85,24 @@ def _fit(run: Run, rank: int, world: int, *, on_epoch: OnEpoch, on_progress: Pro
                 loop.save()
                 writer.write_epochs(state.rows)
                 on_epoch(row, run.recipe.epochs)
+        if loop.asked_to_stop():
+            raise Interrupted(f"{run.output}: stopped after its last epoch, saved; continue with `resume`")
     return run.output / CHECKPOINT
+
+
+def _restore_checkpoint(run: Run, state: RunState, writer: RunWriter, trainer: Trainer, last_step: int) -> None:
+    """Put the checkpoint of the epochs so far in place; only the weights of the last one can be written again."""
+    writer.bring_back()
+    best = best_epoch(state.rows, run)
+    if best is None or (run.output / CHECKPOINT).is_file():
+        return
+    if run.early_stop and best is not state.rows[-1]:
+        raise InputError(
+            f"{run.output}: {CHECKPOINT} is gone, and with it the best epoch so far ({best.epoch}); choose another "
+            "`output`"
+        )
+    if state.step == last_step or stops_early(state.rows, run):
+        writer.write_checkpoint(trainer.final, state.rows[-1])
 
 
 def open_batches(run: Run, sampler: ResumableBatchSampler, colours: Colours | None) -> Iterator[Batch]:
@@ -119,7 +129,7 @@ class _Loop:
     state: RunState
     sampler: ResumableBatchSampler
     check: DivergenceCheck
-    stop: _Stop
+    stop: Stop
     on_progress: Progress
     saved: float = field(default_factory=time.monotonic)
     """When the state was written last."""
@@ -191,7 +201,7 @@ class _Loop:
             self.check.check_losses(self.state.step, torch.stack(list(self.recent)).tolist())
 
     def _save_when_due(self) -> None:
-        if self._asked_to_stop():
+        if self.asked_to_stop():
             self.save()
             if self.sampler.world > 1:
                 dist.all_reduce(torch.zeros(1))  # torchrun ends the others when one leaves, so wait for the save
@@ -199,7 +209,7 @@ class _Loop:
         if time.monotonic() - self.saved > self.run.save_every_s:
             self.save()
 
-    def _asked_to_stop(self) -> bool:
+    def asked_to_stop(self) -> bool:
         """Whether any process was stopped: all leave after the same step, or one would wait for others' gradients."""
         if self.sampler.world == 1:
             return self.stop.asked
@@ -232,23 +242,3 @@ def validate(model: nn.Module, run: Run, device: torch.device) -> Validation:
     images, present = len(run.val.files), count > 0
     class_mean = (right[present].double() / count[present]).mean().item()
     return Validation(loss / images, 100 * right.sum().item() / images, 100 * class_mean)
-
-
-class _Stop:
-    """Records SIGINT or SIGTERM; the loop then finishes its step and saves."""
-
-    asked = False
-
-    def note(self, number: int, frame: object) -> None:
-        self.asked = True
-
-
-@contextmanager
-def _stop_signal() -> Iterator[_Stop]:
-    stop = _Stop()
-    previous = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -17,7 +17,10 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files import atomic_directory, check_directory
 from alexnet_deploy.model.architecture import Architecture
 from alexnet_deploy.model.checkpoint import ARCHITECTURE_KEY, RECIPE_KEY, Checkpoint
-from training.start.hugging_face import CONFIG, PROCESSOR, WEIGHTS
+from training.epochs import epochs_of
+from training.markdown import escaped
+from training.packing.scale import EVALUATION
+from training.start.hugging_face import CLASS_IDS, CONFIG, OURS, PROCESSOR, WEIGHTS
 
 CARD = "README.md"
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -80,9 +83,9 @@ def config_of(arch: Architecture, contract: ModelContract, dtype: str) -> dict[s
         # Of two classes of one name (ImageNet has two cranes) a dictionary keeps one; id2label has both.
         "label2id": {label: labels.index(label) for label in labels},
         # Our own names below one key: transformers gives ``temperature`` another meaning.
-        "alexnet_deploy": {
+        OURS: {
             "architecture": arch.name,
-            "class_ids": list(contract.class_ids),
+            CLASS_IDS: list(contract.class_ids),
             "temperature": contract.temperature,
         },
     }
@@ -141,7 +144,7 @@ def card_of(checkpoint: Checkpoint) -> str:
         f"- Input: {contract.preprocessing.describe()}.",
         f"- Output: logits of {len(contract.labels)} classes: {_listed(contract.labels)}.",
         f"- Training: {_training(checkpoint.recipe)}.",
-        f"- Accuracy: {_accuracy(checkpoint.recipe.get('evaluation'))}.",
+        f"- Accuracy: {_accuracy(checkpoint.recipe.get(EVALUATION))}.",
         "",
         "## Use",
         "",
@@ -168,18 +171,20 @@ def card_of(checkpoint: Checkpoint) -> str:
 
 
 def _listed(labels: tuple[str, ...]) -> str:
-    shown = ", ".join(" ".join(label.split()) for label in labels[:20])
+    shown = ", ".join(escaped(" ".join(label.split())) for label in labels[:20])
     return shown if len(labels) <= 20 else f"{shown}, and {len(labels) - 20} more"
 
 
 def _training(recipe: dict[str, Any]) -> str:
     own, start, compressed = (recipe.get(key) for key in ("recipe", "started_from", "compressed"))
-    text = f"recipe `{own['name']}`, {own['epochs']} epochs" if isinstance(own, dict) and "name" in own else ""
+    text = f"recipe {escaped(own['name'])}" if isinstance(own, dict) and isinstance(own.get("name"), str) else ""
+    if text and (epochs := epochs_of(recipe).describe()):
+        text += f", {epochs}"
     if isinstance(compressed, dict) and isinstance(parent := compressed.get("parent_recipe"), dict):
         made = f"compressed to rank {compressed.get('rank')}"
         return f"{_training(parent)}; then {made}" + (f", {text}" if text else "")
     if isinstance(start, dict):
-        text = f"{text or 'fine-tuned'}, from the weights of {start.get('source')}"
+        text = f"{text or 'fine-tuned'}, from the weights of {escaped(str(start.get('source')))}"
     return text or "not recorded"
 
 

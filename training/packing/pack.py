@@ -14,7 +14,7 @@ from training.data.listing import list_val_images
 from training.evaluate import evaluate_checkpoint
 from training.output import check_output
 from training.packing.hf_folder import check_hf_folder, write_hf_folder
-from training.packing.scale import at_scale
+from training.packing.scale import EVALUATION, at_scale
 
 
 def pack(
@@ -48,7 +48,7 @@ def pack(
         packed = _in_float16(packed, checkpoint)
     result = None if images is None else evaluate_checkpoint(packed, images, workers=workers)
     if result is not None:
-        packed = dataclasses.replace(packed, recipe=packed.recipe | {"evaluation": result})
+        packed = dataclasses.replace(packed, recipe=packed.recipe | {EVALUATION: result})
     if output is not None:
         save_checkpoint(packed, output)
     if hf is not None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from training.epochs import counted
 from training.recipes.recipe import Recipe
 
 MIN_STEPS = 20
@@ -54,11 +55,12 @@ def describe_fit(before: Recipe, after: Recipe, images: int) -> str | None:
     if after.lr != before.lr:
         parts.append(f"rate {after.lr:.2g} instead of {before.lr:.2g}")
     if after.repeats != before.repeats:
-        parts.append(f"each image {after.repeats} times per epoch, with other crops")
+        parts.append(f"each image {counted(after.repeats, 'time')} per epoch, with other crops")
     per_epoch = after.steps_per_epoch(images)
-    if after.warmup_epochs:
-        parts.append(f"a warm-up of {round(after.warmup_epochs * per_epoch)} steps")
-    return f"{images} training images: {', '.join(parts)}; {after.epochs} epochs of {per_epoch} steps"
+    if warmup := round(after.warmup_epochs * per_epoch):
+        parts.append(f"a warm-up of {counted(warmup, 'step')}")
+    whole = f"{counted(after.epochs, 'epoch')} of {counted(per_epoch, 'step')}"
+    return f"{counted(images, 'training image')}: {'; '.join([', '.join(parts), whole] if parts else [whole])}"
 
 
 def _batch(largest: int, images: int) -> int:

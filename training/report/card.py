@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
-from alexnet_deploy.errors import printable
+from training.markdown import escaped
 from training.report.measure import RunReport
 from training.report.page import class_names, settings_of
 
 _CLASSES = 50
 """Class names in full; of more, so many and the number of the others."""
-_LINK = re.compile(r":(?=//)|(?<=www)\.", re.IGNORECASE)
-"""Where a plain address would become a link."""
 _WEAK = 10
 """Rows of the table of classes: those that are right least often."""
 
@@ -72,12 +68,6 @@ def card_text(report: RunReport) -> str:
     return "\n".join([*lines, ""])
 
 
-def escaped(text: str) -> str:
-    """``text`` as Markdown that shows it: no markup, no link, no line break."""
-    plain = re.sub(r"([\\`*_{}\[\]<>#|~&!@])", r"\\\1", printable(text))
-    return _LINK.sub(r"\\\g<0>", plain)
-
-
 def _resizing(resize: str, resize_to: int | None, height: int, width: int) -> str:
     if resize == "stretch":
         return f"stretched to {width} x {height} pixels"
@@ -96,10 +86,10 @@ def _limits(report: RunReport) -> list[str]:
     if report.doubted:
         found.append(f"Labels that the network doubts: {len(report.doubted):,}; report.html shows them.")
     found.append("It names one of its classes for any image, also for one that shows none of them.")
-    if report.epoch is not None and len(report.rows) > report.epoch:
+    if report.epochs.chosen:
         found.append(
-            f"Epoch {report.epoch} of {len(report.rows)} was chosen by these validation images, so its accuracy is a "
-            "little too high."
+            f"The weights are those of {report.epochs.describe()}: chosen by these validation images, so the accuracy "
+            "is a little too high."
         )
     found.append("If the settings were tuned on these validation images, the accuracy is a little too high.")
     return found

@@ -19,6 +19,7 @@ from alexnet_deploy.model.checkpoint import Checkpoint
 from alexnet_deploy.probabilities import finite_rows, predicted_classes, softmax
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.listing import ImageList
+from training.epochs import Epochs, epochs_of
 from training.evaluate import collect_answers
 from training.loop.run import EpochMetrics
 from training.report.duplicates import Looks
@@ -136,11 +137,9 @@ class RunReport:
         return sum(row.percent for row in self.classes) / len(self.classes)
 
     @property
-    def epoch(self) -> int | None:
-        """The epoch whose weights the checkpoint holds, if it is recorded."""
-        result = self.checkpoint.recipe.get("result")
-        epoch = result.get("epoch") if isinstance(result, dict) else None
-        return epoch if isinstance(epoch, int) else None
+    def epochs(self) -> Epochs:
+        """Which epochs made the checkpoint."""
+        return epochs_of(self.checkpoint.recipe, len(self.rows))
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from alexnet_deploy.report.charts import Axis, Chart, Curve, axis, polyline
 from alexnet_deploy.report.html import environment, write_html
 from alexnet_deploy.report.picture import Picture, embed
+from training.epochs import AT_TEST_SCALE
 from training.report.measure import LOOKED_AT, PICTURES, Copies, Doubted, Mistake, Photo, RunReport
 
 PICTURE_SIDE = 224
@@ -82,11 +83,20 @@ def settings_of(report: RunReport) -> list[tuple[str, str]]:
     rows = [("architecture", report.checkpoint.arch.name)]
     if (rank := report.checkpoint.arch.dense_rank) is not None:
         rows.append(("dense rank", str(rank)))
+    if trained := report.epochs.describe():
+        rows.append(("trained", trained))
     recipe = recorded.get("recipe")
     rows += [(name, _plain(value)) for name, value in (recipe if isinstance(recipe, dict) else {}).items()]
-    single = ("seed", "precision", "torch", "alexnet_deploy")
+    last = recorded.get(AT_TEST_SCALE)
+    own = last.get("recipe") if isinstance(last, dict) else None
     rows += [
-        (name.replace("alexnet_deploy", "alexnet-deploy"), _plain(recorded[name]))
+        (f"at test scale: {name}", _plain(own[name]))
+        for name in ("epochs", "lr", "conv_lr")
+        if isinstance(own, dict) and name in own
+    ]
+    single = ("early_stop", "seed", "precision", "torch", "alexnet_deploy")
+    rows += [
+        ({"alexnet_deploy": "alexnet-deploy", "early_stop": "early stop"}.get(name, name), _plain(recorded[name]))
         for name in single
         if name in recorded
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.model.architecture import AlexNet, Architecture, initialise
 from alexnet_deploy.model.checkpoint import Checkpoint
+from training.data.class_names import match_classes
 from training.start.sources import Source
 
 _LAST = "classifier.6"
@@ -89,13 +90,16 @@ def _rows_of(source: Source, class_ids: Sequence[str]) -> tuple[list[int] | None
         return None, "the source has no last layer"
     if not source.has_names:
         return None, "the source does not name its classes"
-    numbers = {class_id: number for number, class_id in enumerate(source.contract.class_ids)}
-    new = [class_id for class_id in class_ids if class_id not in numbers]
-    if new:
-        return None, f"{len(new)} of {len(class_ids)} classes are new to the source ({new[0]})"
-    rows = [numbers[class_id] for class_id in class_ids]
-    if len(rows) < len(numbers):
-        return rows, f"{len(rows)} of the source's {len(numbers)} classes"
+    found = match_classes(source.contract, class_ids)
+    rows = [number for number in found if number is not None]
+    if len(rows) < len(found):
+        new = class_ids[found.index(None)]
+        count = len(found) - len(rows)
+        return None, f"{count} of {len(found)} classes {'is' if count == 1 else 'are'} new to the source ({new})"
+    if len(rows) < source.arch.num_classes:
+        return rows, f"{len(rows)} of the source's {source.arch.num_classes} classes"
+    if any(source.contract.class_ids[row] != class_id for row, class_id in zip(rows, class_ids, strict=True)):
+        return rows, "by the labels of the source"
     return rows, "" if rows == sorted(rows) else "the source has the same classes in another order"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.adoption.labels import checked
@@ -11,9 +12,12 @@ from alexnet_deploy.adoption.preprocessing_of import resize_to_of, three
 from alexnet_deploy.adoption.recorded import read_beside
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.json_format import decode_json, read_users_file
 from alexnet_deploy.model.architecture import INPUT_SIDE
 
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+OURS, CLASS_IDS = "alexnet_deploy", "class_ids"
+"""Key of our own names in config.json, and the one of them that is read back."""
 _PICKLED = "pytorch_model.bin"
 _SHARDED = "model.safetensors.index.json"
 
@@ -24,6 +28,8 @@ class HubFolder:
 
     weights: Path
     labels: tuple[str, ...] | None
+    class_ids: tuple[str, ...] | None
+    """As ``pack --hf`` leaves them; other tools have labels alone."""
     preprocessing: Preprocessing | None
     notes: tuple[str, ...]
 
@@ -31,7 +37,7 @@ class HubFolder:
         """Class ids and labels, if the folder names them; InputError if it does not name each of ``outputs``."""
         if self.labels is None:
             return None
-        return checked(None, self.labels, outputs, str(self.weights.parent / CONFIG))
+        return checked(self.class_ids, self.labels, outputs, str(self.weights.parent / CONFIG))
 
 
 def read_hub_folder(folder: Path) -> HubFolder:
@@ -48,7 +54,24 @@ def read_hub_folder(folder: Path) -> HubFolder:
     rules = None if found.options.mean is None else _preprocessing(found.options, folder)
     notes = [f"classes: {found.names_source}"] if found.names else []
     notes += [f"preprocessing: {found.source}"] if rules else []
-    return HubFolder(weights, found.names, rules, tuple(notes))
+    class_ids = None if found.names is None else _class_ids(folder / CONFIG, len(found.names))
+    return HubFolder(weights, found.names, class_ids, rules, tuple(notes))
+
+
+def _class_ids(config: Path, classes: int) -> tuple[str, ...] | None:
+    """Our own class ids in config.json; InputError if they do not name each class."""
+    try:
+        ours = decode_json(read_users_file(config), dict[str, Any]).get(OURS)
+    except (OSError, ValueError, RecursionError) as exc:
+        raise InputError(f"`start` {config}: cannot be read ({exc}); download it again") from exc
+    if not isinstance(ours, dict) or CLASS_IDS not in ours:
+        return None
+    ids = ours[CLASS_IDS]
+    if not isinstance(ids, list) or len(ids) != classes or not all(isinstance(each, str) and each for each in ids):
+        raise InputError(
+            f"`start` {config}: its {CLASS_IDS} do not name each of {classes} classes; mend or remove them"
+        )
+    return tuple(ids)
 
 
 def _preprocessing(options: ImportOptions, folder: Path) -> Preprocessing:

@@ -96,13 +96,19 @@ def labels_for(settings: NetworkSettings, class_ids: tuple[str, ...], source: So
         return tuple(names.get(class_id, class_id) for class_id in class_ids)
     try:
         names = decode_json(read_users_file(class_names), dict[str, Any])
-        return tuple(str(names[class_id]) for class_id in class_ids)
+        labels = tuple(str(names[class_id]) for class_id in class_ids)
     except (OSError, ValueError, RecursionError) as exc:
         raise InputError(
             f'{class_names}: is not a readable JSON object ({exc}); write {{"folder name": "name for people"}}'
         ) from exc
     except KeyError as exc:
         raise InputError(f"{class_names}: has no name for class {exc.args[0]!r}; add it") from exc
+    odd = next((number for number, label in enumerate(labels) if not label.isprintable() or not label.strip()), None)
+    if odd is not None:
+        raise InputError(
+            f"{class_names}: the name of class {class_ids[odd]!r} is empty or cannot be printed; write it in one line"
+        )
+    return labels
 
 
 def _fitting(settings: NetworkSettings, source: Source, classes: int) -> Architecture:

@@ -166,10 +166,10 @@ def test_a_list_that_is_missing_or_cannot_be_read_is_one_line(flat: Path, tmp_pa
 
 def test_kaggles_tree_is_found_below_its_root(flat: Path, tmp_path: Path) -> None:
     save_photo(flat.parent / "train" / "n01_red" / "0.JPEG", (200, 0, 0), 0)
-    assert listing.find_splits(tmp_path) == (flat.parent / "train", flat)
+    assert listing.find_splits(tmp_path) == (flat.parent / "train", flat, ())
     assert listing.is_flat(flat)
     assert not listing.is_flat(flat.parent / "train")
-    assert listing.find_splits(flat) == (flat, None)
+    assert listing.find_splits(flat) == (flat, None, ())
 
 
 def test_train_takes_imagenets_layout(photo_folder: Path, tmp_path: Path, cli: Command, planned: list[Run]) -> None:

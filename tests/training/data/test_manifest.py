@@ -42,7 +42,7 @@ def write(photos: Path, *, header: str = "file,label,split", separator: str = ",
 )
 def test_it_lists_what_the_folders_hold(photos: Path, header: str, separator: str, bom: str) -> None:
     manifest = write(photos, header=header, separator=separator, bom=bom)
-    assert find_splits(manifest) == (manifest, manifest)
+    assert find_splits(manifest) == (manifest, manifest, ())
     train, val = list_splits(manifest)
     for images, folder in ((train, list_class_folders(photos / "train")), (val, list_class_folders(photos / "val"))):
         assert (images.class_ids, images.files, images.targets) == (folder.class_ids, folder.files, folder.targets)
@@ -53,6 +53,15 @@ def test_without_splits_a_seeded_share_is_held_out_and_evaluation_takes_all(phot
     train, val = list_splits(manifest)
     assert (len(train.files), len(val.files)) == (18, 6)  # two of eight per class: a fifth, as they are few
     assert len(list_val_images(manifest, IDS).files) == 24
+
+
+def test_a_split_has_the_names_that_folders_have(photos: Path) -> None:
+    manifest = write(photos)
+    before = [images.files for images in list_splits(manifest)]
+    text = manifest.read_text()
+    for train, val in (("Train", "Valid"), ("training", "VALIDATION")):
+        manifest.write_text(text.replace(",train", f",{train}").replace(",val", f",{val}"))
+        assert [images.files for images in list_splits(manifest)] == before
 
 
 def test_its_digest_depends_on_the_labels(photos: Path) -> None:
@@ -87,9 +96,19 @@ def test_a_path_may_lead_out_of_its_folder(photos: Path, tmp_path: Path) -> None
         ("file,label\nHERE,x\nmissing/1.jpg,x\n2.jpg,y", "line 3: "),
         ("file,label\nHERE,x\nmissing/1.jpg,x\n2.jpg,y", "missing/1.jpg: no such file (2 of 3 are missing); paths are"),
         ("file,label\nHERE,x", "classes for training: 1, a classifier needs 2"),
-        ("file,label,split\nHERE,x,train\nHERE,y,train\nHERE,z,val", "class 'z' is not in the training data"),
+        (
+            "file,label,split\nHERE,x,train\nHERE,y,train\nval/n01_red/0.jpg,z,val",
+            "class 'z' is not in the training data",
+        ),
         ("file,label\nHERE,\x1b[31m", "cannot be printed; rename it"),
         ('file,label\nHERE,x,"y\nz', "classes for training: 1"),
+        ('file,label\nHERE,"te\nnch"', "line 3: label 'te\\nnch' cannot be printed; rename it"),
+        ("file,label\nHERE,te\u2028nch", "label 'te\\u2028nch' cannot be printed; rename it"),
+        (
+            "file,label,split\nHERE,x,val\n./train/../HERE,x,train",
+            "is in both splits (line 2 has it as val), so validation would include a training image; remove one",
+        ),
+        ("file,label,split\nHERE,x,validation\nHERE,x,training", "is in both splits (line 2 has it as val)"),
     ],
 )
 def test_what_is_wrong_is_one_line(photos: Path, text: str, message: str) -> None:
@@ -132,6 +151,23 @@ class TestExclude:
         gone = {*before[0].files, *before[1].files} - {*train.files, *val.files}
         assert gone == {photos / "train/n01_red/0.jpg", photos / "train/n03_blue/5.jpg", absolute}
         assert train.targets == (0,) * 5 + (1,) * 6 + (2,) * 5
+
+    def test_a_byte_order_mark_is_no_part_of_the_first_path(self, photos: Path, tmp_path: Path) -> None:
+        listing = tmp_path / "exclude.txt"
+        listing.write_text("train/n01_red/0.jpg\n", encoding="utf-8-sig")
+        assert len(list_splits(photos, exclude=listing)[0].files) == 17
+
+    @pytest.mark.parametrize("splits", [True, False])
+    def test_a_class_is_not_left_out_whole(self, photos: Path, tmp_path: Path, splits: bool) -> None:
+        """Its output would stay in the network, without an image to learn from."""
+        listing, data = tmp_path / "exclude.txt", photos if splits else photos / "train"
+        listing.write_text("\n".join(map(str, (photos / "train" / "n03_blue").iterdir())))
+        with pytest.raises(InputError) as caught:
+            list_splits(data, exclude=listing)
+        assert str(caught.value) == (
+            f"`exclude` {listing}: leaves no training image of class 'n03_blue'; remove some of its lines, or take the "
+            f"class out of {data}"
+        )
 
     def test_an_image_of_a_manifest(self, photos: Path, tmp_path: Path) -> None:
         listing = tmp_path / "exclude.txt"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from alexnet_deploy.errors import InputError
+from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers.command import Command
 from tests.helpers.models import tiny_runs as tiny
@@ -100,6 +100,13 @@ def test_a_teacher_never_learns_and_drops_nothing_out(tiny_run: Run, teacher: Ma
     assert torch.equal(teachers(pixels_NHWC), teachers(pixels_NHWC))
     assert not teachers(pixels_NHWC).requires_grad
     assert not any(parameter.requires_grad for parameter in teachers.parameters())
+
+
+def test_a_batch_that_cannot_be_is_refused_before_the_teachers_compute(tiny_run: Run, teacher: MakeTeacher) -> None:
+    run = taught(tiny.changed(tiny_run, recipe={"batch": 19}), teacher(), teacher_view="single")
+    with pytest.raises(UsageError, match="`batch` 19: exceeds the 18 training images"):
+        tiny.rows_of(run)
+    assert not (run.output / TARGETS_FILE).exists()
 
 
 def test_another_teacher_cannot_continue_a_run(tiny_run: Run, teacher: MakeTeacher) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def test_kept_answers_are_bit_for_bit_those_that_were_computed(
         torch.testing.assert_close(first.sum(1), torch.ones(len(images.files)))
 
 
-@pytest.mark.parametrize("change", ["teacher", "temperature", "view", "images", "damage"])
+@pytest.mark.parametrize("change", ["teacher", "temperature", "view", "images", "photo", "damage"])
 def test_answers_to_another_question_are_never_read(
     teacher: MakeTeacher, images: ImageList, tmp_path: Path, change: str
 ) -> None:
@@ -67,6 +68,12 @@ def test_answers_to_another_question_are_never_read(
     path = stale.folder / TARGETS_FILE
     if change == "damage":
         path.write_bytes(path.read_bytes()[:-3])
+    elif change == "photo":
+        images = replaced(images, tmp_path)
+        cached_targets(stale, images, CPU, workers=0)
+        times = images.files[0].stat()
+        images.files[0].write_bytes(images.files[-1].read_bytes().ljust(times.st_size, b"\0")[: times.st_size])
+        os.utime(images.files[0], ns=(times.st_atime_ns, times.st_mtime_ns))
     elif change == "images":
         images = images.where(torch.arange(len(images.files)).numpy() != 0)
     elif change == "temperature":
@@ -76,6 +83,31 @@ def test_answers_to_another_question_are_never_read(
     fresh = planned(stale.folder, teacher(1 if change == "teacher" else 0), **settings)
     found = cached_targets(fresh, images, CPU, workers=0)
     assert torch.equal(found, compute_targets(fresh, images, CPU, workers=0))
+
+
+def replaced(images: ImageList, folder: Path) -> ImageList:
+    """The same photos in a folder of the test; the last one is smaller than the first."""
+    root = Path(shutil.copytree(images.root, folder / "photos"))
+    files = sorted(
+        (root / file.relative_to(images.root) for file in images.files), key=lambda file: -file.stat().st_size
+    )
+    return dataclasses.replace(images, root=root, files=tuple(files))
+
+
+def test_a_photo_that_is_gone_is_one_line(teacher: MakeTeacher, images: ImageList, tmp_path: Path) -> None:
+    images = replaced(images, tmp_path)
+    images.files[0].unlink()
+    with pytest.raises(InputError, match=r"jpg: cannot be read \(No such file or directory\); repair or remove it"):
+        cached_targets(planned(tmp_path / "run", teacher(0), teacher_view="single"), images, CPU, workers=0)
+
+
+def test_a_teacher_whose_labels_are_the_classes_is_matched_by_them(teacher: MakeTeacher, tmp_path: Path) -> None:
+    checkpoint = reordered(load_checkpoint(teacher(0)), [2, 0, 1])
+    contract = dataclasses.replace(checkpoint.contract, class_ids=("x", "y", "z"))
+    named = save_checkpoint(dataclasses.replace(checkpoint, contract=contract), tmp_path / "named.safetensors")
+    pixels_NHWC = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
+    expected, found = (Teachers(planned(tmp_path, each), CPU)(pixels_NHWC) for each in (teacher(0), named))
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_teacher_sees_what_its_own_contract_says_or_ten_views_of_it(

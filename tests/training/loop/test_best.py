@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from tests.helpers.models import tiny_runs as tiny
 from training.loop.best import best_epoch, stops_early
 from training.loop.fit import Interrupted
 from training.loop.loss import LabelLoss
+from training.loop.record.writer import set_aside
 from training.loop.run import EpochMetrics, Run
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -62,6 +63,35 @@ def test_a_stopped_run_keeps_its_best_epoch_and_ends_there_when_it_is_resumed(st
         tiny.rows_of(other, on_progress=tiny.interrupt_at(1))
     tiny.rows_of(dataclasses.replace(other, resume=True))
     assert tiny.identical(tiny.weights_of(stalling.output), tiny.weights_of(other.output))
+
+
+@pytest.fixture
+def worsening(tiny_run: Run) -> Run:
+    """Trained on wrong labels, so the first epochs are the best."""
+    targets = tuple((target + 1) % 3 for target in tiny_run.train.targets)
+    recipe = {"epochs": 9, "batch": 18, "lr": 1e-3, "ema_decay": None, "warmup_epochs": 0.0}
+    run = tiny.changed(tiny_run, recipe=recipe, train={"targets": targets}, early_stop=2)
+    best = best_epoch(tiny.rows_of(run), run)
+    assert best is not None
+    assert best.epoch < len(tiny.metrics_of(run.output))
+    return dataclasses.replace(run, resume=True)
+
+
+def test_the_best_epoch_of_a_run_at_chance_is_not_lost_when_it_is_resumed(worsening: Run) -> None:
+    """Its checkpoint has another name by then."""
+    checkpoint = worsening.output / "checkpoint.safetensors"
+    before = checkpoint.read_bytes()
+    aside = set_aside(checkpoint)
+    assert tiny.rows_of(worsening) == []
+    assert checkpoint.read_bytes() == before
+    assert not aside.exists()
+
+
+def test_a_best_epoch_that_is_gone_is_not_replaced_by_the_last(worsening: Run) -> None:
+    (worsening.output / "checkpoint.safetensors").unlink()
+    with pytest.raises(InputError, match=r"checkpoint.safetensors is gone, and with it the best epoch so far"):
+        tiny.rows_of(worsening)
+    assert not (worsening.output / "checkpoint.safetensors").exists()
 
 
 def test_it_belongs_to_the_configuration_only_where_it_is_used(tiny_run: Run) -> None:

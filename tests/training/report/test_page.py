@@ -19,7 +19,8 @@ from tests.helpers import chromium
 from tests.helpers.answers import given_answers
 from tests.helpers.html_page import Page
 from training.loop.run import EpochMetrics
-from training.report.card import card_text, escaped
+from training.markdown import escaped
+from training.report.card import card_text
 from training.report.files import suspects_text
 from training.report.measure import ClassResult, Copies, Doubted, Mistake, Photo, RunReport
 from training.report.page import CLASSES_LISTED, PAIRS, render_page, write_page
@@ -68,6 +69,31 @@ SPLITS = ("training", "validation")
 @pytest.fixture
 def hostile(tmp_path: Path) -> RunReport:
     return report_of(tmp_path, (HOSTILE, HOSTILE, "plain"), name=HOSTILE)
+
+
+EARLY = {
+    "recipe": {"name": "transfer", "epochs": 20, "lr": 0.001},
+    "early_stop": 3,
+    "result": {"epoch": 22},
+    "test_scale": {"result_before": {"epoch": 2}, "recipe": {"epochs": 2, "lr": 0.0001, "conv_lr": 0.0}},
+}
+
+
+def test_page_and_card_say_which_epochs_there_were(tmp_path: Path) -> None:
+    """An early end, the choice of the best epoch, and those at test scale after it."""
+    found = report_of(tmp_path, ("cat", "dog"))
+    found = dataclasses.replace(found, checkpoint=dataclasses.replace(found.checkpoint, recipe=EARLY))
+    account = "epoch 2, the best of 3 (20 were planned), then 2 epochs at test scale"
+    page, card = Page(render_page(found)).text, card_text(found)
+    assert f"({account}; the epoch was chosen by these images, so a little optimistic)" in page
+    assert "The epochs at test scale are not drawn here" in page
+    assert f"The weights are those of {account}: chosen by these validation images, so the accuracy" in card
+    for name, value in (("trained", account), ("at test scale: lr", "0.0001"), ("early stop", "3")):
+        assert f"{name}{value}" in page
+        assert f"| {name} | {value} |" in card
+    assert "22" not in Page(render_page(found)).text.partition("Curves")[0]
+    plain = report_of(tmp_path, ("cat", "dog"))
+    assert "chosen by" not in render_page(plain) + card_text(plain)
 
 
 class TestPage:

@@ -50,6 +50,32 @@ class TestLastLayer:
         if class_ids != ["ant", "bee", "cat"]:
             assert last_row(report) == ("loaded by name", "the source has the same classes in another order")
 
+    @pytest.mark.parametrize(
+        ("class_ids", "rows"),
+        [
+            (("the cat", "the ant", "the bee"), (2, 0, 1)),
+            (("The_Cat", "ant"), (2, 0)),
+            (("the bee", "cat"), (1, 2)),
+        ],
+    )
+    def test_a_class_may_be_called_as_people_call_it(self, class_ids: tuple[str, ...], rows: tuple[int, ...]) -> None:
+        checkpoint, report = begin(SOURCE, *class_ids)
+        expected = SOURCE.weights["classifier.6.weight"][list(rows)]
+        assert torch.equal(checkpoint.weights["classifier.6.weight"], expected)
+        assert checkpoint.contract.class_ids == class_ids
+        some = "2 of the source's 3 classes"
+        assert last_row(report) == ("loaded by name", some if len(rows) < 3 else "by the labels of the source")
+
+    def test_two_classes_never_share_an_output_and_a_label_of_two_is_none(self) -> None:
+        assert last_row(begin(SOURCE, "ant", "the ant")[1]) == (
+            "drawn anew",
+            "1 of 2 classes is new to the source (the ant)",
+        )
+        contract = dataclasses.replace(SOURCE.contract, labels=("crane", "owl", "crane"))
+        cranes = dataclasses.replace(SOURCE, contract=contract)
+        assert last_row(begin(cranes, "crane", "owl")[1])[0] == "drawn anew"
+        assert last_row(begin(cranes, "cat", "owl")[1])[0] == "loaded by name"
+
     def test_some_of_its_classes_keep_their_rows(self) -> None:
         checkpoint, report = begin(SOURCE, "ant", "cat")
         assert torch.equal(checkpoint.weights["classifier.6.weight"], SOURCE.weights["classifier.6.weight"][[0, 2]])

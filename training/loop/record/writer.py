@@ -21,6 +21,13 @@ from training.loop.standardise import plain_weights
 
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
+AT_CHANCE = "checkpoint-at-chance.safetensors"
+"""Name of the checkpoint of a run that learned nothing."""
+
+
+def set_aside(checkpoint: Path) -> Path:
+    """Rename the checkpoint of a run at chance, so nobody takes it for a result; return its new path."""
+    return checkpoint.rename(checkpoint.with_name(AT_CHANCE))
 
 
 class RunWriter:
@@ -56,6 +63,12 @@ class RunWriter:
             recipe["started_from"] = self.run.start.recipe["started_from"]
         checkpoint = Checkpoint(self.run.arch, self.run.contract(), plain_weights(model), recipe)
         return save_checkpoint(checkpoint, self.run.output / CHECKPOINT)
+
+    def bring_back(self) -> None:
+        """Undo ``set_aside``: a run that goes on may leave chance, and one that is over is judged again."""
+        aside = self.run.output / AT_CHANCE
+        if aside.is_file() and not (self.run.output / CHECKPOINT).exists():
+            aside.rename(self.run.output / CHECKPOINT)
 
     def close(self) -> None:
         """Close the event file."""
