@@ -106,10 +106,15 @@ class Preprocessing:
     @property
     def decoded_side(self) -> int | None:
         """Pixels that the shorter side of a JPEG keeps at least when it is decoded; None: it is decoded in full."""
+        factor = self.decoded_factor
+        return None if factor is None else factor * (self.resize_to or max(self.height, self.width))
+
+    @property
+    def decoded_factor(self) -> int | None:
+        """Pixels that a JPEG keeps at least for each one it is resized to; None: it is decoded in full."""
         if self.decoding == "full" or self.interpolation == "nearest":  # nearest takes single pixels of the original
             return None
-        factor = int(self.decoding.removeprefix("reduced-").removesuffix("x"))
-        return factor * (self.resize_to or max(self.height, self.width))
+        return int(self.decoding.removeprefix("reduced-").removesuffix("x"))
 
     def describe(self) -> str:
         """All rules in one line, for people."""

@@ -114,6 +114,9 @@ def train_command(
     *,
     workers: Workers,
     cache: Annotated[bool, Option("--cache", help="Decode every picture once: 147 KiB for 224 x 224.")] = False,
+    full_decode: Annotated[
+        bool, Option("--full-decode", help="Decode large JPEGs in full for a crop that needs less.")
+    ] = False,
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Seed of weights, order, crops and dropout.")] = 0,
     precision: Annotated[TrainingPrecision, Option(help="Precision of the matrix products; fp16 needs CUDA.")] = "bf16",
     compile: Annotated[bool, Option("--compile", help="Compile the network with torch.compile.")] = False,

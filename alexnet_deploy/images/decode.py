@@ -10,6 +10,7 @@ import logging
 import math
 import re
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +27,7 @@ from alexnet_deploy.images.codecs.jpeg import JPEG_START, open_jpeg
 from alexnet_deploy.images.codecs.others import open_other, read_whole
 from alexnet_deploy.images.codecs.parts import MOST_EXIF, UnsupportedFormatError, refuse_parts
 from alexnet_deploy.images.codecs.rgb import to_rgb
-from alexnet_deploy.images.photo import Box, Photo
+from alexnet_deploy.images.photo import SIDEWAYS, Box, Photo
 
 # Legend: H height, W width, C channel (RGB)
 
@@ -46,6 +47,8 @@ _TURNS: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_MinSide = Callable[[int, int], int | None]
+"""Width and height of an upright JPEG to the pixels that its shorter side keeps at least; None: all."""
 _MOST_RESIZED = 1 << 26  # pixels; a panorama would need gigabytes
 _RESAMPLE = {
     "nearest": Image.Resampling.NEAREST,
@@ -71,7 +74,27 @@ def open_photo(
 
     The pixels that count for ``max_pixels`` are those in full.
     """
-    return _open(source, name, max_pixels, pre.decoded_side)
+    side = pre.decoded_side
+    return _open(source, name, max_pixels, None if side is None else lambda width, height: side)
+
+
+def open_crop(
+    source: Path, choose: Callable[[int, int], Box], pre: Preprocessing, height: int, width: int
+) -> tuple[Photo, Box]:
+    """A picture for a crop of ``height`` x ``width`` pixels, and the box of it that is resized to them.
+
+    ``choose`` gets width and height of the upright picture, once, and returns the box. By the rule of ``pre.decoding``
+    a JPEG is decoded smaller where the box keeps enough pixels. Raises InputError as ``open_rgb`` does.
+    """
+    factor, boxes = pre.decoded_factor, []
+
+    def min_side(*size: int) -> int:
+        boxes.append(choose(*size))
+        left, top, right, bottom = boxes[0]
+        return math.ceil(min(size) * max(width / (right - left), height / (bottom - top)) * (factor or 1))
+
+    photo = _open(source, None, None, min_side if factor else None)
+    return photo, boxes[0] if boxes else choose(*photo.size)
 
 
 def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None, max_pixels: int | None = None) -> Image.Image:
@@ -88,7 +111,9 @@ def open_rgb(source: Path | BinaryIO | bytes, *, name: str | None = None, max_pi
     return _open(source, name, max_pixels, None).image
 
 
-def _open(source: Path | BinaryIO | bytes, name: str | None, max_pixels: int | None, min_side: int | None) -> Photo:
+def _open(
+    source: Path | BinaryIO | bytes, name: str | None, max_pixels: int | None, min_side: _MinSide | None
+) -> Photo:
     limit = min(max_pixels or MAX_PIXELS, MAX_PIXELS)
     _quieten_pillow()
     label = name or (str(source) if isinstance(source, Path) else "image")
@@ -103,14 +128,19 @@ def _open(source: Path | BinaryIO | bytes, name: str | None, max_pixels: int | N
         raise InputError(f"{' '.join(label.splitlines())}: {_cause(exc)}") from exc
 
 
-def _decode(stream: BinaryIO, path: Path | None, max_pixels: int, min_side: int | None) -> Photo:
+def _decode(stream: BinaryIO, path: Path | None, max_pixels: int, min_side: _MinSide | None) -> Photo:
     start = stream.tell()
     if not (head := stream.read(_HEAD)):
         raise UnsupportedFormatError("is empty (0 bytes); get a whole copy of the file")
     if path is not None:
         formats.refuse_by_name(path)
     stream.seek(start)
-    jpeg = open_jpeg(read_whole(stream), max_pixels, min_side) if head.startswith(JPEG_START) else None
+
+    def min_side_of(jpeg: Image.Image) -> int | None:
+        upright = jpeg.size[::-1] if _orientation(jpeg) in SIDEWAYS else jpeg.size
+        return None if min_side is None else min_side(*upright)
+
+    jpeg = open_jpeg(read_whole(stream), max_pixels, min_side_of) if head.startswith(JPEG_START) else None
     with open_other(stream, head, path, max_pixels) if jpeg is None else jpeg.image as image:
         if jpeg is None:
             formats.require_size(image.width, image.height, max_pixels)

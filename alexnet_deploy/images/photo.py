@@ -9,7 +9,7 @@ from PIL import Image
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
 
-_TURNS = frozenset((5, 6, 7, 8))
+SIDEWAYS = frozenset((5, 6, 7, 8))
 _RIGHT_COMES_LEFT = frozenset((2, 3, 6, 7))
 _BOTTOM_COMES_TOP = frozenset((3, 4, 7, 8))
 """EXIF orientations: those that exchange width and height, and what is then at the left and at the top."""
@@ -39,7 +39,7 @@ class Photo:
         A value that is no orientation turns nothing.
         libjpeg rounds the size up: what lies beyond the picture is at the right and at the bottom until it is turned.
         """
-        width, height = size = stored[::-1] if orientation in _TURNS else stored
+        width, height = size = stored[::-1] if orientation in SIDEWAYS else stored
         x = image.width - width / scale if orientation in _RIGHT_COMES_LEFT else 0.0
         y = image.height - height / scale if orientation in _BOTTOM_COMES_TOP else 0.0
         return cls(image, size, scale, (x, y))

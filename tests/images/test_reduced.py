@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from alexnet_deploy.contract import Decoding, Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.codecs.formats import before_decoding
-from alexnet_deploy.images.decode import load_pixels, open_photo, open_rgb, to_pixels
+from alexnet_deploy.images.decode import load_pixels, open_crop, open_photo, open_rgb, to_pixels
 
 STRETCH = Preprocessing(16, 16, "stretch", None, decoding="reduced-2x")
 CROP = Preprocessing(16, 12, "shorter-side", 18, decoding="reduced-2x")
@@ -178,3 +178,35 @@ def test_what_a_full_decoder_reads_from_a_reduced_file_is_what_pillow_draws(tmp_
     image.draft(None, (32, 32))
     expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(np.asarray(open_photo(content, STRETCH).image), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("box", "scale"),
+    [((0, 0, 128, 64), 4), ((32, 0, 96, 64), 2), ((33, 17, 96, 64), 1)],  # pixels for each of 16 x 8: 8, 4, below 4
+)
+def test_a_crop_is_taken_from_a_picture_that_keeps_twice_its_pixels(
+    tmp_path: Path, orientation: int, box: tuple[int, int, int, int], scale: int
+) -> None:
+    stored = ramp(128, 64) if orientation < 5 else ramp(64, 128)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(jpeg(stored, orientation=orientation))
+    drawn: list[tuple[int, int]] = []
+
+    def choose(width: int, height: int) -> tuple[int, int, int, int]:
+        drawn.append((width, height))
+        return box
+
+    photo, chosen = open_crop(path, choose, STRETCH, 8, 16)
+    assert (drawn, chosen, photo.scale) == ([(128, 64)], box, scale)
+    got = np.asarray(photo.image.resize((16, 8), Image.Resampling.BILINEAR, box=photo.place(chosen)), int)
+    expected = np.asarray(open_rgb(path).resize((16, 8), Image.Resampling.BILINEAR, box=box), int)
+    # A step of red is two grey levels per pixel in full: half a pixel in the wrong place would show all over.
+    assert np.abs(got - expected).mean() < (1 if scale > 1 else 1e-9)
+
+
+def test_a_crop_of_another_format_is_chosen_from_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(ramp(128, 64)).save(path)
+    photo, box = open_crop(path, lambda width, height: (0, 0, width, height), STRETCH, 8, 8)
+    assert (photo.scale, photo.size, box) == (1, (128, 64), (0, 0, 128, 64))

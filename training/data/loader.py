@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images.decode import load_pixels, open_rgb, to_pixels
+from alexnet_deploy.images.decode import load_pixels, open_crop, open_photo, to_pixels
+from alexnet_deploy.images.photo import Box, Photo
 from training.data.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
 from training.data.balance import balanced_order
 from training.data.listing import ImageList
@@ -39,7 +41,8 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 class TrainingCrops(Dataset[Sample]):
     """Random crop, flip, policy and colour, drawn from (seed, epoch, view): the same for any workers and restarts.
 
-    ``colours`` are needed where ``recipe.pca_sigma`` is not 0. ``cache`` saves decoding and changes nothing else.
+    ``colours`` are needed where ``recipe.pca_sigma`` is not 0. ``cache`` saves decoding. It has JPEGs in full; without
+    it they are decoded by the rule of ``pre.decoding``, where a crop keeps enough pixels.
     """
 
     def __init__(
@@ -68,8 +71,7 @@ class TrainingCrops(Dataset[Sample]):
         epoch, view = item
         index = view % len(self.images.files)
         rng = np.random.default_rng((self.seed, epoch, view))
-        image = self.cache.open(index) if self.cache else open_rgb(self.images.files[index])
-        pixels = self._crop(image, epoch, rng)
+        pixels = self._crop(index, epoch, rng)
         if self.recipe.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
         if self._policy is not None:
@@ -78,18 +80,29 @@ class TrainingCrops(Dataset[Sample]):
             pixels = add_colour_noise(pixels, self.colours, self.recipe.pca_sigma, rng)
         return np.ascontiguousarray(pixels), self.images.targets[index]
 
-    def _crop(self, image: Image.Image, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _crop(self, index: int, epoch: int, rng: np.random.Generator) -> NDArray[np.uint8]:
         height, width = (self.recipe.side_at(epoch, side) for side in (self.pre.height, self.pre.width))
         if self.recipe.view == "inference":
-            return to_pixels(image, self.pre)
+            return to_pixels(self._open(index, self.pre), self.pre)
         if self.recipe.crop_scale is None:
-            crop_HWC = random_crop(to_pixels(image, paper_square(self.pre)), self.pre.height, self.pre.width, rng)
+            square = paper_square(self.pre)
+            crop_HWC = random_crop(to_pixels(self._open(index, square), square), self.pre.height, self.pre.width, rng)
             if (height, width) == crop_HWC.shape[:2]:
                 return crop_HWC
             return np.asarray(Image.fromarray(crop_HWC).resize((width, height), Image.Resampling.BILINEAR))
-        box = random_box(image.width, image.height, self.recipe.crop_scale, rng)
+        choose = partial(random_box, scale=self.recipe.crop_scale, rng=rng)
+        if self.cache:
+            photo = Photo.in_full(self.cache.open(index))
+            box: Box = choose(*photo.size)
+        else:
+            photo, box = open_crop(self.images.files[index], choose, self.pre, height, width)
         # Pillow resizes the box with antialiasing and crops in one pass.
-        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+        return np.asarray(photo.image.resize((width, height), Image.Resampling.BILINEAR, box=photo.place(box)))
+
+    def _open(self, index: int, pre: Preprocessing) -> Photo:
+        if self.cache:
+            return Photo.in_full(self.cache.open(index))
+        return open_photo(self.images.files[index], pre)
 
 
 class EvalImages(Dataset[Sample]):

@@ -109,7 +109,7 @@ def open_batches(run: Run, sampler: ResumableBatchSampler, colours: Colours | No
     """The training batches of ``run``, without end; with ``run.cache`` every picture is decoded here and now."""
     cache = cache_pixels(run.train.files, run.output, threads=run.workers) if run.cache else None
     images = run.train if run.distillation is None else run.distillation.training_list(run.train)
-    crops = TrainingCrops(images, run.preprocessing, run.recipe, run.seed, colours, cache)
+    crops = TrainingCrops(images, run.crop_preprocessing, run.recipe, run.seed, colours, cache)
     return training_batches(crops, sampler, run.workers)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from alexnet_deploy.contract import ModelContract, Preprocessing
+from alexnet_deploy.contract import NEW_DECODING, ModelContract, Preprocessing
 from alexnet_deploy.errors import UsageError, require_positive
 from alexnet_deploy.model.architecture import Architecture
 from alexnet_deploy.model.checkpoint import Checkpoint
@@ -32,7 +32,9 @@ class LoopSettings:
     precision: TrainingPrecision = "bf16"
     """Precision of the matrix products, by autocast; fp32: no autocast. Weights are always float32."""
     cache: bool = False
-    """Decode every training picture once, into a file in ``output`` that lives as long as the run."""
+    """Decode every training picture once, in full, into a file in ``output`` that lives as long as the run."""
+    full_decode: bool = False
+    """Decode large JPEGs in full for a crop that needs less."""
     compile: bool = False
     """Compile the network with torch.compile: faster on a GPU, after minutes of compiling."""
     val_every: int = 1
@@ -85,6 +87,7 @@ class Run(LoopSettings):
                 "seed": self.seed,
                 "data": self.train.digest() + self.val.digest(),
                 "precision": self.precision,
+                "decoding": self.crop_preprocessing.decoding,
                 "start": weights_digest(self.start) if self.start else None,
                 # With ``plateau`` the rate, and so the weights, depend on the validations; so does an early end.
                 "val_every": self.val_every if self.recipe.schedule == "plateau" or self.early_stop else None,
@@ -92,6 +95,12 @@ class Run(LoopSettings):
             | ({"early_stop": self.early_stop} if self.early_stop else {})
             | ({"teacher": self.distillation.config()} if self.distillation else {})
         )
+
+    @property
+    def crop_preprocessing(self) -> Preprocessing:
+        """The preprocessing of training crops, with their rule of decoding: a checkpoint has none."""
+        in_full = self.cache or self.full_decode
+        return dataclasses.replace(self.preprocessing, decoding="full" if in_full else NEW_DECODING)
 
     def contract(self) -> ModelContract:
         """The contract of the resulting model."""

@@ -241,7 +241,7 @@ def _defaults() -> dict[str, Any]:
         }
         for name, kind in (("recipe", Recipe), ("preprocessing", Preprocessing))
     }
-    return _flat(as_json(parts))
+    return _flat(as_json(parts | {"decoding": "full"}))
 
 
 def _value(key: str, config: dict[str, Any]) -> object:
@@ -263,6 +263,7 @@ _PARAMETERS = {
     "arch.name": "arch",
     "arch.overlapping_pool": "pool",
     "preprocessing.resize": "resize",
+    "decoding": "full_decode",
     "teacher.view": "teacher_view",
     **{f"teacher.{name}": f"distill_{name}" for name in ("temperature", "weight")},
     **{f"arch.{name}": name for name in ("dense_rank", "dropout", "activation", "lrn", "groups")},

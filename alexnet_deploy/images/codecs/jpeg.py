@@ -8,7 +8,7 @@ Nothing is decoded twice. A cut of fewer bytes than the read-ahead can pass: it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import NamedTuple
 
@@ -32,11 +32,14 @@ class Jpeg(NamedTuple):
     """``image`` has ``size`` divided by this; the last column and row may reach beyond the picture."""
 
 
-def open_jpeg(content: bytes, max_pixels: int, min_side: int | None = None) -> Jpeg:
+def open_jpeg(
+    content: bytes, max_pixels: int, min_side_of: Callable[[Image.Image], int | None] = lambda image: None
+) -> Jpeg:
     """The picture of a JPEG; any exception if ``content`` is not a whole one.
 
-    It is decoded in full, or with ``min_side`` at 1/2, 1/4 or 1/8: the smallest that leaves the shorter side at least
-    ``min_side`` pixels. TooManyPixelsError, before anything is decoded, if it has more than ``max_pixels`` in full.
+    ``min_side_of`` gets it before it is decoded, once at most. Its result None means in full, a number at 1/2, 1/4 or
+    1/8: the smallest that leaves the shorter side at least so many pixels. TooManyPixelsError, before anything is
+    decoded, if it has more than ``max_pixels`` in full.
     """
     layout = jpeg_layout(content)
     image = Image.open(BytesIO(content), formats=("JPEG",))
@@ -45,6 +48,7 @@ def open_jpeg(content: bytes, max_pixels: int, min_side: int | None = None) -> J
     # Others are left to libjpeg: its arithmetic decoder cannot wait for data, and lossless files are no photos.
     if layout.kind in (0xC0, 0xC1, 0xC2):
         assert isinstance(image, ImageFile.ImageFile)
+        min_side = min_side_of(image)
         if min_side is not None and min(size) >= 2 * min_side:
             image.draft(None, (min_side, min_side))
             (scale, _) = image.decoderconfig

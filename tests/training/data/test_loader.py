@@ -17,6 +17,7 @@ from PIL import Image
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.samples import sample_photos
 from tests.helpers.photos import save_photo
 from training.data.augment import Colours, paper_square
 from training.data.listing import ImageList, list_class_folders
@@ -103,6 +104,22 @@ class TestCrops:
         straight = [np.array_equal(plain[e, 0][0], flipped[e, 0][0]) for e in range(64)]
         assert all(a != b for a, b in zip(mirrored, straight, strict=True))
         assert 16 < sum(mirrored) < 48  # of 64 fair coins: four standard deviations
+
+    def test_large_photos_are_decoded_smaller_and_show_the_same(self, tmp_path: Path) -> None:
+        photo = next(photo for photo in sample_photos() if photo.suffix == ".jpg")
+        for name in "ab":
+            (tmp_path / name).mkdir()
+            shutil.copy(photo, tmp_path / name)
+        images = list_class_folders(tmp_path)
+        recipe = get_recipe("torchvision", crop_scale=(0.5, 1.0))
+        reduced, full = (
+            TrainingCrops(images, replace(PRE, decoding=decoding), recipe, seed=3)
+            for decoding in ("reduced-2x", "full")
+        )
+        for epoch in range(4):
+            small, whole = (crops[epoch, 0][0].astype(int) for crops in (reduced, full))
+            assert not np.array_equal(small, whole), "it was decoded in full"
+            assert np.abs(small - whole).mean() < 2  # grey levels, of a photo; mirrored or moved it is tens
 
     def test_pictures_grow_with_the_epochs(self, train: ImageList) -> None:
         growing = ((0.0, 96), (0.5, 128), (0.8, 224))

@@ -244,7 +244,7 @@ def test_the_format_is_the_one_that_earlier_runs_left(finished: Run) -> None:
     assert prefixes == {"model", "ema", "optimizer"}
     assert state.keys() == {"step", "config", "rows", "scaler"}
     assert state["config"].keys() == {
-        "arch", "recipe", "preprocessing", "seed", "data", "precision", "start", "val_every", "colours",
+        "arch", "recipe", "preprocessing", "seed", "data", "precision", "decoding", "start", "val_every", "colours",
     }  # fmt: skip
     assert state["rows"][0].keys() == {
         "epoch", "lr", "train_loss", "val_loss", "val_top1_percent", "images_per_s", "data_wait_percent",

@@ -86,6 +86,17 @@ def test_a_state_from_before_fields_were_added_is_resumed(stopped: Run) -> None:
         check_run_folder(balanced)
 
 
+def test_a_run_keeps_its_rule_of_decoding(stopped: Run) -> None:
+    """One from before there was a rule decoded in full, as one with a cache does."""
+    state, tensors = parts(stopped)
+    assert state["config"].pop("decoding") == "reduced-2x"
+    write(stopped, state, tensors)
+    with pytest.raises(InputError, match="this run had `full_decode` full, now it is reduced-2x; use the same"):
+        check_run_folder(stopped)
+    check_run_folder(dataclasses.replace(stopped, full_decode=True))
+    check_run_folder(dataclasses.replace(stopped, cache=True))
+
+
 def in_state(**fields: Any) -> Callable[[dict[str, Any]], object]:
     return lambda state: state | fields
 
