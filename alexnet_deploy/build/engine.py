@@ -23,6 +23,7 @@ from alexnet_deploy.errors import InputError, ProofError, UsageError, require_on
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.float_model import FloatModel, import_float_model
+from alexnet_deploy.precision.settings import CalibrationSettings
 from alexnet_deploy.precision.types import float_type, instead_of_float16, is_weights_only, method_for, quantized_type
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.tensorrt_support import undocumented
@@ -94,6 +95,7 @@ def choose_calibration(
             "calibration_data": calibration_data,
             "exclude": settings.exclude,
             "calibration_method": settings.calibration_method,
+            "calibration_images": settings.calibration_images != CalibrationSettings().calibration_images,
         }
         for name, value in given.items():
             if value:
@@ -104,6 +106,10 @@ def choose_calibration(
         if settings.calibration_method is not None:
             raise UsageError(
                 f"`calibration_method` {settings.calibration_method}: needs `calibration_data`; give both, or neither"
+            )
+        if settings.calibration_images != CalibrationSettings().calibration_images:
+            raise UsageError(
+                f"`calibration_images` {settings.calibration_images}: needs `calibration_data`; give both, or neither"
             )
         return None
     if calibration_data is None:

@@ -18,7 +18,7 @@ from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.adoption.operators.opset import at_our_opset
 from alexnet_deploy.contract import Precision
-from alexnet_deploy.errors import InputError, UnavailableError, UsageError, one_line
+from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError, one_line
 from alexnet_deploy.onnx_graph.element_types import is_quantised
 from alexnet_deploy.onnx_graph.onnx_file import (
     initializers,
@@ -35,11 +35,13 @@ from alexnet_deploy.precision.types import (
     Method,
     QuantizedType,
     float_type,
+    instead_of_float16,
     is_weights_only,
     method_for,
     quantized_type,
 )
 from alexnet_deploy.precision.weights import WeightQuantiser, dense_inputs
+from alexnet_deploy.verification.float16_range import LARGEST, describe_overflow
 
 Batches = Callable[[], Iterator[NDArray[np.uint8]]]
 """Starts a pass over the calibration pixels ``[N, H, W, 3]`` each time it is called."""
@@ -114,7 +116,8 @@ def to_quantized(
     is called once per pass, and not at all if ``cache`` holds the values; None rounds weights alone to nearest. Nodes
     whose name matches the regular expression ``exclude`` stay unchanged. ``out`` is written atomically. Errors call the
     model ``source`` (None: its path). Raises InputError for a model that is already quantised, has broken weights or
-    nothing to quantise, and for a tensor that has the same value on all images.
+    nothing to quantise, and for a tensor that has the same value on all images; ProofError for one that exceeds the
+    float16 it becomes.
     """
     dtype = quantized_type(precision)
     if dtype is None:
@@ -122,6 +125,8 @@ def to_quantized(
     found = calibrate(
         onnx_path, dtype=dtype, batches=batches, method=method, exclude=exclude, cache=cache, source=source
     )
+    if float_type(precision) == "fp16":
+        _refuse_overflow(found, source or str(onnx_path), precision)
     model = found.model
     try:
         found.quantise(model, {node.name for node in found.nodes})
@@ -210,6 +215,18 @@ def _no_runtime(dtype: QuantizedType) -> UnavailableError:
 
 def _inputs(nodes: list[onnx.NodeProto]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(node.input[0] for node in nodes))
+
+
+def _refuse_overflow(found: Quantiser, source: str, precision: Precision) -> None:
+    """ProofError where a layer reads numbers on the calibration images that float16 does not hold."""
+    for node in found.nodes:
+        largest = found.calibration.largest_by_tensor.get(node.input[0], 0.0)
+        if largest > LARGEST:
+            raise ProofError(
+                describe_overflow(
+                    source, f"the input of {node.name}", node.op_type, largest, instead_of_float16(precision)
+                )
+            )
 
 
 def _refuse_infinite_weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto], source: str) -> None:

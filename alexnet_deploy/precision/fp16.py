@@ -15,6 +15,7 @@ from alexnet_deploy.adoption.outputs.logits_nodes import IN_FLOAT32
 from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in
 from alexnet_deploy.onnx_graph.onnx_file import initializers
+from alexnet_deploy.precision.types import HALF
 
 FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
 _SUMS_IN_FLOAT32 = frozenset((
@@ -138,7 +139,7 @@ class _Float16Caster:
                 return name
             if (name, clamped) not in self.halves:
                 values = _to_float16(numpy_helper.to_array(self.weights[name]), name, clamped)
-                half = fresh_name(self.taken, f"{name}/fp16")
+                half = fresh_name(self.taken, f"{name}{HALF}")
                 self.halves[name, clamped] = half
                 self.constants[half] = numpy_helper.from_array(values, half)
             return self.halves[name, clamped]

@@ -29,6 +29,10 @@ METHODS_FOR: dict[QuantizedType, tuple[Method, ...]] = {
 """
 
 
+HALF = "/fp16"
+"""What the name of a constant ends with that became float16."""
+
+
 def quantized_type(precision: str) -> QuantizedType | None:
     """The type of the quantised layers; None for fp32 and fp16."""
     name = precision.partition("+")[0]
@@ -38,6 +42,14 @@ def quantized_type(precision: str) -> QuantizedType | None:
 def float_type(precision: str) -> FloatType:
     """The type of all other layers."""
     return "fp16" if precision.endswith("fp16") or is_weights_only(precision) else "fp32"
+
+
+def instead_of_float16(precision: str) -> str:
+    """What to build where the numbers between the layers of ``precision`` do not fit into float16."""
+    dtype = quantized_type(precision)
+    if dtype is None or is_weights_only(precision):
+        return "build fp32 or int8, whose other numbers are float32"
+    return f"build {dtype} without fp16"
 
 
 def is_weights_only(precision: str) -> bool:

@@ -7,7 +7,8 @@
 
 All symmetric. TensorRT fuses the DequantizeLinear of blocks with a MatMul. Where 128 does not divide K, the weight gets
 rows of zeros and a Pad adds as many zeros to the input: ONNX allows a last block that is shorter, and TensorRT-RTX
-builds it, but it does not document where it then puts the blocks.
+builds it, but it does not document where it then puts the blocks. A weight of one block and one output gets a second
+block: TensorRT takes a single scale for that of the whole tensor, and refuses it with int4.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ class WeightQuantiser:
         """``moments`` are those of ``moments.second_moments`` for ``dense_inputs``; None: round to nearest."""
         self._steps = INT4 if dtype == "int4" else INT8
         self._moments = moments or {}
-        self._rounded: dict[tuple[str, str, int], tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
+        self._rounded: dict[tuple[str, ...], tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
 
     def insert(self, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
         """Quantise the weights of ``nodes`` of ``model``, in place; InputError for one beyond float16."""
@@ -96,8 +97,11 @@ class WeightQuantiser:
         rounded_KN, scale_SN = self._rounding(node, edit.weights[w])
         assert INT4.block is not None
         missing = -len(rounded_KN) % INT4.block
+        if scale_SN.size == 1:
+            missing += INT4.block
+            scale_SN = np.repeat(scale_SN, 2, axis=0)
         body = []
-        key = (w, x, str(output_axis(node)))
+        key = self._key(node)
         if key not in edit.made:
             padded_KN = np.pad(rounded_KN, ((0, missing), (0, 0))).astype(ml_dtypes.int4)
             operands = [edit.add(f"{w}/q", padded_KN), edit.add(f"{w}/scale", scale_SN)]
@@ -107,12 +111,13 @@ class WeightQuantiser:
                 helper.make_node("DequantizeLinear", operands, [edit.made[key]], name, axis=0, block_size=INT4.block)
             )
         if missing:
-            if ("pad", x) not in edit.made:
+            padded = ("pad", x, str(missing))
+            if padded not in edit.made:
                 amounts = [edit.add(f"{x}/padding", np.array([0, missing])), ""]
                 amounts.append(edit.add(f"{x}/axis", np.array([-1])))
-                edit.made["pad", x] = edit.fresh(f"{x}/padded")
-                body.append(helper.make_node("Pad", [x, *amounts], [edit.made["pad", x]], edit.fresh(f"{x}/Pad")))
-            x = edit.made["pad", x]
+                edit.made[padded] = edit.fresh(f"{x}/padded")
+                body.append(helper.make_node("Pad", [x, *amounts], [edit.made[padded]], edit.fresh(f"{x}/Pad")))
+            x = edit.made[padded]
         bias = node.input[2] if len(node.input) > 2 else ""
         product = edit.fresh(f"{node.output[0]}/product") if bias else node.output[0]
         body.append(helper.make_node("MatMul", [x, edit.made[key]], [product], node.name))
@@ -122,9 +127,7 @@ class WeightQuantiser:
 
     def _by_output(self, node: onnx.NodeProto, edit: _Edit) -> list[onnx.NodeProto]:
         """A DequantizeLinear and the layer, which reads it."""
-        x, w = node.input[:2]
-        axis = output_axis(node)
-        key = (w, x, str(axis))
+        w, axis, key = node.input[1], output_axis(node), self._key(node)
         body = []
         if key not in edit.made:
             rounded_KN, scale_SN = self._rounding(node, edit.weights[w])
@@ -137,10 +140,16 @@ class WeightQuantiser:
         node.input[1] = edit.made[key]
         return [*body, node]
 
+    def _moments_of(self, node: onnx.NodeProto) -> Sequence[NDArray[np.float32]] | None:
+        return self._moments.get(node.input[0]) if node.op_type in DENSE else None
+
+    def _key(self, node: onnx.NodeProto) -> tuple[str, ...]:
+        """What a rounded weight depends on: layers that share a weight share it, if their inputs play no part."""
+        return node.input[1], "" if self._moments_of(node) is None else node.input[0], str(output_axis(node))
+
     def _rounding(self, node: onnx.NodeProto, tensor: TensorProto) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """The rounded weight ``[K, N]`` and its scales ``[S, N]``."""
-        axis = output_axis(node)
-        key = tensor.name, node.input[0], axis
+        axis, key = output_axis(node), self._key(node)
         if key not in self._rounded:
             values = numpy_helper.to_array(tensor).astype(np.float32)
             if (largest := float(np.abs(values).max())) > _LARGEST:
@@ -150,7 +159,7 @@ class WeightQuantiser:
                 )
             weight_KN = values if axis else values.reshape(len(values), -1).T
             weight_KN = np.ascontiguousarray(weight_KN)
-            moments = self._moments.get(node.input[0]) if node.op_type in DENSE else None
+            moments = self._moments_of(node)
             power_K = None if moments is None else np.concatenate([np.diag(moment) for moment in moments])
             scale_SN = best_scales(weight_KN, self._steps, power_K)
             if moments is None:

@@ -1,16 +1,16 @@
 """Whether a new engine is worth it: a short measurement beside the float32 model that it was made from.
 
 Both run in turn, in one process, on the runtime that this machine would use for the engine. That takes about a second
-and tells half as fast from twice as fast; ``profile`` measures more exactly.
+and tells half as fast from twice as fast; ``profile`` measures more exactly. What decides is the interval around the
+ratio, not the ratio: a bound inside it is neither reached nor missed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,12 @@ from alexnet_deploy.runtime.select import open_runner
 
 WORTH_IT = 1.02
 """NVIDIA's Model Optimizer drops INT8 below this speed-up."""
-ROUNDS = 5
-LEAST_ROUNDS = 3
-BUDGET_S = 1.0
-"""No further round after this: a large model takes longer per call, and drifts less."""
+LEAST_ROUNDS = 5
+"""The fewest whose lowest and highest ratio enclose the median with nearly 95 % confidence."""
+ROUNDS, BUDGET_S = 11, 1.0
+MOST_ROUNDS, MOST_S = 101, 10.0
+"""While the interval contains the bound. After either limit it is said that the machine is too noisy."""
+_CONFIDENCE = 0.93
 _TURN_S = 0.015
 _CALLS = 3
 _NAMED_LAYERS = 3
@@ -37,7 +39,11 @@ _NAMED_LAYERS = 3
 
 @dataclass(frozen=True, slots=True)
 class Speedup:
-    """The speed of an engine as a multiple of the float32 model's: median of all rounds, the lowest, the highest."""
+    """The speed of an engine as a multiple of the float32 model's: the median round, and what encloses the median.
+
+    ``low`` and ``high`` are ratios of rounds that enclose the median of all possible ones with 93 % confidence, from
+    the binomial distribution. Both times are those of the median round, so their ratio is ``ratio``.
+    """
 
     runner: str
     batch: int
@@ -50,48 +56,71 @@ class Speedup:
     def __str__(self) -> str:
         return (
             f"{self.ratio:.2f} ({self.low:.2f}..{self.high:.2f}) x the speed of the float32 model: "
-            f"{self.engine_ms:.2f} instead of {self.float_ms:.2f} ms at batch {self.batch}, {self.runner}"
+            f"{self.engine_ms:.4g} instead of {self.float_ms:.4g} ms at batch {self.batch}, {self.runner}"
         )
 
+    def reaches(self, bound: float) -> bool | None:
+        """Whether the engine is at least ``bound`` times as fast; None where the interval contains ``bound``."""
+        if self.low >= bound:
+            return True
+        return False if self.high < bound else None
 
-def compare_speed(engine: Runner, baseline: Runner, batch: int) -> Speedup:
-    """Call both in turn, every other round in reverse order, so that a drift of the machine affects both alike."""
-    engine_ms: list[float] = []
-    float_ms: list[float] = []
-    turns = [(engine, engine_ms), (baseline, float_ms)]
+
+def compare_speed(engine: Runner, baseline: Runner, batch: int, bound: float | None = None) -> Speedup:
+    """Call both in turn, every other round in reverse order, so that a drift of the machine affects both alike.
+
+    It goes on for up to ten seconds while the interval contains ``bound``.
+    """
+    rounds: list[tuple[float, float]] = []
     started = time.monotonic()
-    while len(float_ms) < LEAST_ROUNDS or (len(float_ms) < ROUNDS and time.monotonic() - started < BUDGET_S):
-        for runner, found in turns:
+    while True:
+        pair = {}
+        turns = [("engine", engine), ("float", baseline)]
+        for name, runner in turns if len(rounds) % 2 == 0 else turns[::-1]:
             latency = measure(runner, batch=batch, duration_s=_TURN_S, warm_up_s=0, iterations=_CALLS)
-            found.append(latency.median_ms)
-        turns.reverse()
-    ratios = [theirs / ours for ours, theirs in zip(engine_ms, float_ms, strict=True)]
-    return Speedup(
-        runner=engine.description,
-        batch=batch,
-        engine_ms=statistics.median(engine_ms),
-        float_ms=statistics.median(float_ms),
-        ratio=statistics.median(ratios),
-        low=min(ratios),
-        high=max(ratios),
-    )
+            pair[name] = latency.median_ms
+        rounds.append((pair["engine"], pair["float"]))
+        count, elapsed_s = len(rounds), time.monotonic() - started
+        if count < LEAST_ROUNDS or (count < ROUNDS and elapsed_s < BUDGET_S):
+            continue
+        found = summarise(rounds, engine.description, batch)
+        if bound is None or found.reaches(bound) is not None or count >= MOST_ROUNDS or elapsed_s >= MOST_S:
+            return found
 
 
-Compare = Callable[[Runner, Runner, int], Speedup]
+def summarise(rounds: Sequence[tuple[float, float]], runner: str, batch: int) -> Speedup:
+    """The speed-up from the times of each round in ms: the engine's and the float32 model's."""
+    ordered = sorted((theirs / ours, ours, theirs) for ours, theirs in rounds)
+    ratio, engine_ms, float_ms = ordered[(len(ordered) - 1) // 2]
+    outside = _outside(len(ordered))
+    return Speedup(runner, batch, engine_ms, float_ms, ratio, ordered[outside][0], ordered[-1 - outside][0])
+
+
+def _outside(count: int) -> int:
+    """How many of ``count`` sorted values may lie on either side of an interval that encloses the median."""
+    missed, outside = 2 * 0.5**count, 0
+    while (missed := missed + 2 * math.comb(count, outside + 1) * 0.5**count) <= 1 - _CONFIDENCE:
+        outside += 1
+    return outside
+
+
+Compare = Callable[[Runner, Runner, int, float | None], Speedup]
 
 
 class SpeedCheck:
     """Measures a finished bundle before it takes its place: give it to ``build_engine`` as ``accept``.
 
     With ``min_speedup``, a bundle that is slower is a ProofError, and one that cannot be measured here an
-    UnavailableError. Else ``result`` is the measurement, or ``reason`` why there is none.
+    UnavailableError. It is slower where all of the interval lies below the bound. With the bound inside it, nothing is
+    refused, and ``describe`` says that the machine is too noisy: a build must not fail by chance. ``result`` is the
+    measurement, or ``reason`` why there is none.
     """
 
     def __init__(
         self, precision: Precision, min_speedup: float | None = None, *, compare: Compare | None = None
     ) -> None:
         if min_speedup is not None and not 0 < min_speedup < math.inf:
-            raise UsageError(f"`min_speedup` {min_speedup:g}: must be above 0, such as 1.1")
+            raise UsageError(f"`min_speedup` {min_speedup:g}: must be a finite number above 0, such as 1.1")
         if min_speedup is not None and precision == "fp32":
             raise UsageError("`min_speedup` compares with the float32 model; choose another precision, or leave it out")
         self._precision, self._least = precision, min_speedup
@@ -126,7 +155,12 @@ class SpeedCheck:
             return []
         if self.result is None:
             return [f"speed not measured: {self.reason}"]
-        if self.result.ratio >= WORTH_IT:
+        bound = self._least or WORTH_IT
+        reached = self.result.reaches(bound)
+        if reached is None:
+            wanted = "it is faster" if self._least is None else f"`min_speedup` {bound:g} is reached"
+            found = [f"too noisy to tell whether {wanted}: {self.result}; measure again on a quiet machine"]
+        elif reached or self.result.reaches(WORTH_IT):
             found = [f"speed: {self.result}"]
         else:
             found = [f"not faster here: {self.result}; alexnet-deploy profile-layers shows which layers, and why"]
@@ -135,9 +169,16 @@ class SpeedCheck:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurement (None: not measured, for the ``reason``), and the plans that were not timed."""
-        measured = None if self.result is None else dataclasses.asdict(self.result)
-        return {"measured": measured, "reason": self.reason, "untimed_plans": list(self.untimed_plans)}
+        """The measurement (None: not measured, for the ``reason``), and the plans that were not timed.
+
+        ``reached``: whether it is as fast as ``min_speedup`` (without one: 1.02); None: not measured, or too noisy.
+        """
+        return {
+            "measured": None if self.result is None else dataclasses.asdict(self.result),
+            "reached": None if self.result is None else self.result.reaches(self._least or WORTH_IT),
+            "reason": self.reason,
+            "untimed_plans": list(self.untimed_plans),
+        }
 
     def _measure(self, engine: Engine, float_onnx: Path, scratch: Path) -> str:
         """Set ``result``; returns what follows its numbers in an error, empty where it is fast enough."""
@@ -150,8 +191,8 @@ class SpeedCheck:
                 self.untimed_plans = tuple(plan.target for plan, _ in engine.plans)
             batch = engine.batch.min if engine.batch else 1
             with closing(open_runner(baseline, runtime, verify=False).runner) as other:
-                self.result = self._compare(runner, other, batch)
-        if self._least is None or self.result.ratio >= self._least:
+                self.result = self._compare(runner, other, batch, self._least)
+        if self._least is None or self.result.reaches(self._least) is not False:
             return ""
         return _slower_layers(engine, baseline, runtime, batch) or " (no layer is slower by itself)"
 
@@ -168,14 +209,28 @@ class SpeedCheck:
 
 
 def _slower_layers(engine: Engine, baseline: Engine, runtime: str, batch: int) -> str:
-    """The layers that lose most time, with the reasons; empty where none does, or the runtime does not time layers."""
+    """The layers that lose most time, with the reasons; empty where none does, or the runtime does not time layers.
+
+    A layer that computes the same in both loses nothing but by the conversions in front of it, however its two times
+    differ. Where no other is slower, such layers are the reason, and are named as that.
+    """
     from alexnet_deploy.profiling.layers.profile import profile_layers
-    from alexnet_deploy.profiling.layers.verdicts import verdicts
+    from alexnet_deploy.profiling.layers.verdicts import FASTER, verdicts
 
     try:
         found = verdicts(*(profile_layers(each, runtime, batch, calls=20) for each in (engine, baseline)))
     except DeployError:
         return ""
-    slower = sorted((each for each in found if each.why), key=lambda each: each.beside_us - each.us)
-    layers = [f"{each.layer} ({each.speedup:.2f}x: {each.why})" for each in slower[:_NAMED_LAYERS]]
-    return f"; not faster: {', '.join(layers)}" if layers else ""
+    alike = [
+        each
+        for each in found
+        if each.precision == each.beside_precision and each.conversions_us <= (1 - FASTER) * each.beside_us
+    ]
+    slower = [each for each in found if each.why and each not in alike]
+    slower.sort(key=lambda each: each.beside_us - each.us)
+    if slower:
+        layers = [f"{each.layer} ({each.speedup:.2f}x: {each.why})" for each in slower[:_NAMED_LAYERS]]
+        return f"; not faster: {', '.join(layers)}"
+    alike.sort(key=lambda each: -each.us)
+    layers = [f"{each.layer} ({each.precision})" for each in alike[:_NAMED_LAYERS]]
+    return f"; the same as in the float32 model: {', '.join(layers)}" if layers else ""

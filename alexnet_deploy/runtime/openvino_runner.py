@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import text_path
+from alexnet_deploy.runtime.openvino_concat import quantise_before_concat
 from alexnet_deploy.runtime.runner import Steps, compute_step, single_caller
 
 # OpenVINO also runs without this package, which sends usage data from a fork of the process. The fork can deadlock
@@ -111,7 +112,9 @@ def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: 
         config["PERF_COUNT"] = True
     try:
         with text_path(onnx_path) as name:
-            return _core().compile_model(name, "CPU", config)
+            model = _core().read_model(name)
+        quantise_before_concat(model)
+        return _core().compile_model(model, "CPU", config)
     except RuntimeError as exc:
         raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try `runtime` onnxruntime") from exc
 

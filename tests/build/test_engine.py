@@ -69,6 +69,8 @@ def test_the_default_place_names_model_and_precision(
         ("fp32", {"calibration_data": Path("photos")}, "`calibration_data` is for quantised precisions"),
         ("int2", {}, "`precision` int2: unknown; choose one of fp32, fp16, int8"),
         ("int4", {"calibration_method": "gptq"}, "`calibration_method` gptq: needs `calibration_data`; give both"),
+        ("int4", {"calibration_images": 20}, "`calibration_images` 20: needs `calibration_data`; give both"),
+        ("fp16", {"calibration_images": 20}, "`calibration_images` is for quantised precisions"),
         (
             "int4",
             {"calibration_method": "max", "calibration_data": Path("photos")},

@@ -17,8 +17,9 @@ from onnx import TensorProto, external_data_helper
 from alexnet_deploy.onnx_graph.float32 import widen_to_float32
 from alexnet_deploy.onnx_graph.layers import LAYERS
 from alexnet_deploy.precision.types import is_weights_only
+from alexnet_deploy.runtime.lowering.dequantise import dequantise_weights
 from alexnet_deploy.runtime.lowering.input_rows import input_in_rows
-from alexnet_deploy.runtime.lowering.integer import dequantise_weights, to_integers
+from alexnet_deploy.runtime.lowering.integer import to_integers
 from alexnet_deploy.runtime.lowering.nbits import multiply_in_blocks
 
 _log = logging.getLogger(__name__)

@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, readers_in, remove_unused
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.runtime.lowering.conv_blocks import Blocks, blocks_of
-from alexnet_deploy.runtime.lowering.integer import OFFSET
+from alexnet_deploy.runtime.lowering.quantised_nodes import zero_of
 
 # Legend: N batch, H height, W width, C channel, K kernel's side
 
@@ -104,7 +104,9 @@ class _Rows:
         if node is None or first is None or transpose is None:
             return "it is not quantised alone"
         readers = self._readers.get(node.output[0], [])
-        if node.output[0] in self._outputs or not all(self._is_uint8(each) for each in (node, *readers)):
+        zeros = [zero_of(each, self._constants) for each in (node, *readers)]
+        one = len(node.input) > 2 and len(set(zeros)) == 1 and isinstance(zeros[0], np.uint8)
+        if node.output[0] in self._outputs or not one:
             return "it is not quantised with one scale"
         layers = [layer for each in readers for layer in self._readers.get(each.output[0], [])]
         if not layers or any(layer.name not in integer_layers for layer in layers):
@@ -158,13 +160,6 @@ class _Rows:
         blocks.apply(conv)
         weight.input[0] = self._add("weight", blocks.weight_OCHB)
         return blocks
-
-    def _is_uint8(self, node: onnx.NodeProto) -> bool:
-        """Whether a QuantizeLinear or DequantizeLinear has one scale, and the zero point of ``to_integers``."""
-        if len(node.input) < 3 or not {node.input[1], node.input[2]} <= self._constants.keys():
-            return False
-        scale, zero = (numpy_helper.to_array(self._constants[name]) for name in node.input[1:])
-        return bool(scale.size == 1 and zero.dtype == OFFSET.dtype and np.all(zero == OFFSET))
 
     def _reader(self, name: str) -> onnx.NodeProto | None:
         readers = self._readers.get(name, [])

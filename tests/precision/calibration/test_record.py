@@ -148,10 +148,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Path
     net, other = foreign_classifier(folder / "net.onnx"), foreign_classifier(folder / "other.onnx", channels_last=True)
     settings = {"targets": (), "import_options": FOREIGN}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("alexnet_deploy.build.engine.installed", dict)  # no plans
+        patch.setattr("alexnet_deploy.build.engine.why_no_plan_here", lambda: "not in this test")
         build_bundle(net, folder / "engines/plain", **settings)
         build_bundle(net, folder / "engines/half", "fp16", **settings)
         build_bundle(other, folder / "other/plain", **settings)
+        build_bundle(net, folder / "engines/int4", "int4", **settings)
+        build_bundle(net, folder / "engines/weights", "int8-weights", **settings)
+        third = foreign_classifier(folder / "third.onnx", head="convolution")
+        build_bundle(third, folder / "third/plain", **settings)
         settings |= {"calibration_images": 4, "calibration_method": "max"}
         build_bundle(net, folder / "engines/quantised", "int8", photo_folder / "train", **settings)
     return folder
@@ -164,12 +168,20 @@ def test_it_is_found_by_its_weights(folder: Path) -> None:
     assert find_float_source(open_bundle(folder / "engines/plain"), folder / "engines") is None  # not quantised
 
 
+@pytest.mark.parametrize("name", ["int4", "weights"])
+def test_without_a_record_it_is_found_by_what_stayed_float16(folder: Path, name: str) -> None:
+    assert not (folder / "engines" / name / CALIBRATION).exists()
+    assert find_float_source(open_bundle(folder / "engines" / name), folder / "engines") == "plain"
+    assert find_float_source(open_bundle(folder / "engines" / name), folder / "third") is None  # of other weights
+
+
 @pytest.mark.parametrize(
     ("name", "precision", "instead"),
     [
         ("plain", "fp32", "engines/plain/model.onnx"),
         ("engines/plain", "fp32", "engines/plain/model.onnx"),
         ("quantised", "int8", "engines/plain/model.onnx"),
+        ("int4", "int4", "engines/plain/model.onnx"),
         ("half", "fp16", "the one that it was built from"),
     ],
 )

@@ -25,7 +25,7 @@ class Network:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.nodes: list[str] = []
-        self.weights: dict[str, NDArray[Any]] = {}
+        self.weights: dict[str, NDArray[Any] | np.generic] = {}
         self.x, self.side = "x", SIDE
 
     def add(self, text: str) -> str:
@@ -48,6 +48,9 @@ class Network:
         before = self.x
         if kind == "relu":
             self.add("Relu({x})")
+        elif kind in ("relu6", "clip"):
+            self.weights |= {"low": np.float32(0), "high": np.float32(1.3), "lower": np.float32(-0.7)}
+            self.add(f"Clip({{x}}, {'low' if kind == 'relu6' else 'lower'}, high)")
         elif kind == "conv":
             self.conv()
         elif kind == "groups":
@@ -94,7 +97,7 @@ def run(model: onnx.ModelProto, images: NDArray[Any], level: str) -> NDArray[Any
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model.SerializeToString(), options)
     (found,) = session.run(None, {session.get_inputs()[0].name: images})
     return np.asarray(found)
 
