@@ -23,8 +23,8 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.files import open_regular
 from alexnet_deploy.images.codecs import formats
-from alexnet_deploy.images.codecs.jpeg import JPEG_START, open_jpeg
 from alexnet_deploy.images.codecs.others import open_other, read_whole
+from alexnet_deploy.images.codecs.own.jpeg import JPEG_START, open_jpeg
 from alexnet_deploy.images.codecs.parts import MOST_EXIF, UnsupportedFormatError, refuse_parts
 from alexnet_deploy.images.codecs.rgb import to_rgb
 from alexnet_deploy.images.photo import SIDEWAYS, Box, Photo

@@ -8,16 +8,16 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from alexnet_deploy.images.codecs.avif import may_be_avif, open_avif
-from alexnet_deploy.images.codecs.bmp import has_bitfields, open_bitfields
+from alexnet_deploy.images.codecs.checked.avif import may_be_avif, open_avif
+from alexnet_deploy.images.codecs.checked.gif import GIF_STARTS, open_gif
+from alexnet_deploy.images.codecs.checked.jpeg2000 import JPEG2000_STARTS, open_jpeg2000
+from alexnet_deploy.images.codecs.checked.webp import webp_size
 from alexnet_deploy.images.codecs.formats import name_of_format, open_with_package, pillow_formats, require_size
-from alexnet_deploy.images.codecs.gif import GIF_STARTS, open_gif
-from alexnet_deploy.images.codecs.ico import ICO_START, open_ico
-from alexnet_deploy.images.codecs.jpeg2000 import JPEG2000_STARTS, open_jpeg2000
-from alexnet_deploy.images.codecs.png import PNG_START, open_png
-from alexnet_deploy.images.codecs.ppm import is_ppm, open_ppm
-from alexnet_deploy.images.codecs.tiff import TIFF_STARTS, open_tiff
-from alexnet_deploy.images.codecs.webp import webp_size
+from alexnet_deploy.images.codecs.own.bmp import has_bitfields, open_bitfields
+from alexnet_deploy.images.codecs.own.ico import ICO_START, open_ico
+from alexnet_deploy.images.codecs.own.png import PNG_START, open_png
+from alexnet_deploy.images.codecs.own.ppm import is_ppm, open_ppm
+from alexnet_deploy.images.codecs.own.tiff import TIFF_STARTS, open_tiff
 
 MAX_BYTES = 1 << 30
 """Larger files are refused, except TIFF: they are read into memory, and no photo has so many bytes."""

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from alexnet_deploy.images.codecs.grey import scale_grey
-from alexnet_deploy.images.codecs.tiff import TiffPage, grey_of
+from alexnet_deploy.images.codecs.own.tiff import TiffPage, grey_of
 
 _UNUSED_ALPHA = ("BMP", "DIB", "TGA", "ICO")
 """Formats in which many programs write 0 into an alpha that they do not use."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.images.codecs.ppm import open_ppm
+from alexnet_deploy.images.codecs.own.ppm import open_ppm
 from alexnet_deploy.images.decode import open_rgb
 
 LARGEST = st.one_of(st.sampled_from([1, 2, 254, 255, 256, 1023, 4095, 65534, 65535]), st.integers(1, 65535))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.images.codecs.webp import HEADER_BYTES, webp_size
+from alexnet_deploy.images.codecs.checked.webp import HEADER_BYTES, webp_size
 from alexnet_deploy.images.decode import open_rgb
 
 EXIF = b"Exif\0\0II*\0\x08\0\0\0\0\0"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from PIL import Image, ImageFile
 
 from alexnet_deploy.images.codecs.formats import announce, refuse_size
-from alexnet_deploy.images.codecs.jpeg_layout import Layout, jpeg_layout
+from alexnet_deploy.images.codecs.own.jpeg_layout import Layout, jpeg_layout
 
 JPEG_START = b"\xff\xd8\xff"
 _PADDING = b"\xff\x00" * 8

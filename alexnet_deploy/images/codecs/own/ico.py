@@ -7,8 +7,8 @@ from io import BytesIO
 from PIL import Image
 
 from alexnet_deploy.images.codecs.formats import require_size
+from alexnet_deploy.images.codecs.own.png import PNG_START, png_chunks, png_size, second_profiles
 from alexnet_deploy.images.codecs.parts import most_parts, refuse_parts
-from alexnet_deploy.images.codecs.png import PNG_START, png_chunks, png_size, second_profiles
 
 ICO_START = b"\0\0\1\0"
 _DIRECTORY, _ENTRY = 6, 16  # bytes

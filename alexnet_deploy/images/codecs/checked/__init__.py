@@ -1,0 +1,1 @@
+"""Formats whose headers are checked before Pillow, or another package, opens the file."""
