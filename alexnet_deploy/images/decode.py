@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from io import BytesIO
@@ -254,5 +255,7 @@ def _cause(exc: BaseException) -> str:
             return f"is not an image of a known format, or its header is damaged; use {formats.KNOWN}"
         case Image.DecompressionBombError():
             return f"has more than {MAX_PIXELS // 1_000_000} million pixels; scale it down first"
+        case IndexError() | struct.error():  # a header that ends too early
+            return "cannot be decoded (it is cut off or damaged); get a whole copy of the file"
         case _:
             return f"cannot be decoded ({one_line(exc)}); get a whole copy of the file"

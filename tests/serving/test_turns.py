@@ -106,7 +106,7 @@ def test_a_host_or_connection_takes_no_more_places_than_it_leaves() -> None:
         with ExitStack() as open_calls:
             taken = list(take_all(places, callers, open_calls))
             assert len(taken) == most
-            with pytest.raises(BusyError, match=r"calls of this host are open, .* wait for some to end"):
+            with pytest.raises(BusyError, match=r"has \d+ calls open and its host \d+, .* wait for some to end"):
                 open_calls.enter_context(places.taken_by(taken[-1]))
             open_calls.enter_context(places.taken_by(B))
         with ExitStack() as again:

@@ -28,8 +28,8 @@ class Places:
         by_host, by_connection = (self._taken[group] for group in caller.groups)
         if by_connection >= self._free - by_host:
             raise BusyError(
-                f"{by_host} calls of this host are open, {by_connection} of this connection, and only {self._free} "
-                "more in all have a place; wait for some to end"
+                f"this connection has {by_connection} calls open and its host {by_host}, which is their share while "
+                f"{self._free} places are free; wait for some to end"
             )
         self._free -= 1
         self._taken.update(caller.groups)

@@ -134,8 +134,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         )
         for tag in (258, 274, 282, 320, 338, 339, 340, 700)
     },
-    "ppm comment": (lambda: b"P6\n#" + b"x" * 70_000 + b"\n1 1 255 abc", "header of more than 64 KiB"),
-    "ppm blanks": (lambda: b"P6" + b" " * 70_000 + b"1 1 255 abc", "header of more than 64 KiB"),
+    "ppm comment": (lambda: b"P6\n#" + b"x" * 70_000 + b"\n1 1 255 abc", "no whole header within 64 KiB"),
+    "ppm blanks": (lambda: b"P6" + b" " * 70_000 + b"1 1 255 abc", "no whole header within 64 KiB"),
     "ppm comments": (lambda: b"P3\n1 1 255\n" + b"#\n" * MANY + b"1 2 3", "10000 comments"),
     "jpeg 2000 boxes": (lambda: jp2(outside=box(b"free") * MANY), "10000 boxes"),
     "jpeg 2000 boxes inside": (lambda: jp2(inside=box(b"free") * MANY), "10000 boxes"),

@@ -57,3 +57,12 @@ def test_values_are_those_of_pillow(kind: int, largest: int, blanks: str, seed: 
 def test_what_is_damaged_is_refused(content: bytes, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         open_rgb(content)
+
+
+@pytest.mark.parametrize("byte", [b"#", b" ", b"\n", b"\x00"])
+@pytest.mark.parametrize("head", [b"P4 2000 400 ", b"P5 400 300 255\n", b"P6 400 300 255\n", b"P6\n400 300\n65535\n"])
+def test_pixels_are_no_part_of_the_header(head: bytes, byte: bytes) -> None:
+    """A picture that begins with 64 KiB of bytes that could be blanks or a comment."""
+    content = head + byte * 720_000
+    with Image.open(io.BytesIO(content)) as image:
+        np.testing.assert_array_equal(np.asarray(open_rgb(content)), np.asarray(image.convert("RGB")))

@@ -151,7 +151,9 @@ def _segments(content: bytes, start: int) -> Iterator[tuple[int, bytes]]:
             if at == 0 or content[at : at + 2] != b"\xff\x90":
                 return
             continue
-        if marker != _SOT and marker not in _MARKERS:
+        if marker < 0xFF00:
+            raise ValueError("it is cut off or damaged")
+        if marker != _SOT and marker not in _MARKERS:  # OpenJPEG would look for the next one inside of it
             raise UnsupportedFormatError(f"has a segment {marker:04X}, which is not decoded; export it again")
         length = int.from_bytes(content[at + 2 : at + 4], "big")
         if length < 2 or at + 2 + length > len(content):

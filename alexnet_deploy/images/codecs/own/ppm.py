@@ -21,6 +21,9 @@ _COMMENT = re.compile(rb"#[^\r\n]*")
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEADER = re.compile(rb"P([2356])" + _BETWEEN + rb"(\d{1,9})" + _BETWEEN + rb"(\d{1,9})" + _BETWEEN + rb"(\d{1,9})\s")
 _RAW = ((5, 255), (6, 255), (5, 65535))  # kinds and largest values that Pillow reads without a loop
+_ANY_HEADER = {
+    words: re.compile(rb"P[^\s#]{1,7}(?:%b[^\s#]{1,32}){%d}[\s#]" % (_BETWEEN, words - 1)) for words in (3, 4)
+}  # a largest value of PFM is no whole number
 _NUMBERS = re.compile(rb"[\s\d]*")
 _LONG_NUMBER = re.compile(rb"\d{10}")  # beyond 32 bits
 
@@ -40,8 +43,8 @@ def open_ppm(content: bytes, max_pixels: int) -> Image.Image:
         refuse_parts(comments, MOST_PARTS, "comments")
         content = _COMMENT.sub(b"", content)
     words = 3 if content.startswith((b"P1", b"P4")) else 4
-    if len(content) > _HEADER_BYTES and len(_COMMENT.sub(b"", content[:_HEADER_BYTES]).split(None, words)) <= words:
-        raise UnsupportedFormatError(f"has a header of more than {_HEADER_BYTES >> 10} KiB; export it again")
+    if _ANY_HEADER[words].match(content, 0, _HEADER_BYTES) is None and len(content) > _HEADER_BYTES:
+        raise UnsupportedFormatError(f"has no whole header within {_HEADER_BYTES >> 10} KiB; export it again")
     if content.startswith((b"P2", b"P3", b"P5", b"P6")):
         if (header := _HEADER.match(content)) is None:
             raise ValueError("its header is damaged")
