@@ -8,6 +8,7 @@ BENCH := benchmarks/.cache
 TRITON := $(BENCH)/triton
 SERVING := $(BENCH)/serving
 BENCH_PYTHON := $(BENCH)/venv/bin/python
+GPU_VENV := $(BENCH)/gpu/venv
 BENCH_ROUNDS := $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # torch from PyPI is a CUDA build on Linux: 2.7 GB with its libraries. Without an NVIDIA GPU the CPU build does the same
@@ -20,12 +21,13 @@ define INSTALL_TORCH
   echo 'torch: not available there, so from PyPI: on Linux a CUDA build, 2.7 GB with its libraries'; fi
 endef
 
-.PHONY: help demo test test-slow test-triton fuzz check bench bench-serving bench-photos clean protocol
+.PHONY: help demo test test-slow test-triton test-gpu bench-gpu fuzz check bench bench-serving bench-photos clean protocol
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
 	@echo "make test   run the test suite; make test-slow runs the rest, some minutes"
 	@echo "make test-triton  package engines for Triton and call the real server"
+	@echo "make test-gpu  on a machine with an NVIDIA GPU: all tests that need it; make bench-gpu measures it (docs/gpu.md)"
 	@echo "make fuzz   mutate files of every kind: N=100000; KIND=images/jpeg SEED=123 runs one; KEEP=folder keeps the faults"
 	@echo "make check  formatting, lint, import rules, types"
 	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
@@ -57,6 +59,19 @@ test-triton: .venv/.dev $(TRITON)/.venv
 $(TRITON)/.venv: tests/serving/triton/requirements.txt
 	test -x $(TRITON)/bin/python || $(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/python $(PIP_INSTALL_ALONE) -r $<
+	touch $@
+
+# The extra `gpu` excludes `cpu`, so it has an environment of its own; GPU_PYTHON=python3 takes one that is there. Only the
+# files with such tests are imported: the others may need what it lacks.
+test-gpu: $(if $(GPU_PYTHON),,$(GPU_VENV)/.done)
+	$(or $(GPU_PYTHON),$(GPU_VENV)/bin/python) -m pytest -m gpu -rs $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+
+bench-gpu: $(if $(GPU_PYTHON),,$(GPU_VENV)/.done)
+	$(or $(GPU_PYTHON),$(GPU_VENV)/bin/python) -m benchmarks.gpu $(if $(IMAGES),--images '$(IMAGES)') $(BENCH_ROUNDS)
+
+$(GPU_VENV)/.done: pyproject.toml constraints.txt
+	test -x $(GPU_VENV)/bin/python || $(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python $(PIP_INSTALL) -e '.[gpu,rtx,export,train,dev]'
 	touch $@
 
 # Counts what became of mutated files of every kind; exit code 1 on any fault.

@@ -14,6 +14,7 @@ import typer
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.quantities import Devices
 from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import UnavailableError, one_line
 
@@ -39,6 +40,7 @@ def running(
     verify: bool = True,
     full_decode: bool = False,
     tf32: bool = False,
+    device: Devices | None = None,
 ) -> Iterator[OpenEngine]:
     """An open engine; one line on the standard error names its runtime."""
     with starting():
@@ -53,10 +55,13 @@ def running(
             verify=verify,
             full_decode=full_decode,
             tf32=tf32,
+            device=None if device is None else device.wanted,
         )
     with opened:
         note_passed_over(opened.passed_over, unused_gpu=opened.unused_gpu)
-        note(f"running {opened.name} ({opened.precision}) with {opened.description}")
+        note(
+            f"running {opened.name} ({opened.precision}) with {' and '.join(each.description for each in opened.cards)}"
+        )
         if str(engine).endswith(".onnx"):  # a bundle was built with them
             note(f"images: {opened.contract.preprocessing.describe()}")
         yield opened

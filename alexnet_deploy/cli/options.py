@@ -13,7 +13,7 @@ from alexnet_deploy.bundle.store import DEFAULT_ONNX as DEFAULT_ONNX
 from alexnet_deploy.bundle.store import STORE as STORE
 from alexnet_deploy.bundle.store import bundle_names
 from alexnet_deploy.cli.import_options import with_import_options as with_import_options
-from alexnet_deploy.cli.quantities import Numbers, Seconds
+from alexnet_deploy.cli.quantities import Devices, Numbers, Seconds
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.precision.types import QUANTIZED_TYPES, Method, QuantizedType
@@ -63,6 +63,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs inst
 # How an engine runs
 Runtime = Annotated[RuntimeName, typer.Option(help="Runtime; auto uses the first that can run the engine here.")]
 Threads = Annotated[int | None, typer.Option(help="Number of threads of the runtime.  [default: the runtime's own]")]
+Device = Annotated[
+    Devices | None,
+    typer.Option(
+        "--device",
+        parser=Devices.parse,
+        metavar="N,N|all",
+        help="GPUs by their numbers, from 0, or all; a GPU runtime is used.  [default: the first GPU, or the CPU]",
+    ),
+]
+OneDevice = Annotated[
+    Devices | None,
+    typer.Option(
+        "--device",
+        parser=Devices.parse,
+        metavar="N",
+        help="GPU by its number, from 0; a GPU runtime is used.  [default: the first GPU, or the CPU]",
+    ),
+]
 Tf32 = Annotated[
     bool,
     typer.Option("--tf32", help="Let onnxruntime-cuda multiply float32 with 10 bits of mantissa, as float16 has."),
@@ -101,6 +119,15 @@ AllowCalibrationImages = Annotated[
     bool,
     typer.Option("--allow-calibration-images", help="Accept images that calibrated an engine or its temperature."),
 ]
+
+
+def one_device(device: Devices | None) -> int | None:
+    """The number of ``--device`` of a command that measures one GPU; UsageError for several."""
+    if device is None:
+        return None
+    if len(device) != 1:
+        raise UsageError(f"`device` {device}: this command measures one GPU; give one number, such as 0")
+    return device[0]
 
 
 def quantized_type_of(**flags: bool) -> QuantizedType | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import typer
 
@@ -86,6 +86,29 @@ class Numbers(tuple[int, ...]):
 
     def __str__(self) -> str:
         return ",".join(map(str, self))
+
+
+class Devices(tuple[int, ...]):
+    """Numbers of GPUs, or ``all``, which has none yet; typed ``0``, ``0,1`` or ``all``."""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The numbers of ``text``."""
+        if text.strip() == "all":
+            return cls()
+        if re.fullmatch(r"\s*\d{1,4}\s*(?:,\s*\d{1,4}\s*)*", text, re.ASCII) is None:
+            raise typer.BadParameter(
+                f"{text!r} is not a number of a GPU, several with commas, or all, such as 0 or 0,1"
+            )
+        return cls(map(int, text.split(",")))
+
+    @property
+    def wanted(self) -> tuple[int, ...] | Literal["all"]:
+        """As the library takes it."""
+        return tuple(self) or "all"
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self)) or "all"
 
 
 class BatchSizes(tuple[int, int, int]):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from os import fspath
 from pathlib import Path
 from typing import get_args
@@ -22,7 +23,7 @@ from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, sha
 from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.precision.types import is_weights_only
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.select import RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime
+from alexnet_deploy.runtime.select import GPU_RUNTIMES, RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime
 
 ALL_RUNTIMES = "all"
 
@@ -68,6 +69,8 @@ def open_engines(
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
     full_decode: bool = False,
+    tf32: bool = False,
+    device: int | None = None,
 ) -> Iterator[tuple[EvaluatedEngine, ...]]:
     """Yield the engines ``names`` on each of ``runtimes``, and close them at the end.
 
@@ -75,10 +78,10 @@ def open_engines(
     alone. A name that ends in ``.safetensors`` is a checkpoint and runs in PyTorch. The runtime ``"all"`` means every
     runtime that can run the engine on this machine, ``"auto"`` the first of them.
     ``import_options`` describe an ONNX of another tool. ``full_decode`` decodes every photo in full, whatever the
-    contracts say.
+    contracts say. ``tf32`` and ``device`` as for ``open_runner``; with ``device``, ``"all"`` means those of GPUs.
 
     Raises the errors of ``resolve_engine`` and ``open_runner``, and UsageError for an engine named twice, for no engine
-    or runtime at all, and for engines whose classes differ.
+    or runtime at all, for a checkpoint beside ``device``, and for engines whose classes differ.
     """
     known = ("auto", ALL_RUNTIMES, *RUNTIMES)
     runtimes = [runtimes] if isinstance(runtimes, str) else runtimes
@@ -99,6 +102,10 @@ def open_engines(
         found: dict[tuple[Path, str, str], EvaluatedEngine] = {}  # by path, runtime and device
         for name, runtime in specs:
             if name.endswith(".safetensors"):
+                if device is not None:
+                    raise UsageError(
+                        f"`device` {device}: {name} is a checkpoint, which runs on the CPU; leave one of them out"
+                    )
                 found[paths[name], "torch", ""] = checkpoint = _open_checkpoint(name, threads, stack)
                 if full_decode:
                     checkpoint.runner.contract = checkpoint.runner.contract.decoded("full")
@@ -106,7 +113,9 @@ def open_engines(
             describes_it = name.endswith(".onnx") or not has_onnx
             options = import_options if describes_it else NO_IMPORT_OPTIONS
             engine = stack.enter_context(resolve_engine(name, store, options))
-            for selected in _select(engine, runtimes if runtime is None else [runtime], threads, stack):
+            open_on = partial(open_runner, engine, threads=threads, tf32=tf32, device=device)
+            every = RUNTIMES if device is None else GPU_RUNTIMES
+            for selected in _select(engine, runtimes if runtime is None else [runtime], open_on, every, stack):
                 key = paths[name], selected.runner.runtime, selected.runner.device
                 if key not in found:
                     found[key] = _opened(name, engine, selected)
@@ -173,13 +182,19 @@ def _open_checkpoint(name: str, threads: int | None, stack: ExitStack) -> Evalua
     return EvaluatedEngine(name, "fp32", runner, Path(name), None)
 
 
-def _select(engine: Engine, runtimes: Sequence[str], threads: int | None, stack: ExitStack) -> Iterator[SelectedRunner]:
+def _select(
+    engine: Engine,
+    runtimes: Sequence[str],
+    open_on: Callable[[str], SelectedRunner],
+    every: Iterable[str],
+    stack: ExitStack,
+) -> Iterator[SelectedRunner]:
     for runtime in runtimes:
         selected: list[SelectedRunner] = []
         failed: list[PassedOver] = []
-        for name in RUNTIMES if runtime == ALL_RUNTIMES else [runtime]:
+        for name in every if runtime == ALL_RUNTIMES else [runtime]:
             try:
-                selected.append(open_runner(engine, name, threads=threads))
+                selected.append(open_on(name))
             except DeployError as exc:
                 if runtime != ALL_RUNTIMES:
                     raise

@@ -69,6 +69,8 @@ def evaluate(
     allow_calibration_images: bool = False,
     latency_s: float | None = LATENCY_S,
     min_engines: int = 1,
+    tf32: bool = False,
+    device: int | None = None,
     on_progress: Progress = no_progress,
 ) -> Evaluation:
     """Measure engines on the labelled images in ``data``, a folder with one subfolder per class.
@@ -78,6 +80,8 @@ def evaluate(
     with the first one.
     ``runtimes`` may also hold ``"all"``. All engines answer the same pixels; then each is timed alone for
     ``latency_s`` seconds (None: not at all). ``full_decode`` decodes every photo in full, whatever their contracts say.
+    ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa; ``device`` is the number of a GPU, and
+    chooses runtimes of GPUs only.
 
     Raises InputError if the images calibrated an engine or its temperature, unless ``allow_calibration_images``;
     UsageError if fewer than ``min_engines`` engines are open, before anything is measured; and the errors of
@@ -94,6 +98,8 @@ def evaluate(
                 threads=threads,
                 import_options=import_options,
                 full_decode=full_decode,
+                tf32=tf32,
+                device=device,
             )
         )
         if len(opened) < min_engines:

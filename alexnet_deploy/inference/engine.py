@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+import logging
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +18,19 @@ from alexnet_deploy.bundle.decoding import decode_in_full
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.contract import BatchProfile
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.inference.predict import largest_batch, predict
 from alexnet_deploy.inference.prediction import BATCH, Prediction
+from alexnet_deploy.inference.side_by_side import SideBySide
 from alexnet_deploy.runtime.runner import Runner, Steps, batch_near
-from alexnet_deploy.runtime.select import Runtime, SelectedRunner, open_runner
+from alexnet_deploy.runtime.select import CALLS_PER_GPU, Runtime, SelectedRunner, open_runner, require_gpu_runtime
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
+
+Devices = Sequence[int] | Literal["all"]
+"""Numbers of GPUs, of those that CUDA shows to this process (``CUDA_VISIBLE_DEVICES``), or all of them."""
+_log = logging.getLogger(__name__)
 
 
 def open_engine(
@@ -37,6 +44,7 @@ def open_engine(
     verify: bool = True,
     full_decode: bool = False,
     tf32: bool = False,
+    device: int | Devices | None = None,
 ) -> OpenEngine:
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
 
@@ -49,19 +57,40 @@ def open_engine(
 
     ``full_decode`` decodes every photo in full, whatever the contract of the engine says (``Preprocessing.decoding``).
     ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa, as float16 has.
+    ``device`` chooses GPUs by their numbers, and then only runtimes of GPUs are tried. The engine is loaded onto each;
+    ``predict`` uses all of them, a plain call the first one.
 
     Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
     range, UnavailableError if this machine cannot run it, ProofError if its answers are not right.
     """
+    cards: Sequence[int | None] = (None,)
+    if device is not None:
+        require_gpu_runtime(runtime)  # before anything is loaded, as is the look for the GPUs
+        from alexnet_deploy.runtime.cuda import choose_devices
+
+        cards = choose_devices([device] if isinstance(device, int) else device)
     with ExitStack() as resources:
         name = None if engine is None else str(engine)
         found = resources.enter_context(resolve_engine(name, Path(store), import_options, verify=verify))
-        selected = open_runner(
-            found, runtime, threads=threads, concurrency=concurrency, verify=verify, refuse_doubted=True, tf32=tf32
-        )
-        resources.callback(selected.runner.close)
+        opened: list[SelectedRunner] = []
+        for card in cards:
+            opened.append(
+                open_runner(
+                    found,
+                    # With another runtime on another GPU, an answer would depend on which one was free.
+                    opened[0].runner.runtime if opened else runtime,
+                    threads=threads,
+                    concurrency=concurrency,
+                    verify=verify,
+                    refuse_doubted=True,
+                    tf32=tf32,
+                    device=card,
+                )
+            )
+            resources.callback(opened[-1].runner.close)
         # Not before: what is proved of an engine belongs to its own contract.
-        return OpenEngine(decode_in_full(found) if full_decode else found, selected, resources.pop_all())
+        found = decode_in_full(found) if full_decode else found
+        return OpenEngine(found, opened[0], resources.pop_all(), others=opened[1:])
 
 
 class OpenEngine:
@@ -73,8 +102,10 @@ class OpenEngine:
 
     batch: BatchProfile | None = None
 
-    def __init__(self, engine: Engine, selected: SelectedRunner, resources: ExitStack) -> None:
-        """For ``open_engine`` and ``fork``; ``resources`` are closed with it."""
+    def __init__(
+        self, engine: Engine, selected: SelectedRunner, resources: ExitStack, others: Sequence[SelectedRunner] = ()
+    ) -> None:
+        """For ``open_engine`` and ``fork``; ``resources`` are closed with it. ``others`` are those of other GPUs."""
         self._engine = engine
         self._selected = selected
         self.name = engine.name
@@ -91,6 +122,20 @@ class OpenEngine:
         """Whether it runs on the CPU although this machine has an NVIDIA GPU."""
         self._runner: Runner | None = selected.runner
         self._resources = resources
+        self._others: list[OpenEngine] = []
+        for each in others:
+            own = ExitStack()
+            own.callback(each.runner.close)
+            self._others.append(OpenEngine(engine, each, own))
+            resources.callback(self._others[-1].close)
+        self._side_by_side: SideBySide | None = None
+        self._turn: AbstractContextManager[object] = nullcontext()
+        """Of callers: one inside a loop over ``predict`` may come while a thread of ``side_by_side`` computes."""
+
+    @property
+    def cards(self) -> tuple[OpenEngine, ...]:
+        """The engine on each of its GPUs: this one, and those that are closed with it."""
+        return self, *self._others
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``, N >= 1; the caller owns the result.
@@ -99,7 +144,8 @@ class OpenEngine:
         """
         runner = self._open()
         self._check(pixels_NHWC)
-        return runner(pixels_NHWC)
+        with self._turn:
+            return runner(pixels_NHWC)
 
     def predict(
         self,
@@ -127,7 +173,30 @@ class OpenEngine:
         else:
             files = find_images([sources] if isinstance(sources, str | Path) else sources)
         batch = self.default_batch() if batch is None else batch
-        return predict(self, files, top_k=top_k, threshold=threshold, batch=batch, workers=workers)
+        runner = self.side_by_side() or self
+        return predict(runner, files, top_k=top_k, threshold=threshold, batch=batch, workers=workers)
+
+    def side_by_side(self) -> SideBySide | None:
+        """All that computes at the same time for ``predict``: its GPUs, with several calls per GPU where that helps.
+
+        It is closed with the engine. None where one call at a time keeps the engine busy.
+        """
+        self._open()
+        if self._side_by_side is None:
+            runners: list[Runner] = []
+            for card in self.cards:
+                runners.append(card)
+                try:
+                    runners += [card.fork() for _ in range(CALLS_PER_GPU.get(card.runtime, 1) - 1)]
+                except UnavailableError as exc:  # there is room for one
+                    _log.info("one call at a time on %s: %s", card.description, exc)
+            if len(runners) == 1:
+                return None
+            for card in self.cards:
+                card._turn = threading.Lock()
+            self._side_by_side = SideBySide(runners)
+            self._resources.callback(self._side_by_side.close)
+        return self._side_by_side
 
     def default_batch(self) -> int:
         """``BATCH`` images, or near to it what an engine of a fixed batch size computes without filling up a call."""

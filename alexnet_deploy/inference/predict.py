@@ -18,6 +18,7 @@ from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError, require_positive
 from alexnet_deploy.images.sources import Source, load_source
 from alexnet_deploy.inference.prediction import BATCH, Answer, Prediction
+from alexnet_deploy.inference.side_by_side import SideBySide
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.probabilities import activate, finite_rows
 from alexnet_deploy.runtime.runner import Runner
@@ -30,14 +31,15 @@ Load = Callable[[S, Preprocessing, NDArray[np.uint8]], object]
 
 MAX_BATCH_BYTES = 2 << 30
 """Largest buffer of pixels: ``BATCH`` images of the largest side that a contract allows take 1.5 GiB."""
-_BUFFERS = 3  # one with the runner, two being filled: a slow file in one does not starve the decoders
+_FILLED = 2
+"""Buffers that are being filled while the others are with runners: a slow file in one does not starve the decoders."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelBatch(Generic[S]):
     """Files in order, an error for each that could not be decoded, and the pixels of the others.
 
-    ``pixels_NHWC`` is reused: it is valid until the next batch is read.
+    ``pixels_NHWC`` is reused: it is valid until ``held`` more batches are read, as ``read_batches`` calls it.
     """
 
     files: tuple[S, ...]
@@ -46,7 +48,7 @@ class PixelBatch(Generic[S]):
 
 
 def predict(
-    runner: Runner,
+    runner: Runner | SideBySide,
     files: Iterable[Path | Source],
     *,
     top_k: int = 5,
@@ -56,18 +58,24 @@ def predict(
 ) -> Iterator[Prediction]:
     """One Prediction per file, in the order of ``files``; memory does not grow with their number.
 
-    ``runner`` must accept batches of any size up to ``batch``, as that of ``open_runner`` does. A file that cannot be
-    used becomes a Prediction with an error; a failing runner ends the run with its exception. When the run ends, even
-    by closing the iterator, the decoding threads (``workers``, default one per core) end with it. Of the ``top_k``
-    classes only those with a probability of at least ``threshold`` are kept, which may be none.
+    ``runner``, or each of those that run side by side, must accept batches of any size up to ``batch``, as that of
+    ``open_runner`` does. A file that cannot be used becomes a Prediction with an error; a failing runner ends the run
+    with its exception, after the predictions for all files before its batch. When the run ends, even by closing the
+    iterator, the decoding threads (``workers``, default one per core) end with it. Of the ``top_k`` classes only those
+    with a probability of at least ``threshold`` are kept, which may be none.
 
     Raises UsageError at the call for a number out of range; a ``top_k`` above the number of classes gives all classes.
     """
     require_positive(top_k=top_k, workers=workers)
     require_threshold(threshold)
     require_batch(batch, runner.contract.preprocessing)
-    batches = read_batches(files, runner.contract.preprocessing, batch=batch, workers=workers)
-    return _predict(runner, batches, top_k, threshold)
+    pre = runner.contract.preprocessing
+    if isinstance(runner, SideBySide):
+        # One more than there are runners: whoever is done finds the next batch at once.
+        ahead = len(runner.runners) + 1
+        batches = read_batches(files, pre, batch=batch, workers=workers, held=ahead)
+        return _predict_side_by_side(runner, batches, ahead, top_k, threshold)
+    return _predict(runner, read_batches(files, pre, batch=batch, workers=workers), top_k, threshold)
 
 
 def require_threshold(threshold: float | None) -> None:
@@ -98,6 +106,30 @@ def _predict(
         for read in batches:
             logits_NK = runner(read.pixels_NHWC) if len(read.pixels_NHWC) else None
             yield from predictions_of(read, logits_NK, runner.contract, top_k, threshold)
+
+
+def _predict_side_by_side(
+    runners: SideBySide, batches: Generator[PixelBatch[S]], ahead: int, top_k: int, threshold: float | None
+) -> Iterator[Prediction]:
+    running: deque[tuple[PixelBatch[S], Future[NDArray[np.float32]] | None]] = deque()
+
+    def oldest() -> list[Prediction]:
+        read, future = running.popleft()
+        logits_NK = None if future is None else runners.result(future)
+        return predictions_of(read, logits_NK, runners.contract, top_k, threshold)
+
+    with closing(batches):
+        try:
+            for read in batches:
+                running.append((read, runners.submit(read.pixels_NHWC) if len(read.pixels_NHWC) else None))
+                if len(running) == ahead:
+                    yield from oldest()
+            while running:
+                yield from oldest()
+        finally:  # an early end: what waits is not worth computing
+            for _, future in running:
+                if future is not None:
+                    future.cancel()
 
 
 def predictions_of(
@@ -143,10 +175,15 @@ def read_batches(
     batch: int = BATCH,
     workers: int | None = None,
     load: Load[S] = load_source,
+    held: int = 1,
 ) -> Generator[PixelBatch[S]]:
-    """Decode files in ``workers`` threads (default: one per core), up to two batches ahead of the reader."""
+    """Decode files in ``workers`` threads (default: one per core), up to two batches ahead of the reader.
+
+    The reader may hold the pixels of ``held`` batches: those of a batch change when ``held`` more have been asked for.
+    """
     source = iter(files)
-    free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(_BUFFERS))
+    free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(held + _FILLED))
+    lent: deque[NDArray[np.uint8]] = deque()
     ahead: deque[tuple[NDArray[np.uint8], tuple[S, ...], list[Future[str | None]]]] = deque()
     pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")
 
@@ -166,7 +203,9 @@ def read_batches(
                 return
             buffer, paths, jobs = ahead.popleft()
             yield _read(buffer, paths, tuple(job.result() for job in jobs))
-            free.append(buffer)
+            lent.append(buffer)
+            if len(lent) == held:
+                free.append(lent.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 

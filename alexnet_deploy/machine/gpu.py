@@ -1,4 +1,4 @@
-"""Clock, power, temperature and throttling of the GPU, from NVIDIA's management library (NVML)."""
+"""Clock, power, energy, memory, temperature and throttling of a GPU, from NVIDIA's management library (NVML)."""
 
 from __future__ import annotations
 
@@ -36,6 +36,10 @@ class GpuState:
     """Values of ``LIMITS``."""
     slowed_by: tuple[str, ...] = ()
     """Those of them that are in ``SLOWDOWNS``."""
+    memory_used_bytes: int | None = None
+    """By all processes."""
+    energy_j: float | None = None
+    """Of the whole GPU since its driver was loaded: only differences mean anything."""
 
 
 class Gpu(Protocol):
@@ -57,6 +61,8 @@ class NvmlGpu:
         if reasons is None:  # a driver before R535 has it under its old name
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons")
         milliwatts = self._ask("nvmlDeviceGetPowerUsage")
+        memory = self._ask("nvmlDeviceGetMemoryInfo")
+        millijoules = self._ask("nvmlDeviceGetTotalEnergyConsumption")
         idle = self._named(reasons or 0, _IDLE)
         return GpuState(
             clock_mhz=None if idle else self._ask("nvmlDeviceGetClockInfo", api.NVML_CLOCK_SM),
@@ -64,6 +70,8 @@ class NvmlGpu:
             temperature_c=self._ask("nvmlDeviceGetTemperature", api.NVML_TEMPERATURE_GPU),
             limited_by=self._named(reasons or 0, LIMITS),
             slowed_by=self._named(reasons or 0, SLOWDOWNS),
+            memory_used_bytes=None if memory is None else int(memory.used),
+            energy_j=None if millijoules is None else millijoules / 1000,
         )
 
     def _ask(self, function: str, *arguments: int) -> Any:
@@ -111,8 +119,10 @@ def nvidia_smi() -> str | None:
     return asked.stdout or asked.stderr
 
 
-def open_gpu(load: Callable[[], Any] | None = None, environment: Mapping[str, str] = os.environ) -> NvmlGpu | None:
-    """The first GPU that CUDA sees; None without pynvml, without a driver, or if NVML cannot tell which one it is.
+def open_gpu(
+    load: Callable[[], Any] | None = None, environment: Mapping[str, str] = os.environ, *, index: int = 0
+) -> NvmlGpu | None:
+    """GPU ``index`` of those that CUDA sees; None without pynvml or a driver, or if NVML cannot tell which one it is.
 
     NVML numbers GPUs by slot, CUDA by speed unless ``CUDA_DEVICE_ORDER`` changes that: with several GPUs and no UUID in
     ``CUDA_VISIBLE_DEVICES`` a guess could watch the wrong one.
@@ -123,15 +133,21 @@ def open_gpu(load: Callable[[], Any] | None = None, environment: Mapping[str, st
         return None
     try:
         api.nvmlInit()
-        first = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")[0].strip()
-        if first.startswith("GPU-"):
-            return NvmlGpu(api, api.nvmlDeviceGetHandleByUUID(first))
+        shown = environment.get("CUDA_VISIBLE_DEVICES", "").strip()
+        names = [name.strip() for name in shown.split(",")] if shown else list(map(str, range(index + 1)))
+        if index >= len(names):
+            return None
+        name = names[index]
+        if name.startswith("GPU-"):
+            return NvmlGpu(api, api.nvmlDeviceGetHandleByUUID(name))
         by_slot = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
         if api.nvmlDeviceGetCount() == 1:
-            first = ""
-        elif not by_slot or not (first == "" or first.isdecimal()):
+            if index > 0:
+                return None
+            name = "0"
+        elif not by_slot or not name.isdecimal():
             return None
-        return NvmlGpu(api, api.nvmlDeviceGetHandleByIndex(int(first or 0)))
+        return NvmlGpu(api, api.nvmlDeviceGetHandleByIndex(int(name)))
     except api.NVMLError:
         return None
 

@@ -23,6 +23,8 @@ MAX_STOLEN_PERCENT = 1.0
 """Share of the cores' time taken by the hypervisor. A p99 depends on the worst 1 % of calls."""
 MAX_CLOCK_CHANGE_PERCENT = 10.0
 """Change of the clock within a run. Boost alone changes a busy core's clock by some 5 %, the end of a boost by more."""
+MIN_ENERGY_S = 1.0
+"""NVML renews the energy of a GPU several times per second; what it grew by in a shorter time says little."""
 MIN_COUNTED_S = 0.05
 """The kernel counts CPU time in ticks of 10 ms; below five of them a share is rounding."""
 
@@ -67,6 +69,10 @@ class MachineConditions:
     gpu_clock_mhz_max: float | None
     gpu_power_w_max: float | None
     gpu_temperature_c_max: float | None
+    gpu_memory_used_bytes_max: int | None
+    """Of all processes."""
+    gpu_energy_j: float | None
+    """Used by the whole GPU from the first to the last reading; None as well for less than ``MIN_ENERGY_S``."""
     gpu_limited_by: tuple[str, ...]
     """Why the GPU's clock was below its highest, in NVML's words."""
     invalid: tuple[str, ...]
@@ -123,9 +129,9 @@ class MachineWatch:
         return sum(sum(t[:3]) + t[5] + t[6] for t in ticks) / hz, sum(t[7] for t in ticks) / hz
 
 
-def watch_for(device: str) -> MachineWatch:
-    """The watch for a ``Runner.device``: with the GPU unless that is ``"cpu"``."""
-    return MachineWatch(gpu=None if device == "cpu" else open_gpu())
+def watch_for(device: str, index: int = 0) -> MachineWatch:
+    """The watch for a ``Runner.device``: with GPU ``index`` unless that is ``"cpu"``."""
+    return MachineWatch(gpu=None if device == "cpu" else open_gpu(index=index))
 
 
 def judge(readings: Sequence[Reading], *, cores: int) -> MachineConditions:
@@ -141,6 +147,9 @@ def judge(readings: Sequence[Reading], *, cores: int) -> MachineConditions:
     gpu_clocks = [state.clock_mhz for state in states if state.clock_mhz is not None]
     powers = [state.power_w for state in states if state.power_w is not None]
     temperatures = [state.temperature_c for state in states if state.temperature_c is not None]
+    memory = [state.memory_used_bytes for state in states if state.memory_used_bytes is not None]
+    ends = [None if each.gpu is None else each.gpu.energy_j for each in (first, last)]
+    energy_j = _grown(*ends) if last.at_s - first.at_s >= MIN_ENERGY_S else None
     slowed = sorted({reason for state in states for reason in state.slowed_by})
 
     invalid = []
@@ -181,6 +190,8 @@ def judge(readings: Sequence[Reading], *, cores: int) -> MachineConditions:
         gpu_clock_mhz_max=max(gpu_clocks, default=None),
         gpu_power_w_max=max(powers, default=None),
         gpu_temperature_c_max=max(temperatures, default=None),
+        gpu_memory_used_bytes_max=max(memory, default=None),
+        gpu_energy_j=energy_j,
         gpu_limited_by=tuple(sorted({reason for state in states for reason in state.limited_by})),
         invalid=tuple(invalid),
     )

@@ -47,9 +47,17 @@ class BatchResult:
             return "invalid"
         return "ok" if self.latency.steady else "unstable"
 
+    @property
+    def gpu_energy_j_per_image(self) -> float | None:
+        """What the whole GPU used, for all processes; None on the CPU, and where the GPU does not report it."""
+        energy_j = self.machine.gpu_energy_j
+        # Of all threads; the time between two windows is a reading of the counters long.
+        return None if energy_j is None else energy_j / (self.latency.batch * self.latency.iterations)
+
     def to_dict(self) -> dict[str, Any]:
         """Without the samples; units are in the names."""
         numbers = _fields(self.latency, without={"description", "concurrency", "samples_ns"})
+        numbers["gpu_energy_j_per_image"] = self.gpu_energy_j_per_image
         return numbers | {"mark": self.mark, "machine": dataclasses.asdict(self.machine)}
 
 
@@ -133,6 +141,7 @@ def _open(engine: Engine, settings: ProfileSettings) -> SelectedRunner:
         concurrency=settings.concurrency,
         tf32=settings.tf32,
         eager=True,
+        device=settings.device,
     )
 
 
@@ -161,7 +170,7 @@ def measure_engine(engine: Engine, settings: ProfileSettings) -> EngineProfile:
     selected = _open(engine, settings)
     loaded = time.perf_counter_ns()
     with closing(selected.runner) as runner:
-        watch = watch_for(runner.device)
+        watch = watch_for(runner.device, settings.device or 0)
         try:
             pixels_NHWC = random_pixels(runner, settings.batch_sizes[0])
             before = time.perf_counter_ns()

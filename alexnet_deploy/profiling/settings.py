@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from alexnet_deploy.errors import UsageError, require_positive
+from alexnet_deploy.runtime.select import require_gpu_runtime
 
 WARM_UP_S = 0.2
 DURATION_S = 3.0
@@ -31,12 +32,16 @@ class ProfileSettings:
     iterations: int = MIN_ITERATIONS
     tf32: bool = False
     """See ``open_runner``."""
+    device: int | None = None
+    """Number of the GPU; None: the first one, or the CPU. See ``open_runner``."""
 
     def __post_init__(self) -> None:
         if not self.batch_sizes:
             raise UsageError("`batch_sizes`: must hold at least one number, such as 1, 8 and 32")
         require_positive(batch_sizes=min(self.batch_sizes), concurrency=self.concurrency, iterations=self.iterations)
         check_timing(self.duration_s, self.warm_up_s)
+        if self.device is not None:
+            require_gpu_runtime(self.runtime)
 
 
 def check_timing(duration_s: float, warm_up_s: float) -> None:

@@ -85,8 +85,8 @@ class _Buffers:
             self.input, self.output = (self._allocated(array.nbytes) for array in (self.pixels_NHWC, self.logits_NK))
             self.binding: Any = session.io_binding()
             shapes = self.pixels_NHWC.shape, self.logits_NK.shape
-            self.binding.bind_input(contract.input_name, on, 0, np.uint8, shapes[0], self.input)
-            self.binding.bind_output(contract.output_name, on, 0, np.float32, shapes[1], self.output)
+            self.binding.bind_input(contract.input_name, on, device.index, np.uint8, shapes[0], self.input)
+            self.binding.bind_output(contract.output_name, on, device.index, np.float32, shapes[1], self.output)
             self._resources = resources.pop_all()
 
     def _pinned(self, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from cuda.bindings import driver
 from cuda.bindings import runtime as cudart
 from numpy.typing import NDArray
 
@@ -28,18 +32,30 @@ def cuda_versions() -> CudaVersions:
 
 
 class CudartDevice:
-    """The current CUDA device; see ``cuda.Device``."""
+    """One CUDA device; see ``cuda.Device``."""
 
     graphs = True
 
-    def __init__(self) -> None:
-        if _call("cudaGetDeviceCount") == 0:
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
+        self.count = int(_call("cudaGetDeviceCount"))
+        if self.count == 0:
             raise UnavailableError("no CUDA device is visible", fix="check nvidia-smi and CUDA_VISIBLE_DEVICES")
         attributes = cudart.cudaDeviceAttr
-        major = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, 0)
-        minor = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, 0)
+        major = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMajor, index)
+        minor = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, index)
         self.capability = f"sm{major}{minor}"
         self.name = f"GPU {self.capability} through cuda-python"
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        # Not by cudaSetDevice: to go back to GPU 0 it would make a context there, which takes memory of a GPU that
+        # this process may never use. The runtime API works in the context that the driver API makes current.
+        _driver_call("cuCtxPushCurrent", _primary_context(self.index))
+        try:
+            yield
+        finally:
+            driver.cuCtxPopCurrent()  # not by _driver_call: after the error of a lost GPU it may return that error
 
     def allocate(self, nbytes: int) -> int:
         return int(_call("cudaMalloc", nbytes, needed=nbytes))
@@ -97,6 +113,27 @@ class CudartDevice:
 
     def close(self) -> None:
         """Nothing to release: the runtime API's context belongs to the process."""
+
+
+@functools.cache
+def _primary_context(index: int) -> Any:
+    """The context that the runtime API has on a GPU; kept until the process ends, as the runtime API keeps it."""
+    _driver_call("cuInit", 0)
+    return _driver_call("cuDevicePrimaryCtxRetain", _driver_call("cuDeviceGet", index))
+
+
+def _driver_call(function: str, *args: Any) -> Any:
+    """The one result of a function of the driver API, or UnavailableError with the name and the cause of its error."""
+    found: tuple[Any, ...] = getattr(driver, function)(*args)
+    error, *results = found
+    if error != driver.CUresult.CUDA_SUCCESS:
+        _, name = driver.cuGetErrorName(error)
+        _, text = driver.cuGetErrorString(error)
+        said = f"{name.decode()} ({text.decode()})"
+        raise gpu_error(function, said) or UnavailableError(
+            f"{function}: {said}", fix="check nvidia-smi and the driver's version"
+        )
+    return results[0] if results else None
 
 
 def _call(function: str, *args: Any, needed: int | None = None) -> Any:

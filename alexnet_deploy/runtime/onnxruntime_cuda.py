@@ -29,12 +29,14 @@ class CudaSession:
     """Every node runs on the GPU. Otherwise tensors go back and forth for those without a CUDA kernel."""
     graphs: bool
     """Runs may be captured as CUDA graphs, and replayed."""
+    index: int = 0
+    """Number of its GPU, as ``cuda.Device.index``."""
 
 
-def provider_options(precision: str, *, tf32: bool = False, graphs: bool = False) -> dict[str, str]:
+def provider_options(precision: str, *, tf32: bool = False, graphs: bool = False, index: int = 0) -> dict[str, str]:
     """Options of the CUDA provider; each is stated, whatever the default of a version."""
     return {
-        "device_id": "0",
+        "device_id": str(index),
         # On by default: products of float32 with ten bits of mantissa, as in float16, under the name of float32.
         "use_tf32": "1" if tf32 else "0",
         # Tries each algorithm once per shape. It costs some time, so `bound_session.py` keeps the shapes few.
@@ -67,9 +69,15 @@ def require_libraries() -> None:
 
 
 def open_on_cuda(
-    model: Path | bytes, new_options: Callable[[], Any], precision: str, *, tf32: bool = False, graphs: bool = True
+    model: Path | bytes,
+    new_options: Callable[[], Any],
+    precision: str,
+    *,
+    tf32: bool = False,
+    graphs: bool = True,
+    index: int = 0,
 ) -> CudaSession:
-    """Open ``model`` on the first GPU; ``new_options`` makes options of a session, which this function may change.
+    """Open ``model`` on GPU ``index``; ``new_options`` makes options of a session, which this function may change.
 
     Raises UnavailableError with the cause if CUDA does not start, and what ONNX Runtime raises if it refuses the model.
     """
@@ -79,22 +87,23 @@ def open_on_cuda(
         options = new_options()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1" if whole else "0")
         try:
-            session = open_session(model, options, CUDA, provider_options(precision, tf32=tf32, graphs=captures))
+            settings = provider_options(precision, tf32=tf32, graphs=captures, index=index)
+            session = open_session(model, options, CUDA, settings)
         except Exception as exc:  # its exceptions share no public base
             if not whole or not any(part in one_line(exc, 2000).lower() for part in _NOT_ALL_ON_CUDA):
                 raise
             continue
         break
     if session.get_providers()[0] != CUDA:
-        raise _did_not_start()
-    return CudaSession(session, whole, captures)
+        raise _did_not_start(index)
+    return CudaSession(session, whole, captures, index)
 
 
-def _did_not_start() -> UnavailableError:
+def _did_not_start(index: int) -> UnavailableError:
     """ONNX Runtime falls back to the CPU without an error: the cause is what the driver says."""
     version = onnxruntime_version()
     try:
-        open_device().close()
+        open_device(index).close()
     except UnavailableError as exc:
         return UnavailableError(f"ONNX Runtime {version} could not start CUDA: {exc.cause}", fix=exc.fix)
     return UnavailableError(

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,30 @@ _log = logging.getLogger(__name__)
 
 
 def open_cuda_runner(
-    onnx_path: Path, contract: ModelContract, *, precision: str = "fp32", concurrency: int = 1, tf32: bool = False
+    onnx_path: Path,
+    contract: ModelContract,
+    *,
+    precision: str = "fp32",
+    concurrency: int = 1,
+    tf32: bool = False,
+    device: Device | None = None,
 ) -> OnnxRuntimeCudaRunner:
-    """Open an ONNX model on the first GPU. ``tf32`` allows float32 products with ten bits of mantissa.
+    """Open an ONNX model on ``device``, which is closed with it, or else on the first GPU.
+
+    ``tf32`` allows float32 products with ten bits of mantissa.
 
     Raises UnavailableError if CUDA does not start or the GPU has too little memory, InputError if ONNX Runtime refuses
     the model.
     """
+    index = 0 if device is None else device.index
     try:
         opened = open_on_cuda(
-            onnx_path, lambda: session_options(precision), precision, tf32=tf32, graphs=concurrency == 1
+            onnx_path, lambda: session_options(precision), precision, tf32=tf32, graphs=concurrency == 1, index=index
         )
     except DeployError:
         raise
     except Exception as exc:  # its exceptions share no public base
-        raise gpu_error(str(onnx_path), exc, memory=gpu_memory) or InputError(
+        raise gpu_error(str(onnx_path), exc, memory=partial(gpu_memory, index)) or InputError(
             f"{onnx_path}: ONNX Runtime refuses it ({one_line(exc)}); try `runtime` openvino"
         ) from exc
     if not opened.whole:
@@ -48,7 +58,7 @@ def open_cuda_runner(
             "%s: CUDA has no kernel for some of its nodes: they run on the CPU, and tensors are copied to and fro",
             onnx_path.name,
         )
-    return OnnxRuntimeCudaRunner(opened, contract, onnx_path, tf32=tf32, device=_device())
+    return OnnxRuntimeCudaRunner(opened, contract, onnx_path, tf32=tf32, device=device or _device())
 
 
 def _device() -> Device | None:
@@ -150,6 +160,6 @@ class OnnxRuntimeCudaRunner:
             except DeployError:
                 raise
             except Exception as exc:  # its exceptions share no public base
-                raise gpu_error(self._path.name, exc, memory=gpu_memory) or InputError(
+                raise gpu_error(self._path.name, exc, memory=partial(gpu_memory, self._opened.index)) or InputError(
                     f"{self._path}: fails on pixels {pixels_NHWC.shape} ({one_line(exc)}); use another `runtime`"
                 ) from exc

@@ -20,14 +20,16 @@ default stream, nor that one for it."""
 
 
 class PycudaDevice:
-    """The first CUDA device; see ``cuda.Device``."""
+    """One CUDA device; see ``cuda.Device``."""
 
     graphs = False
 
-    def __init__(self) -> None:
+    def __init__(self, index: int = 0) -> None:
+        self.index = index
         with _named("cuInit"):
-            device, self._context = _primary_context()
-        self.capability = "sm{}{}".format(*device.compute_capability())
+            cuda.init()
+            self.count = int(cuda.Device.count())
+            self.capability = "sm{}{}".format(*cuda.Device(index).compute_capability())
         self.name = f"GPU {self.capability} through PyCUDA"
         # PyCUDA frees memory with its object, so the object of each handle in use is kept.
         self._kept: dict[int, Any] = {}
@@ -35,11 +37,21 @@ class PycudaDevice:
     @contextlib.contextmanager
     def _current(self, call: str, needed: int | None = None) -> Iterator[None]:
         # A context is current for one thread, and each call may come from another one.
-        with _named(call, needed):
-            self._context.push()
+        with _named(call, needed, self.index):
+            _primary_context(self.index).push()
             try:
                 yield
             finally:
+                cuda.Context.pop()
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        with _named("cuCtxPushCurrent"):
+            _primary_context(self.index).push()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(cuda.Error):  # of a GPU that is lost, after an error that says so
                 cuda.Context.pop()
 
     def allocate(self, nbytes: int) -> int:
@@ -103,32 +115,30 @@ class PycudaDevice:
 
 
 @functools.cache
-def _primary_context() -> tuple[Any, Any]:
-    """The first device, and its primary context, retained once per process; TensorRT cannot use memory of another one.
+def _primary_context(index: int) -> Any:
+    """The primary context of a device, retained once per process; TensorRT cannot use memory of another one.
 
     It is never detached: PyCUDA makes a context current in order to release it and then leaves it current, so that the
     next library of this thread would work in a context that is gone. CUDA's runtime API keeps it, too.
     """
-    cuda.init()
-    device = cuda.Device(0)
-    return device, device.retain_primary_context()
+    return cuda.Device(index).retain_primary_context()
 
 
 @contextlib.contextmanager
-def _named(call: str, needed: int | None = None) -> Iterator[None]:
+def _named(call: str, needed: int | None = None, index: int = 0) -> Iterator[None]:
     """Errors as UnavailableError with their cause; ``needed`` is the device memory that ``call`` asks for, in bytes."""
     try:
         yield
     except cuda.Error as exc:
-        raise gpu_error(call, exc, needed=needed, memory=_free_and_total) or UnavailableError(
+        raise gpu_error(call, exc, needed=needed, memory=lambda: _free_and_total(index)) or UnavailableError(
             f"{call}: {exc}", fix="check nvidia-smi and the driver's version"
         ) from exc
 
 
-def _free_and_total() -> Memory | None:
+def _free_and_total(index: int) -> Memory | None:
     """For the text of an error: no error of its own."""
     try:
-        _, context = _primary_context()
+        context = _primary_context(index)
         context.push()
         try:
             free, total = cuda.mem_get_info()

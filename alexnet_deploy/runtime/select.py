@@ -27,8 +27,10 @@ from alexnet_deploy.errors import (
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.gpu import has_nvidia_gpu
 from alexnet_deploy.precision.types import float_type, quantized_type
+from alexnet_deploy.runtime.onnxruntime_package import require_cuda_package, require_package
 
 if TYPE_CHECKING:
+    from alexnet_deploy.runtime.cuda import Device
     from alexnet_deploy.runtime.runner import Runner
 
 _log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class _Options:
     concurrency: int
     tf32: bool
     eager: bool
+    device: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ def open_runner(
     refuse_doubted: bool = False,
     tf32: bool = False,
     eager: bool = False,
+    device: int | None = None,
 ) -> SelectedRunner:
     """Open ``engine`` on ``runtime``, or with ``"auto"`` on the first of ``RUNTIMES`` that can run it here.
 
@@ -98,9 +102,12 @@ def open_runner(
     ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa, as float16 has: faster on most GPUs, and
     no longer float32. A TensorRT plan had its own choice when it was built; other runtimes never do it.
     ``eager`` is for a measurement: TensorRT-RTX then compiles the kernels of a batch size before its first call.
+    ``device`` is the number of a GPU, among those that CUDA shows to this process: ``"auto"`` then tries only
+    ``GPU_RUNTIMES``.
 
-    Raises UsageError for an unknown runtime and for numbers out of range, UnavailableError if the machine cannot run
-    the requested one (or, with ``"auto"``, any), InputError if the runtime refuses the model.
+    Raises UsageError for an unknown runtime, for numbers out of range and for a ``device`` with a runtime of the CPU,
+    UnavailableError if the machine cannot run the requested one (or, with ``"auto"``, any), InputError if the runtime
+    refuses the model.
     """
     require_positive(threads=threads, concurrency=concurrency)
     most = MAX_CALLS_PER_CORE * cores()
@@ -109,10 +116,15 @@ def open_runner(
             f"`concurrency` {concurrency}: above {MAX_CALLS_PER_CORE} per core, {most} here, calls only wait for each "
             "other; choose fewer"
         )
-    options = _Options(threads, concurrency, tf32, eager)
+    options = _Options(threads, concurrency, tf32, eager, device)
+    if runtime not in ("auto", *RUNTIMES):
+        raise UsageError(f"`runtime` {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
+    if device is not None:
+        require_gpu_runtime(runtime)
+        from alexnet_deploy.runtime.cuda import choose_devices
+
+        choose_devices([device])
     if runtime != "auto":
-        if runtime not in RUNTIMES:
-            raise UsageError(f"`runtime` {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
         runner = _open(runtime, engine, options)
         if verify and (doubt := _reason_against(runner, engine, options)) is not None:
             if refuse_doubted:
@@ -124,7 +136,7 @@ def open_runner(
             _log.warning("%s: do not trust %s: %s", engine.name, runner.description, doubt)
         return SelectedRunner(runner)
     passed_over: list[PassedOver] = []
-    for name in RUNTIMES:
+    for name in RUNTIMES if device is None else GPU_RUNTIMES:
         try:
             if name == "onnxruntime-cuda":
                 require_cuda_kernels(engine)
@@ -144,7 +156,17 @@ def open_runner(
         runner.close()
         _log.warning("%s: %s is not used: %s", engine.name, runner.description, doubt)
         passed_over.append(PassedOver(name, doubt, doubted=True))
-    raise UnavailableError(f"{engine.name}: no runtime on this machine can run it ({'; '.join(map(str, passed_over))})")
+    where = "this machine" if device is None else f"GPU {device}"
+    raise UnavailableError(f"{engine.name}: no runtime on {where} can run it ({'; '.join(map(str, passed_over))})")
+
+
+def require_gpu_runtime(runtime: str) -> None:
+    """UsageError for a runtime that runs on the CPU, beside a `device`."""
+    if runtime != "auto" and runtime not in GPU_RUNTIMES:
+        raise UsageError(
+            f"`device` names a GPU, and `runtime` {runtime} runs on the CPU; leave one of them out, or choose "
+            f"{' or '.join(GPU_RUNTIMES)}"
+        )
 
 
 def _reason_against(runner: Runner, engine: Engine, options: _Options) -> str | None:
@@ -174,7 +196,7 @@ def _open(runtime: str, engine: Engine, options: _Options) -> Runner:
 def _tensorrt(engine: Engine, options: _Options) -> Runner:
     from alexnet_deploy.runtime.tensorrt_plans import open_plan
 
-    return open_plan(engine, eager=options.eager)
+    return _on_card(options.device, lambda card: open_plan(engine, eager=options.eager, device=card))
 
 
 def _openvino(engine: Engine, options: _Options) -> Runner:
@@ -187,7 +209,7 @@ def _openvino(engine: Engine, options: _Options) -> Runner:
 
 
 def _onnxruntime(engine: Engine, options: _Options) -> Runner:
-    _onnxruntime_folders()
+    require_package()
     from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(
@@ -200,24 +222,29 @@ def _onnxruntime(engine: Engine, options: _Options) -> Runner:
 
 
 def _onnxruntime_cuda(engine: Engine, options: _Options) -> Runner:
-    _require_cuda_package()
+    require_cuda_package()
     from alexnet_deploy.runtime.onnxruntime_cuda_runner import open_cuda_runner
 
-    return open_cuda_runner(
-        engine.onnx_path,
-        engine.contract,
-        precision=engine.precision,
-        concurrency=options.concurrency,
-        tf32=options.tf32,
+    return _on_card(
+        options.device,
+        lambda card: open_cuda_runner(
+            engine.onnx_path,
+            engine.contract,
+            precision=engine.precision,
+            concurrency=options.concurrency,
+            tf32=options.tf32,
+            device=card,
+        ),
     )
 
 
-def _require_cuda_package() -> None:
-    # Its list of providers would show it as well, but the import takes 50 ms and 35 MiB, in vain on most CPUs.
-    if not any(list(folder.glob("capi/*onnxruntime_providers_cuda*")) for folder in _onnxruntime_folders()):
-        raise UnavailableError(
-            "the installed ONNX Runtime has no CUDA; pip install 'alexnet-deploy[gpu]' in a separate environment"
-        )
+def _on_card(index: int | None, open_: Callable[[Device | None], Runner]) -> Runner:
+    """The runner that ``open_`` opens on GPU ``index``; None leaves the choice to the runtime, which is the first."""
+    if index is None:
+        return open_(None)
+    from alexnet_deploy.runtime.on_card import open_on_card
+
+    return open_on_card(index, open_)
 
 
 def require_cuda_kernels(engine: Engine) -> None:
@@ -226,7 +253,7 @@ def require_cuda_kernels(engine: Engine) -> None:
     That is where the package has no CUDA, where there is no GPU, and for a precision that CUDA's provider computes only
     in another one.
     """
-    _require_cuda_package()
+    require_cuda_package()
     if not has_nvidia_gpu():  # CUDA's libraries are gigabytes, and need not be loaded to say so
         raise UnavailableError("this process sees no NVIDIA GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES")
     if (quantized := quantized_type(engine.precision)) is not None:
@@ -237,30 +264,6 @@ def require_cuda_kernels(engine: Engine) -> None:
         )
 
 
-def _onnxruntime_folders() -> list[Path]:
-    """Where the one ONNX Runtime is installed; UnavailableError if there are none or two."""
-    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
-    if len(installed) > 1:
-        raise UnavailableError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
-            "pip uninstall both, then install one"
-        )
-    spec = importlib.util.find_spec("onnxruntime")
-    if spec is None:
-        raise UnavailableError("ONNX Runtime is not installed; pip install 'alexnet-deploy[cpu]' (or [gpu])")
-    return list(map(Path, spec.submodule_search_locations or ()))
-
-
-def _is_installed(distribution: str) -> bool:
-    from importlib import metadata  # some 15 ms, not for those who need only the names above
-
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 RUNTIMES: dict[str, Callable[[Engine, _Options], Runner]] = {
     "tensorrt": _tensorrt,
     "onnxruntime-cuda": _onnxruntime_cuda,
@@ -268,6 +271,12 @@ RUNTIMES: dict[str, Callable[[Engine, _Options], Runner]] = {
     "onnxruntime": _onnxruntime,
 }
 """The runtimes, in the order in which ``auto`` tries them."""
+GPU_RUNTIMES = ("tensorrt", "onnxruntime-cuda")
+"""Those that run on an NVIDIA GPU."""
+CALLS_PER_GPU = {"tensorrt": 2}
+"""Calls at the same time that keep a GPU busy, where that is more than one. A fork of a TensorRT plan has a context, a
+stream and buffers of its own, so one copies while the other computes. Forks of onnxruntime-cuda share a session, which
+then replays no CUDA graphs."""
 
 
 def split_runtime(

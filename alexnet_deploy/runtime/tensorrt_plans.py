@@ -30,26 +30,29 @@ _REMEDIES = {
 """What helps against a diagnosis of TensorRT-RTX, unless it is to build again."""
 
 
-def open_plan(bundle: Engine, *, eager: bool = False) -> TensorRTRunner:
-    """Load the first plan of ``bundle`` that runs on this machine; ``eager`` as for ``load_plan``.
+def open_plan(bundle: Engine, *, eager: bool = False, device: Device | None = None) -> TensorRTRunner:
+    """Load the first plan of ``bundle`` that runs on this machine; ``eager`` and ``device`` as for ``load_plan``.
 
     One for this very GPU comes before a portable one. Where the library refuses one, the next is tried.
     UnavailableError with the reason against each if none is left.
     """
     if bundle.batch is None or not bundle.plans:
-        raise UnavailableError(f"{bundle.name} holds no TensorRT plan; {_no_plan_advice()}")
+        raise UnavailableError(f"{bundle.name} holds no TensorRT plan; {_no_plan_advice(device)}")
     reasons = []
     for plan, path in sorted(bundle.plans, key=lambda each: each[0].target.endswith("+")):
         try:
-            return load_plan(path, plan, bundle.contract, bundle.batch, eager=eager)
+            return load_plan(path, plan, bundle.contract, bundle.batch, device=device, eager=eager)
         except UnavailableError as exc:
             reasons.append(f"{plan.file}: {str(exc).removeprefix(f'{path}: ')}")
     raise UnavailableError(f"{bundle.name}: no plan for this machine ({'; '.join(reasons)})")
 
 
-def _no_plan_advice() -> str:
+def _no_plan_advice(device: Device | None) -> str:
     """How to get a plan, unless the installed TensorRT could not build one for the GPU at hand."""
-    here = current_capability() if has_nvidia_gpu() else None
+    if device is not None:
+        here: str | None = device.capability
+    else:
+        here = current_capability() if has_nvidia_gpu() else None
     if here is not None and FULL not in (libraries := installed()) and RTX in libraries:
         reason = why_unsupported(RTX, libraries[RTX].version, here)
         if reason is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from alexnet_deploy.errors import UsageError, require_positive
 from alexnet_deploy.machine.cpu import cores
@@ -24,7 +25,7 @@ class Settings:
     max_batch: int | None = None
     """None: 8 on the CPU, 32 on a GPU."""
     instances: int | None = None
-    """Calls of an engine at the same time, which share its threads. None: 2 on the CPU, 1 on a GPU."""
+    """Calls of an engine at the same time, which share its threads; per GPU. None: 2 on the CPU, 1 on a GPU."""
     max_delay_s: float = 0.002
     max_queue: int = 256
     timeout_s: float = 30.0
@@ -49,6 +50,10 @@ class Settings:
     access_log: bool = True
     full_decode: bool = False
     """Decode every photo in full, whatever the contracts of the engines say."""
+    tf32: bool = False
+    """See ``open_engine``."""
+    device: tuple[int, ...] | Literal["all"] | None = None
+    """Numbers of the GPUs, each of which has all engines; None: the first one, or the CPU. See ``open_engine``."""
 
     def __post_init__(self) -> None:
         require_positive(

@@ -54,6 +54,33 @@ class FakeCudart(ModuleType):
         return function
 
 
+class FakeCuda(ModuleType):
+    """``cuda.bindings.driver``: contexts of GPUs are their numbers; ``stack`` are the current ones of the thread."""
+
+    def __init__(self) -> None:
+        super().__init__("cuda.bindings.driver")
+        self.CUresult = SimpleNamespace(CUDA_SUCCESS=0)
+        self.stack: list[int] = []
+        self.retained: list[int] = []
+
+    def cuInit(self, flags: int) -> tuple[int]:
+        return (0,)
+
+    def cuDeviceGet(self, index: int) -> tuple[int, int]:
+        return 0, index
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, int]:
+        self.retained.append(device)
+        return 0, device
+
+    def cuCtxPushCurrent(self, context: int) -> tuple[int]:
+        self.stack.append(context)
+        return (0,)
+
+    def cuCtxPopCurrent(self) -> tuple[int, int]:
+        return 0, self.stack.pop()
+
+
 class AnyMember:
     """An enumeration whose members are their own names."""
 
@@ -61,8 +88,10 @@ class AnyMember:
         return name
 
 
-def cudart_module(monkeypatch: pytest.MonkeyPatch, fake: FakeCudart) -> ModuleType:
-    packages = {"cuda": module("cuda"), "cuda.bindings": module("cuda.bindings", runtime=fake), fake.__name__: fake}
+def cudart_module(monkeypatch: pytest.MonkeyPatch, fake: FakeCudart, driver: ModuleType | None = None) -> ModuleType:
+    driver = driver or FakeCuda()
+    bindings = module("cuda.bindings", runtime=fake, driver=driver)
+    packages = {"cuda": module("cuda"), "cuda.bindings": bindings, fake.__name__: fake, driver.__name__: driver}
     return load_device(monkeypatch, "cuda_python", packages)
 
 
@@ -119,12 +148,28 @@ class FakeDriver:
         def copy_out(target: np.ndarray[Any, Any], pointer: int, stream: Stream) -> None:
             target[:] = np.frombuffer(outer.memory[pointer], target.dtype)
 
-        gpu = SimpleNamespace(retain_primary_context=Context, compute_capability=lambda: (12, 0))
+        class Gpu:
+            def __init__(self, index: int) -> None:
+                self.index = index
+
+            @staticmethod
+            def count() -> int:
+                return 2
+
+            @staticmethod
+            def compute_capability() -> tuple[int, int]:
+                return 12, 0
+
+            def retain_primary_context(self) -> Context:
+                outer.retained.append(self.index)
+                return Context()
+
+        self.retained: list[int] = []
         self.stream_flags = 0
         self.module = module(
             "pycuda.driver",
             init=lambda: None,
-            Device=lambda index: gpu,
+            Device=Gpu,
             Context=Context,
             Error=Error,
             Stream=Stream,

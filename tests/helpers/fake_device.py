@@ -7,8 +7,10 @@ in ``live``. ``fail_at`` makes the n-th call of the device fail.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,12 +28,29 @@ from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
 from tests.helpers.runners import numbered_contract
 
 Work = Callable[[], None]
+_thread = threading.local()
+
+
+def current_gpu() -> int:
+    """Number of the GPU that is current for this thread: 0 unless another one was made so, as in CUDA."""
+    return getattr(_thread, "gpu", 0)
 
 
 class FakeDevice:
     """See ``runtime.cuda.Device``."""
 
-    def __init__(self, *, capability: str = "sm89", graphs: bool = True, fail_at: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        capability: str = "sm89",
+        graphs: bool = True,
+        fail_at: int | None = None,
+        index: int = 0,
+        count: int = 1,
+    ) -> None:
+        self.index, self.count = index, count
+        self.lost = False
+        """Every call fails from now on."""
         self.name = f"fake GPU {capability}"
         self.capability = capability
         self.graphs = graphs
@@ -41,15 +60,32 @@ class FakeDevice:
         self.memory: dict[int, bytearray] = {}
         self.moved: list[int] = []
         """Bytes of each copy, in order."""
-        self.queue: list[Work] = []
-        self.recording: list[Work] | None = None
+        self.queues: dict[int, list[Work]] = {}
+        """Work of each stream that waits to be done, as if the GPU did none before somebody waits for it."""
+        self.recordings: dict[int, list[Work]] = {}
         self.recorded: dict[int, list[Work]] = {}
         self.last_error = ""
         """As CUDA keeps it: of the last call that failed, until ``clear_error``."""
         self._handles = itertools.count(0x1000, 0x1000)
 
+    @property
+    def recording(self) -> bool:
+        return bool(self.recordings)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        before = current_gpu()
+        _thread.gpu = self.index
+        try:
+            yield
+        finally:
+            _thread.gpu = before
+
     def _call(self, name: str) -> None:
         self.calls.append(name)
+        assert current_gpu() == self.index, f"{name}: works on GPU {current_gpu()}, the current one of this thread"
+        if self.lost:
+            raise UnavailableError(f"{name}: the GPU stopped working in this process", "start again")
         if len(self.calls) - 1 == self.fail_at:
             self.last_error = "cudaErrorFake"
             raise UnavailableError(f"{name}: cudaErrorFake (injected)")
@@ -59,8 +95,9 @@ class FakeDevice:
         self.live.add((kind, handle))
         return handle
 
-    def enqueue(self, work: Work) -> None:
-        (self.queue if self.recording is None else self.recording).append(work)
+    def enqueue(self, work: Work, stream: int) -> None:
+        assert ("stream", stream) in self.live
+        self.recordings.get(stream, self.queues.setdefault(stream, [])).append(work)
 
     def allocate(self, nbytes: int) -> int:
         self._call("allocate")
@@ -102,7 +139,7 @@ class FakeDevice:
             self.memory[pointer][: source.nbytes] = source.tobytes()
             self.moved.append(source.nbytes)
 
-        self.enqueue(work)
+        self.enqueue(work, stream)
 
     def download(self, target: NDArray[Any], pointer: int, stream: int) -> None:
         self._call("download")
@@ -111,21 +148,20 @@ class FakeDevice:
             target.view(np.uint8).reshape(-1)[:] = np.frombuffer(self.memory[pointer], np.uint8, target.nbytes)
             self.moved.append(target.nbytes)
 
-        self.enqueue(work)
+        self.enqueue(work, stream)
 
     def synchronize(self, stream: int) -> None:
         self._call("synchronize")
-        assert self.recording is None, "CUDA forbids waiting for a stream that is being captured"
-        for work in self.queue:
+        assert stream not in self.recordings, "CUDA forbids waiting for a stream that is being captured"
+        for work in self.queues.pop(stream, []):
             work()
-        self.queue.clear()
 
     def begin_capture(self, stream: int) -> None:
         self._call("begin_capture")
-        self.recording = []
+        self.recordings[stream] = []
 
     def end_capture(self, stream: int) -> int:
-        recorded, self.recording = self.recording, None
+        recorded = self.recordings.pop(stream, None)
         self._call("end_capture")
         if recorded is None:
             self.last_error = "cudaErrorIllegalState"
@@ -136,7 +172,7 @@ class FakeDevice:
 
     def launch(self, graph: int, stream: int) -> None:
         self._call("launch")
-        self.queue += self.recorded[graph]
+        self.queues.setdefault(stream, []).extend(self.recorded[graph])
 
     def destroy_graph(self, graph: int) -> None:
         self._call("destroy_graph")
@@ -214,10 +250,11 @@ class FakeContext:
         if config is not None and config.cache is not None and not config.cache.kernels:
             config.cache.kernels = b"kernels"
         device, addresses, shape = self.engine.device, dict(self.addresses), self.shape
+        assert current_gpu() == device.index, "TensorRT launches on the GPU of the thread, and refuses another's stream"
         if self.engine.profiles:
             profile = self.engine.profiles[self.profile]
             assert profile.min <= shape[0] <= profile.max, "TensorRT refuses a shape outside the profile of its context"
-        if device.recording is not None and not self.engine.capturable:
+        if stream in device.recordings and not self.engine.capturable:
             device.last_error = "cudaErrorStreamCaptureUnsupported"
             return False
 
@@ -226,7 +263,7 @@ class FakeContext:
             logits = expected_logits(source.reshape(shape), self.engine.classes)
             device.memory[addresses["logits"]][: logits.nbytes] = logits.tobytes()
 
-        device.enqueue(work)
+        device.enqueue(work, stream)
         return True
 
 
@@ -260,6 +297,7 @@ class FakeEngine:
         return FakeRuntimeConfig()
 
     def create_execution_context(self, runtime_config: FakeRuntimeConfig | None = None) -> FakeContext:
+        assert current_gpu() == self.device.index
         self.runtime_configs.append(runtime_config)
         self.contexts.append(FakeContext(self, runtime_config))
         return self.contexts[-1]

@@ -35,6 +35,8 @@ def fake(*, gpus: int = 1, reasons: int = 0, refuses: frozenset[str] = frozenset
         "nvmlDeviceGetHandleByUUID": lambda uuid: f"uuid {uuid}",
         "nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1500}[kind],
         "nvmlDeviceGetPowerUsage": 70_000,
+        "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=3 << 30, total=24 << 30),
+        "nvmlDeviceGetTotalEnergyConsumption": 5_250,
         "nvmlDeviceGetTemperature": lambda handle, sensor: {0: 60}[sensor],
         "nvmlDeviceGetCurrentClocksEventReasons": reasons,
         "nvmlDeviceGetCurrentClocksThrottleReasons": reasons,
@@ -62,8 +64,8 @@ def test_without_a_driver_there_is_no_gpu() -> None:
     assert gpu is None or isinstance(gpu.read(), GpuState)
 
 
-def test_reads_clock_power_and_temperature() -> None:
-    assert NvmlGpu(fake(), "h").read() == GpuState(1500, 70.0, 60)
+def test_reads_clock_power_temperature_memory_and_energy() -> None:
+    assert NvmlGpu(fake(), "h").read() == GpuState(1500, 70.0, 60, memory_used_bytes=3 << 30, energy_j=5.25)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,8 @@ def test_names_why_the_clock_is_held_down(reasons: int, limited: tuple[str, ...]
 
 
 def test_an_idle_gpu_has_no_clock_of_the_work() -> None:
-    assert NvmlGpu(fake(reasons=0x1), "h").read() == GpuState(None, 70.0, 60)
+    state = NvmlGpu(fake(reasons=0x1), "h").read()
+    assert (state.clock_mhz, state.power_w, state.temperature_c) == (None, 70.0, 60)
 
 
 def test_an_older_driver_is_asked_by_the_old_name() -> None:
@@ -113,6 +116,24 @@ def test_what_a_gpu_does_not_tell_is_none() -> None:
 )
 def test_the_gpu_that_cuda_sees_first_or_none(gpus: int, environment: dict[str, str], handle: str | None) -> None:
     gpu = open_gpu(lambda: fake(gpus=gpus), environment)
+    assert (None if gpu is None else gpu._handle) == handle
+
+
+@pytest.mark.parametrize(
+    ("gpus", "environment", "index", "handle"),
+    [
+        (4, {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, 2, "slot 2"),
+        (4, {}, 2, None),
+        (4, {"CUDA_VISIBLE_DEVICES": "3,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, 1, "slot 1"),
+        (4, {"CUDA_VISIBLE_DEVICES": "3, GPU-8a2c"}, 1, "uuid GPU-8a2c"),
+        (4, {"CUDA_VISIBLE_DEVICES": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, 1, None),
+        (1, {}, 1, None),
+    ],
+)
+def test_another_gpu_of_those_that_cuda_shows(
+    gpus: int, environment: dict[str, str], index: int, handle: str | None
+) -> None:
+    gpu = open_gpu(lambda: fake(gpus=gpus), environment, index=index)
     assert (None if gpu is None else gpu._handle) == handle
 
 

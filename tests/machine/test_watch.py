@@ -204,3 +204,25 @@ def test_the_machine_is_described(root: Path) -> None:
     said = describe_machine(root)
     assert (said["cpu"], said["cores"]) == ("Abacus 9000", 2)
     assert all(describe_machine().values())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "energies", "used_j"),
+    [
+        (2.0, (100.0, 105.0, 130.0), 30.0),
+        (0.9, (100.0, 105.0, 130.0), None),  # too short for a counter that is renewed a few times per second
+        (2.0, (100.0, 105.0, None), None),
+        (2.0, (None, None, None), None),
+    ],
+)
+def test_energy_of_the_gpu_is_the_difference_and_its_memory_the_most(
+    seconds: float, energies: tuple[float | None, ...], used_j: float | None
+) -> None:
+    memories = (1 << 30, 3 << 30, 2 << 30)
+    readings = [
+        Reading(at_s=i * seconds / 2, own_s=0, gpu=GpuState(memory_used_bytes=memory, energy_j=energy_j))
+        for i, (energy_j, memory) in enumerate(zip(energies, memories, strict=True))
+    ]
+    found = judge(readings, cores=2)
+    assert (found.gpu_energy_j, found.gpu_memory_used_bytes_max) == (used_j, 3 << 30)
+    assert judge([Reading(at_s=0, own_s=0), Reading(at_s=9, own_s=0)], cores=2).gpu_memory_used_bytes_max is None

@@ -14,6 +14,7 @@ import pytest
 
 from alexnet_deploy.bundle.manifest import MODEL
 from alexnet_deploy.cli import terminal
+from alexnet_deploy.cli.commands import profile as profile_command
 from alexnet_deploy.contract import BatchProfile, Preprocessing
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.profiling import engine
@@ -254,3 +255,27 @@ def test_more_than_the_memory_holds_is_one_line(tmp_path: Path) -> None:
     contract = replace(found.contract, preprocessing=Preprocessing(4096, 4096, "stretch", None))
     with pytest.raises(UnavailableError, match="tiny: batch 100000000 does not fit into memory; choose smaller"):
         profile_engine(replace(found, contract=contract), ProfileSettings((100_000_000,)))
+
+
+@pytest.mark.parametrize(
+    ("energy_j", "memory", "said"),
+    [
+        (None, None, None),
+        (80.0, 3 << 30, "any batch 8: the whole GPU: 5 mJ per image, 3072 MiB of its memory in use"),
+        (None, 3 << 20, "any batch 8: the whole GPU: 3 MiB of its memory in use"),
+        (80.0, None, "any batch 8: the whole GPU: 5 mJ per image"),
+    ],
+)
+def test_what_a_gpu_reports_of_energy_and_memory_is_told(
+    energy_j: float | None, memory: int | None, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = batch_result(8, 2.0)
+    assert row.latency.batch * row.latency.iterations == 16_000
+    machine = replace(row.machine, gpu_energy_j=energy_j, gpu_memory_used_bytes_max=memory)
+    row = replace(row, machine=machine)
+    assert row.gpu_energy_j_per_image == (None if energy_j is None else 0.005)
+    assert row.to_dict()["gpu_energy_j_per_image"] == row.gpu_energy_j_per_image
+    profile_command._print_profiles([engine_profile(row)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (said or "any (int8)") in printed
+    assert ("the whole GPU" in printed) == (said is not None)

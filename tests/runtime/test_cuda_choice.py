@@ -34,7 +34,7 @@ class TestChoice:
             return runner
 
         opened = Mock(side_effect=start)
-        monkeypatch.setattr(select, "_require_cuda_package", lambda: None)
+        monkeypatch.setattr(select, "require_cuda_package", lambda: None)
         monkeypatch.setattr(select, "has_nvidia_gpu", lambda: True)
         monkeypatch.setitem(select.RUNTIMES, "onnxruntime-cuda", opened)
         return opened

@@ -18,10 +18,10 @@ from alexnet_deploy.errors import InputError, UnavailableError
 from alexnet_deploy.machine import onnx_session
 from alexnet_deploy.machine.onnx_session import open_session, preload_cuda
 from alexnet_deploy.runtime import onnxruntime_cuda, onnxruntime_cuda_runner
-from alexnet_deploy.runtime.cuda import current_capability
 from alexnet_deploy.runtime.onnxruntime_cuda import CUDA, open_on_cuda, provider_options
 from alexnet_deploy.runtime.onnxruntime_cuda_runner import open_cuda_runner
 from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner, session_options
+from tests.helpers.gpu import require_gpu
 from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_engine
 
 SOME_ON_CPU = RuntimeError(
@@ -250,8 +250,7 @@ class TestOptions:
 
 @pytest.fixture(scope="module")
 def gpu() -> None:
-    if current_capability() is None:
-        pytest.skip("no usable CUDA GPU")
+    require_gpu()
     if CUDA not in ort.get_available_providers():
         pytest.skip("the installed ONNX Runtime has no CUDA; install onnxruntime-gpu[cuda,cudnn]")
 

@@ -18,6 +18,7 @@ from alexnet_deploy.runtime.cuda import current_capability
 from alexnet_deploy.runtime.tensorrt_library import FULL, RTX, installed
 from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
 from alexnet_deploy.runtime.tensorrt_support import is_limit, why_unsupported
+from tests.helpers.gpu import require_gpu
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.models.onnx_models import PRECISIONS, SIDE, TINY_CONTRACT, tiny_classifier
 
@@ -33,9 +34,7 @@ QUANTISED = 0.1
 @pytest.fixture(scope="module")
 def library() -> str:
     """The TensorRT that builds for the GPU of this machine, or a skip with the reason."""
-    here = current_capability()
-    if here is None:
-        pytest.skip("no usable CUDA GPU")
+    here = require_gpu()
     libraries = installed()
     if FULL in libraries:
         return FULL

@@ -170,7 +170,7 @@ class TestGraphs:
         runner = machine.load(capturable=False)
         for _ in range(2):
             np.testing.assert_array_equal(runner(pixels(2)), expected_logits(pixels(2), CLASSES))
-        assert machine.device.recording is None
+        assert not machine.device.recording
         assert machine.device.calls.count("begin_capture") == 1
         assert not machine.device.recorded
         assert machine.device.last_error == "", "what fails next must not be told this error"

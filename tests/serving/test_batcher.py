@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,13 @@ class Engine:
         self.observed: list[int] = []
         self.fails: Exception | None = None
         self.queue: list[int] = []
+        self.threads: set[int] = set()
         if is_open:
             self.gate.set()
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.sizes.append(len(pixels_NHWC))
+        self.threads.add(threading.get_ident())
         self.started.release()
         assert self.gate.wait(60)
         if self.fails is not None:
@@ -61,6 +63,7 @@ class Watched(Batcher):
         engine: Engine,
         *,
         instances: int = 1,
+        others: Sequence[Engine] = (),
         alone: Engine | None = None,
         max_batch: int = 4,
         max_delay_s: float = 0.0,
@@ -71,7 +74,7 @@ class Watched(Batcher):
             queue = staticmethod(engine.queue.append)
 
         super().__init__(
-            [engine] * instances,
+            [*[engine] * instances, *others],
             alone=alone,
             max_batch=max_batch,
             max_delay_s=max_delay_s,
@@ -320,6 +323,64 @@ def test_a_failing_instance_goes_on_with_the_next_batch() -> None:
         assert all(isinstance(each, EngineError) for each in failed)
         engine.fails = None
         assert await asyncio.gather(*(ask(batcher, value) for value in (4, 5, 6))) == [[4], [5], [6]]
+        await batcher.close()
+
+    run(body)
+
+
+@pytest.fixture
+def an_hour_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alexnet_deploy.serving.engines.batcher._AWAY_S", HOUR)
+
+
+@pytest.mark.usefixtures("an_hour_away")
+def test_a_gpu_that_is_lost_does_not_draw_the_requests_from_the_others() -> None:
+    """It is free again at once, while the others compute."""
+
+    async def body() -> None:
+        good, lost = Engine(), Engine()
+        lost.fails = UnavailableError("GPU 1: it is lost")
+        batcher = Watched(good, others=[lost])
+        answers = [(await asyncio.gather(ask(batcher, value), return_exceptions=True))[0] for value in range(20)]
+        failed = [answer for answer in answers if isinstance(answer, EngineError)]
+        assert len(failed) == len(lost.sizes) <= 1
+        assert len(good.sizes) >= 19
+        await batcher.close()
+
+    run(body)
+
+
+@pytest.mark.usefixtures("an_hour_away")
+def test_the_last_gpu_is_tried_with_every_batch() -> None:
+    async def body() -> None:
+        first, second = Engine(), Engine()
+        first.fails = second.fails = UnavailableError("no memory")
+        batcher = Watched(first, others=[second])
+        for value in range(9):
+            with pytest.raises(EngineError):
+                await ask(batcher, value)
+        assert sorted([len(first.sizes), len(second.sizes)]) == [1, 8]
+        first.fails = second.fails = None
+        assert await ask(batcher, 1) == [1]
+        await batcher.close()
+
+    run(body)
+
+
+def test_each_instance_is_called_in_one_thread() -> None:
+    """As CUDA graphs of ONNX Runtime need it."""
+
+    async def body() -> None:
+        engines = [Engine(is_open=False) for _ in range(3)]
+        batcher = Watched(engines[0], others=engines[1:], max_batch=1)
+        asked = asyncio.gather(*(ask(batcher, value) for value in range(3)))
+        for engine in engines:
+            await engine.has_started()
+            engine.gate.set()
+        await asked
+        await asyncio.gather(*(ask(batcher, value) for value in range(60)))
+        assert [len(engine.threads) for engine in engines] == [1, 1, 1]
+        assert len(set.union(*(engine.threads for engine in engines))) == 3
         await batcher.close()
 
     run(body)

@@ -112,6 +112,7 @@ def infer(
     ] = True,
     full_decode: opt.FullDecode = False,
     tf32: opt.Tf32 = False,
+    device: opt.Device = None,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -135,6 +136,8 @@ def infer(
             raise UsageError(
                 "`tf32`: machines with different GPUs would differ in their answers; leave it out with `ray`"
             )
+        if device is not None:
+            raise UsageError("`device` is about the GPUs of this machine; leave it out with `ray`")
         rows, failed = infer_on_ray(
             lambda: find_sources(named, from_file=from_file, shard=part, allow_http=allow_http),
             output, ray, format_=format_, watch=watch, part_size=part_size, resume=resume, overwrite=overwrite,
@@ -157,16 +160,16 @@ def infer(
             rounds: Rounds = watch_folder(watch, stop, shard=part)
         else:
             rounds = iter([find_sources(named, from_file=from_file, shard=part, allow_http=allow_http)])
+        how = {"verify": verify, "full_decode": full_decode, "tf32": tf32}
         with (
-            running(
-                engine, store, runtime, threads, import_options, verify=verify, full_decode=full_decode, tf32=tf32
-            ) as opened,
+            running(engine, store, runtime, threads, import_options, device=device, **how) as opened,
             image_bars() as bars,
         ):
             size = opened.default_batch() if batch is None else batch
+            runner = opened.side_by_side() or opened
 
             def classify(found: Iterator[Path | Source]) -> Iterator[Prediction]:
-                return predict(opened, found, top_k=top_k, threshold=threshold, batch=size, workers=workers)
+                return predict(runner, found, top_k=top_k, threshold=threshold, batch=size, workers=workers)
 
             task = bars.add_task("images", total=None)
             if not (bars.disable or watch or from_file) and not any(name == "-" or is_address(name) for name in named):

@@ -51,6 +51,7 @@ def profile(
     iterations: Annotated[int, typer.Option(help="Minimum number of calls to measure.")] = _DEFAULTS.iterations,
     export_times: Annotated[Path | None, typer.Option(help="JSON file to write: the time of every call.")] = None,
     tf32: opt.Tf32 = False,
+    device: opt.OneDevice = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 if a row is unstable or invalid.")] = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
@@ -63,7 +64,15 @@ def profile(
     from alexnet_deploy.profiling.engine import check_batch_sizes, profile_engine, write_times
 
     settings = ProfileSettings(
-        tuple(batch_sizes), concurrency, runtime, threads, duration_s, warm_up_s, iterations, tf32
+        tuple(batch_sizes),
+        concurrency,
+        runtime,
+        threads,
+        duration_s,
+        warm_up_s,
+        iterations,
+        tf32,
+        opt.one_device(device),
     )
     names = engines or some_bundle_names(store)
     has_onnx = any(name.endswith(".onnx") for name in names)
@@ -101,8 +110,8 @@ def profile(
         _print_profiles(measured)
     if export_times is not None:
         note_written(export_times)
-    for failure in failed[1:]:
-        note(f"error: {in_flags(failure, profile)}", style="red")
+    for line in dict.fromkeys(str(each) for each in failed[1:] if str(each) != str(failed[0])):
+        note(f"error: {in_flags(line, profile)}", style="red")
     if failed:
         raise failed[0]
     if strict and any(row.mark != "ok" for each in measured for row in each.rows):
@@ -122,6 +131,10 @@ def _print_profiles(found: Sequence[EngineProfile]) -> None:
     out.print()
     for profile in found:
         print_line(_conditions(profile))
+    for profile in found:
+        for row in profile.rows:
+            if used := _used_of_gpu(row):
+                print_line(f"{profile.name} batch {row.latency.batch}: {used}")
     for profile in found:
         for row in profile.rows:
             for remark in _remarks(row):
@@ -151,6 +164,14 @@ def _remarks(row: BatchResult) -> tuple[str, ...]:
     return (
         f"the medians of its last windows differ by {spread:.1f} %; measure on an idle machine, or raise --duration",
     )
+
+
+def _used_of_gpu(row: BatchResult) -> str:
+    """What NVML reports of the GPU, which is about all processes on it; empty where it reports nothing."""
+    energy_j, memory = row.gpu_energy_j_per_image, row.machine.gpu_memory_used_bytes_max
+    parts = [] if energy_j is None else [f"{1000 * energy_j:.3g} mJ per image"]
+    parts += [] if memory is None else [f"{memory / 2**20:.0f} MiB of its memory in use"]
+    return f"the whole GPU: {', '.join(parts)}" if parts else ""
 
 
 def _time(latency: Latency, name: str) -> float | None:

@@ -42,7 +42,7 @@ def serve(
     ] = _DEFAULT.max_delay_s,
     instances: Annotated[
         int | None,
-        typer.Option(help="Calls of an engine at the same time.  [default: 2 on the CPU, 1 on a GPU]"),
+        typer.Option(help="Calls of an engine at the same time, per GPU.  [default: 2 on the CPU, 1 on a GPU]"),
     ] = None,
     max_queue: Annotated[
         int, typer.Option(help="Images that may wait per engine; more are refused.")
@@ -81,6 +81,8 @@ def serve(
         bool, typer.Option("--access-log/--no-access-log", help="A line of JSON per request on the standard output.")
     ] = True,
     full_decode: opt.FullDecode = False,
+    tf32: opt.Tf32 = False,
+    device: opt.Device = None,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -116,6 +118,8 @@ def serve(
         key=key,
         access_log=access_log,
         full_decode=full_decode,
+        tf32=tf32,
+        device=None if device is None else device.wanted,
     )
     with needs("serve"):
         from alexnet_deploy.serving.engines.models import find_sources

@@ -11,14 +11,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.errors import DeployError
+from alexnet_deploy.errors import DeployError, UnavailableError
 from alexnet_deploy.serving.engines.priority import after_the_loop
 from alexnet_deploy.serving.refusals import BusyError, EngineError, NotReadyError
 
@@ -32,6 +32,9 @@ _log = logging.getLogger(__name__)
 _PAUSE_S = 0.0005
 """Clients that were answered together ask again within this time of each other. Waiting on, for all of ``max_delay_s``,
 leaves the engine idle: at concurrency 4 on two cores it cost a third of the throughput."""
+
+_AWAY_S = 5.0
+"""A GPU that is lost then costs one batch in this time; one that had too little memory for a moment comes back."""
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -94,7 +97,8 @@ class Batcher:
     While all instances run, the next batch gathers. When one is free, a batch starts as soon as no image has come for
     ``_PAUSE_S``, ``max_batch`` wait for each free instance, or the oldest has waited ``max_delay_s``. It starts at once
     if nobody else seems to come: no image is being decoded, and the batch before held a single image. Instances that
-    are free at the same time share what waits.
+    are free at the same time share what waits. One whose device fails stays away for a while if there are others: it
+    would fail at once, be free at once, and so take most of the requests.
     """
 
     def __init__(
@@ -117,16 +121,21 @@ class Batcher:
         self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
         self._observer = observer
         self._loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(len(instances), "compute", initializer=after_the_loop)
+        # Each instance has its own: CUDA graphs of ONNX Runtime belong to the thread that made them.
+        self._threads = [ThreadPoolExecutor(1, "compute", initializer=after_the_loop) for _ in instances]
         self._requests: deque[_Request] = deque()
         self._queued = 0  # decoded images that wait for a batch
         self._reserved = 0  # these, and those that are being decoded
         self._last_images = 0
         self._arrived, self._more = asyncio.Event(), asyncio.Event()
         self._closing = False
+        self._ends = asyncio.Event()
         self._gathering = asyncio.Lock()  # one batch gathers at a time
-        self._free_instances = len(instances)
-        self._workers = [self._loop.create_task(self._work(run)) for run in instances]
+        self._usable = self._free_instances = len(instances)
+        self._workers = [
+            self._loop.create_task(self._work(run, thread))
+            for run, thread in zip(instances, self._threads, strict=True)
+        ]
 
     @contextmanager
     def reserve(self, images: int) -> Iterator[Place]:
@@ -178,12 +187,14 @@ class Batcher:
     async def close(self) -> None:
         """Compute what waits, then end the threads."""
         self._closing = True
+        self._ends.set()
         self._arrived.set()
         self._more.set()
         await asyncio.gather(*self._workers)
-        self._threads.shutdown()
+        for thread in self._threads:
+            thread.shutdown()
 
-    async def _work(self, run: Run) -> None:
+    async def _work(self, run: Run, thread: ThreadPoolExecutor) -> None:
         while True:
             async with self._gathering:
                 while not self._requests:
@@ -194,17 +205,23 @@ class Batcher:
                 await self._wait_for_more()
                 if self._alone and self._is_little_and_all():
                     if parts := self._take(1):
-                        await self._answer(self._alone, parts)  # no other batch gathers meanwhile
+                        await self._answer(self._alone, parts, thread)  # no other batch gathers meanwhile
                     continue
                 parts = self._take(self._free_instances)
             if parts:
                 self._free_instances -= 1
-                await self._answer(run, parts)
+                device_fails = await self._answer(run, parts, thread)
+                if device_fails and self._usable > 1:
+                    self._usable -= 1
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_AWAY_S):
+                            await self._ends.wait()
+                    self._usable += 1
                 self._free_instances += 1
 
     def _is_little_and_all(self) -> bool:
         """Whether less than a batch waits, and no other thread has anything to compute or to decode."""
-        is_idle = self._free_instances == len(self._workers)
+        is_idle = self._free_instances == self._usable
         return is_idle and self._reserved == self._queued < self._max_batch
 
     async def _wait_for_more(self) -> None:
@@ -239,14 +256,15 @@ class Batcher:
             parts.append((request, start, request.taken))
         return parts
 
-    async def _answer(self, run: Run, parts: list[_Part]) -> None:
+    async def _answer(self, run: Run, parts: list[_Part], thread: ThreadPoolExecutor) -> bool:
+        """Compute and answer ``parts``; whether the device of ``run`` fails, and they with it."""
         started = time.monotonic()
         images = self._last_images = sum(stop - start for _, start, stop in parts)
         try:
-            logits_NK = await self._loop.run_in_executor(self._threads, _call, run, parts)
+            logits_NK = await self._loop.run_in_executor(thread, _call, run, parts)
         except Exception as exc:
             self._fail(parts, exc)
-            return
+            return isinstance(exc, UnavailableError)
         compute_s = time.monotonic() - started
         self._observer.batch(images, compute_s)
         row = 0
@@ -260,6 +278,7 @@ class Batcher:
                 if request.answered == len(request.pixels_NHWC):
                     request.done.set_result(None)
             row += stop - start
+        return False
 
     def _fail(self, parts: list[_Part], exc: Exception) -> None:
         if isinstance(exc, DeployError):

@@ -68,7 +68,7 @@ class ServedEngine:
         self.name, self.version, self.proof = name, loaded.version, loaded.proof
         self.contract = opened.contract
         self.precision, self.runtime, self.device = opened.precision, opened.runtime, opened.device
-        self.description = opened.description
+        self.description = " and ".join(each.description for each in opened.cards)
         self.max_batch, self.max_delay_s = instances.max_batch, settings.max_delay_s
         self._settings = settings
         self._decoder = decoder

@@ -24,7 +24,7 @@ _CPU_INSTANCES = 2
 
 @dataclass(frozen=True, slots=True)
 class Instances:
-    """Engines of the same bundle; ``sharing`` run at the same time, each on its share of the threads.
+    """Engines of the same bundle; ``sharing`` run at the same time, each on its share of the threads or on a GPU.
 
     ``alone`` has all threads, for a few images beside which nothing else runs: with a share of them they would take up
     to twice as long. None where there is one instance only, which has all threads anyway.
@@ -48,11 +48,16 @@ class Instances:
 def open_instances(open_one: Callable[[int], OpenEngine], settings: Settings) -> Instances:
     """Open the engine that ``open_one(concurrency)`` opens, as often as ``settings`` or its device ask for."""
     with ExitStack() as resources:
-        calls = settings.instances or min(_CPU_INSTANCES, cores())
+        calls = settings.instances or (min(_CPU_INSTANCES, cores()) if settings.device is None else 1)
         first = resources.enter_context(open_one(calls))
         on_cpu = first.device == "cpu"
         count = calls if on_cpu else settings.instances or 1
-        sharing = (first, *(first.fork() for _ in range(count - 1)))
+        if count < calls and first.runtime == "onnxruntime-cuda":
+            # Only now is it known that it runs on a GPU. A session for several calls replays no CUDA graphs.
+            first.close()
+            first = resources.enter_context(open_one(count))
+        # One per GPU first: while few requests come, each of them has a GPU of its own.
+        sharing = (*first.cards, *(card.fork() for _ in range(count - 1) for card in first.cards))
         alone = resources.enter_context(open_one(1)) if on_cpu and count > 1 else None
         max_batch = settings.max_batch or (_CPU_BATCH if on_cpu else BATCH)
         _require_room(max_batch, first.contract.preprocessing)

@@ -274,6 +274,8 @@ def _open_one(source: ModelSource, settings: Settings, concurrency: int) -> Open
         concurrency=concurrency,
         import_options=source.import_options,
         full_decode=settings.full_decode,
+        tf32=settings.tf32,
+        device=settings.device,
     )
 
 

@@ -19,6 +19,7 @@ from alexnet_deploy.profiling.layers.profile import profile_layers
 from alexnet_deploy.runtime import select
 from alexnet_deploy.runtime.cuda import current_capability
 from alexnet_deploy.runtime.onnxruntime_cuda import CUDA, CudaSession
+from tests.helpers.gpu import require_gpu
 from tests.helpers.host_device import cuda_runner_on_host
 from tests.helpers.models.onnx_models import named_engine
 from tests.profiling.layers.test_roofline import BY_HAND
@@ -66,7 +67,7 @@ def test_every_layer_has_its_row_and_the_note_says_what_a_row_is(tmp_path: Path,
 def test_auto_does_not_take_it_for_what_cuda_only_converts(
     tmp_path: Path, process: Mock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "_require_cuda_package", lambda: None)
+    monkeypatch.setattr(select, "require_cuda_package", lambda: None)
     monkeypatch.setattr(select, "has_nvidia_gpu", lambda: True)
     monkeypatch.setattr(layer_profile, "has_nvidia_gpu", lambda: True)
     monkeypatch.setattr(layer_profile, "measure_roofline", lambda runtime, precisions, threads: BY_HAND)
@@ -88,8 +89,7 @@ def test_the_real_process_says_why_cuda_does_not_start(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_a_gpu_times_every_layer(tmp_path: Path) -> None:
-    if current_capability() is None:
-        pytest.skip("no usable CUDA GPU")
+    require_gpu()
     if CUDA not in ort.get_available_providers():
         pytest.skip("the installed ONNX Runtime has no CUDA; install onnxruntime-gpu[cuda,cudnn]")
     profile = profile_layers(named_engine(tmp_path), "onnxruntime-cuda", batch=2, calls=CALLS)

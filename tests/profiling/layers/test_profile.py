@@ -196,7 +196,7 @@ class TestTensorRT:
         execute: Callable[[FakeContext, int], bool] = FakeContext.execute_async_v3
 
         def profiled(context: FakeContext, stream: int) -> bool:
-            assert device.recording is None, "a captured call reports no layer"
+            assert not device.recording, "a captured call reports no layer"
             profiler: Any = getattr(context, "profiler", None)
             for name, ms in layers.items() if profiler is not None else ():
                 profiler.report_layer_time(name, ms)
