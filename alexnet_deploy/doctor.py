@@ -134,13 +134,13 @@ def _onnxruntime(has_gpu: bool) -> list[Check]:
     providers: list[str] = []
 
     def load() -> str:
-        from alexnet_deploy.runtime import onnxruntime_runner
+        from alexnet_deploy.runtime.onnxruntime import runner as onnxruntime_runner
 
         providers.extend(onnxruntime_runner.providers())
         return "CPU"
 
     def try_cuda() -> str:
-        from alexnet_deploy.runtime import onnxruntime_cuda
+        from alexnet_deploy.runtime.onnxruntime import cuda as onnxruntime_cuda
 
         return onnxruntime_cuda.try_cuda()
 
@@ -162,8 +162,8 @@ def _openvino_devices() -> str:
 
 
 def _tensorrt(has_gpu: bool) -> list[Check]:
-    from alexnet_deploy.runtime.cuda import current_capability
-    from alexnet_deploy.runtime.tensorrt_library import EXTRA, FULL, load
+    from alexnet_deploy.runtime.cuda.device import current_capability
+    from alexnet_deploy.runtime.tensorrt.library import EXTRA, FULL, load
 
     here = current_capability() if has_gpu else None
     checks = []
@@ -181,7 +181,7 @@ def _tensorrt(has_gpu: bool) -> list[Check]:
 
 def _plans_here(title: str, name: str, version: str, here: str | None) -> Check:
     """What an installed TensorRT builds, by the documents, for the GPU of this machine."""
-    from alexnet_deploy.runtime.tensorrt_support import describe, package_for, why_unsupported
+    from alexnet_deploy.runtime.tensorrt.support import describe, package_for, why_unsupported
 
     found = f"{version}, builds plans"
     if here is None:
@@ -197,7 +197,7 @@ def _loads(module: str) -> str:
 
 
 def _cuda_runtime() -> str:
-    from alexnet_deploy.runtime.cuda_python import cuda_versions
+    from alexnet_deploy.runtime.cuda.cuda_python import cuda_versions
 
     return f"CUDA {_dotted(cuda_versions().runtime)}"
 
@@ -213,11 +213,11 @@ def _pycuda(has_gpu: bool) -> Check:
 
 def _cuda(has_gpu: bool) -> Check:
     """The first GPU, opened as for a plan: an installed library may need a newer driver than the installed one."""
-    from alexnet_deploy.runtime.cuda import open_device
+    from alexnet_deploy.runtime.cuda.device import open_device
 
     driver, fix = "", ""
     with contextlib.suppress(Exception):  # the row of the bindings shows what is wrong with them
-        from alexnet_deploy.runtime.cuda_python import cuda_versions
+        from alexnet_deploy.runtime.cuda.cuda_python import cuda_versions
 
         versions = cuda_versions()
         driver = f"driver for CUDA {_dotted(versions.driver)}" if versions.driver else "no driver"

@@ -27,7 +27,7 @@ from alexnet_deploy.evaluation.answers import collect_answers
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
-from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner
 from alexnet_deploy.runtime.select import open_runner
 from benchmarks.peers.onnxruntime_peer import CALIBRATION_BATCH, CALIBRATION_IMAGES, quantise
 from benchmarks.render import save_and_print

@@ -18,8 +18,10 @@ from alexnet_deploy.cli import app
 from alexnet_deploy.doctor import Check, can_run, examine, gpu
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.machine.gpu import nvidia_smi
-from alexnet_deploy.runtime import cuda_python, onnxruntime_cuda, onnxruntime_runner
-from alexnet_deploy.runtime.cuda_python import CudaVersions, cuda_versions
+from alexnet_deploy.runtime.cuda import cuda_python
+from alexnet_deploy.runtime.cuda.cuda_python import CudaVersions, cuda_versions
+from alexnet_deploy.runtime.onnxruntime import cuda as onnxruntime_cuda
+from alexnet_deploy.runtime.onnxruntime import runner as onnxruntime_runner
 from tests.helpers.fake_device import FakeDevice
 
 
@@ -120,7 +122,7 @@ class TestCuda:
 
     def test_a_device_that_opens_is_closed_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         device = FakeDevice()
-        monkeypatch.setattr("alexnet_deploy.runtime.cuda.open_device", lambda: device)
+        monkeypatch.setattr("alexnet_deploy.runtime.cuda.device.open_device", lambda: device)
         monkeypatch.setattr(cuda_python, "cuda_versions", lambda: CudaVersions(13000, 13050))
         checks = rows()
         assert checks["CUDA"] == Check("CUDA", "ok", "fake GPU sm89, driver for CUDA 13.0")
@@ -138,14 +140,14 @@ class TestCuda:
         self, monkeypatch: pytest.MonkeyPatch, here: str, state: str, says: str
     ) -> None:
         pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install 'alexnet-deploy[rtx]'")
-        monkeypatch.setattr("alexnet_deploy.runtime.cuda.open_device", lambda: FakeDevice(capability=here))
+        monkeypatch.setattr("alexnet_deploy.runtime.cuda.device.open_device", lambda: FakeDevice(capability=here))
         row = rows()["TensorRT-RTX"]
         assert (row.state, says in row.found) == (state, True), row
         assert ("alexnet-deploy[gpu]" in row.fix) is (state == "absent")
 
     def test_cause_and_fix_of_one_that_does_not_open(self, monkeypatch: pytest.MonkeyPatch) -> None:
         error = Mock(side_effect=UnavailableError("cuInit: no device; is it on?", fix="check nvidia-smi"))
-        monkeypatch.setattr("alexnet_deploy.runtime.cuda.open_device", error)
+        monkeypatch.setattr("alexnet_deploy.runtime.cuda.device.open_device", error)
         monkeypatch.setattr(cuda_python, "cuda_versions", lambda: CudaVersions(13050, 13050))
         found = "driver for CUDA 13.5, cuInit: no device; is it on?"
         assert rows()["CUDA"] == Check("CUDA", "broken", found, "check nvidia-smi")

@@ -26,7 +26,7 @@ from alexnet_deploy.precision.float_model import FloatModel, import_float_model
 from alexnet_deploy.precision.settings import CalibrationSettings
 from alexnet_deploy.precision.types import float_type, instead_of_float16, is_weights_only, method_for, quantized_type
 from alexnet_deploy.progress import Progress, no_progress
-from alexnet_deploy.runtime.tensorrt_support import undocumented
+from alexnet_deploy.runtime.tensorrt.support import undocumented
 from alexnet_deploy.verification.float16_range import require_float16_range
 from alexnet_deploy.verification.photos import photo_pixels
 

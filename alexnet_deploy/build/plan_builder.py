@@ -20,8 +20,8 @@ from alexnet_deploy.errors import InputError, ProofError, UnavailableError, Usag
 from alexnet_deploy.files import text_path
 from alexnet_deploy.machine.gpu import nvidia_smi
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
-from alexnet_deploy.runtime.tensorrt_library import RTX, TensorRT, cause_in
-from alexnet_deploy.runtime.tensorrt_support import FP8_SINCE
+from alexnet_deploy.runtime.tensorrt.library import RTX, TensorRT, cause_in
+from alexnet_deploy.runtime.tensorrt.support import FP8_SINCE
 
 
 @dataclass(frozen=True, slots=True)

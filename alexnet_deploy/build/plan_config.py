@@ -16,7 +16,7 @@ from typing import Any
 from alexnet_deploy.bundle.plan_options import PlanOptions
 from alexnet_deploy.errors import DeployError, UsageError
 from alexnet_deploy.files import atomic_file
-from alexnet_deploy.runtime.tensorrt_library import RTX, TensorRT
+from alexnet_deploy.runtime.tensorrt.library import RTX, TensorRT
 
 _log = logging.getLogger(__name__)
 

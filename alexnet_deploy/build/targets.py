@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from alexnet_deploy.errors import UnavailableError, UsageError
-from alexnet_deploy.runtime.cuda import current_capability
-from alexnet_deploy.runtime.tensorrt_library import FULL, RTX, TensorRT, installed
-from alexnet_deploy.runtime.tensorrt_support import (
+from alexnet_deploy.runtime.cuda.device import current_capability
+from alexnet_deploy.runtime.tensorrt.library import FULL, RTX, TensorRT, installed
+from alexnet_deploy.runtime.tensorrt.support import (
     RTX_TARGETS,
     is_limit,
     package_for,

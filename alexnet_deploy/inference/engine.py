@@ -66,7 +66,7 @@ def open_engine(
     cards: Sequence[int | None] = (None,)
     if device is not None:
         require_gpu_runtime(runtime)  # before anything is loaded, as is the look for the GPUs
-        from alexnet_deploy.runtime.cuda import choose_devices
+        from alexnet_deploy.runtime.cuda.device import choose_devices
 
         cards = choose_devices([device] if isinstance(device, int) else device)
     with ExitStack() as resources:

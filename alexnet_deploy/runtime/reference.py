@@ -59,7 +59,7 @@ def reason_against(runner: Runner, engine: Engine, *, tf32: bool = False) -> str
 
 
 def _compare(runner: Runner, engine: Engine, tf32: bool) -> Verdict:
-    from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
+    from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner
     from alexnet_deploy.runtime.runner import AnyBatch
 
     pixels_NHWC = photo_pixels(engine.contract.preprocessing)

@@ -27,10 +27,10 @@ from alexnet_deploy.errors import (
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.gpu import has_nvidia_gpu
 from alexnet_deploy.precision.types import float_type, quantized_type
-from alexnet_deploy.runtime.onnxruntime_package import require_cuda_package, require_package
+from alexnet_deploy.runtime.onnxruntime.package import require_cuda_package, require_package
 
 if TYPE_CHECKING:
-    from alexnet_deploy.runtime.cuda import Device
+    from alexnet_deploy.runtime.cuda.device import Device
     from alexnet_deploy.runtime.runner import Runner
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def open_runner(
         raise UsageError(f"`runtime` {runtime}: unknown; choose auto, {', '.join(RUNTIMES)}")
     if device is not None:
         require_gpu_runtime(runtime)
-        from alexnet_deploy.runtime.cuda import choose_devices
+        from alexnet_deploy.runtime.cuda.device import choose_devices
 
         choose_devices([device])
     if runtime != "auto":
@@ -194,7 +194,7 @@ def _open(runtime: str, engine: Engine, options: _Options) -> Runner:
 
 
 def _tensorrt(engine: Engine, options: _Options) -> Runner:
-    from alexnet_deploy.runtime.tensorrt_plans import open_plan
+    from alexnet_deploy.runtime.tensorrt.plans import open_plan
 
     return _on_card(options.device, lambda card: open_plan(engine, eager=options.eager, device=card))
 
@@ -210,7 +210,7 @@ def _openvino(engine: Engine, options: _Options) -> Runner:
 
 def _onnxruntime(engine: Engine, options: _Options) -> Runner:
     require_package()
-    from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
+    from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner
 
     return OnnxRuntimeRunner(
         engine.onnx_path,
@@ -223,7 +223,7 @@ def _onnxruntime(engine: Engine, options: _Options) -> Runner:
 
 def _onnxruntime_cuda(engine: Engine, options: _Options) -> Runner:
     require_cuda_package()
-    from alexnet_deploy.runtime.onnxruntime_cuda_runner import open_cuda_runner
+    from alexnet_deploy.runtime.onnxruntime.cuda_runner import open_cuda_runner
 
     return _on_card(
         options.device,
@@ -242,7 +242,7 @@ def _on_card(index: int | None, open_: Callable[[Device | None], Runner]) -> Run
     """The runner that ``open_`` opens on GPU ``index``; None leaves the choice to the runtime, which is the first."""
     if index is None:
         return open_(None)
-    from alexnet_deploy.runtime.on_card import open_on_card
+    from alexnet_deploy.runtime.cuda.on_card import open_on_card
 
     return open_on_card(index, open_)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.machine.gpu import nvidia_smi
-from alexnet_deploy.runtime.cuda import open_device
+from alexnet_deploy.runtime.cuda.device import open_device
 from benchmarks.gpu import page
 from benchmarks.gpu.parts import Part, run_parts
 from benchmarks.gpu.result import GpuResult, PartResult

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle.manifest import MODEL, open_bundle
 from alexnet_deploy.errors import ProofError, UnavailableError
 from alexnet_deploy.machine.gpu import open_gpu
-from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.verification.difference import difference
 from alexnet_deploy.verification.photos import photo_pixels

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
-from alexnet_deploy.runtime.tensorrt_library import FULL, RTX
-from alexnet_deploy.runtime.tensorrt_support import GPUS, ROWS
+from alexnet_deploy.runtime.tensorrt.library import FULL, RTX
+from alexnet_deploy.runtime.tensorrt.support import GPUS, ROWS
 from benchmarks.gpu.result import Cases, GpuResult, PartResult
 from benchmarks.gpu.ways import OURS, TORCH
 from benchmarks.render import table
@@ -51,7 +51,7 @@ def rendered(text: str, measured: Sequence[GpuResult]) -> str:
 
 
 def cards() -> str:
-    """What is documented for each compute capability, from ``runtime.tensorrt_support``."""
+    """What is documented for each compute capability, from ``runtime.tensorrt.support``."""
     capabilities = sorted({row.capability for row in ROWS}, key=lambda name: int(name.removeprefix("sm")))
     lines = [
         "| capability | cards, by the names that `--target` takes | TensorRT-RTX (`[rtx]`) | full TensorRT (`[gpu]`) |"

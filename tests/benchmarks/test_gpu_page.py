@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_deploy.runtime.tensorrt_library import FULL, RTX
-from alexnet_deploy.runtime.tensorrt_support import GPUS, ROWS
+from alexnet_deploy.runtime.tensorrt.library import FULL, RTX
+from alexnet_deploy.runtime.tensorrt.support import GPUS, ROWS
 from benchmarks.gpu import page
 from benchmarks.gpu.result import Cases, GpuResult, PartResult
 from benchmarks.rounds import RESULTS, ROOT

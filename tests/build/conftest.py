@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from alexnet_deploy.build import targets
-from alexnet_deploy.runtime import tensorrt_library
-from alexnet_deploy.runtime.tensorrt_library import RTX, TensorRT
+from alexnet_deploy.runtime.tensorrt import library as tensorrt_library
+from alexnet_deploy.runtime.tensorrt.library import RTX, TensorRT
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from alexnet_deploy.build.targets import why_no_plan_here
 from alexnet_deploy.bundle.manifest import Manifest, open_bundle, verify
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, UnavailableError
-from alexnet_deploy.runtime import tensorrt_plans
 from alexnet_deploy.runtime.select import open_runner
+from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
 from tests.helpers.models.bundles import build_bundle
 from tests.helpers.models.plans import full_tensorrt
 
@@ -24,7 +24,8 @@ WITHOUT_RTX = ("sm87", "sm90", "sm100", "sm110")
 
 
 def for_this_machine(onnx: Path, out: Path, precision: Precision, calibration_data: Path | None = None) -> Manifest:
-    return build_bundle(onnx, out, precision, calibration_data, calibration_images=6, targets=())
+    images = {} if calibration_data is None else {"calibration_images": 6}
+    return build_bundle(onnx, out, precision, calibration_data, targets=(), **images)
 
 
 @pytest.mark.parametrize("capability", WITHOUT_RTX)

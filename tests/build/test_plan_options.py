@@ -17,8 +17,8 @@ from alexnet_deploy.build.plan_config import check_options, remarks, set_options
 from alexnet_deploy.bundle.plan_options import PlanOptions, profile_for, span
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.runtime import tensorrt_library
-from alexnet_deploy.runtime.tensorrt_library import FULL, RTX, TensorRT
+from alexnet_deploy.runtime.tensorrt import library as tensorrt_library
+from alexnet_deploy.runtime.tensorrt.library import FULL, RTX, TensorRT
 from tests.helpers.models.bundles import build_bundle
 from tests.helpers.models.onnx_models import tiny_classifier
 from tests.helpers.models.plans import TENSORRT_11, built, full_tensorrt

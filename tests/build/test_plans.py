@@ -21,8 +21,8 @@ from alexnet_deploy.build.plans import build_plans
 from alexnet_deploy.build.targets import choose_builder
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
-from alexnet_deploy.runtime import tensorrt_library
-from alexnet_deploy.runtime.tensorrt_library import RTX
+from alexnet_deploy.runtime.tensorrt import library as tensorrt_library
+from alexnet_deploy.runtime.tensorrt.library import RTX
 from tests.helpers.models.onnx_models import Graph, tiny_classifier
 from tests.helpers.models.plans import TENSORRT_11, built, files_in, full_tensorrt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 from pathlib import Path
@@ -122,9 +123,9 @@ class EngineKind(OnnxKind):
     def make(self, rng: random.Random, folder: Path) -> Case:
         path, what, keeps = self.changed(rng, folder)
         precision: Precision = rng.choice(("fp32", "fp16", "int8", "int8+fp16"))
-        settings = BuildSettings(
-            import_options=ImportOptions(MEAN, STD), verify_images=self.photos, calibration_images=_PHOTOS
-        )
+        settings = BuildSettings(import_options=ImportOptions(MEAN, STD), verify_images=self.photos)
+        if "int8" in precision:
+            settings = dataclasses.replace(settings, calibration_images=_PHOTOS)
 
         def read() -> None:
             data = self.photos if "int8" in precision else None

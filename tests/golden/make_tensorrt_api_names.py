@@ -1,4 +1,4 @@
-"""Cut a listing of TensorRT's Python API down to what tests/runtime/test_tensorrt_names.py compares with.
+"""Cut a listing of TensorRT's Python API down to what tests/runtime/tensorrt/test_names.py compares with.
 
     python tests/golden/make_tensorrt_api_names.py LISTING.json
 

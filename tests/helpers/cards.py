@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.runtime import cuda as device_module
-from alexnet_deploy.runtime import on_card, select, tensorrt_plans
+from alexnet_deploy.runtime import select
+from alexnet_deploy.runtime.cuda import device as device_module
+from alexnet_deploy.runtime.cuda import on_card
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.tensorrt_library import TensorRT
-from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
+from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
+from alexnet_deploy.runtime.tensorrt.library import TensorRT
+from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
 from tests.helpers.fake_device import FakeDevice, FakeMachine, current_gpu, fake_tensorrt
 from tests.helpers.host_device import RecordingSession, cuda_runner_on_host
 

@@ -12,10 +12,10 @@ import pytest
 
 
 def load_device(monkeypatch: pytest.MonkeyPatch, name: str, modules: dict[str, ModuleType]) -> ModuleType:
-    """A private copy of ``alexnet_deploy.runtime.<name>`` with ``modules`` standing for its CUDA library."""
+    """A private copy of ``alexnet_deploy.runtime.cuda.<name>`` with ``modules`` standing for its CUDA library."""
     for module_name, fake in modules.items():
         monkeypatch.setitem(sys.modules, module_name, fake)
-    spec = importlib.util.find_spec(f"alexnet_deploy.runtime.{name}")
+    spec = importlib.util.find_spec(f"alexnet_deploy.runtime.cuda.{name}")
     assert spec is not None
     assert spec.loader is not None
     copy = importlib.util.module_from_spec(spec)

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle.manifest import Plan
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.runtime import tensorrt_plans
-from alexnet_deploy.runtime.tensorrt_library import Messages, TensorRT
-from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
+from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
+from alexnet_deploy.runtime.tensorrt.library import Messages, TensorRT
+from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
 from tests.helpers.runners import numbered_contract
 
 Work = Callable[[], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.runtime.cuda import open_device
+from alexnet_deploy.runtime.cuda.device import open_device
 
 
 def require_gpu() -> str:

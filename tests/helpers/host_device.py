@@ -8,9 +8,9 @@ from typing import Any
 
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.machine.onnx_session import open_session
-from alexnet_deploy.runtime.onnxruntime_cuda import CudaSession
-from alexnet_deploy.runtime.onnxruntime_cuda_runner import OnnxRuntimeCudaRunner
-from alexnet_deploy.runtime.onnxruntime_runner import session_options
+from alexnet_deploy.runtime.onnxruntime.cuda import CudaSession
+from alexnet_deploy.runtime.onnxruntime.cuda_runner import OnnxRuntimeCudaRunner
+from alexnet_deploy.runtime.onnxruntime.runner import session_options
 from tests.helpers.fake_device import FakeDevice
 
 

@@ -10,7 +10,7 @@ import pytest
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.machine.gpu import open_gpu
-from alexnet_deploy.runtime.cuda import choose_devices
+from alexnet_deploy.runtime.cuda.device import choose_devices
 from alexnet_deploy.runtime.select import CALLS_PER_GPU, GPU_RUNTIMES
 from tests.helpers.models.bundles import build_bundle
 from tests.helpers.models.foreign_models import random_pixels

@@ -12,7 +12,7 @@ import pytest
 from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.precision.convert import to_quantized
-from alexnet_deploy.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner
 from alexnet_deploy.runtime.openvino_runner import OpenVinoRunner
 from tests.helpers.models.graphs import graph_model
 

@@ -17,7 +17,7 @@ from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime import select
-from alexnet_deploy.runtime.cuda import current_capability
+from alexnet_deploy.runtime.cuda.device import current_capability
 from alexnet_deploy.runtime.select import MAX_CALLS_PER_CORE, RUNTIMES, PassedOver, Runtime, open_runner
 from tests.helpers.models.onnx_models import TINY_CONTRACT
 

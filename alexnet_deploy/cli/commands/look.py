@@ -33,7 +33,7 @@ from alexnet_deploy.cli.tables import add_row, print_json, print_line, size, tab
 from alexnet_deploy.cli.terminal import out
 from alexnet_deploy.cli.trtexec import as_trtexec
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.runtime.tensorrt_support import undocumented
+from alexnet_deploy.runtime.tensorrt.support import undocumented
 
 _STATE_STYLE = {"ok": "green", "absent": "dim", "broken": "red"}
 

@@ -14,7 +14,7 @@ import numpy as np
 from alexnet_deploy.profiling.isolated import IsolatedProcess
 from alexnet_deploy.profiling.layers.kernel_times import KernelTimes
 from alexnet_deploy.profiling.layers.onnxruntime_counters import profiled_times
-from alexnet_deploy.runtime.onnxruntime_cuda import open_on_cuda
+from alexnet_deploy.runtime.onnxruntime.cuda import open_on_cuda
 
 NOTE = "each kernel was waited for: its row includes its launch, and the rows add up to more than a call"
 _WAIT = {"CUDA_LAUNCH_BLOCKING": "1"}

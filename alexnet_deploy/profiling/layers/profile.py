@@ -112,7 +112,7 @@ def _kernel_times(
 ) -> KernelTimes:
     if runtime == "tensorrt":
         from alexnet_deploy.profiling.layers import tensorrt_counters
-        from alexnet_deploy.runtime.tensorrt_plans import open_plan
+        from alexnet_deploy.runtime.tensorrt.plans import open_plan
 
         runner = open_plan(engine)
         achieved = load_manifest(engine.onnx_path.parent)[0].achieved.get(runner.plan or "", ())

@@ -68,7 +68,7 @@ def engine_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any
         }
     if model.engine.precision.startswith("fp8"):
         # Level -1 is ONNX Runtime's basic optimisation: its extended ones compute an FP8 Gemm wrongly
-        # (runtime/onnxruntime_runner.py).
+        # (runtime/onnxruntime/runner.py).
         config["optimization"] = {"graph": {"level": -1}}
     return config | {
         "backend": "onnxruntime",

@@ -10,8 +10,8 @@ from typing import Any
 from alexnet_deploy.build.plans import BuiltPlans, build_plans
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.contract import BatchProfile
-from alexnet_deploy.runtime import tensorrt_library
-from alexnet_deploy.runtime.tensorrt_library import RTX, TensorRT
+from alexnet_deploy.runtime.tensorrt import library as tensorrt_library
+from alexnet_deploy.runtime.tensorrt.library import RTX, TensorRT
 
 TENSORRT_11 = {
     "Name": "__myl_FcAdd_myl0_3",

@@ -17,8 +17,8 @@ from alexnet_deploy.profiling.layers import onnxruntime_cuda_counters as counter
 from alexnet_deploy.profiling.layers import profile as layer_profile
 from alexnet_deploy.profiling.layers.profile import profile_layers
 from alexnet_deploy.runtime import select
-from alexnet_deploy.runtime.cuda import current_capability
-from alexnet_deploy.runtime.onnxruntime_cuda import CUDA, CudaSession
+from alexnet_deploy.runtime.cuda.device import current_capability
+from alexnet_deploy.runtime.onnxruntime.cuda import CUDA, CudaSession
 from tests.helpers.gpu import require_gpu
 from tests.helpers.host_device import cuda_runner_on_host
 from tests.helpers.models.onnx_models import named_engine

@@ -22,7 +22,7 @@ from alexnet_deploy.profiling.layers import openvino_counters, tensorrt_counters
 from alexnet_deploy.profiling.layers import profile as layer_profile
 from alexnet_deploy.profiling.layers.costs import Costs
 from alexnet_deploy.profiling.layers.profile import profile_layers
-from alexnet_deploy.runtime.tensorrt_runner import TensorRTRunner
+from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
 from tests.helpers.fake_device import FakeContext, FakeDevice, FakeMachine
 from tests.helpers.models.onnx_models import PRECISIONS, named_engine
 from tests.profiling.layers.test_roofline import BY_HAND

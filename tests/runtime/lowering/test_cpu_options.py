@@ -13,7 +13,7 @@ import pytest
 from alexnet_deploy.runtime.lowering import cpu_options
 from alexnet_deploy.runtime.lowering.cpu_options import exact_integers
 from alexnet_deploy.runtime.lowering.integer import to_integers
-from alexnet_deploy.runtime.onnxruntime_runner import session_options
+from alexnet_deploy.runtime.onnxruntime.runner import session_options
 from tests.runtime.lowering.integer_graphs import BATCH, CHANNELS, SIDE, Network, quantised
 
 EXACT = {"session.x64quantprecision": "1"}

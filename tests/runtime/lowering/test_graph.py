@@ -14,7 +14,7 @@ from alexnet_deploy.onnx_graph.onnx_file import save_onnx
 from alexnet_deploy.precision.fp16 import cast_to_float16
 from alexnet_deploy.precision.types import float_type, quantized_type
 from alexnet_deploy.runtime.lowering.graph import graph_for_cpu
-from alexnet_deploy.runtime.onnxruntime_runner import model_for_cpu
+from alexnet_deploy.runtime.onnxruntime.runner import model_for_cpu
 from tests.runtime.lowering.integer_graphs import BATCH, CHANNELS, SIDE, Network, integer_layers, quantised, run
 
 IMAGES = np.random.default_rng(0).normal(0, 1, (BATCH, CHANNELS, SIDE, SIDE)).astype(np.float32)

@@ -41,7 +41,7 @@ ENGINES = ("exact", "ruined", "tiny", "several", "four", "one")
 @pytest.fixture(autouse=True)
 def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton runs the graph of the file, which ours rewrites for INT8; what is compared here is all else."""
-    monkeypatch.setattr("alexnet_deploy.runtime.onnxruntime_runner.model_for_cpu", lambda path, precision: path)
+    monkeypatch.setattr("alexnet_deploy.runtime.onnxruntime.runner.model_for_cpu", lambda path, precision: path)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""TensorRT: which version supports what, plans, and the runner of a plan."""
