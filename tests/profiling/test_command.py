@@ -250,6 +250,7 @@ def test_a_batch_outside_the_profile_is_refused_before_anything_runs(
         profile_engine(replace(found, batch=None if frozen else BatchProfile(1, 2, 4)), ProfileSettings(batches))
 
 
+@pytest.mark.slow  # it fills what memory there is
 def test_more_than_the_memory_holds_is_one_line(tmp_path: Path) -> None:
     found = tiny_engine(tmp_path / "tiny.onnx", side="S")
     contract = replace(found.contract, preprocessing=Preprocessing(4096, 4096, "stretch", None))
