@@ -6,7 +6,6 @@ calls are replayed as a CUDA graph: one launch for all kernels.
 
 from __future__ import annotations
 
-import math
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.machine.onnx_session import graph_options
 from alexnet_deploy.runtime.cuda.device import Device
+from alexnet_deploy.runtime.cuda.memory import allocated, pinned
 from alexnet_deploy.runtime.runner import Steps
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -79,25 +79,16 @@ class _Buffers:
         pre = contract.preprocessing
         self.calls = 0
         with ExitStack() as resources:
-            self._resources, self._device = resources, device
-            self.pixels_NHWC = self._pinned((count, pre.height, pre.width, 3), np.uint8)
-            self.logits_NK = self._pinned((count, len(contract.labels)), np.float32)
-            self.input, self.output = (self._allocated(array.nbytes) for array in (self.pixels_NHWC, self.logits_NK))
+            self.pixels_NHWC = pinned(device, resources, (count, pre.height, pre.width, 3), np.uint8)
+            self.logits_NK = pinned(device, resources, (count, len(contract.labels)), np.float32)
+            self.input, self.output = (
+                allocated(device, resources, array.nbytes) for array in (self.pixels_NHWC, self.logits_NK)
+            )
             self.binding: Any = session.io_binding()
             shapes = self.pixels_NHWC.shape, self.logits_NK.shape
             self.binding.bind_input(contract.input_name, on, device.index, np.uint8, shapes[0], self.input)
             self.binding.bind_output(contract.output_name, on, device.index, np.float32, shapes[1], self.output)
             self._resources = resources.pop_all()
-
-    def _pinned(self, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:
-        memory = self._device.allocate_pinned(math.prod(shape) * np.dtype(dtype).itemsize)
-        self._resources.callback(self._device.free_pinned, memory)
-        return np.ndarray(shape, dtype, buffer=memory)
-
-    def _allocated(self, nbytes: int) -> int:
-        pointer = self._device.allocate(nbytes)
-        self._resources.callback(self._device.free, pointer)
-        return pointer
 
     def close(self) -> None:
         self.binding = None  # before the memory that it points to

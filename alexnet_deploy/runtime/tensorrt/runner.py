@@ -8,7 +8,6 @@ captures by itself; for the full TensorRT it is done here.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from alexnet_deploy.bundle.plan_options import profile_for
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime.cuda.device import Device
+from alexnet_deploy.runtime.cuda.memory import allocated, pinned
 from alexnet_deploy.runtime.runner import Steps, single_caller
 from alexnet_deploy.runtime.tensorrt.library import TensorRT, kernel_profiler
 from alexnet_deploy.runtime.tensorrt.rtx_kernels import RtxKernels
@@ -80,10 +80,10 @@ class TensorRTRunner:
                 self._resources.push(resources.pop_all())
             self._stream = device.create_stream()
             self._resources.callback(device.destroy_stream, self._stream)
-            self._pixels_NHWC = self._pinned((batch.max, *self._image), np.uint8)
-            self._logits_NK = self._pinned((batch.max, len(contract.labels)), np.float32)
-            self._input = self._allocated(self._pixels_NHWC.nbytes)
-            self._output = self._allocated(self._logits_NK.nbytes)
+            self._pixels_NHWC = pinned(self._device, self._resources, (batch.max, *self._image), np.uint8)
+            self._logits_NK = pinned(self._device, self._resources, (batch.max, len(contract.labels)), np.float32)
+            self._input = allocated(self._device, self._resources, self._pixels_NHWC.nbytes)
+            self._output = allocated(self._device, self._resources, self._logits_NK.nbytes)
             # Last in, first out: graphs and contexts go before the memory that they point to.
             self._resources.callback(self._drop)
             self._context(batch.opt)
@@ -228,16 +228,6 @@ class TensorRTRunner:
 
     def _cause(self) -> str:
         return f"{self._library.messages.cause()}; check nvidia-smi, or use `runtime` onnxruntime"
-
-    def _pinned(self, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:
-        memory = self._device.allocate_pinned(math.prod(shape) * np.dtype(dtype).itemsize)
-        self._resources.callback(self._device.free_pinned, memory)
-        return np.ndarray(shape, dtype, buffer=memory)
-
-    def _allocated(self, nbytes: int) -> int:
-        pointer = self._device.allocate(nbytes)
-        self._resources.callback(self._device.free, pointer)
-        return pointer
 
     def _drop(self) -> None:
         self._closed = True
