@@ -19,8 +19,8 @@ HEAD = """\
 Rendered by `make bench` from [its JSON](../benchmarks/results). Ours and each peer run in turn on the same files,
 in the same environment, each pass in a process of its own. A cell is the median of the rounds and, in brackets, the
 lowest and the highest; a ratio is ours / peer, taken within each round. The machine is shared and noisy: believe the
-ratios before the numbers. [How each is measured](../benchmarks/README.md). The engines of all results up to 2026-11-28
-are those of the weights shipped before that day.
+ratios before the numbers. [How each is measured](../benchmarks/README.md). Sections of days before 2026-11-28 are
+of the weights shipped until then.
 """
 
 
