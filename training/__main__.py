@@ -12,9 +12,9 @@ from typer import Argument, Option
 
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
-from alexnet_deploy.cli.standard_output import checked_standard_output
-from alexnet_deploy.cli.tables import print_json
-from alexnet_deploy.cli.terminal import note, note_written
+from alexnet_deploy.cli.output.standard_output import checked_standard_output
+from alexnet_deploy.cli.output.tables import print_json
+from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import DeployError, UnavailableError
 
 try:
@@ -23,7 +23,7 @@ try:
 
         from alexnet_deploy.model.checkpoint import load_checkpoint
         from training.compress.command import compress_command
-        from training.data.listing import list_val_images
+        from training.data.lists.listing import list_val_images
         from training.evaluate import evaluate_checkpoint
         from training.loop.stop import Interrupted
         from training.options import CheckpointFile, ResizeTo, ValLabels, Workers

@@ -18,7 +18,7 @@ from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import Checkpoint
 from alexnet_deploy.probabilities import predicted_classes
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
 from training.data.loader import eval_batches
 from training.loop.device import pick_device, without_tf32
 

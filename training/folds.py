@@ -15,10 +15,10 @@ import numpy as np
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.exclude import exclude_images
-from training.data.folds import fold_splits
+from training.data.lists.exclude import exclude_images
+from training.data.lists.folds import fold_splits
+from training.data.lists.splits import list_training
 from training.data.preflight import PreflightReport
-from training.data.splits import list_training
 from training.loop.run import OnEpoch, no_epochs
 from training.loop.state import STATE_FILE
 from training.outcome import AtChance, Outcome, describe_chance, judge_class_mean, wilson

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
+from training.data.lists.splits import list_splits
 from training.data.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE
-from training.data.splits import list_splits
 from training.distil.distillation import TeacherSettings, plan_distillation
 from training.loop.run import LoopSettings, Run
 from training.recipes.named import get_recipe

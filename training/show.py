@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 
 from rich.table import Table
 
-from alexnet_deploy.cli.tables import add_row, table
-from alexnet_deploy.cli.terminal import SafeConsole, err, note
+from alexnet_deploy.cli.output.tables import add_row, table
+from alexnet_deploy.cli.output.terminal import SafeConsole, err, note
 from training.data.preflight import PreflightReport
 from training.epochs import counted
 from training.folds import FoldsResult

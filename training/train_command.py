@@ -10,8 +10,8 @@ from typing import Annotated, Self
 from typer import Argument, BadParameter, Option
 
 from alexnet_deploy.cli.flags import flag_of, in_flags
+from alexnet_deploy.cli.output.terminal import note, note_written, reporting
 from alexnet_deploy.cli.quantities import Seconds
-from alexnet_deploy.cli.terminal import note, note_written, reporting
 from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.progress import no_progress
 from training.data.preflight import PreflightReport

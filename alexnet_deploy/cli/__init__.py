@@ -1,6 +1,6 @@
 """The command line: ``main`` runs it, ``app`` is its Typer application, ``GROUPS`` lists the commands.
 
-``training`` uses its parts for a second command line: ``quantities``, ``tables``, ``terminal``, ``standard_output``.
+``training`` uses its parts for a second command line: ``quantities``, and those in ``output``.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from alexnet_deploy.cli.commands import (
     serve,
 )
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
-from alexnet_deploy.cli.standard_output import checked_standard_output
-from alexnet_deploy.cli.terminal import note, show_log
+from alexnet_deploy.cli.output.standard_output import checked_standard_output
+from alexnet_deploy.cli.output.terminal import note, show_log
 from alexnet_deploy.errors import DeployError
 
 GROUPS = {

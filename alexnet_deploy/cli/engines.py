@@ -14,8 +14,8 @@ import typer
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.terminal import note
 from alexnet_deploy.cli.quantities import Devices
-from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import UnavailableError, one_line
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alexnet_deploy.cli.image_bars import image_bars
-from alexnet_deploy.cli.terminal import note
+from alexnet_deploy.cli.output.image_bars import image_bars
+from alexnet_deploy.cli.output.terminal import note
 from alexnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:

@@ -63,24 +63,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs inst
 # How an engine runs
 Runtime = Annotated[RuntimeName, typer.Option(help="Runtime; auto uses the first that can run the engine here.")]
 Threads = Annotated[int | None, typer.Option(help="Number of threads of the runtime.  [default: the runtime's own]")]
-Device = Annotated[
-    Devices | None,
-    typer.Option(
-        "--device",
-        parser=Devices.parse,
-        metavar="N,N|all",
-        help="GPUs by their numbers, from 0, or all; a GPU runtime is used.  [default: the first GPU, or the CPU]",
-    ),
-]
-OneDevice = Annotated[
-    Devices | None,
-    typer.Option(
-        "--device",
-        parser=Devices.parse,
-        metavar="N",
-        help="GPU by its number, from 0; a GPU runtime is used.  [default: the first GPU, or the CPU]",
-    ),
-]
+
+
+def _device(metavar: str, what: str) -> Any:
+    help_text = f"{what}; a GPU runtime is used.  [default: the first GPU, or the CPU]"
+    return typer.Option("--device", parser=Devices.parse, metavar=metavar, help=help_text)
+
+
+Device = Annotated[Devices | None, _device("N,N|all", "GPUs by their numbers, from 0, or all")]
+OneDevice = Annotated[Devices | None, _device("N", "GPU by its number, from 0")]
 Tf32 = Annotated[
     bool,
     typer.Option("--tf32", help="Let onnxruntime-cuda multiply float32 with 10 bits of mantissa, as float16 has."),

@@ -1,6 +1,6 @@
 """One pass of a run, in a process of its own: ``python -m benchmarks.gpu.passes KIND --way ... --precision ...``.
 
-Prints what ``parts`` reads. An error is told in its own words, and is no failure of the run.
+Prints what ``parts`` reads. An error is kept in its own words and does not fail the run.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def training(args: argparse.Namespace) -> None:
     from alexnet_deploy.contract import Preprocessing
     from alexnet_deploy.model.architecture import get_architecture
     from benchmarks.training.loop import bare_loop, begin, rate
-    from training.data.listing import list_class_folders
+    from training.data.lists.listing import list_class_folders
     from training.data.prefetch import on_device
     from training.loop.device import loader_processes
     from training.loop.run import Run

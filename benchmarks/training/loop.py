@@ -24,7 +24,7 @@ from torch import nn
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture, initialise
 from training.data.augment import measure_colours
-from training.data.listing import find_splits, list_class_folders
+from training.data.lists.listing import find_splits, list_class_folders
 from training.data.loader import Batch, ResumableBatchSampler
 from training.loop.device import pick_device
 from training.loop.fit import open_batches

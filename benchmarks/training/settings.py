@@ -61,7 +61,7 @@ def one_pass(photos: Path, case: str, *, as_they_come: bool) -> None:
     importlib.import_module("torch" if as_they_come else "training")
     from alexnet_deploy.model.architecture import get_architecture
     from benchmarks.training.loop import begin
-    from training.data.listing import list_class_folders
+    from training.data.lists.listing import list_class_folders
     from training.loop.device import keep_freed_memory
     from training.loop.run import Run
     from training.recipes.named import get_recipe

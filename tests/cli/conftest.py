@@ -1,4 +1,4 @@
-"""The folder that the commands are tried in."""
+"""The folders that commands are tried in."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 
 from alexnet_deploy.cli import app
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
+from tests.helpers.models.onnx_models import tiny_model
+from tests.helpers.photos import save_photo
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +29,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Checkpo
         ):
             app(line.split(), standalone_mode=False)
     return folder
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder: ``tiny.onnx`` and six photos."""
+    tiny_model(tmp_path / "tiny.onnx")
+    for i in range(6):
+        save_photo(tmp_path / f"photos/{i}.jpg", (40 * i, 90, 120), i)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from alexnet_deploy.bundle.manifest import load_manifest, save_manifest
-from alexnet_deploy.cli.tables import add_row, table
+from alexnet_deploy.cli.output.tables import add_row, table
 from tests.helpers.command import Command
 from tests.helpers.models.foreign_models import foreign_classifier
 

@@ -18,21 +18,12 @@ from alexnet_deploy.serving.settings import Settings
 from tests.helpers.cards import Cards
 from tests.helpers.command import Command
 from tests.helpers.models.foreign_models import random_pixels
-from tests.helpers.models.onnx_models import SIDE, TINY_CONTRACT, tiny_model
+from tests.helpers.models.onnx_models import SIDE, TINY_CONTRACT
 from tests.helpers.photos import save_photo
 
 NAMES = [f"photos/{i}.jpg" for i in range(6)]
+pytestmark = pytest.mark.usefixtures("place")
 CUDA = ("--engine", "tiny.onnx", "--runtime", "onnxruntime-cuda", "--no-verify")
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: ``tiny.onnx`` and six photos."""
-    tiny_model(tmp_path / "tiny.onnx")
-    for i in range(6):
-        save_photo(tmp_path / f"photos/{i}.jpg", (40 * i, 90, 120), i)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

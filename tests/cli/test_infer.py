@@ -26,16 +26,7 @@ from tests.helpers.repository import ROOT
 
 ENGINE = ("--engine", "tiny.onnx", "--runtime", "openvino")
 NAMES = [f"photos/{i}.jpg" for i in range(6)]
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder: ``tiny.onnx`` and six photos."""
-    tiny_model(tmp_path / "tiny.onnx")
-    for i in range(6):
-        save_photo(tmp_path / f"photos/{i}.jpg", (40 * i, 90, 120), i)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("place")
 
 
 def rows(text: str) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_deploy.cli.standard_output import checked_standard_output
+from alexnet_deploy.cli.output.standard_output import checked_standard_output
 from tests.helpers.repository import ROOT
 
 _ELSEWHERE = "; redirect it, for example with > FILE\n"
@@ -59,7 +59,7 @@ def test_infer_writes_its_lines_until_the_disk_is_full() -> None:
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.inference.prediction import Answer, Prediction
 from alexnet_deploy.inference.writers import open_writer
-from alexnet_deploy.cli.standard_output import checked_standard_output
+from alexnet_deploy.cli.output.standard_output import checked_standard_output
 try:
     with checked_standard_output(), open_writer("jsonl", None, top_k=1) as write:
         write(Prediction("a.jpg", (Answer(0, "church", 1.0),)))
@@ -73,7 +73,7 @@ except UnavailableError as exc:
 def test_a_closed_number_is_not_given_to_the_next_file(tmp_path: Path) -> None:
     program = f"""
 import os
-from alexnet_deploy.cli.standard_output import checked_standard_output
+from alexnet_deploy.cli.output.standard_output import checked_standard_output
 with checked_standard_output(), open({str(tmp_path / "model")!r}, "wb") as file:
     os.write(2, b"what a library says")
 """
@@ -83,7 +83,7 @@ with checked_standard_output(), open({str(tmp_path / "model")!r}, "wb") as file:
 
 def test_an_error_on_its_way_is_not_hidden_by_a_reader_that_left() -> None:
     program = """
-from alexnet_deploy.cli.standard_output import checked_standard_output
+from alexnet_deploy.cli.output.standard_output import checked_standard_output
 try:
     with checked_standard_output():
         print("a table")

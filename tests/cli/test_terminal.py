@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from alexnet_deploy.bundle.manifest import MODEL, LayerPrecision, load_manifest, save_manifest
 from alexnet_deploy.cli import GROUPS
-from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
-from alexnet_deploy.cli.terminal import SafeConsole, note
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.output.terminal import SafeConsole, note
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from tests.helpers.command import Command
 from tests.helpers.models.bundles import make_workplace
@@ -138,7 +138,7 @@ def test_the_parts_that_print_are_safe_on_a_terminal_too(monkeypatch: pytest.Mon
     written = io.StringIO()
     console = SafeConsole(file=written, force_terminal=True, width=200)
     for place in ("terminal.err", "tables.out"):
-        monkeypatch.setattr(f"alexnet_deploy.cli.{place}", console)
+        monkeypatch.setattr(f"alexnet_deploy.cli.output.{place}", console)
     monkeypatch.setattr(sys, "stdout", written)
     note(HOSTILE, style="red")
     print_line(HOSTILE)

@@ -10,7 +10,7 @@ from alexnet_deploy.adoption.labels import read_labels
 from tests.fuzz.kind import Case, UncheckedError, WrongError
 from tests.fuzz.mutate import cut, damage
 from tests.helpers.photos import save_photo
-from training.data.listing import list_flat_folder
+from training.data.lists.listing import list_flat_folder
 
 _NAMES = (
     "cat", "dog", "tabby, tabby cat", "n02 beech", "Ö l", "3 legged stool", "a: b", "'quoted'", "x=1", "=SUM(A1)",

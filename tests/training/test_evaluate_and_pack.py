@@ -17,7 +17,7 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES
 from training.data.augment import paper_square, ten_crops
-from training.data.listing import list_class_folders, list_val_images
+from training.data.lists.listing import list_class_folders, list_val_images
 from training.evaluate import evaluate_checkpoint, mean_log_probability
 from training.packing.pack import pack
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
 from training.epochs import Epochs
 from training.loop.run import EpochMetrics, Run
 from training.outcome import Outcome, chance_error, describe_accuracy, judge, judge_class_mean, wilson

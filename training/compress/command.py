@@ -11,9 +11,9 @@ from rich.table import Table
 from typer import Argument, Option
 
 from alexnet_deploy.cli.options import Duration, Json
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers, Seconds
-from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
-from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import UsageError
 from training.compress.compress import CompressSettings, compress, measure_ranks, run_folder
 from training.compress.low_rank import count_weights

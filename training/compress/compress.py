@@ -16,9 +16,9 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from alexnet_deploy.progress import Progress, no_progress
 from training.compress.low_rank import Spectrum, check_rank, compress_to_rank, decompose_hidden_layers, rank_for
 from training.compress.rank_table import RankRow, measure_checkpoint
-from training.data.listing import ImageList, find_splits, list_val_images
+from training.data.lists.listing import ImageList, find_splits, list_val_images
+from training.data.lists.splits import list_training
 from training.data.loader import check_batch, eval_batches
-from training.data.splits import list_training
 from training.distil.distillation import TeacherSettings, plan_distillation
 from training.loop.fit import fit
 from training.loop.run import OnEpoch, Run, no_epochs

@@ -20,7 +20,7 @@ from alexnet_deploy.images.decode import load_pixels, open_crop, open_photo, to_
 from alexnet_deploy.images.photo import Box, Photo
 from training.data.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
 from training.data.balance import balanced_order
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
 from training.data.pixel_cache import PixelCache
 from training.recipes.recipe import Recipe
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint
-from training.data.class_names import match_classes
-from training.data.listing import ImageList
+from training.data.lists.class_names import match_classes
+from training.data.lists.listing import ImageList
 from training.recipes.recipe import Recipe
 
 TeacherView = Literal["same", "single", "ten-crop"]

@@ -14,7 +14,7 @@ from alexnet_deploy.contract import NEW_DECODING, ModelContract, Preprocessing
 from alexnet_deploy.errors import UsageError, require_positive
 from alexnet_deploy.model.architecture import Architecture
 from alexnet_deploy.model.checkpoint import Checkpoint
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
 from training.distil.distillation import Distillation
 from training.loop.standardise import have_mean_0
 from training.recipes.recipe import Recipe

@@ -8,11 +8,11 @@ from typing import Annotated
 
 from typer import Argument
 
-from alexnet_deploy.cli.terminal import note_written, reporting
+from alexnet_deploy.cli.output.terminal import note_written, reporting
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
+from training.data.lists.splits import list_splits
 from training.data.preflight import inspect_data
-from training.data.splits import list_splits
 from training.loop.record.writer import CHECKPOINT
 from training.options import Val, ValLabels, Workers
 from training.report.files import write_report

@@ -12,7 +12,7 @@ from alexnet_deploy.errors import ArtifactError, InputError, one_line, printable
 from alexnet_deploy.files import atomic_file, open_regular
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
 from training.loop.record.writer import CHECKPOINT, METRICS
 from training.loop.run import EpochMetrics
 from training.report.card import card_text

@@ -18,7 +18,7 @@ from alexnet_deploy.evaluation.statistics import wilson_percent
 from alexnet_deploy.model.checkpoint import Checkpoint
 from alexnet_deploy.probabilities import finite_rows, predicted_classes, softmax
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
 from training.epochs import Epochs, epochs_of
 from training.evaluate import collect_answers
 from training.loop.run import EpochMetrics

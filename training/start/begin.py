@@ -14,7 +14,7 @@ from torch import Tensor
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.model.architecture import AlexNet, Architecture, initialise
 from alexnet_deploy.model.checkpoint import Checkpoint
-from training.data.class_names import match_classes
+from training.data.lists.class_names import match_classes
 from training.start.sources import Source
 
 _LAST = "classifier.6"

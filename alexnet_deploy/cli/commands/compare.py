@@ -13,8 +13,8 @@ from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
 from alexnet_deploy.cli.flags import in_flags
-from alexnet_deploy.cli.tables import add_row, print_json, print_left_out, print_line, table
-from alexnet_deploy.cli.terminal import note_written, out, reporting
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_left_out, print_line, table
+from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.files import check_file
 
 if TYPE_CHECKING:  # these load SciPy; only the types are needed here

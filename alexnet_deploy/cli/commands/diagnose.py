@@ -13,9 +13,9 @@ from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers
-from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
-from alexnet_deploy.cli.terminal import note_written, out, reporting
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files import check_file
 from alexnet_deploy.precision.float_source import refuse_bundle

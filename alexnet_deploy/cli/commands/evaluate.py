@@ -12,8 +12,8 @@ from rich.table import Table
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, note_passed_over
-from alexnet_deploy.cli.tables import add_row, print_json, print_line, print_markdown, table
-from alexnet_deploy.cli.terminal import note_written, out, reporting
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, print_markdown, table
+from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError, printable, require_positive
 from alexnet_deploy.files import check_file

@@ -11,10 +11,10 @@ import typer
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.engines import files_of, running
-from alexnet_deploy.cli.image_bars import count_meanwhile, image_bars
 from alexnet_deploy.cli.on_ray import infer_on_ray
+from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
+from alexnet_deploy.cli.output.terminal import err, note, note_written, out
 from alexnet_deploy.cli.signals import stop_on_signals
-from alexnet_deploy.cli.terminal import err, note, note_written, out
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.prediction import BATCH, Prediction
 from alexnet_deploy.inference.writers import Format, open_writer

@@ -29,8 +29,8 @@ from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
-from alexnet_deploy.cli.tables import add_row, print_json, print_line, size, table
-from alexnet_deploy.cli.terminal import out
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, size, table
+from alexnet_deploy.cli.output.terminal import out
 from alexnet_deploy.cli.trtexec import as_trtexec
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.runtime.tensorrt.support import undocumented

@@ -16,9 +16,9 @@ from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.commands.look import print_bundle
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.tables import print_json, print_line, size
+from alexnet_deploy.cli.output.terminal import note, reporting
 from alexnet_deploy.cli.quantities import BatchSizes, Bytes
-from alexnet_deploy.cli.tables import print_json, print_line, size
-from alexnet_deploy.cli.terminal import note, reporting
 from alexnet_deploy.contract import ArchitectureName, BatchProfile
 from alexnet_deploy.errors import UsageError
 

@@ -14,9 +14,9 @@ from alexnet_deploy.bundle.store import resolve_engine
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs, note_passed_over
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Milliseconds, Seconds
-from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
-from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.profiling.mlperf.settings import SCENARIOS, SUBMISSION_S, MlperfSettings, Scenario
 
 if TYPE_CHECKING:  # these load LoadGen; only the types are needed here

@@ -9,8 +9,8 @@ import typer
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.flags import in_flags
-from alexnet_deploy.cli.tables import print_json, print_line, size
-from alexnet_deploy.cli.terminal import note
+from alexnet_deploy.cli.output.tables import print_json, print_line, size
+from alexnet_deploy.cli.output.terminal import note
 
 
 @opt.with_import_options

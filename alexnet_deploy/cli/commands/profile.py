@@ -16,9 +16,9 @@ from alexnet_deploy.bundle.store import resolve_engine, some_bundle_names
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import note_passed_over, running
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers, Seconds
-from alexnet_deploy.cli.tables import add_row, print_json, print_line, table
-from alexnet_deploy.cli.terminal import note, note_written, out, reporting
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.files import check_file
 from alexnet_deploy.inference.prediction import BATCH

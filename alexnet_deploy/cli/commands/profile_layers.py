@@ -13,8 +13,8 @@ from alexnet_deploy.bundle.store import resolve_engine
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs, note_passed_over
 from alexnet_deploy.cli.flags import in_flags
-from alexnet_deploy.cli.tables import add_row, number, print_json, print_line, table
-from alexnet_deploy.cli.terminal import note, out, reporting
+from alexnet_deploy.cli.output.tables import add_row, number, print_json, print_line, table
+from alexnet_deploy.cli.output.terminal import note, out, reporting
 from alexnet_deploy.precision.float_source import find_float_source
 from alexnet_deploy.profiling.settings import LayerRuntime
 

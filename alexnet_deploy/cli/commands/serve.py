@@ -10,8 +10,8 @@ import typer
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.output.terminal import note
 from alexnet_deploy.cli.quantities import Bytes
-from alexnet_deploy.cli.terminal import note
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.runtime.select import split_runtime
 from alexnet_deploy.serving.settings import Settings

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from alexnet_deploy.onnx_graph.element_types import COMPUTE_OPS
 from alexnet_deploy.profiling.layers.costs import CONVERSIONS, Costs, multiplies
-from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes
+from alexnet_deploy.profiling.layers.counters.kernel_times import Kernel, KernelTimes
 
 _CONVERTING = ("Reorder", "Convert", "Quantize", "Dequantize", "FakeQuantize", "Reformat")
 """Prefixes of the runtimes' own operators that only change types or the order of numbers in memory."""

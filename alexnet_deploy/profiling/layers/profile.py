@@ -23,9 +23,9 @@ from alexnet_deploy.profiling.engine import check_batch_sizes
 from alexnet_deploy.profiling.latency import random_pixels
 from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.layers.costs import Costs
-from alexnet_deploy.profiling.layers.counters import count_on_cpu
+from alexnet_deploy.profiling.layers.counters.counts import count_on_cpu
+from alexnet_deploy.profiling.layers.counters.kernel_times import CALLS, KernelTimes, timed_calls
 from alexnet_deploy.profiling.layers.grouping import group_kernels
-from alexnet_deploy.profiling.layers.kernel_times import CALLS, KernelTimes, timed_calls
 from alexnet_deploy.profiling.layers.roofline import measure_roofline
 from alexnet_deploy.profiling.layers.rows import notes_on, row_of, with_limits
 from alexnet_deploy.profiling.settings import LayerRuntime
@@ -111,14 +111,14 @@ def _kernel_times(
     engine: Engine, runtime: str, pixels_NHWC: NDArray[np.uint8], threads: int | None, calls: int
 ) -> KernelTimes:
     if runtime == "tensorrt":
-        from alexnet_deploy.profiling.layers import tensorrt_counters
+        from alexnet_deploy.profiling.layers.counters import tensorrt as tensorrt_counters
         from alexnet_deploy.runtime.tensorrt.plans import open_plan
 
         runner = open_plan(engine)
         achieved = load_manifest(engine.onnx_path.parent)[0].achieved.get(runner.plan or "", ())
         return tensorrt_counters.kernel_times(runner, pixels_NHWC, achieved, calls=calls)
     if runtime == "onnxruntime-cuda":
-        from alexnet_deploy.profiling.layers import onnxruntime_cuda_counters
+        from alexnet_deploy.profiling.layers.counters import onnxruntime_cuda as onnxruntime_cuda_counters
 
         return onnxruntime_cuda_counters.kernel_times(
             engine.onnx_path, engine.contract.input_name, pixels_NHWC.shape, calls=calls, precision=engine.precision

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from alexnet_deploy.profiling.layer_profile import LayerRow, Roofline
 from alexnet_deploy.profiling.layers.costs import multiplies
+from alexnet_deploy.profiling.layers.counters.kernel_times import ELEMENT_BYTES
 from alexnet_deploy.profiling.layers.grouping import LayerKernels
-from alexnet_deploy.profiling.layers.kernel_times import ELEMENT_BYTES
 
 
 def row_of(group: LayerKernels, whole_us: float) -> LayerRow:

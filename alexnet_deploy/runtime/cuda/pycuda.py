@@ -119,7 +119,7 @@ def _primary_context(index: int) -> Any:
     """The primary context of a device, retained once per process; TensorRT cannot use memory of another one.
 
     It is never detached: PyCUDA makes a context current in order to release it and then leaves it current, so that the
-    next library of this thread would work in a context that is gone. CUDA's runtime API keeps it, too.
+    next library of this thread would work in a context that is gone. CUDA's runtime API keeps it as well.
     """
     return cuda.Device(index).retain_primary_context()
 

@@ -16,7 +16,7 @@ from alexnet_deploy.model.architecture import get_architecture
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
 from tests.helpers.photos import CLASSES
-from training.data.listing import list_class_folders
+from training.data.lists.listing import list_class_folders
 from training.loop.fit import fit
 from training.loop.run import EpochMetrics, Run
 from training.recipes.named import get_recipe

@@ -12,8 +12,8 @@ from onnx import TensorProto
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.profiling.layers.costs import Costs, Elements, multiplies
+from alexnet_deploy.profiling.layers.counters.kernel_times import Kernel, KernelTimes
 from alexnet_deploy.profiling.layers.grouping import LayerKernels, group_kernels
-from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes
 from tests.helpers.models.onnx_models import CLASSES, SIDE, Graph, named_engine, tiny_classifier
 
 

@@ -13,8 +13,8 @@ import pytest
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.machine.onnx_session import open_session
-from alexnet_deploy.profiling.layers import onnxruntime_cuda_counters as counters
 from alexnet_deploy.profiling.layers import profile as layer_profile
+from alexnet_deploy.profiling.layers.counters import onnxruntime_cuda as counters
 from alexnet_deploy.profiling.layers.profile import profile_layers
 from alexnet_deploy.runtime import select
 from alexnet_deploy.runtime.cuda.device import current_capability

@@ -9,7 +9,7 @@ import pytest
 
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.precision.types import QuantizedType
-from alexnet_deploy.profiling.layers.counters import count_on_cpu
+from alexnet_deploy.profiling.layers.counters.counts import count_on_cpu
 from tests.helpers.models.onnx_models import SIDE, tiny_classifier
 
 

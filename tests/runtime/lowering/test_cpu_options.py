@@ -1,4 +1,4 @@
-"""On x86 processors without 32-bit sums of byte products, ONNX Runtime is told to take its exact kernels."""
+"""On x86 processors without 32-bit sums of byte products, the session options choose ONNX Runtime's exact kernels."""
 
 from __future__ import annotations
 

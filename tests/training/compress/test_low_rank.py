@@ -18,7 +18,7 @@ from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.model.architecture import AlexNet, PixelClassifier, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint
 from training.compress import low_rank
-from training.data.listing import list_class_folders
+from training.data.lists.listing import list_class_folders
 from training.data.loader import eval_batches
 
 EXACT = 1e-10

@@ -16,7 +16,7 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.decode import load_pixels
 from training.data import augment
-from training.data.listing import list_class_folders
+from training.data.lists.listing import list_class_folders
 from training.data.loader import eval_batches
 from training.data.policies import Policy
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import DeployError, UsageError
-from training.data.folds import fold_splits
-from training.data.listing import ImageList
+from training.data.lists.folds import fold_splits
+from training.data.lists.listing import ImageList
 
 
 def images_of(sizes: list[int]) -> ImageList:

@@ -12,7 +12,7 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES, save_photo
-from training.data import listing
+from training.data.lists import listing
 from training.loop.fit import Interrupted
 from training.loop.run import Run
 

@@ -20,7 +20,7 @@ from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.samples import sample_photos
 from tests.helpers.photos import save_photo
 from training.data.augment import Colours, paper_square
-from training.data.listing import ImageList, list_class_folders
+from training.data.lists.listing import ImageList, list_class_folders
 from training.data.loader import Batch, Item, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
 from training.data.pixel_cache import cache_pixels
 from training.recipes.named import RECIPES, get_recipe

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.errors import DeployError, InputError, UsageError
 from tests.helpers.photos import CLASSES
-from training.data.exclude import exclude_images
-from training.data.listing import find_splits, list_class_folders, list_val_images
-from training.data.splits import list_splits
+from training.data.lists.exclude import exclude_images
+from training.data.lists.listing import find_splits, list_class_folders, list_val_images
+from training.data.lists.splits import list_splits
 
 IDS = tuple(CLASSES)
 

@@ -9,8 +9,8 @@ import pytest
 from alexnet_deploy.errors import InputError
 from tests.helpers.command import Command
 from tests.helpers.photos import save_photo
-from training.data.listing import list_class_folders
-from training.data.splits import list_splits
+from training.data.lists.listing import list_class_folders
+from training.data.lists.splits import list_splits
 from training.loop.run import Run
 
 

@@ -18,7 +18,7 @@ from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers.photos import CLASSES
 from tests.training.distil.conftest import MakeTeacher, reordered
 from training.data.augment import paper_square, ten_crops
-from training.data.listing import ImageList, list_class_folders
+from training.data.lists.listing import ImageList, list_class_folders
 from training.distil.distillation import Distillation, TeacherSettings, plan_distillation
 from training.distil.teacher import TARGETS_FILE, Teachers, cached_targets, compute_targets
 from training.packing.hf_folder import write_hf_folder

@@ -15,7 +15,7 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint
 from tests.helpers.repository import ROOT
 from training.compress.low_rank import Spectrum, decompose_hidden_layers
-from training.data.listing import list_class_folders
+from training.data.lists.listing import list_class_folders
 from training.data.loader import eval_batches
 from training.evaluate import evaluate_checkpoint
 from training.loop.device import loader_processes, pick_device

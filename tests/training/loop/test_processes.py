@@ -26,7 +26,7 @@ from tests.helpers.command import Command
 from tests.helpers.models.tiny_runs import identical, metrics_of, weights_of
 from tests.helpers.repository import ROOT
 from tests.training.processes import TrainingProcess
-from training.data.listing import list_class_folders
+from training.data.lists.listing import list_class_folders
 from training.loop.run import Run
 from training.loop.state import STATE_FILE
 

@@ -16,7 +16,7 @@ from tests.helpers.html_page import Page
 from tests.helpers.models.tiny_runs import metrics_of
 from tests.helpers.photos import CLASSES
 from tests.training.report.conftest import COPIED, COPY, MISLABELLED, Finished
-from training.data.exclude import exclude_images
+from training.data.lists.exclude import exclude_images
 from training.loop.run import Run
 from training.plan import TrainSettings
 from training.report.command import OTHER_IMAGES

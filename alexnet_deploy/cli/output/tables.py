@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
-from alexnet_deploy.cli.terminal import out
+from alexnet_deploy.cli.output.terminal import out
 from alexnet_deploy.errors import printable
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, one_line
 from alexnet_deploy.machine.onnx_session import open_session
-from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
+from alexnet_deploy.profiling.layers.counters.kernel_times import Kernel, KernelTimes, timed_calls
 from alexnet_deploy.runtime.onnxruntime.runner import model_for_cpu, session_options
 
 _TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8e4m3fn": "fp8"}

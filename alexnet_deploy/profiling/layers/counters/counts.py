@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from alexnet_deploy.profiling.layers.kernel_times import KernelTimes
+from alexnet_deploy.profiling.layers.counters.kernel_times import KernelTimes
 
 
 def count_on_cpu(
@@ -22,9 +22,9 @@ def count_on_cpu(
 ) -> KernelTimes:
     """``kernel_times`` of the counters of ``runtime``, ``"openvino"`` or ``"onnxruntime"``; see there."""
     if runtime == "openvino":
-        from alexnet_deploy.profiling.layers import openvino_counters
+        from alexnet_deploy.profiling.layers.counters import openvino as openvino_counters
 
         return openvino_counters.kernel_times(onnx_path, feeds, threads=threads, calls=calls)
-    from alexnet_deploy.profiling.layers import onnxruntime_counters
+    from alexnet_deploy.profiling.layers.counters import onnxruntime as onnxruntime_counters
 
     return onnxruntime_counters.kernel_times(onnx_path, feeds, threads=threads, calls=calls, precision=precision)

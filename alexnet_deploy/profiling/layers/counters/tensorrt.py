@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.profiling.layers.kernel_times import WARM_UP_CALLS, Kernel, KernelTimes, timed_calls
+from alexnet_deploy.profiling.layers.counters.kernel_times import WARM_UP_CALLS, Kernel, KernelTimes, timed_calls
 from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
 
 # Legend: N batch, H height, W width, C channel (RGB)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alexnet_deploy.errors import InputError, printable
 from alexnet_deploy.files import open_regular
-from training.data.split_folders import Split, split_named
+from training.data.lists.split_folders import Split, split_named
 
 COLUMNS = ("file", "label", "split")
 _SHOWN = 60

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from rich.progress import Progress, ProgressColumn, Task, TaskID, TimeElapsedColumn
 from rich.text import Text
 
-from alexnet_deploy.cli.terminal import progress_bars
+from alexnet_deploy.cli.output.terminal import progress_bars
 
 
 def image_bars() -> Progress:

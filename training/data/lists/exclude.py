@@ -9,7 +9,7 @@ import numpy as np
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.json_format import read_users_file
-from training.data.listing import ImageList
+from training.data.lists.listing import ImageList
 
 
 def exclude_images(data: Path, listing: Path, *splits: ImageList) -> tuple[ImageList, ...]:

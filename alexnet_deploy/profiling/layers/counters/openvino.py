@@ -11,7 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.profiling.layers.kernel_times import Kernel, KernelTimes, timed_calls
+from alexnet_deploy.profiling.layers.counters.kernel_times import Kernel, KernelTimes, timed_calls
 from alexnet_deploy.runtime.openvino_runner import DESCRIPTION, compiled_model, reason
 
 _TYPES = {

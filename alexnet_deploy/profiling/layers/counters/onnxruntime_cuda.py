@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from alexnet_deploy.profiling.isolated import IsolatedProcess
-from alexnet_deploy.profiling.layers.kernel_times import KernelTimes
-from alexnet_deploy.profiling.layers.onnxruntime_counters import profiled_times
+from alexnet_deploy.profiling.layers.counters.kernel_times import KernelTimes
+from alexnet_deploy.profiling.layers.counters.onnxruntime import profiled_times
 from alexnet_deploy.runtime.onnxruntime.cuda import open_on_cuda
 
 NOTE = "each kernel was waited for: its row includes its launch, and the rows add up to more than a call"

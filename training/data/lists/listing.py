@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files import open_regular
 from alexnet_deploy.images.find import find_images, is_clutter
-from training.data.manifest import is_manifest, read_manifest
-from training.data.split_folders import Splits, check_class_folders, find_split_folders, subfolders
+from training.data.lists.manifest import is_manifest, read_manifest
+from training.data.lists.split_folders import Splits, check_class_folders, find_split_folders, subfolders
 
 _LABEL_FILES = ("LOC_val_solution.csv", "val.txt", "imagenet_2012_validation_synset_labels.txt")
 """Kaggle's edition, Caffe's, and the list of TensorFlow's scripts; searched for next to a flat folder."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_deploy.errors import InputError, UsageError
-from training.data.copies import copies
-from training.data.listing import ImageList
+from training.data.lists.copies import copies
+from training.data.lists.listing import ImageList
 from training.epochs import counted
 
 

@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 from alexnet_deploy.errors import UsageError
-from training.data.exclude import exclude_images
-from training.data.listing import ImageList, find_splits, list_class_folders, list_val_images, train_val_split
+from training.data.lists.exclude import exclude_images
+from training.data.lists.listing import ImageList, find_splits, list_class_folders, list_val_images, train_val_split
 
 MIN_HELD_OUT = 100
 """Where a tenth of the images are fewer, a fifth is held out: of 180 images, 18 give an interval of 40 points."""

@@ -1,0 +1,1 @@
+"""What a runtime tells of the time of each layer."""

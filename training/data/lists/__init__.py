@@ -1,0 +1,1 @@
+"""Which images there are, and of which class and split."""
