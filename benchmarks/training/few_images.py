@@ -29,6 +29,8 @@ STOPPED = 130
 """Exit code of a run that a signal ended: its sender wants no further run."""
 RANK = ("--dense-rank", "148")
 """The size of the shipped network, for all runs of the transfer: it takes a third of the time."""
+SOURCE = (*RANK, "--epochs", "30")
+"""The network that the transfers start from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ def main() -> None:
     data, output = asked.data.resolve(), asked.output.resolve()
     source = output / "source"
     if set(asked.only) & {"transfer", "ways"}:
-        stop_if(train(manifest(data, output, (0, 5), None, 0), source, 0, RANK))
+        stop_if(train(manifest(data, output, (0, 5), None, 0), source, 0, SOURCE))
     for seed in range(asked.seeds):  # one seed of everything first
         for case in cases(source):
             if case.group in asked.only:
