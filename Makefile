@@ -21,7 +21,7 @@ define INSTALL_TORCH
   echo 'torch: not available there, so from PyPI: on Linux a CUDA build, 2.7 GB with its libraries'; fi
 endef
 
-.PHONY: help demo test test-slow test-triton test-gpu bench-gpu fuzz check bench bench-serving bench-photos clean protocol
+.PHONY: help demo test test-slow test-triton test-gpu bench-gpu fuzz check docs bench bench-serving bench-photos clean protocol
 
 help:
 	@echo "make demo   install into .venv, then export, build FP16 and INT8 engines, classify the sample photos"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-gpu  on a machine with an NVIDIA GPU: all tests that need it; make bench-gpu measures it (docs/gpu.md)"
 	@echo "make fuzz   mutate files of every kind: N=100000; KIND=images/jpeg SEED=123 runs one; KEEP=folder keeps the faults"
 	@echo "make check  formatting, lint, import rules, types"
+	@echo "make docs   build the site of docs/ into build/site, to be opened as files; a wrong link ends it"
 	@echo "make bench  compare with peers on this machine (needs ALEXNET_DEPLOY_PHOTOS, a folder of photos)"
 	@echo "make bench-serving  the same for serve: LitServe, BentoML, Triton"
 	@echo "Without an NVIDIA GPU they install the CPU build of torch; TORCH_INDEX= takes PyPI's, TORCH_INDEX=URL another"
@@ -90,6 +91,9 @@ check: .venv/.dev
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+docs: .venv/.dev
+	$(BIN)/python -m documentation
+
 # Some half an hour on two cores, once the peers are installed. ROUNDS=20 for narrower spreads.
 bench: bench-photos $(BENCH)/engines/alexnet-fp32/bundle.json $(BENCH)/engines/alexnet-int8/bundle.json
 	$(BENCH_PYTHON) -m benchmarks.engine_only $(BENCH_ROUNDS)
@@ -119,7 +123,7 @@ bench-photos:
 	  echo 'make bench needs photos: ALEXNET_DEPLOY_PHOTOS=folder make bench (a few hundred of real size)'; exit 2; }
 
 clean:
-	rm -rf .venv $(BENCH) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache engines/*.onnx engines/*/
+	rm -rf .venv build $(BENCH) .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache engines/*.onnx engines/*/
 
 .venv/.demo: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -44,6 +44,12 @@ if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` 
     from alexnet_deploy.evaluation.compare import compare as compare
     from alexnet_deploy.evaluation.evaluate import Evaluation as Evaluation
     from alexnet_deploy.evaluation.evaluate import evaluate as evaluate
+    from alexnet_deploy.features.duplicates import Duplicates as Duplicates
+    from alexnet_deploy.features.duplicates import find_duplicates as find_duplicates
+    from alexnet_deploy.features.extract import extract_features as extract_features
+    from alexnet_deploy.features.extract import features_of as features_of
+    from alexnet_deploy.features.neighbours import Neighbours as Neighbours
+    from alexnet_deploy.features.neighbours import find_neighbours as find_neighbours
     from alexnet_deploy.inference.engine import OpenEngine as OpenEngine
     from alexnet_deploy.inference.engine import open_engine as open_engine
     from alexnet_deploy.inference.prediction import Answer as Answer
@@ -65,6 +71,9 @@ _NAMES = {
     "errors": "ArtifactError DeployError InputError ProofError UnavailableError UsageError",
     "evaluation.compare": "Comparison compare",
     "evaluation.evaluate": "Evaluation evaluate",
+    "features.duplicates": "Duplicates find_duplicates",
+    "features.extract": "extract_features features_of",
+    "features.neighbours": "Neighbours find_neighbours",
     "inference.engine": "OpenEngine open_engine",
     "inference.prediction": "Answer Prediction",
     "model.export": "export",
@@ -84,11 +93,13 @@ __all__ = [
     "DeployError",
     "DiagnoseSettings",
     "Diagnosis",
+    "Duplicates",
     "EngineProfile",
     "Evaluation",
     "ImportOptions",
     "InputError",
     "ModelContract",
+    "Neighbours",
     "OpenEngine",
     "PlanOptions",
     "Prediction",
@@ -103,6 +114,10 @@ __all__ = [
     "diagnose",
     "evaluate",
     "export",
+    "extract_features",
+    "features_of",
+    "find_duplicates",
+    "find_neighbours",
     "open_engine",
     "profile",
 ]

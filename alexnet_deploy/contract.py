@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Literal, get_args
 
+from alexnet_deploy.calibration import Calibration, Rejection
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.json_format import JsonFormat
 
@@ -40,6 +41,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 4096
 """Largest input side: bounds the memory that a damaged or hostile contract can make us allocate."""
+MAX_FEATURES = 1 << 22
+"""Most numbers per image of an inner layer, for the same reason. VGG's first layer has 3.2 million."""
 
 
 def torchvision_resize_to(height: int, width: int) -> int:
@@ -132,14 +135,37 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureOutput:
+    """What an engine returns that ends at a layer inside: the layer's output for one image, in float32."""
+
+    layer: str
+    shape: tuple[int, ...]
+    """Of the layer's output for one image; a row of the engine's output is this in C order."""
+    sha256: str
+    """Of the graph up to the layer, with its weights: engines in which it is the same compute the same features."""
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(side < 1 for side in self.shape) or self.width > MAX_FEATURES:
+            raise ValueError(f"features of shape {list(self.shape)}: 1 to {MAX_FEATURES} numbers per image")
+        "".join((self.layer, self.sha256)).encode()  # as in ModelContract
+
+    @property
+    def width(self) -> int:
+        """Numbers per image."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelContract:
-    """What one classifier expects and returns.
+    """What one classifier expects and returns, or an engine that ends at a layer inside of one (``features``).
 
     Input: ``input_name``, uint8 ``[N, height, width, 3]`` RGB. Output: ``output_name``, float32 logits ``[N, K]``,
     K = ``len(labels)``. ``class_ids[k]`` is the folder name of class k in a labelled data set (a WordNet id for
-    ImageNet), ``labels[k]`` its name for people. ``temperature`` divides the logits before softmax (Guo et al. 2017,
-    arXiv:1706.04599); 1.0 means uncalibrated. ``activation`` turns the logits into probabilities: ``"softmax"`` where
-    one class is right, ``"sigmoid"`` where each class is right or wrong by itself (multi-label).
+    ImageNet), ``labels[k]`` its name for people. ``activation`` turns the logits into probabilities: ``"softmax"``
+    where one class is right, ``"sigmoid"`` where each class is right or wrong by itself (multi-label).
+    ``temperature`` divides the logits before that (Guo et al. 2017, arXiv:1706.04599), and ``calibration`` maps the
+    probabilities after it; 1.0 and None mean uncalibrated. ``rejection`` marks answers as unknown; None where no rule
+    was fitted. ``probabilities.probabilities`` and ``probabilities.unknown`` apply them.
     """
 
     architecture: str
@@ -150,10 +176,14 @@ class ModelContract:
     output_name: str = "logits"
     temperature: float = 1.0
     activation: Activation = "softmax"
+    calibration: Calibration | None = None
+    rejection: Rejection | None = None
+    features: FeatureOutput | None = None
+    """None: the output are the logits of classes. Else it is ``[N, features.width]``, and there are no labels."""
 
     def __post_init__(self) -> None:
-        if not self.labels:
-            raise ValueError("a contract needs at least one label")
+        if bool(self.labels) == (self.features is not None):
+            raise ValueError("a contract needs at least one label, or features without labels")
         if len(self.labels) != len(self.class_ids):
             raise ValueError(f"{len(self.labels)} labels but {len(self.class_ids)} class ids")
         if len(set(self.class_ids)) != len(self.class_ids):
@@ -164,6 +194,24 @@ class ModelContract:
             raise ValueError(f"temperature {self.temperature} is not above 0")
         if self.activation not in get_args(Activation):
             raise ValueError(f"unknown activation {self.activation!r}")
+        if self.activation == "sigmoid" and (self.calibration is not None or self.rejection is not None):
+            raise ValueError("a calibration or a rule for unknown answers needs activation 'softmax'")
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the model returns per image."""
+        return len(self.labels) if self.features is None else self.features.width
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether probabilities differ from those of the bare logits."""
+        return self.temperature != 1.0 or self.calibration is not None
+
+    def uncalibrated(self) -> ModelContract:
+        """The same contract without anything that was fitted to the answers of one engine."""
+        if not self.is_calibrated and self.rejection is None:
+            return self
+        return dataclasses.replace(self, temperature=1.0, calibration=None, rejection=None)
 
     def decoded(self, decoding: Decoding) -> ModelContract:
         """The same contract with another rule of decoding."""
@@ -181,7 +229,7 @@ class ModelContract:
         return _FORMAT.decode(text, cls, source=source)
 
 
-ADDED_FIELDS = frozenset(("activation", "channels", "crop_offset", "decoding"))
+ADDED_FIELDS = frozenset(("activation", "calibration", "channels", "crop_offset", "decoding", "features", "rejection"))
 """Fields of a contract that files of earlier versions lack."""
 _FORMAT = JsonFormat("contract", SCHEMA, "make the file again", added=ADDED_FIELDS)
 

@@ -169,24 +169,26 @@ def _tensorrt(has_gpu: bool) -> list[Check]:
     checks = []
     for name, extra in EXTRA.items():
         title = "TensorRT" if name == FULL else "TensorRT-RTX"
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # without origin: a folder of that name in the current folder
             checks.append(Check(title, "absent", "not installed", _install(extra)))
             continue
         try:
             checks.append(_plans_here(title, name, load(name).version, here))
         except UnavailableError as exc:
-            checks.append(Check(title, "broken", str(exc), _install(extra)))
+            checks.append(Check(title, "broken", exc.cause, exc.fix or _install(extra)))
     return checks
 
 
 def _plans_here(title: str, name: str, version: str, here: str | None) -> Check:
     """What an installed TensorRT builds, by the documents, for the GPU of this machine."""
-    from alexnet_deploy.runtime.tensorrt.support import describe, package_for, why_unsupported
+    from alexnet_deploy.runtime.tensorrt.library import FULL
+    from alexnet_deploy.runtime.tensorrt.support import describe, package_for, why_not_built, why_unsupported
 
     found = f"{version}, builds plans"
     if here is None:
-        return Check(title, "ok", found)
-    if why_unsupported(name, version, here) is not None:
+        return Check(title, "ok", f"{found} on a machine with a GPU alone" if name == FULL else found)
+    if (why_not_built if name != FULL else why_unsupported)(name, version, here) is not None:
         return Check(title, "absent", f"{found}, but none for this GPU ({here})", package_for(here))
     return Check(title, "ok", f"{found}; {describe(name, version, here)}")
 

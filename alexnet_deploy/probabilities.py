@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.contract import Activation
+from alexnet_deploy.calibration import Score
+from alexnet_deploy.contract import Activation, ModelContract
 
-# Legend: N image, K class
+# Legend: N image, K class, P point of a map
 
 
 def softmax(logits_NK: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -24,9 +25,79 @@ def sigmoid(logits_NK: NDArray[np.floating], temperature: float = 1.0) -> NDArra
     return np.where(scaled_NK >= 0, 1.0, powers_NK) / (1.0 + powers_NK)
 
 
-def activate(logits_NK: NDArray[np.floating], activation: Activation, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return the probabilities that a contract's ``activation`` gives to each row; all logits must be finite."""
-    return (sigmoid if activation == "sigmoid" else softmax)(logits_NK, temperature)
+def activate(logits_NK: NDArray[np.floating], activation: Activation) -> NDArray[np.float64]:
+    """Return what ``activation`` makes of the bare logits of each row; all logits must be finite."""
+    return (sigmoid if activation == "sigmoid" else softmax)(logits_NK)
+
+
+def probabilities(logits_NK: NDArray[np.floating], contract: ModelContract) -> NDArray[np.float64]:
+    """Return the probabilities that ``contract`` gives to each row: all of its calibration; rows must be finite.
+
+    Classes rank as their logits do.
+    """
+    if contract.activation == "sigmoid":
+        return sigmoid(logits_NK, contract.temperature)
+    if contract.calibration is None:
+        return softmax(logits_NK, contract.temperature)
+    calibrated_NK: NDArray[np.float64] = np.exp(log_probabilities(logits_NK, contract))
+    return calibrated_NK
+
+
+def log_probabilities(logits_NK: NDArray[np.floating], contract: ModelContract) -> NDArray[np.float64]:
+    """Return log(``probabilities``) of each row of a softmax contract; all logits must be finite."""
+    log_NK = log_softmax(logits_NK, contract.temperature)
+    calibration = contract.calibration
+    if calibration is None:
+        return log_NK
+    if calibration.mixture is not None:
+        raw, uniform = calibration.mixture
+        with np.errstate(divide="ignore"):  # log(0): a part without a share
+            parts = (log_NK + np.log(1 - raw - uniform), log_softmax(logits_NK) + np.log(raw))
+            log_uniform = np.log(uniform / log_NK.shape[1])
+        mixed_NK: NDArray[np.float64] = np.logaddexp(np.logaddexp(*parts), log_uniform)
+        return mixed_NK
+    return _with_top(log_NK, logits_NK.argmax(axis=1), np.array(calibration.top))
+
+
+def _with_top(
+    log_NK: NDArray[np.float64], first_N: NDArray[np.int64], points_P2: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """``Calibration.top`` of log-probabilities; ``first_N`` is the class with the largest of each row."""
+    if log_NK.shape[1] == 1:
+        return log_NK
+    rows_N1 = first_N[:, None]
+    top_N = np.exp(np.take_along_axis(log_NK, rows_N1, axis=1)[:, 0])
+    others_NK = log_NK.copy()
+    np.put_along_axis(others_NK, rows_N1, -np.inf, axis=1)
+    others_NK = log_softmax(others_NK)  # the share of each of the others in what the first leaves
+    second_N = np.exp(others_NK.max(axis=1))
+    mapped_N = np.maximum(np.interp(top_N, *points_P2.T), second_N / (1 + second_N))
+    result_NK = others_NK + np.log1p(-mapped_N)[:, None]
+    np.put_along_axis(result_NK, rows_N1, np.log(mapped_N)[:, None], axis=1)
+    return np.asarray(result_NK)
+
+
+def certainty(logits_NK: NDArray[np.floating], contract: ModelContract, score: Score) -> NDArray[np.float64]:
+    """Return how certain the answer of each row is, by ``score``; larger is more certain. All logits must be finite."""
+    if score == "max-probability":
+        top_N: NDArray[np.float64] = probabilities(logits_NK, contract).max(axis=1)
+        return top_N
+    largest_N: NDArray[np.float64] = logits_NK.max(axis=1).astype(np.float64)
+    if score == "max-logit":
+        return largest_N
+    energy_N: NDArray[np.float64] = largest_N + np.log(np.exp(_shifted(logits_NK, 1.0)).sum(axis=1))
+    return energy_N
+
+
+def unknown(logits_NK: NDArray[np.floating], contract: ModelContract) -> NDArray[np.bool_] | None:
+    """Return for each row whether the contract's rule calls its answer unknown; None without a rule.
+
+    All logits must be finite.
+    """
+    if (rule := contract.rejection) is None:
+        return None
+    unknown_N: NDArray[np.bool_] = certainty(logits_NK, contract, rule.score) < rule.threshold
+    return unknown_N
 
 
 def log_softmax(logits_NK: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -58,20 +129,20 @@ def kl_nats(p_NK: NDArray[np.floating], q_NK: NDArray[np.floating], activation: 
 
 
 def loss_nats(
-    logits_NK: NDArray[np.floating], target_N: NDArray[np.int64], activation: Activation, temperature: float = 1.0
+    logits_NK: NDArray[np.floating], target_N: NDArray[np.int64], contract: ModelContract
 ) -> NDArray[np.float64]:
-    """Return how unlikely each row's true class was, in nats; all logits must be finite.
+    """Return how unlikely each row's true class was by ``probabilities``, in nats; all logits must be finite.
 
     For "softmax" the negative log likelihood. For "sigmoid" the binary cross-entropy, its mean over the classes, as
     torch's BCEWithLogitsLoss; classes other than the target count as absent ("assume negative" in Cole et al. 2021,
     Multi-label learning from single positive labels, arXiv:2106.09708), since a folder names one class per image.
     """
     rows_N1 = target_N[:, None]
-    if activation == "softmax":
-        return -np.take_along_axis(log_softmax(logits_NK, temperature), rows_N1, axis=1)[:, 0]
+    if contract.activation == "softmax":
+        return -np.take_along_axis(log_probabilities(logits_NK, contract), rows_N1, axis=1)[:, 0]
     signed_NK = -logits_NK.astype(np.float64)
     np.put_along_axis(signed_NK, rows_N1, -np.take_along_axis(signed_NK, rows_N1, axis=1), axis=1)
-    loss_N: NDArray[np.float64] = -log_sigmoid(signed_NK, temperature).mean(axis=1)
+    loss_N: NDArray[np.float64] = -log_sigmoid(signed_NK, contract.temperature).mean(axis=1)
     return loss_N
 
 

@@ -1,0 +1,7 @@
+"""The tests. What is set here counts for all libraries: nothing else of them is imported before."""
+
+import os
+
+# Models as small as these gain nothing from threads, and on a busy machine wait for them. NumPy and torch read it when
+# they load.
+os.environ.setdefault("OMP_NUM_THREADS", "1")

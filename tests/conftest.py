@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,9 +18,6 @@ from tests.helpers.photos import CLASSES, save_photo
 
 if TYPE_CHECKING:
     from alexnet_deploy.model.checkpoint import Checkpoint
-
-# Models as small as these gain nothing from threads, and on a busy machine wait for them; read when torch loads.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine makes any example slow; hypothesis would call that a failure.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
@@ -103,19 +99,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> P
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Checkpoint:
-    """``alexnet`` with 3 classes and 32 instead of 4096 hidden units (10 MiB), random but the same in every run."""
-    import torch
+    """``alexnet`` with 3 classes and narrow layers (0.3 MiB), random but the same in every run."""
+    from tests.helpers.models.checkpoints import random_checkpoint
 
-    from alexnet_deploy.contract import ModelContract
-    from alexnet_deploy.model.architecture import AlexNet, get_architecture, initialise
-    from alexnet_deploy.model.checkpoint import Checkpoint
-
-    arch = get_architecture("alexnet", num_classes=len(CLASSES), hidden=32)
-    torch.manual_seed(0)
-    model = AlexNet(arch)
-    initialise(model, "kaiming")
-    contract = ModelContract("alexnet", ("red", "green", "blue"), tuple(CLASSES))
-    return Checkpoint(arch, contract, dict(model.state_dict()), {"source": "random"})
+    return random_checkpoint(widths=(16, 24, 32, 32, 24), hidden=32)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.calibration import Calibration, Rejection, Score
 from alexnet_deploy.contract import ADDED_FIELDS, MAX_SIDE, BatchProfile, Decoding, ModelContract, Preprocessing
 from alexnet_deploy.errors import ArtifactError, UsageError
 from tests.helpers.json_values import json_values
@@ -41,13 +42,32 @@ def preprocessings(draw: st.DrawFn) -> Preprocessing:
     )
 
 
+rejections = st.builds(Rejection, st.sampled_from(get_args(Score)), finite)
+
+
+@st.composite
+def calibrations(draw: st.DrawFn) -> Calibration:
+    if draw(st.booleans()):
+        return Calibration(mixture=(draw(st.floats(0, 0.5)), draw(st.floats(0, 0.5))))
+    from_ = sorted(draw(st.lists(st.floats(0, 1), min_size=1, max_size=4, unique=True)))
+    inside = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    to = sorted(draw(st.lists(inside, min_size=len(from_), max_size=len(from_))))
+    return Calibration(top=tuple(zip(from_, to, strict=True)))
+
+
 @st.composite
 def contracts(draw: st.DrawFn) -> ModelContract:
     class_ids = tuple(draw(st.lists(texts, min_size=1, max_size=5, unique=True)))
     labels = tuple(draw(st.lists(texts, min_size=len(class_ids), max_size=len(class_ids))))
     others = {name: draw(texts) for name in ("architecture", "input_name", "output_name")}
     return ModelContract(
-        labels=labels, class_ids=class_ids, preprocessing=draw(preprocessings()), temperature=draw(positive), **others
+        labels=labels,
+        class_ids=class_ids,
+        preprocessing=draw(preprocessings()),
+        temperature=draw(positive),
+        calibration=draw(st.none() | calibrations()),
+        rejection=draw(st.none() | rejections),
+        **others,
     )
 
 
@@ -171,3 +191,20 @@ def test_batch_sizes_that_contradict_name_the_parameter(sizes: tuple[int, int, i
         BatchProfile(*sizes)
     assert str(caught.value) == says
     assert BatchProfile(4, 4, 4).max == 4
+
+
+@pytest.mark.parametrize(
+    "field", [{"calibration": Calibration(mixture=(0.1, 0.1))}, {"rejection": Rejection("energy", 1)}]
+)
+def test_what_is_fitted_to_one_right_class_is_not_for_several(field: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="softmax"):
+        replace(CONTRACT, activation="sigmoid", **field)
+
+
+def test_uncalibrated_keeps_what_belongs_to_the_model() -> None:
+    fitted = replace(CONTRACT, temperature=2.0, calibration=Calibration(mixture=(0.1, 0.1)))
+    fitted = replace(fitted, rejection=Rejection("energy", 1.0))
+    assert fitted.is_calibrated
+    assert fitted.uncalibrated() == CONTRACT
+    assert not CONTRACT.is_calibrated
+    assert CONTRACT.uncalibrated() is CONTRACT

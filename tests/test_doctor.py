@@ -134,6 +134,7 @@ class TestCuda:
         [
             ("sm89", "ok", "builds plans; sm89: fp32, fp16, fp8; weights alone in int8 and int4: yes"),
             ("sm90", "absent", "builds plans, but none for this GPU (sm90)"),
+            ("sm130", "absent", "builds plans, but none for this GPU (sm130)"),
         ],
     )
     def test_what_tensorrt_builds_for_this_gpu(

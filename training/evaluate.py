@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from alexnet_deploy.evaluation.accuracy import accuracy
 from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.results import Accuracy, Interval
+from alexnet_deploy.inference.ten_crops import mean_over_views
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import Checkpoint
 from alexnet_deploy.probabilities import predicted_classes
@@ -28,14 +28,6 @@ OnFeatures = Callable[[Tensor, Tensor], None]
 """Gets the uint8 pixels ``[N, H, W, 3]`` of a batch and the features of its images ``[N, F]``, both on the CPU."""
 
 
-def mean_log_probability(logits_NVK: Tensor) -> Tensor:
-    """Logarithm of the softmax over the classes, averaged over the views: ``[N, K]``, float64.
-
-    As logarithms, very unlikely classes keep their order, and these are logits of the averaged probabilities.
-    """
-    return logits_NVK.double().log_softmax(2).logsumexp(1) - math.log(logits_NVK.shape[1])
-
-
 @torch.inference_mode()
 def collect_answers(
     checkpoint: Checkpoint,
@@ -48,8 +40,9 @@ def collect_answers(
 ) -> Answers:
     """The logits (float32) of ``images``, whose class ids are the contract's, in the order of the list.
 
-    With ``ten_crop`` the softmax is averaged over the paper's ten views of each image, and the logits are the
-    logarithms of that. ``on_features`` gets what the convolutions give to the dense layers; not with ``ten_crop``.
+    With ``ten_crop`` the softmax is averaged over the paper's ten views of each image (``mean_over_views``), as
+    ``alexnet-deploy evaluate --ten-crop`` does. ``on_features`` gets what the convolutions give to the dense layers;
+    not with ``ten_crop``.
     Raises InputError if an image cannot be read.
     """
     contract = checkpoint.contract
@@ -67,12 +60,13 @@ def collect_answers(
     ):
         pixels_NVHWC = pixels if ten_crop else pixels[:, None]
         with without_tf32():
-            logits_MK = classifier(pixels_NVHWC.flatten(0, 1).to(device)).cpu()
+            logits_MK = classifier(pixels_NVHWC.flatten(0, 1).to(device)).cpu().numpy()
         if ten_crop:
-            logits_MK = mean_log_probability(logits_MK.unflatten(0, pixels_NVHWC.shape[:2])).float()
+            logits_NVK = logits_MK.reshape(*pixels_NVHWC.shape[:2], -1)
+            logits_MK = mean_over_views(logits_NVK.swapaxes(0, 1), contract.activation)
         if on_features is not None:
             on_features(pixels, features.pop().float().cpu())
-        parts.append(logits_MK.numpy())
+        parts.append(logits_MK)
         targets.append(targets_N)
         on_progress("evaluating", sum(map(len, parts)), len(images.files))
     return Answers(images.files, torch.cat(targets).numpy(), (np.concatenate(parts),), unreadable=())

@@ -48,6 +48,11 @@ def adopt_with_notes(
     contract = onnx_file.contract_in(model, source=str(onnx_path))
     onnx_file.refuse_nan(model, str(onnx_path))
     if contract is not None:
+        if contract.features is not None:
+            raise InputError(
+                f"{onnx_path}: is a feature engine: it ends at layer {contract.features.layer}; give the ONNX of the "
+                "whole network"
+            )
         if given := import_options.given():
             names = " and ".join(f"`{name}`" for name in given)
             raise UsageError(f"{onnx_path}: has its own contract; leave out {names}")

@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
+from alexnet_deploy.build.feature_engine import end_at, require_layer
+from alexnet_deploy.build.plan_config import require_batch
 from alexnet_deploy.build.plans import BuiltPlans, build_plans
 from alexnet_deploy.build.proof import describe_fallback, describe_unproved, fallbacks, unproved_in
 from alexnet_deploy.build.settings import BuildSettings
@@ -19,7 +21,7 @@ from alexnet_deploy.bundle.manifest import MODEL, Engine, Manifest, save_manifes
 from alexnet_deploy.bundle.plan_options import span
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import BatchProfile, Precision
-from alexnet_deploy.errors import InputError, ProofError, UsageError, require_one_of
+from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError, require_one_of
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.float_model import FloatModel, import_float_model
@@ -30,6 +32,8 @@ from alexnet_deploy.runtime.tensorrt.support import undocumented
 from alexnet_deploy.verification.float16_range import require_float16_range
 from alexnet_deploy.verification.photos import photo_pixels
 
+BORROWED = "the calibration of its probabilities"
+"""How the note of a bundle begins whose calibration is that of its source, until it gets its own."""
 Accept = Callable[[Engine, Path], None]
 """Judges a finished engine beside its float32 ONNX, such as ``profiling.speedup.SpeedCheck``; raises a DeployError."""
 
@@ -57,9 +61,13 @@ def build_engine(
     settings = settings or BuildSettings()
     images = choose_calibration(precision, calibration_data, settings)
     with new_bundle(Path(onnx), output, precision, settings) as bundle:
+        if settings.until is not None:
+            require_layer(bundle.model, settings.until)
         on_progress("precision", 0, 1)
         bundle.notes.extend(write_typed_onnx(bundle.model, bundle.folder, precision, images, settings, on_progress))
         on_progress("precision", 1, 1)
+        if settings.until is not None:
+            bundle = replace(bundle, model=end_at(bundle.model, bundle.folder, settings.until))
         finish_bundle(bundle, on_progress, accept)
     return bundle.path
 
@@ -122,9 +130,9 @@ def choose_calibration(
     return choose_images(Path(calibration_data), count=settings.calibration_images, seed=settings.seed)
 
 
-def default_output(onnx: Path, precision: Precision, store: Path = STORE) -> Path:
+def default_output(onnx: Path, precision: Precision, store: Path = STORE, *, until: str | None = None) -> Path:
     """The default folder of a bundle."""
-    return store / f"{onnx.stem}-{precision.replace('+', '-')}"
+    return store / f"{onnx.stem}-{precision.replace('+', '-')}{'' if until is None else '-features'}"
 
 
 @contextmanager
@@ -132,18 +140,21 @@ def new_bundle(
     onnx: Path, output: str | Path | None, precision: Precision, settings: BuildSettings
 ) -> Iterator[UnfinishedBundle]:
     """Start a bundle with ``onnx`` as its float model; it appears as a whole when the block ends without an error."""
-    path = default_output(onnx, precision) if output is None else Path(output)
+    path = default_output(onnx, precision, until=settings.until) if output is None else Path(output)
     with write_bundle(path) as folder, TemporaryDirectory(dir=folder.parent, prefix=f".{path.name}.work-") as scratch:
         images = None if settings.verify_images is None else Path(settings.verify_images)
         model = import_float_model(onnx, Path(scratch) / "float.onnx", settings.import_options, images=images)
         notes = list(model.notes)
-        if model.contract.temperature != 1.0:
-            # The temperature was fitted to the probabilities of another engine.
+        contract = model.contract
+        if contract.is_calibrated and quantized_type(precision) is not None:
+            notes.append(f"{BORROWED} was fitted to float32; fit its own: alexnet-deploy calibrate-confidence")
+        if contract.rejection is not None:
+            # Its threshold stands for a share of the answers of one engine.
             notes.append(
-                f"the temperature {model.contract.temperature:.4g} of {onnx} is left out: each engine needs its own; "
-                "fit one: alexnet-deploy calibrate-confidence"
+                f"the rule for unknown answers of {onnx} is left out: each engine needs its own; fit one: "
+                "alexnet-deploy calibrate-confidence"
             )
-        contract = replace(model.contract, temperature=1.0)
+            contract = replace(contract, rejection=None)
         if settings.full_decode:
             contract = contract.decoded("full")
         if contract != model.contract:
@@ -168,7 +179,9 @@ def _asked_batch(settings: BuildSettings) -> BatchProfile | None:
 def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
     fixed = model.fixed_batch
     if fixed is None:
-        return asked or BatchProfile()
+        batch = asked or BatchProfile()
+        require_batch(batch, 3 * model.contract.preprocessing.height * model.contract.preprocessing.width)
+        return batch
     if asked is not None and (asked.min, asked.max) != (fixed, fixed):
         raise UsageError(
             f"{model.source}: accepts only batches of {fixed}; leave out `min_batch` and `max_batch`, "
@@ -184,14 +197,14 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accep
     achieved = {plan.plan.file: plan.achieved for plan in built.plans}
     engine, float_onnx = _engine(bundle, built)
     images = bundle.settings.verify_images
-    verification, remarks = verify_bundle(engine, float_onnx, None if images is None else Path(images))
+    verified = verify_bundle(engine, float_onnx, None if images is None else Path(images))
     if accept is not None:
         accept(engine, float_onnx)
     accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
     doubts = undocumented((each.plan.builder, [layer.got for layer in each.achieved]) for each in built.plans)
     unproved = [describe_unproved(file, layers) for file, layers in achieved.items() if unproved_in(layers)]
     allowed = [f"allowed fallback: {describe_fallback(layer)}" for layer in accepted]
-    notes = (*bundle.notes, *remarks, *doubts, *unproved, *allowed)
+    notes = (*bundle.notes, *verified.notes, *doubts, *unproved, *allowed)
     manifest = Manifest(
         precision=bundle.precision,
         contract=bundle.model.contract,
@@ -199,7 +212,8 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accep
         tools=tool_versions(),
         plans=tuple(plan.plan for plan in built.plans),
         achieved=achieved,
-        verification=verification,
+        verification=verified.answers,
+        feature_verification=verified.features,
         notes=notes,
     )
     save_manifest(manifest, bundle.folder)
@@ -227,8 +241,8 @@ def _engine(bundle: UnfinishedBundle, built: BuiltPlans) -> tuple[Engine, Path]:
 def _proved_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans:
     """The plans, each of whose layers has its precision or is allowed not to; ProofError else.
 
-    Where no target is asked for, a GPU for which NVIDIA documents no such plan does not end the build: the ONNX runs
-    there as well, and a note has the reason.
+    Where no target is asked for, a GPU for which NVIDIA documents no such plan does not end the build, whichever
+    TensorRT is installed: the ONNX runs there as well, and a note has the reason.
     """
     if not bundle.settings.targets and (reason := why_no_plan_here()) is not None:
         bundle.notes.append(f"no TensorRT plan: {reason}")
@@ -236,7 +250,7 @@ def _proved_plans(bundle: UnfinishedBundle, on_progress: Progress) -> BuiltPlans
     try:
         built = _build_plans(bundle, on_progress)
         _require_proof(bundle, built)
-    except (InputError, ProofError) as exc:
+    except (InputError, ProofError, UnavailableError) as exc:
         if bundle.settings.targets or not is_limit_here(bundle.precision):
             raise
         for file in bundle.folder.glob("*.plan"):

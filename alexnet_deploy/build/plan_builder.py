@@ -5,21 +5,23 @@ There is no precision option: networks are strongly typed, so the ONNX decides.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.build import proof, reported_layers
 from alexnet_deploy.build.callbacks import BuildMonitor, progress_monitor, stream_writer
-from alexnet_deploy.build.plan_config import set_options, timing_cache
+from alexnet_deploy.build.plan_config import require_batch, set_options, timing_cache
 from alexnet_deploy.build.targets import PORTABLE
 from alexnet_deploy.bundle.manifest import LayerPrecision, Plan
-from alexnet_deploy.bundle.plan_options import DEFAULT_OPTIONS, PlanOptions
+from alexnet_deploy.bundle.plan_options import DEFAULT_OPTIONS, PlanOptions, span
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.files import text_path
 from alexnet_deploy.machine.gpu import nvidia_smi
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
+from alexnet_deploy.runtime.cuda.device import current_card
 from alexnet_deploy.runtime.tensorrt.library import RTX, TensorRT, cause_in
 from alexnet_deploy.runtime.tensorrt.support import FP8_SINCE
 
@@ -97,7 +99,7 @@ class PlanBuilder:
             built = builder.build_serialized_network_to_stream(network, config, stream_writer(api, stream, monitor))
         monitor.raise_failure()
         if not built:
-            advice = _advice(self._library)
+            advice = _advice(self._library, self._options.workspace_mib)
             _forget_failed_build(self._library)
             raise InputError(f"{self._source}: no plan for {target}: {advice}")
         monitor.complete()
@@ -107,6 +109,7 @@ class PlanBuilder:
             version=self._library.version,
             target=f"{since}+" if portable else target,
             options=self._options,
+            card=current_card() if self._library.name != RTX and self._options.hardware_compatible == "none" else "",
         )
         return BuiltPlan(plan, proof.achieved_precisions(self._nodes, self._layers(plan_path)))
 
@@ -125,6 +128,7 @@ class PlanBuilder:
                     f"and `max_batch` {fixed}, or export it with a dynamic batch"
                 )
             return
+        require_batch(span(self._options.profiles) or batch, math.prod(image))
         for sizes in self._options.profiles or (batch,):
             profile = builder.create_optimization_profile()
             profile.set_shape(tensor.name, *((size, *image) for size in (sizes.min, sizes.opt, sizes.max)))
@@ -177,10 +181,12 @@ def _refusal(library: TensorRT, error: Any) -> str:
     return f"{node}{cause}; change the model, or run the ONNX with `runtime` onnxruntime"
 
 
-def _advice(library: TensorRT) -> str:
+def _advice(library: TensorRT, workspace_mib: int | None = None) -> str:
     cause = library.messages.cause()
     if "FP32 GEMM is not supported" in cause:
         return "Turing (sm75) has no FP32 matrix multiply in TensorRT-RTX; build with fp16, or for another target"
+    if workspace_mib is not None and "workspace" in cause.lower():
+        return f"`workspace` {workspace_mib} MiB is too little for a layer ({cause}); raise it, or leave it out"
     return f"{cause}; try another target or precision"
 
 

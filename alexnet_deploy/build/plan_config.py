@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.bundle.plan_options import PlanOptions
+from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, UsageError
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.runtime.tensorrt.library import RTX, TensorRT
 
 _log = logging.getLogger(__name__)
 
+_MOST_PIXELS = (1 << 31) - 1
+"""Bytes. TensorRT-RTX 1.7.1 takes 4294967304 images for 8, and builds a plan for them."""
 _LARGEST_CACHE = 256 << 20
 """Bytes. A timing cache of a network has some hundred KiB."""
 
@@ -37,6 +40,16 @@ def check_options(options: PlanOptions, library: TensorRT) -> None:
         raise UsageError(
             f"`version_compatible`: is for the full TensorRT; a plan of {library} runs in its own version alone, so "
             "build the bundle again after an update"
+        )
+
+
+def require_batch(batch: BatchProfile, image_bytes: int) -> None:
+    """UsageError for batches whose pixels, of ``image_bytes`` per image, TensorRT cannot count."""
+    most = _MOST_PIXELS // image_bytes
+    if batch.max > most:
+        raise UsageError(
+            f"`max_batch` {batch.max}: the pixels of a batch must fit in 2 GiB, which TensorRT counts in 32 bits; "
+            f"choose {most} or less"
         )
 
 

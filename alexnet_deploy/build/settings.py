@@ -31,5 +31,7 @@ class BuildSettings(CalibrationSettings):
     """Folder of photos on which the engine is compared with the original; None: the sample photos."""
     full_decode: bool = False
     """Decode every photo in full, for calibration and in use; else as the contract of the ONNX says."""
+    until: str | None = None
+    """Layer to end at: the engine returns its output, the features of an image, and names no class."""
     allow_fallback: tuple[str, ...] = ()
     """Nodes, by name or regular expression, that may miss their precision."""

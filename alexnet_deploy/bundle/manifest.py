@@ -65,6 +65,8 @@ class Plan:
     target: str
     options: PlanOptions | None = None
     """None: not recorded, by an earlier version of this package; the library's defaults."""
+    card: str = ""
+    """Name of the model of GPU that built it, if it was tuned for that one; empty: for any, or not recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,16 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureVerification:
+    """The features of a finished engine beside those of its float model on photos, when it was built."""
+
+    runtime: str
+    images: int
+    median_cosine: float
+    least_cosine: float
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Content of ``bundle.json``."""
 
@@ -112,6 +124,8 @@ class Manifest:
     """Proof of precision, by file name of the plan."""
     verification: Verification | None = None
     """None: no runtime of the machine that built it could run it."""
+    feature_verification: FeatureVerification | None = None
+    """The same for an engine whose output are features."""
     notes: tuple[str, ...] = ()
     """Sentences for people: why the bundle has no plan, which fallback was allowed."""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
@@ -189,7 +203,7 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
         files = convert(raw.pop("files"), dict[str, FileRecord])
         contract_sha256, raw_contract = raw.pop("contract_sha256"), raw.pop("contract")
         contract = ModelContract.from_json(json.dumps(raw_contract), source=str(path))
-        manifest = convert(raw | {"contract": contract}, Manifest)
+        manifest = convert(raw | {"contract": contract}, Manifest, added=frozenset(("card",)))
         for name in files:
             if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
                 raise ValueError(f"file name {name!r} is not allowed in a bundle")

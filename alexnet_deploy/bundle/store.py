@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.bundle.feature_engines import refuse_features
 from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest, open_bundle
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError, UsageError
@@ -27,9 +28,16 @@ _BUILD = "build one: alexnet-deploy build-engine"
 
 @contextmanager
 def resolve_engine(
-    name: str | None, store: Path, import_options: ImportOptions = NO_IMPORT_OPTIONS, *, verify: bool = True
+    name: str | None,
+    store: Path,
+    import_options: ImportOptions = NO_IMPORT_OPTIONS,
+    *,
+    verify: bool = True,
+    features: bool = False,
 ) -> Iterator[Engine]:
     """Yield the engine that ``name`` means (None: the newest bundle of ``store``).
+
+    An engine whose output are features is passed over, or refused (InputError), unless ``features`` accepts it.
 
     An ONNX of another tool is converted to our form, in a temporary folder that lasts as long as the block, and with
     ``verify`` compared with the original on photos.
@@ -38,13 +46,18 @@ def resolve_engine(
     """
     if name is not None and name.endswith(".onnx"):
         with _onnx_engine(Path(name), import_options, verify) as engine:
+            if not features:
+                refuse_features(engine)
             yield engine
         return
-    directory = find_bundle(name, store) if name is not None else _newest_bundle(store)
+    directory = find_bundle(name, store) if name is not None else _newest_bundle(store, features=features)
     if import_options != NO_IMPORT_OPTIONS:
         given = " and ".join(f"`{option}`" for option in import_options.given())
         raise UsageError(f"{given}: for an ONNX of another tool, and {directory} is a bundle; leave it out")
-    yield open_bundle(directory)
+    engine = open_bundle(directory)
+    if not features:
+        refuse_features(engine)
+    yield engine
 
 
 def find_bundle(name: str, store: Path) -> Path:
@@ -77,7 +90,7 @@ def bundle_names(store: Path) -> list[str]:
 
 
 def some_bundle_names(store: Path) -> list[str]:
-    """Names of all bundles in ``store``, newest first.
+    """Names of all bundles in ``store`` that name classes, newest first.
 
     InputError if the store is empty, ArtifactError if one of them is damaged: a result on "all bundles" that lacks one
     would look complete.
@@ -87,17 +100,29 @@ def some_bundle_names(store: Path) -> list[str]:
         raise InputError(no_engine_in(store))
     for _, manifest in found:
         _refuse_damaged(manifest)
+    found = [(directory, manifest) for directory, manifest in found if not _has_features(manifest)]
+    if not found:
+        raise InputError(_only_features_in(store))
     return [directory.name for directory, _ in found]
 
 
-def _newest_bundle(store: Path) -> Path:
+def _newest_bundle(store: Path, *, features: bool) -> Path:
     """The newest bundle of ``store``; ArtifactError if it is damaged, as an older one would give other answers."""
-    found = list_bundles(store)
+    bundles = list_bundles(store)
+    found = [(directory, manifest) for directory, manifest in bundles if features or not _has_features(manifest)]
     if not found:
-        raise InputError(no_engine_in(store))
+        raise InputError(_only_features_in(store) if bundles else no_engine_in(store))
     directory, manifest = found[0]
     _refuse_damaged(manifest)
     return directory
+
+
+def _has_features(manifest: Manifest | ArtifactError) -> bool:
+    return isinstance(manifest, Manifest) and manifest.contract.features is not None
+
+
+def _only_features_in(store: Path) -> str:
+    return f"{store}/ holds feature engines alone, which name no class; {_BUILD}"
 
 
 def _refuse_damaged(manifest: Manifest | ArtifactError) -> None:

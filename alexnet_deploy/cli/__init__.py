@@ -15,9 +15,12 @@ import typer
 
 from alexnet_deploy import __version__
 from alexnet_deploy.cli.commands import (
+    calibrate,
     compare,
     diagnose,
     evaluate,
+    explain,
+    features,
     infer,
     look,
     make,
@@ -27,6 +30,7 @@ from alexnet_deploy.cli.commands import (
     profile_layers,
     report,
     serve,
+    summary,
 )
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.output.standard_output import checked_standard_output
@@ -36,13 +40,14 @@ from alexnet_deploy.errors import DeployError
 GROUPS = {
     "Make": (make.export, make.build_engine),
     "Run": (infer.infer, serve.serve, package.package),
+    "Search": (features.features, features.neighbours, features.duplicates),
     "Prove": (
         evaluate.evaluate,
         compare.compare,
         compare.preprocessing_parity,
         diagnose.diagnose,
         diagnose.calibration_stability,
-        compare.calibrate_confidence,
+        calibrate.calibrate_confidence,
     ),
     "Measure": (
         profile.profile,
@@ -52,7 +57,7 @@ GROUPS = {
         report.report,
         report.recommend,
     ),
-    "Look": (look.engines, look.inspect, look.summary, look.doctor),
+    "Look": (explain.explain, look.engines, look.inspect, summary.summary, look.doctor),
 }
 """The commands, in the order in which they are read."""
 

@@ -41,6 +41,8 @@ def running(
     full_decode: bool = False,
     tf32: bool = False,
     device: Devices | None = None,
+    features: bool = False,
+    layer: str | None = None,
 ) -> Iterator[OpenEngine]:
     """An open engine; one line on the standard error names its runtime."""
     with starting():
@@ -56,12 +58,14 @@ def running(
             full_decode=full_decode,
             tf32=tf32,
             device=None if device is None else device.wanted,
+            features=features,
+            layer=layer,
         )
     with opened:
         note_passed_over(opened.passed_over, unused_gpu=opened.unused_gpu)
-        note(
-            f"running {opened.name} ({opened.precision}) with {' and '.join(each.description for each in opened.cards)}"
-        )
+        ends_at = "" if (found := opened.contract.features) is None else f" up to layer {found.layer}"
+        runners = " and ".join(each.description for each in opened.cards)
+        note(f"running {opened.name} ({opened.precision}){ends_at} with {runners}")
         if str(engine).endswith(".onnx"):  # a bundle was built with them
             note(f"images: {opened.contract.preprocessing.describe()}")
         yield opened

@@ -73,6 +73,21 @@ class Bytes(_Quantity):
     what = "a size with its unit, such as 10MiB, 500kB or 1GB"
 
 
+class Share(float):
+    """A part of a whole, within 0..1; typed ``5%`` or ``0.05``."""
+
+    @classmethod
+    def parse(cls, text: str | float) -> float:
+        """The share in ``text``, or a default."""
+        if isinstance(text, float):
+            return float(text)
+        match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?|\.\d+)\s*(%?)\s*", text, re.ASCII)
+        value = None if match is None else Fraction(match[1]) / (100 if match[2] else 1)
+        if value is None or value > 1:
+            raise typer.BadParameter(f"{text!r} is not a share, such as 5% or 0.05")
+        return float(value)
+
+
 class Numbers(tuple[int, ...]):
     """Whole numbers, each once, in their order; typed ``1,8,32``."""
 

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.contract import Activation, ModelContract
+from alexnet_deploy.calibration import Score
+from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.evaluation.answers import Answers
-from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, ReliabilityBin
+from alexnet_deploy.evaluation.calibration_error import calibration_error, debiased_error, reliability_bins
+from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, ReliabilityBin, Selective
+from alexnet_deploy.evaluation.selective import aurc, auroc, fpr_at_95, risk_curve
 from alexnet_deploy.evaluation.statistics import PairedCounts, wilson_percent
-from alexnet_deploy.probabilities import activate, finite_rows, loss_nats, predicted_classes
+from alexnet_deploy.probabilities import certainty, finite_rows, loss_nats, predicted_classes, probabilities
 
-# Legend: N image, K class, B bin
+# Legend: N image, O outlier, K class
 
-BINS = 15
-"""As in Guo et al. 2017 (arXiv:1706.04599), so that numbers and diagrams compare with published ones."""
 _ROWS = 4096  # per step in float64: all of ImageNet's validation images at once would need gigabytes
 
 
-def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
-    """Return the accuracy of engine ``index``; ``contract`` is the engine's, for its probabilities."""
+def accuracy(answers: Answers, index: int, contract: ModelContract, outliers: Answers | None = None) -> Accuracy:
+    """Return the accuracy of engine ``index``; ``contract`` is the engine's, for its probabilities and its rule.
+
+    ``outliers`` are the answers of the same engines to images that show none of the classes.
+    """
     logits_NK = answers.logits_NK[index]
     images = len(answers.target_N)
     rank_N = _rank_of_target(logits_NK, answers.target_N)
     top1, top5 = int((rank_N == 0).sum()), int((rank_N < 5).sum())
     not_finite = int((~finite_rows(logits_NK)).sum())
 
-    def at(temperature: float) -> Confidence | None:
-        return None if not_finite else confidence(logits_NK, answers.target_N, temperature, contract.activation)
+    def by(rules: ModelContract) -> Confidence | None:
+        return None if not_finite else confidence(logits_NK, answers.target_N, rules)
 
     return Accuracy(
         images=images,
@@ -36,8 +42,11 @@ def accuracy(answers: Answers, index: int, contract: ModelContract) -> Accuracy:
         top5_percent=100 * top5 / images,
         top5_interval=wilson_percent(top5, images),
         not_finite=not_finite,
-        confidence=at(contract.temperature),
-        uncalibrated=at(1.0),
+        confidence=by(contract),
+        uncalibrated=by(contract.uncalibrated()),
+        selective=None
+        if not_finite or contract.activation == "sigmoid"
+        else _selective(logits_NK, answers.target_N, contract, None if outliers is None else outliers.logits_NK[index]),
     )
 
 
@@ -66,55 +75,63 @@ def accuracy_delta(answers: Answers, first: int, second: int) -> AccuracyDelta:
     )
 
 
-def confidence(
-    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float, activation: Activation
-) -> Confidence:
-    """Measure the probabilities at ``temperature``; all logits must be finite."""
+def confidence(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], contract: ModelContract) -> Confidence:
+    """Measure the probabilities that ``contract`` gives; all logits must be finite."""
     loss_N, first_N = np.empty(len(target_N)), np.empty(len(target_N))
     for i in range(0, len(target_N), _ROWS):
         rows = slice(i, i + _ROWS)
-        loss_N[rows] = loss_nats(logits_NK[rows], target_N[rows], activation, temperature)
-        first_N[rows] = activate(logits_NK[rows], activation, temperature).max(axis=1)
-    ece = calibration_error(first_N, logits_NK.argmax(axis=1) == target_N)
-    return Confidence(temperature, float(loss_N.mean()), 100 * ece)
-
-
-def reliability(
-    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], temperature: float, activation: Activation
-) -> tuple[ReliabilityBin, ...]:
-    """Return how often first answers are right, binned by their probability; all logits must be finite."""
-    first_N = activate(logits_NK, activation, temperature).max(axis=1)
-    return reliability_bins(first_N, logits_NK.argmax(axis=1) == target_N)
-
-
-def reliability_bins(
-    confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_], bins: int = BINS
-) -> tuple[ReliabilityBin, ...]:
-    """Sort answers into ``bins`` bins of equal width.
-
-    ``confidence_N`` is the probability (0..1) of each first answer, ``right_N`` whether it is the true class.
-    """
-    edges = np.arange(bins + 1) / bins
-    bin_N = _bin_of(confidence_N, bins)
-    images_B = np.bincount(bin_N, minlength=bins)
-    right_B = np.bincount(bin_N, right_N, minlength=bins)
-    confidence_B = np.bincount(bin_N, confidence_N, minlength=bins)
-    return tuple(
-        ReliabilityBin(
-            low=float(edges[i]),
-            high=float(edges[i + 1]),
-            images=int(n),
-            accuracy_percent=100 * float(right_B[i] / n) if n else None,
-            confidence_percent=100 * float(confidence_B[i] / n) if n else None,
-        )
-        for i, n in enumerate(images_B)
+        loss_N[rows] = loss_nats(logits_NK[rows], target_N[rows], contract)
+        first_N[rows] = probabilities(logits_NK[rows], contract).max(axis=1)
+    right_N = logits_NK.argmax(axis=1) == target_N
+    debiased = debiased_error(first_N, right_N)
+    return Confidence(
+        contract.temperature,
+        float(loss_N.mean()),
+        100 * calibration_error(first_N, right_N),
+        debiased.percent,
+        debiased.interval,
     )
 
 
-def calibration_error(confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_], bins: int = BINS) -> float:
-    """Return the expected calibration error, 0..1: the mean |accuracy - confidence| of the bins, weighted by images."""
-    gap_B = np.bincount(_bin_of(confidence_N, bins), right_N - confidence_N, minlength=bins)
-    return float(np.abs(gap_B).sum()) / len(confidence_N)
+def _selective(
+    logits_NK: NDArray[np.float32],
+    target_N: NDArray[np.int64],
+    contract: ModelContract,
+    outlier_logits_OK: NDArray[np.float32] | None,
+) -> Selective:
+    """Measure the rule of ``contract``, or without one its probabilities; an outlier that is not finite is left out."""
+    rule = contract.rejection
+    score: Score = "max-probability" if rule is None else rule.score
+    score_N, right_N = certainty(logits_NK, contract, score), logits_NK.argmax(axis=1) == target_N
+    answered_N = np.ones(len(target_N), bool) if rule is None else score_N >= rule.threshold
+    answered, right = int(answered_N.sum()), int((answered_N & right_N).sum())
+    found = Selective(
+        score=score,
+        threshold=None if rule is None else rule.threshold,
+        coverage_percent=100 * answered / len(target_N),
+        accuracy_percent=100 * right / answered if answered else None,
+        accuracy_interval=wilson_percent(right, answered) if answered else None,
+        aurc_percent=100 * aurc(score_N, right_N),
+        curve=risk_curve(score_N, right_N),
+    )
+    if outlier_logits_OK is None or not len(usable_OK := outlier_logits_OK[finite_rows(outlier_logits_OK)]):
+        return found
+    outlier_O = certainty(usable_OK, contract, score)
+    return replace(
+        found,
+        outliers=len(usable_OK),
+        auroc_percent=100 * auroc(score_N, outlier_O),
+        fpr95_percent=100 * fpr_at_95(score_N, outlier_O),
+        outliers_unknown_percent=None if rule is None else 100 * float((outlier_O < rule.threshold).mean()),
+    )
+
+
+def reliability(
+    logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], contract: ModelContract
+) -> tuple[ReliabilityBin, ...]:
+    """Return how often first answers are right, binned by their probability; all logits must be finite."""
+    first_N = probabilities(logits_NK, contract).max(axis=1)
+    return reliability_bins(first_N, logits_NK.argmax(axis=1) == target_N)
 
 
 def _rank_of_target(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -125,7 +142,3 @@ def _rank_of_target(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64])
     )
     rank_N: NDArray[np.int64] = np.where(finite_rows(logits_NK), before_NK.sum(axis=1), max(5, logits_NK.shape[1]))
     return rank_N
-
-
-def _bin_of(confidence_N: NDArray[np.float64], bins: int) -> NDArray[np.intp]:
-    return np.digitize(confidence_N, np.arange(1, bins) / bins, right=True)

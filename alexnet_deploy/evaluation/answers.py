@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,11 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
+from alexnet_deploy.images.ten_crops import picture_for_crops
 from alexnet_deploy.inference.predict import largest_batch, read_batches
 from alexnet_deploy.inference.prediction import BATCH
+from alexnet_deploy.inference.side_by_side import call_once
+from alexnet_deploy.inference.ten_crops import ten_crop_logits
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.runner import Runner, batch_near
 
@@ -40,10 +44,12 @@ def collect_answers(
     data: LabelledImages,
     *,
     names: Sequence[str] | None = None,
+    ten_crop: bool = False,
     on_progress: Progress = no_progress,
 ) -> Answers:
     """Run the same decoded pixels through every runner; memory holds one batch and the logits.
 
+    With ``ten_crop`` the logits are those of the averaged probabilities of ten views (``mean_over_views``).
     Errors call the runners by ``names`` (None: by their descriptions).
     Raises UsageError if the runners preprocess differently, because the same pixels would then be wrong for one of
     them, or if only some are multi-label; and InputError if no image can be read.
@@ -57,7 +63,10 @@ def collect_answers(
     parts: list[list[NDArray[np.float32]]] = [[] for _ in runners]
     seen = 0
     sizes = [batch_near(runner, BATCH) for runner in runners]
+    if ten_crop:
+        pre = picture_for_crops(pre)
     batch = min(next((size for size in sizes if size != BATCH), BATCH), largest_batch(pre))
+    call = partial(ten_crop_logits, batch=batch) if ten_crop else call_once
     with closing(read_batches(iter(data.files), pre, batch=batch)) as batches:
         for read in batches:
             mine = data.targets[seen : seen + len(read.files)]
@@ -70,7 +79,7 @@ def collect_answers(
             seen += len(read.files)
             if len(read.pixels_NHWC):
                 for runner, part in zip(runners, parts, strict=True):
-                    part.append(runner(read.pixels_NHWC))
+                    part.append(call(runner, read.pixels_NHWC))
             on_progress("images", seen, len(data.files))
     if not kept:
         raise InputError(f"{data.root}: none of its images can be read; check the folder")

@@ -17,7 +17,7 @@ from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine,
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle_names
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
-from alexnet_deploy.evaluation.temperature_record import read_confidence
+from alexnet_deploy.evaluation.confidence.record import read_confidence
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.precision.calibration.record import read_record
@@ -149,6 +149,13 @@ def refuse_shared(engines: Sequence[EvaluatedEngine], shared: Sequence[SharedIma
         refuse_shared_images(found.calibration or (), f"calibrated {engine.name}", f"{effect}: {remedy}")
         use, effect = f"fitted the temperature of {engine.name}", "its probabilities would fit them too well"
         refuse_shared_images(found.temperature or (), use, f"{effect}: {remedy}")
+
+
+def refuse_data_as_outliers(data: LabelledImages, outliers: LabelledImages) -> None:
+    """Raise InputError if an image of ``data`` is among the ``outliers``."""
+    hash_of = image_hashes(outliers.files)
+    shared = shared_images(hash_of, image_hashes(data.files, sizes={f.stat().st_size for f in hash_of}).values())
+    refuse_shared_images(shared, f"also lies in {data.root}", "an outlier shows none of the classes: give other images")
 
 
 def _names_in(store: Path) -> list[str]:

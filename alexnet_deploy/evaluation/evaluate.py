@@ -17,13 +17,16 @@ from alexnet_deploy.evaluation.engines import (
     EvaluatedEngine,
     find_shared_images,
     open_engines,
+    refuse_data_as_outliers,
     refuse_shared,
     unique_names,
 )
 from alexnet_deploy.evaluation.max_drop import holds_max_drop
 from alexnet_deploy.evaluation.results import AccuracyDelta, EngineResult
-from alexnet_deploy.images.labelled import LabelledImages, list_labelled
+from alexnet_deploy.images.labelled import LabelledImages, list_labelled, list_unlabelled
 from alexnet_deploy.images.shared import count_copies
+from alexnet_deploy.images.ten_crops import VIEWS, has_margin
+from alexnet_deploy.inference.predict import contract_for_crops
 from alexnet_deploy.profiling.latency import measure
 from alexnet_deploy.profiling.settings import check_timing
 from alexnet_deploy.progress import Progress, no_progress
@@ -51,6 +54,12 @@ class Evaluation:
     """``engines[i + 1]`` compared with ``engines[0]``."""
     answers: Answers = field(repr=False, compare=False)
     """The logits from which all results were computed."""
+    contracts: tuple[ModelContract, ...] = field(default=(), repr=False, compare=False)
+    """Contract of each engine: they differ in what was fitted to its answers."""
+    views: int = 1
+    """Views of each image whose probabilities were averaged: 1 or 10."""
+    has_margin: bool = True
+    """Whether ten views of an image differ, apart from being mirrored."""
     passed_over: tuple[str, ...] = ()
     """One line per runtime that was tried and cannot run an engine on this machine."""
     unused_gpu: bool = False
@@ -66,6 +75,8 @@ def evaluate(
     threads: int | None = None,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
     full_decode: bool = False,
+    ten_crop: bool = False,
+    outliers: str | Path | None = None,
     allow_calibration_images: bool = False,
     latency_s: float | None = LATENCY_S,
     min_engines: int = 1,
@@ -80,6 +91,9 @@ def evaluate(
     with the first one.
     ``runtimes`` may also hold ``"all"``. All engines answer the same pixels; then each is timed alone for
     ``latency_s`` seconds (None: not at all). ``full_decode`` decodes every photo in full, whatever their contracts say.
+    ``ten_crop`` averages the probabilities of the paper's ten views of each image (``inference.ten_crops``); the time
+    of an image is then that of its ten views.
+    ``outliers`` is a folder of images that show none of the classes, to measure how well they are told apart.
     ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa; ``device`` is the number of a GPU, and
     chooses runtimes of GPUs only.
 
@@ -110,6 +124,8 @@ def evaluate(
         return evaluate_opened(
             opened,
             list_labelled(Path(data), opened[0].runner.contract),
+            ten_crop=ten_crop,
+            outliers=None if outliers is None else list_unlabelled(Path(outliers)),
             allow_calibration_images=allow_calibration_images,
             latency_s=latency_s,
             on_progress=on_progress,
@@ -133,6 +149,8 @@ def evaluate_opened(
     engines: Sequence[EvaluatedEngine],
     data: LabelledImages,
     *,
+    ten_crop: bool = False,
+    outliers: LabelledImages | None = None,
     allow_calibration_images: bool = False,
     latency_s: float | None = LATENCY_S,
     on_progress: Progress = no_progress,
@@ -142,7 +160,17 @@ def evaluate_opened(
     if not allow_calibration_images:
         refuse_shared(engines, shared)
     names = unique_names(engines)
-    answers = collect_answers([e.runner for e in engines], data, names=names, on_progress=on_progress)
+    answers = collect_answers(
+        [e.runner for e in engines], data, names=names, ten_crop=ten_crop, on_progress=on_progress
+    )
+    views = VIEWS if ten_crop else 1
+    contracts = [contract_for_crops(e.runner.contract) if ten_crop else e.runner.contract for e in engines]
+    outlier_answers = None
+    if outliers is not None:
+        refuse_data_as_outliers(data, outliers)
+        outlier_answers = collect_answers(
+            [e.runner for e in engines], outliers, names=names, ten_crop=ten_crop, on_progress=on_progress
+        )
     results = [
         EngineResult(
             name=name,
@@ -150,8 +178,10 @@ def evaluate_opened(
             runner=engine.runner.description,
             model_bytes=engine.file.stat().st_size,
             temperature=engine.runner.contract.temperature,
-            accuracy=accuracy(answers, i, engine.runner.contract),
-            latency_ms=None if latency_s is None else measure(engine.runner, duration_s=latency_s).median_ms,
+            accuracy=accuracy(answers, i, contracts[i], outlier_answers),
+            latency_ms=None
+            if latency_s is None
+            else measure(engine.runner, batch=views, duration_s=latency_s).median_ms,
             calibration_images=None if made_from.calibration is None else len(made_from.calibration),
             temperature_images=None if made_from.temperature is None else len(made_from.temperature),
         )
@@ -163,10 +193,13 @@ def evaluate_opened(
         contract=engines[0].runner.contract,
         images=len(answers.files),
         copies=count_copies(answers.files),
-        unreadable=answers.unreadable,
+        unreadable=answers.unreadable + (() if outlier_answers is None else outlier_answers.unreadable),
         engines=tuple(results),
         deltas=tuple(accuracy_delta(answers, 0, i) for i in range(1, len(engines))),
         answers=answers,
+        contracts=tuple(contracts),
+        views=views,
+        has_margin=has_margin(engines[0].runner.contract.preprocessing),
         passed_over=tuple(f"{engine.name}: {each}" for engine in engines for each in engine.passed_over),
         unused_gpu=any(engine.unused_gpu for engine in engines),
     )

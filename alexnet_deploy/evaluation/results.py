@@ -7,6 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from alexnet_deploy.calibration import Score
+
 NonNegative = Annotated[float, Meta(ge=0)]
 
 
@@ -36,16 +38,47 @@ class ReliabilityBin:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How well the probabilities at ``temperature`` predict the share of right answers.
+    """How well the probabilities predict the share of right answers.
 
     ``nll_nats`` is the mean negative log likelihood of the true class; for a multi-label model it is the mean binary
     cross-entropy (``probabilities.loss_nats``). ``ece_percent`` is the expected calibration error of the
-    first answers over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2).
+    first answers over 15 bins of equal width (Guo et al. 2017, On calibration of modern neural networks, section 2),
+    which chance in the bins makes too large. ``ece_debiased_percent`` is without that part, and ``ece_interval`` its
+    95 % interval (``calibration_error.debiased_error``); both are None in reports of earlier versions.
     """
 
     temperature: float
     nll_nats: float
     ece_percent: float
+    ece_debiased_percent: float | None = None
+    ece_interval: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Selective:
+    """How well the answers to trust can be told from the others by one score."""
+
+    score: Score
+    """That of the engine's rule; without a rule the probability of the answer."""
+    threshold: float | None
+    """That of the rule; None without one. The coverage is then 100 %."""
+    coverage_percent: NonNegative
+    """Share of the images whose answer is not marked as unknown."""
+    accuracy_percent: NonNegative | None
+    """Top-1 of these images; None if there are none."""
+    accuracy_interval: Interval | None
+    aurc_percent: NonNegative
+    """Area under the risk-coverage curve: the mean risk over all coverages (``selective.aurc``)."""
+    curve: tuple[tuple[float, float], ...]
+    """(coverage, risk) in percent: the share of wrong answers among the images of the highest scores."""
+    outliers: Annotated[int, Meta(ge=0)] | None = None
+    """Number of images that show none of the classes; None where none were given."""
+    auroc_percent: NonNegative | None = None
+    """Chance that an image of the classes has a higher score than an outlier."""
+    fpr95_percent: NonNegative | None = None
+    """Share of the outliers that pass the threshold that 95 % of the images pass."""
+    outliers_unknown_percent: NonNegative | None = None
+    """Share of the outliers that the rule marks; None without a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +93,11 @@ class Accuracy:
     not_finite: int
     """Images with a NaN or infinite logit; they count as wrong."""
     confidence: Confidence | None
-    """At the contract's temperature; None if a logit is not finite."""
+    """As the contract calibrates them; None if a logit is not finite."""
     uncalibrated: Confidence | None
-    """At temperature 1."""
+    """Of the bare logits."""
+    selective: Selective | None = None
+    """None if a logit is not finite, for a multi-label model, and in reports of earlier versions."""
 
 
 @dataclass(frozen=True, slots=True)

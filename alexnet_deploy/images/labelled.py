@@ -25,6 +25,15 @@ class LabelledImages:
     """Naming of the folders: ``class id``, ``label``, ``class number``, or several of them."""
 
 
+def list_unlabelled(folder: Path) -> LabelledImages:
+    """All images of ``folder``, which show no class: their class number -1 is right for no answer.
+
+    Raises InputError if there are none.
+    """
+    files = tuple(find_images([folder]))
+    return LabelledImages(folder, files, (-1,) * len(files), "nothing")
+
+
 def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
     """All images of ``folder``, which has one subfolder per class, named by class id, label or class number.
 

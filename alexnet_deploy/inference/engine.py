@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, Self
 
 import numpy as np
@@ -15,15 +16,17 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.decoding import decode_in_full
+from alexnet_deploy.bundle.feature_engines import cut_engine
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.bundle.store import STORE, resolve_engine
+from alexnet_deploy.bundle.store import STORE, TEMPORARY, resolve_engine
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.ten_crops import picture_for_crops
 from alexnet_deploy.inference.predict import largest_batch, predict
-from alexnet_deploy.inference.prediction import BATCH, Prediction
+from alexnet_deploy.inference.prediction import BATCH, TOP_K, Outputs, Prediction
 from alexnet_deploy.inference.side_by_side import SideBySide
-from alexnet_deploy.runtime.runner import Runner, Steps, batch_near
+from alexnet_deploy.runtime.runner import Runner, Steps, batch_near, make_pixels_of
 from alexnet_deploy.runtime.select import CALLS_PER_GPU, Runtime, SelectedRunner, open_runner, require_gpu_runtime
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -45,6 +48,8 @@ def open_engine(
     full_decode: bool = False,
     tf32: bool = False,
     device: int | Devices | None = None,
+    features: bool = False,
+    layer: str | None = None,
 ) -> OpenEngine:
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
 
@@ -60,6 +65,10 @@ def open_engine(
     ``device`` chooses GPUs by their numbers, and then only runtimes of GPUs are tried. The engine is loaded onto each;
     ``predict`` uses all of them, a plain call the first one.
 
+    With ``features`` the engine ends at ``layer`` (None: the one before the last): a call returns the layer's output
+    ``[N, F]``, of a quantised engine dequantised. Such an engine has no classes, so no ``predict``. A bundle that was
+    built to end at a layer needs ``features`` as well.
+
     Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
     range, UnavailableError if this machine cannot run it, ProofError if its answers are not right.
     """
@@ -71,7 +80,14 @@ def open_engine(
         cards = choose_devices([device] if isinstance(device, int) else device)
     with ExitStack() as resources:
         name = None if engine is None else str(engine)
-        found = resources.enter_context(resolve_engine(name, Path(store), import_options, verify=verify))
+        found = resources.enter_context(
+            resolve_engine(name, Path(store), import_options, verify=verify, features=features)
+        )
+        if features:
+            folder = resources.enter_context(TemporaryDirectory(prefix=TEMPORARY))
+            found = cut_engine(found, layer, Path(folder))
+        elif layer is not None:
+            raise UsageError("`layer` is about `features`; open it with both")
         opened: list[SelectedRunner] = []
         for card in cards:
             opened.append(
@@ -117,6 +133,8 @@ class OpenEngine:
         self.device = selected.runner.device
         self.description = selected.runner.description
         self.passed_over = selected.passed_over
+        self.make_pixels = make_pixels_of(selected.runner)
+        """Makes memory to decode into, for ``in_batches``; None where decoders need none of the engine."""
         """The runtimes that ``"auto"`` tried before this one, each with the reason against it."""
         self.unused_gpu = selected.unused_gpu
         """Whether it runs on the CPU although this machine has an NVIDIA GPU."""
@@ -150,31 +168,43 @@ class OpenEngine:
     def predict(
         self,
         sources: str | Path | Iterable[str | Path],
-        top_k: int = 5,
+        top_k: int = TOP_K,
         batch: int | None = None,
         *,
         threshold: float | None = None,
+        outputs: Outputs = "top",
+        ten_crop: bool = False,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """One Prediction per image, in order and streaming: memory does not grow with their number.
 
         ``sources`` are image files, folders (recursive) and glob patterns, or one of these; an iterator must yield
         image files, and is read as the predictions are. Of the ``top_k`` classes only those with a probability of at
-        least ``threshold`` are kept, which may be none. ``batch`` is the number of images computed at once (None:
-        ``default_batch()``), ``workers`` the number of decoding threads (None: one per core). A file that cannot be
-        used becomes a Prediction with an ``error``.
+        least ``threshold`` are kept, which may be none. With ``outputs`` ``"probabilities"`` or ``"logits"``, each
+        Prediction has ``values``, one per class. ``ten_crop`` averages the probabilities of ten views of each image
+        (``inference.ten_crops``), at ten times the computation. ``batch`` is the number of images computed at once
+        (None: ``default_batch()``), ``workers`` the number of decoding threads (None: one per core). A file that cannot
+        be used becomes a Prediction with an ``error``.
 
         Raises at the call InputError for a source that is missing or has no image, UsageError for a number out of
         range.
         """
         self._open()
+        if self.contract.features is not None:
+            raise UsageError(f"{self.name} ends at layer {self.contract.features.layer} and names no class; call it")
         if isinstance(sources, Iterator):
             files: Iterable[Path] = map(Path, sources)
         else:
             files = find_images([sources] if isinstance(sources, str | Path) else sources)
-        batch = self.default_batch() if batch is None else batch
-        runner = self.side_by_side() or self
-        return predict(runner, files, top_k=top_k, threshold=threshold, batch=batch, workers=workers)
+        batch = self.default_batch(ten_crop=ten_crop) if batch is None else batch
+        return predict(
+            self.side_by_side() or self, files, top_k=top_k, threshold=threshold, outputs=outputs, ten_crop=ten_crop,
+            batch=batch, workers=workers,
+        )  # fmt: skip
+
+    def content_sha256(self) -> str:
+        """SHA-256 of the files of the engine."""
+        return self._engine.content_sha256()
 
     def side_by_side(self) -> SideBySide | None:
         """All that computes at the same time for ``predict``: its GPUs, with several calls per GPU where that helps.
@@ -198,9 +228,10 @@ class OpenEngine:
             self._resources.callback(self._side_by_side.close)
         return self._side_by_side
 
-    def default_batch(self) -> int:
+    def default_batch(self, *, ten_crop: bool = False) -> int:
         """``BATCH`` images, or near to it what an engine of a fixed batch size computes without filling up a call."""
-        return min(batch_near(self._open(), BATCH), largest_batch(self.contract.preprocessing))
+        pre = self.contract.preprocessing
+        return min(batch_near(self._open(), BATCH), largest_batch(picture_for_crops(pre) if ten_crop else pre))
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         """See ``Runner.steps``; raises UsageError at the call, as ``__call__`` does."""

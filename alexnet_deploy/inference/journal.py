@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from alexnet_deploy.errors import ArtifactError, UnavailableError, UsageError
 from alexnet_deploy.files.lock import try_lock
-from alexnet_deploy.inference.prediction import Answer, Prediction
+from alexnet_deploy.inference.prediction import Prediction
 
 SCHEMA = 1
 FLUSH_S = 0.2
@@ -37,7 +37,14 @@ SYNC_S = 5.0
 _BUFFER_BYTES = 1 << 16
 _MAX_LINE_BYTES = 64 << 20  # all classes of the largest models take some megabytes
 _SHOWN = 60
-ADDED_SETTINGS = {"preprocessing.decoding": "full"}
+ADDED_SETTINGS = {
+    "preprocessing.decoding": "full",
+    "outputs": "top",
+    "ten_crop": "False",
+    "calibration": "None",
+    "rejection": "None",
+    "features": "None",
+}
 """Settings that runs begun by earlier versions lack, and what they meant."""
 
 
@@ -56,8 +63,7 @@ class Line(NamedTuple):
 
     def prediction(self) -> Prediction:
         """The row as it was written."""
-        raw = json.loads(self.text)
-        return Prediction(raw["file"], tuple(Answer(**answer) for answer in raw["top"]), raw["error"])
+        return Prediction.from_row(json.loads(self.text))
 
 
 class Journal:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -17,20 +18,24 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError, require_positive
 from alexnet_deploy.images.sources import Source, load_source
-from alexnet_deploy.inference.prediction import BATCH, Answer, Prediction
-from alexnet_deploy.inference.side_by_side import SideBySide
+from alexnet_deploy.images.ten_crops import picture_for_crops
+from alexnet_deploy.inference.prediction import BATCH, TOP_K, Answer, Outputs, Prediction
+from alexnet_deploy.inference.side_by_side import Call, SideBySide, call_once
+from alexnet_deploy.inference.ten_crops import ten_crop_logits
 from alexnet_deploy.machine.cpu import cores
-from alexnet_deploy.probabilities import activate, finite_rows
-from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.probabilities import finite_rows, probabilities, unknown
+from alexnet_deploy.runtime.runner import Runner, make_pixels_of
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 S = TypeVar("S", bound=Path | Source)
+T = TypeVar("T")
 Load = Callable[[S, Preprocessing, NDArray[np.uint8]], object]
 """Fills the last argument, uint8 ``[H, W, 3]``, from an image; InputError if it cannot be read."""
 
 MAX_BATCH_BYTES = 2 << 30
 """Largest buffer of pixels: ``BATCH`` images of the largest side that a contract allows take 1.5 GiB."""
+_NOT_FINITE = "the model's output is not finite; try an engine of higher precision"
 _FILLED = 2
 """Buffers that are being filled while the others are with runners: a slow file in one does not starve the decoders."""
 
@@ -47,12 +52,18 @@ class PixelBatch(Generic[S]):
     pixels_NHWC: NDArray[np.uint8]
 
 
+Rows = Callable[[PixelBatch[S], NDArray[np.float32] | None], Iterable[T]]
+"""From a batch and the output for its pixels (None: no file could be decoded), to what is wanted of them."""
+
+
 def predict(
     runner: Runner | SideBySide,
     files: Iterable[Path | Source],
     *,
-    top_k: int = 5,
+    top_k: int = TOP_K,
     threshold: float | None = None,
+    outputs: Outputs = "top",
+    ten_crop: bool = False,
     batch: int = BATCH,
     workers: int | None = None,
 ) -> Iterator[Prediction]:
@@ -62,20 +73,67 @@ def predict(
     ``open_runner`` does. A file that cannot be used becomes a Prediction with an error; a failing runner ends the run
     with its exception, after the predictions for all files before its batch. When the run ends, even by closing the
     iterator, the decoding threads (``workers``, default one per core) end with it. Of the ``top_k`` classes only those
-    with a probability of at least ``threshold`` are kept, which may be none.
+    with a probability of at least ``threshold`` are kept, which may be none. Other ``outputs`` than ``"top"`` have a
+    number for each class; ``top_k`` and ``threshold`` do not apply to them.
+
+    ``ten_crop`` averages the probabilities of the paper's ten views of each image (``mean_over_views``); the image is
+    decoded and resized once, and a call has at most ``batch`` views. No answer is then marked as unknown: the rule for
+    that was fitted on single views.
 
     Raises UsageError at the call for a number out of range; a ``top_k`` above the number of classes gives all classes.
     """
     require_positive(top_k=top_k, workers=workers)
     require_threshold(threshold)
-    require_batch(batch, runner.contract.preprocessing)
-    pre = runner.contract.preprocessing
+    contract, pre = runner.contract, runner.contract.preprocessing
+    call = call_once
+    if ten_crop:
+        pre = picture_for_crops(pre)
+        contract = contract_for_crops(contract)
+        call = partial(ten_crop_logits, batch=batch)
+    require_batch(batch, pre)
+    rows = partial(predictions_of, contract=contract, top_k=top_k, threshold=threshold, outputs=outputs)
+    return in_batches(runner, files, rows, pre, batch=batch, workers=workers, call=call)
+
+
+def in_batches(
+    runner: Runner | SideBySide,
+    files: Iterable[S],
+    rows: Rows[S, T],
+    pre: Preprocessing,
+    *,
+    batch: int,
+    workers: int | None = None,
+    call: Call = call_once,
+) -> Iterator[T]:
+    """What ``rows`` makes of each batch of ``files``, in their order; ``pre`` makes the pixels that ``call`` gets."""
+    # Views of a picture are new arrays: only whole ones go to a GPU as they were decoded.
+    one = runner.runners[0] if isinstance(runner, SideBySide) else runner
+    make = make_pixels_of(one) if call is call_once else None
+    memory = ExitStack()
+    make_pixels = partial(make, memory) if make else _ordinary
+    # One more than there are runners: whoever is done finds the next batch at once.
+    ahead = len(runner.runners) + 1 if isinstance(runner, SideBySide) else 1
+    batches = read_batches(files, pre, batch=batch, workers=workers, held=ahead, make_pixels=make_pixels)
     if isinstance(runner, SideBySide):
-        # One more than there are runners: whoever is done finds the next batch at once.
-        ahead = len(runner.runners) + 1
-        batches = read_batches(files, pre, batch=batch, workers=workers, held=ahead)
-        return _predict_side_by_side(runner, batches, ahead, top_k, threshold)
-    return _predict(runner, read_batches(files, pre, batch=batch, workers=workers), top_k, threshold)
+        found = _side_by_side(runner, batches, ahead, call, rows)
+    else:
+        found = _one_by_one(runner, batches, call, rows)
+    return _then_free(found, memory)
+
+
+def _ordinary(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.empty(shape, np.uint8)
+
+
+def _then_free(found: Generator[T], memory: ExitStack) -> Iterator[T]:
+    """``memory`` is freed when no decoder writes into it and no call reads from it any more."""
+    with memory, closing(found):
+        yield from found
+
+
+def contract_for_crops(contract: ModelContract) -> ModelContract:
+    """The contract of averaged views: a rule for unknown answers was fitted on single views, and does not apply."""
+    return contract if contract.rejection is None else replace(contract, rejection=None)
 
 
 def require_threshold(threshold: float | None) -> None:
@@ -99,37 +157,31 @@ def largest_batch(pre: Preprocessing) -> int:
     return MAX_BATCH_BYTES // (pre.height * pre.width * 3)
 
 
-def _predict(
-    runner: Runner, batches: Generator[PixelBatch[S]], top_k: int, threshold: float | None
-) -> Iterator[Prediction]:
+def _one_by_one(runner: Runner, batches: Generator[PixelBatch[S]], call: Call, rows: Rows[S, T]) -> Generator[T]:
     with closing(batches):
         for read in batches:
-            logits_NK = runner(read.pixels_NHWC) if len(read.pixels_NHWC) else None
-            yield from predictions_of(read, logits_NK, runner.contract, top_k, threshold)
+            yield from rows(read, call(runner, read.pixels_NHWC) if len(read.pixels_NHWC) else None)
 
 
-def _predict_side_by_side(
-    runners: SideBySide, batches: Generator[PixelBatch[S]], ahead: int, top_k: int, threshold: float | None
-) -> Iterator[Prediction]:
+def _side_by_side(
+    runners: SideBySide, batches: Generator[PixelBatch[S]], ahead: int, call: Call, rows: Rows[S, T]
+) -> Generator[T]:
     running: deque[tuple[PixelBatch[S], Future[NDArray[np.float32]] | None]] = deque()
 
-    def oldest() -> list[Prediction]:
+    def oldest() -> Iterable[T]:
         read, future = running.popleft()
-        logits_NK = None if future is None else runners.result(future)
-        return predictions_of(read, logits_NK, runners.contract, top_k, threshold)
+        return rows(read, None if future is None else runners.result(future))
 
     with closing(batches):
         try:
             for read in batches:
-                running.append((read, runners.submit(read.pixels_NHWC) if len(read.pixels_NHWC) else None))
+                running.append((read, runners.submit(read.pixels_NHWC, call) if len(read.pixels_NHWC) else None))
                 if len(running) == ahead:
                     yield from oldest()
             while running:
                 yield from oldest()
-        finally:  # an early end: what waits is not worth computing
-            for _, future in running:
-                if future is not None:
-                    future.cancel()
+        finally:  # an early end: what waits is not worth computing, and what runs reads the pixels
+            wait([future for _, future in running if future is not None and not future.cancel()])
 
 
 def predictions_of(
@@ -138,30 +190,65 @@ def predictions_of(
     contract: ModelContract,
     top_k: int,
     threshold: float | None = None,
+    outputs: Outputs = "top",
 ) -> list[Prediction]:
     """One Prediction per file of ``read``; ``logits_NK`` belong to its pixels (None: no file could be decoded)."""
+    if outputs != "top":
+        return _full_predictions(read, logits_NK, contract, outputs)
     answers = iter([] if logits_NK is None else top_answers(logits_NK, contract, top_k))
+    marks = _unknown_marks(logits_NK, contract)
     predictions = []
     for file, error in zip(read.files, read.errors, strict=True):
-        top = () if error else next(answers)
+        top, mark = ((), None) if error else (next(answers), next(marks))
         if not (top or error):
-            error = f"{file}: the model's output is not finite; try an engine of higher precision"
+            error = f"{file}: {_NOT_FINITE}"
         if threshold is not None:
             top = tuple(answer for answer in top if answer.probability >= threshold)
-        predictions.append(Prediction(str(file), top, error))
+        predictions.append(Prediction(str(file), top, error, unknown=mark))
     return predictions
+
+
+def _full_predictions(
+    read: PixelBatch[S], logits_NK: NDArray[np.float32] | None, contract: ModelContract, outputs: Outputs
+) -> list[Prediction]:
+    """``predictions_of`` with a number for each class."""
+    finite_N = iter([] if logits_NK is None else finite_rows(logits_NK).tolist())
+    values: Iterator[list[float]] = iter([])
+    if logits_NK is not None:
+        usable_NK = logits_NK[finite_rows(logits_NK)]
+        values = iter((usable_NK if outputs == "logits" else probabilities(usable_NK, contract)).tolist())
+    marks = _unknown_marks(logits_NK, contract)
+    predictions = []
+    for file, error in zip(read.files, read.errors, strict=True):
+        mark = None if error else next(marks)
+        if error is None and not next(finite_N):
+            error = f"{file}: {_NOT_FINITE}"
+        predictions.append(Prediction(str(file), (), error, outputs, None if error else tuple(next(values)), mark))
+    return predictions
+
+
+def _unknown_marks(logits_NK: NDArray[np.float32] | None, contract: ModelContract) -> Iterator[bool | None]:
+    """For each row whether its answer is unknown; None without a rule and for a row that is not finite."""
+    if logits_NK is None or contract.rejection is None:
+        return repeat(None)
+    finite_N = finite_rows(logits_NK)
+    marks: list[bool | None] = [None] * len(logits_NK)
+    found = unknown(logits_NK[finite_N], contract)
+    assert found is not None
+    for i, mark in zip(np.flatnonzero(finite_N).tolist(), found.tolist(), strict=True):
+        marks[i] = mark
+    return iter(marks)
 
 
 def top_answers(logits_NK: NDArray[np.float32], contract: ModelContract, top_k: int) -> list[tuple[Answer, ...]]:
     """The ``top_k`` most likely classes of each row, ties by index; an empty tuple for a row that is not finite.
 
-    Probabilities are the contract's activation of logits / temperature, in float64.
+    Probabilities are those of the contract, in float64.
     """
-    scaled_NK = logits_NK.astype(np.float64) / contract.temperature
-    finite_N = finite_rows(scaled_NK)
-    scaled_NK[~finite_N] = 0.0
-    probabilities_NK = activate(scaled_NK, contract.activation)
-    order_NK = np.argsort(-scaled_NK, axis=1, kind="stable")[:, :top_k]
+    finite_N = finite_rows(logits_NK)
+    usable_NK = np.where(finite_N[:, None], logits_NK, np.float32(0))
+    probabilities_NK = probabilities(usable_NK, contract)
+    order_NK = np.argsort(-usable_NK, axis=1, kind="stable")[:, :top_k]
     return [
         tuple(Answer(int(k), contract.labels[k], float(row[k])) for k in order) if finite else ()
         for row, order, finite in zip(probabilities_NK, order_NK, finite_N, strict=True)
@@ -176,13 +263,15 @@ def read_batches(
     workers: int | None = None,
     load: Load[S] = load_source,
     held: int = 1,
+    make_pixels: Callable[[tuple[int, ...]], NDArray[np.uint8]] = _ordinary,
 ) -> Generator[PixelBatch[S]]:
     """Decode files in ``workers`` threads (default: one per core), up to two batches ahead of the reader.
 
     The reader may hold the pixels of ``held`` batches: those of a batch change when ``held`` more have been asked for.
+    ``make_pixels`` makes the memory that is decoded into, until the iterator ends.
     """
     source = iter(files)
-    free = deque(np.empty((batch, pre.height, pre.width, 3), np.uint8) for _ in range(held + _FILLED))
+    free = deque(make_pixels((batch, pre.height, pre.width, 3)) for _ in range(held + _FILLED))
     lent: deque[NDArray[np.uint8]] = deque()
     ahead: deque[tuple[NDArray[np.uint8], tuple[S, ...], list[Future[str | None]]]] = deque()
     pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")

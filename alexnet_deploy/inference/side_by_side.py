@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from queue import SimpleQueue
 
@@ -15,7 +15,14 @@ from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
+Call = Callable[[Runner, NDArray[np.uint8]], NDArray[np.float32]]
+"""From pixels ``[N, H, W, 3]`` to logits ``[N, K]`` with a runner."""
 _CLOSED = "the engine is closed; open it again with open_engine"
+
+
+def call_once(runner: Runner, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """``Call`` for pixels of the contract."""
+    return runner(pixels_NHWC)
 
 
 class SideBySide:
@@ -35,10 +42,10 @@ class SideBySide:
         # Not any that is free at the time of a call: CUDA graphs of ONNX Runtime belong to the thread that made them.
         self._mine.runner = self._waiting.get_nowait()
 
-    def submit(self, pixels_NHWC: NDArray[np.uint8]) -> Future[NDArray[np.float32]]:
-        """The logits ``[N, K]`` to come; the pixels must not change until then."""
+    def submit(self, pixels_NHWC: NDArray[np.uint8], call: Call = call_once) -> Future[NDArray[np.float32]]:
+        """The logits ``[N, K]`` to come, as ``call`` gets them from a runner; the pixels must not change until then."""
         try:
-            return self._threads.submit(self._run, pixels_NHWC)
+            return self._threads.submit(self._run, pixels_NHWC, call)
         except RuntimeError as exc:
             raise UsageError(_CLOSED) from exc
 
@@ -50,9 +57,8 @@ class SideBySide:
         except CancelledError as exc:
             raise UsageError(_CLOSED) from exc
 
-    def _run(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        logits_NK: NDArray[np.float32] = self._mine.runner(pixels_NHWC)
-        return logits_NK
+    def _run(self, pixels_NHWC: NDArray[np.uint8], call: Call) -> NDArray[np.float32]:
+        return call(self._mine.runner, pixels_NHWC)
 
     def close(self) -> None:
         """Wait for the calls that run, and drop those that wait; may be called twice."""

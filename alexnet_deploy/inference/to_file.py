@@ -14,7 +14,7 @@ from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files import check_file, sha256_of
 from alexnet_deploy.inference.journal import Journal, Line, journal_of, open_journal
-from alexnet_deploy.inference.prediction import Prediction
+from alexnet_deploy.inference.prediction import TOP_K, FullOutputs, Prediction
 from alexnet_deploy.inference.writers import Format, check_writer, open_writer
 
 _LONG = 60
@@ -41,7 +41,8 @@ def predict_to_file(
     *,
     settings: dict[str, str],
     format_: Format = "jsonl",
-    top_k: int = 5,
+    top_k: int = TOP_K,
+    full: FullOutputs | None = None,
     resume: bool = False,
     overwrite: bool = False,
     keep_journal: bool = False,
@@ -52,8 +53,9 @@ def predict_to_file(
     ``rounds`` are images, in one round or as they become known; ``str`` of an image is the ``file`` of its row. After a
     kill, ``resume`` continues: no row is lost and none is twice. What failed is tried again, in its place. Images that
     are new get rows at the end; rows of images that are no longer named stay (``gone``). ``settings`` (see
-    ``settings_of``) must be those of the earlier run. ``on_rows`` gets the number of rows so far, first when the
-    journal is open. ``keep_journal`` leaves the journal beside the output, for a run that is to ``resume`` later.
+    ``settings_of``) must be those of the earlier run. ``full`` has the classes where rows hold a number for each.
+    ``on_rows`` gets the number of rows so far, first when the journal is open. ``keep_journal`` leaves the journal
+    beside the output, for a run that is to ``resume`` later.
 
     Raises what ``open_journal`` and ``open_writer`` raise, before any work; UsageError if ``resume`` finds ``output``
     complete.
@@ -77,7 +79,7 @@ def predict_to_file(
             journal.flush()  # the next round may be hours away
         journal.flush(sync=True)
         failed, gone = 0, todo.gone()
-        with open_writer(format_, output, top_k=top_k) as write:
+        with open_writer(format_, output, top_k=top_k, full=full) as write:
             for prediction in journal.predictions():
                 failed += prediction.error is not None
                 write(prediction)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from alexnet_deploy.errors import UnavailableError, UsageError, printable
 from alexnet_deploy.files import atomic_file, check_file
-from alexnet_deploy.inference.prediction import Prediction
+from alexnet_deploy.inference.prediction import FullOutputs, Prediction
 
 Format = Literal["table", "jsonl", "csv", "parquet"]
 Write = Callable[[Prediction], None]
@@ -26,15 +26,26 @@ Write = Callable[[Prediction], None]
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001
 _FILE_CELLS, _LABEL_CELLS = 48, 28  # widths of the table's columns: room for most labels of ImageNet
 _NONE = "no class reaches the threshold"
+_MARKS = {None: "", False: "false", True: "true"}
+_UNKNOWN = "unknown: "
+"""Before the most likely class of an answer that the engine's rule marks; the ranking stays."""
 
 
 @contextmanager
-def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Console | None = None) -> Iterator[Write]:
+def open_writer(
+    format_: Format,
+    output: Path | None,
+    *,
+    top_k: int,
+    full: FullOutputs | None = None,
+    console: Console | None = None,
+) -> Iterator[Write]:
     """Yield the function that writes one prediction, to ``output`` or, without it, to the standard output.
 
     A file appears whole when the block ends without an error; otherwise the old one stays. A reader of the standard
     output that leaves early (``| head``) ends the block quietly. ``top_k`` is the number of answers with columns in a
-    CSV row. A table on a terminal is printed through ``console``, which it can share with a progress bar.
+    CSV row; with ``full`` there is a column per class instead. A table on a terminal is printed through ``console``,
+    which it can share with a progress bar.
 
     Raises UsageError for Parquet without ``output`` and for an ``output`` that is not a plain file, UnavailableError
     where pyarrow is missing, the disk is full or the place cannot be written.
@@ -43,17 +54,17 @@ def open_writer(format_: Format, output: Path | None, *, top_k: int, console: Co
     if format_ == "parquet" and output is not None:
         from alexnet_deploy.inference.parquet import parquet_writer
 
-        with atomic_file(output) as temporary, parquet_writer(temporary) as write:
+        with atomic_file(output) as temporary, parquet_writer(temporary, full) as write:
             yield write
         return
     with _text_stream(output) as stream:
         if format_ == "jsonl":
             yield _jsonl_writer(stream)
         elif format_ == "csv":
-            yield _csv_writer(stream, top_k)
+            yield _csv_writer(stream, top_k) if full is None else _wide_csv_writer(stream, full)
         else:
             console = console or Console(file=sys.stdout, emoji=False, markup=False, highlight=False)
-            yield _table_writer(stream, console if output is None and console.is_terminal else None)
+            yield _table_writer(stream, console if output is None and console.is_terminal else None, full)
 
 
 def check_writer(format_: Format, output: Path | None) -> None:
@@ -89,43 +100,72 @@ def _jsonl_writer(stream: TextIO) -> Write:
 def _csv_writer(stream: TextIO, top_k: int) -> Write:
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(
-        ["file", "error", *(f"{name}_{k}" for k in range(1, top_k + 1) for name in ("label", "index", "probability"))]
+        [
+            *("file", "error"),
+            *(f"{name}_{k}" for k in range(1, top_k + 1) for name in ("label", "index", "probability")),
+            "unknown",
+        ]
     )
 
     def write(prediction: Prediction) -> None:
         answers = [cell for a in prediction.top for cell in (spreadsheet_safe(a.label), a.index, a.probability)]
         blanks = [""] * (3 * top_k - len(answers))
-        rows.writerow([spreadsheet_safe(prediction.file), spreadsheet_safe(prediction.error or ""), *answers, *blanks])
+        names = (spreadsheet_safe(prediction.file), spreadsheet_safe(prediction.error or ""))
+        rows.writerow([*names, *answers, *blanks, _MARKS[prediction.unknown]])
 
     return write
 
 
-def _table_writer(stream: TextIO, terminal: Console | None) -> Write:
+def _wide_csv_writer(stream: TextIO, full: FullOutputs) -> Write:
+    rows = csv.writer(stream, lineterminator="\n")
+    rows.writerow(["file", "error", *full.columns, "unknown"])
+    blanks = [""] * len(full.class_ids)
+
+    def write(prediction: Prediction) -> None:
+        values = blanks if prediction.values is None else prediction.values
+        names = (spreadsheet_safe(prediction.file), spreadsheet_safe(prediction.error or ""))
+        rows.writerow([*names, *values, _MARKS[prediction.unknown]])
+
+    return write
+
+
+def _table_writer(stream: TextIO, terminal: Console | None, full: FullOutputs | None) -> Write:
     """Aligned lines one by one instead of one big table: output starts at once, and a million rows need no memory."""
 
     def write(prediction: Prediction) -> None:
         if terminal is None:
-            stream.write(_table_line(prediction) + "\n")
+            stream.write(_table_line(prediction, full) + "\n")
         elif prediction.error:
-            terminal.print(Text(_table_line(prediction, terminal.width), style="red"), soft_wrap=True)
+            terminal.print(Text(_table_line(prediction, full, terminal.width), style="red"), soft_wrap=True)
         else:
-            terminal.print(Text(_table_line(prediction, terminal.width)), no_wrap=True, overflow="ellipsis")
+            line = Text(_table_line(prediction, full, terminal.width), style="yellow" if prediction.unknown else "")
+            terminal.print(line, no_wrap=True, overflow="ellipsis")
 
     return write
 
 
-def _table_line(prediction: Prediction, width: int | None = None) -> str:
+def _table_line(prediction: Prediction, full: FullOutputs | None, width: int | None = None) -> str:
     file = printable(prediction.file)
     file = file.ljust(_FILE_CELLS) if width is None else _end_of(file, min(_FILE_CELLS, width // 2))
     if prediction.error:
         return f"{file}  {printable(prediction.error.removeprefix(prediction.file + ': '))}"
-    if not prediction.top:
+    answers = _ranked(prediction, full)
+    if not answers:
         return f"{file}  {_NONE}"
-    best, *others = prediction.top
-    label = printable(best.label)
+    (label, value), *others = answers
+    label = _UNKNOWN + label if prediction.unknown else label
     label = label.ljust(_LABEL_CELLS) if width is None else set_cell_size(label, min(_LABEL_CELLS, width // 4))
-    rest = ", ".join(f"{printable(answer.label)} {answer.probability:.1%}" for answer in others)
-    return f"{file}  {label} {best.probability:>6.1%}  {rest}".rstrip()
+    rest = ", ".join(f"{other} {number}" for other, number in others)
+    return f"{file}  {label} {value:>6}  {rest}".rstrip()
+
+
+def _ranked(prediction: Prediction, full: FullOutputs | None) -> list[tuple[str, str]]:
+    """The classes of a row and their numbers, the most likely first, for people."""
+    if full is None or prediction.values is None:
+        return [(printable(answer.label), f"{answer.probability:.1%}") for answer in prediction.top]
+    values, form = prediction.values, ".1%" if full.outputs == "probabilities" else ".2f"
+    order = sorted(range(len(values)), key=lambda k: -values[k])
+    return [(printable(full.labels[k]), format(values[k], form)) for k in order]
 
 
 def _end_of(path: str, cells: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -42,6 +44,20 @@ class GpuState:
     """Of the whole GPU since its driver was loaded: only differences mean anything."""
 
 
+@dataclass(frozen=True, slots=True)
+class CardData:
+    """What a GPU is built of; None: it does not report it."""
+
+    name: str | None = None
+    cuda_cores: int | None = None
+    clock_mhz: float | None = None
+    """The highest one of its multiprocessors."""
+    memory_clock_mhz: float | None = None
+    """The highest one; memory of a GPU transfers twice per clock."""
+    memory_bits: int | None = None
+    """Width of the bus to its memory."""
+
+
 class Gpu(Protocol):
     """A GPU with a state to read: through NVML, or a fake."""
 
@@ -74,6 +90,18 @@ class NvmlGpu:
             energy_j=None if millijoules is None else millijoules / 1000,
         )
 
+    def card(self) -> CardData:
+        """Read what it is built of."""
+        api = self._api
+        name = self._ask("nvmlDeviceGetName")
+        return CardData(
+            name=name.decode() if isinstance(name, bytes) else name,  # bytes before nvidia-ml-py 11.515
+            cuda_cores=self._ask("nvmlDeviceGetNumGpuCores"),
+            clock_mhz=self._ask("nvmlDeviceGetMaxClockInfo", api.NVML_CLOCK_SM),
+            memory_clock_mhz=self._ask("nvmlDeviceGetMaxClockInfo", api.NVML_CLOCK_MEM),
+            memory_bits=self._ask("nvmlDeviceGetMemoryBusWidth"),
+        )
+
     def _ask(self, function: str, *arguments: int) -> Any:
         """None if this GPU, its driver or this pynvml does not support the query."""
         ask = getattr(self._api, function, None)
@@ -104,6 +132,15 @@ def has_nvidia_gpu(root: Path = Path("/"), environment: Mapping[str, str] = os.e
 def count_gpus(root: Path = Path("/")) -> int:
     """Number of NVIDIA cards that the driver made device files for, whatever ``CUDA_VISIBLE_DEVICES`` says."""
     return len(list(root.glob("dev/nvidia[0-9]*")))
+
+
+@functools.cache
+def driver_version(root: Path = Path("/")) -> str:
+    """Text that is another one after an update of NVIDIA's driver; empty if nobody can tell."""
+    for name in ("proc/driver/nvidia/version", "etc/nv_tegra_release"):  # a card, a Jetson
+        with contextlib.suppress(OSError):
+            return (root / name).read_text(encoding="utf-8", errors="replace")
+    return nvidia_smi() or ""  # in Windows' WSL
 
 
 def nvidia_smi() -> str | None:

@@ -21,7 +21,9 @@ from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.files import atomic_file
 from alexnet_deploy.machine.cpu import describe_machine
+from alexnet_deploy.machine.gpu import open_gpu
 from alexnet_deploy.machine.watch import MachineConditions, MachineWatch, Reading, watch_for
+from alexnet_deploy.profiling.card_roofline import CardRoofline, card_roofline
 from alexnet_deploy.profiling.isolated import IsolatedProcess
 from alexnet_deploy.profiling.latency import Latency, measure, random_pixels
 from alexnet_deploy.profiling.settings import ProfileSettings
@@ -80,16 +82,22 @@ class EngineProfile:
     peak_rss_bytes: int | None
     """The most host memory that the process held; None if the system does not report it."""
     rows: tuple[BatchResult, ...]
+    card: CardRoofline | None = None
+    """The ceilings of the GPU that it ran on; None on a CPU, and for a card that is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Without the samples; units are in the names."""
         return (
             {"engine": self.name}
-            | _fields(self, without={"name", "unused_gpu", "settings", "rows"})
+            | _fields(self, without={"name", "unused_gpu", "settings", "rows", "card"})
             | {"passed_over": [str(each) for each in self.passed_over]}
             | _fields(self.settings, without={"batch_sizes"})
-            | {"batches": [row.to_dict() for row in self.rows]}
+            | {"card": None if self.card is None else dataclasses.asdict(self.card)}
+            | {"batches": [row.to_dict() | self._of_card(row) for row in self.rows]}
         )
+
+    def _of_card(self, row: BatchResult) -> dict[str, Any]:
+        return {} if self.card is None else self.card.fields(row.latency.batch, row.latency.images_per_s)
 
 
 def _fields(of: Latency | EngineProfile | ProfileSettings, *, without: set[str]) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def profile(
     ``import_options`` describe an ONNX of another tool. Raises the errors of ``open_engine`` and ``profile_engine``.
     """
     name = None if engine is None else str(engine)
-    with resolve_engine(name, Path(store), import_options) as found:
+    with resolve_engine(name, Path(store), import_options, features=True) as found:
         return profile_engine(found, settings)
 
 
@@ -123,14 +131,20 @@ def profile_engine(engine: Engine, settings: ProfileSettings | None = None) -> E
     check_batch_sizes(engine, settings.batch_sizes)
     # The first run of an engine compares the runtime with a reference, whose time and memory are not the engine's.
     with IsolatedProcess(engine.name) as process:
-        process.call(try_engine, engine, settings)
+        card = process.call(try_engine, engine, settings)
     with IsolatedProcess(engine.name) as process:
-        return process.call(measure_engine, engine, settings)
+        return dataclasses.replace(process.call(measure_engine, engine, settings), card=card)
 
 
-def try_engine(engine: Engine, settings: ProfileSettings) -> None:
-    """Open and close ``engine`` as ``measure_engine`` will; raises the errors of ``open_runner``."""
-    _open(engine, settings).runner.close()
+def try_engine(engine: Engine, settings: ProfileSettings) -> CardRoofline | None:
+    """Open and close ``engine`` as ``measure_engine`` will, and return the roofline of the GPU that it ran on.
+
+    Raises the errors of ``open_runner``.
+    """
+    with closing(_open(engine, settings).runner) as runner:
+        runtime, device = runner.runtime, runner.device
+    gpu = None if device == "cpu" else open_gpu(index=settings.device or 0)
+    return None if gpu is None else card_roofline(engine, runtime, device, gpu.card(), tf32=settings.tf32)
 
 
 def _open(engine: Engine, settings: ProfileSettings) -> SelectedRunner:
@@ -229,11 +243,10 @@ def write_times(path: Path, profiles: Sequence[EngineProfile]) -> None:
     field per batch: ``samples_ns``, the nanoseconds of each call that counts, in the order in which they ended. Raises
     UnavailableError where ``path`` cannot be written; ``check_file`` finds that out before the measurement.
     """
-    engines = [
-        profile.to_dict()
-        | {"batches": [row.to_dict() | {"samples_ns": row.latency.samples_ns} for row in profile.rows]}
-        for profile in profiles
-    ]
+    engines = [profile.to_dict() for profile in profiles]
+    for profile, engine in zip(profiles, engines, strict=True):
+        for row, batch in zip(profile.rows, engine["batches"], strict=True):
+            batch["samples_ns"] = row.latency.samples_ns
     created = datetime.now(UTC).isoformat(timespec="seconds")
     raw = {"schema": TIMES_SCHEMA, "created": created, "machine": describe_machine(), "engines": engines}
     with atomic_file(path) as temporary:

@@ -134,6 +134,22 @@ def distributions(engines: Sequence[EngineReport], batch: int) -> Chart | None:
     return Chart(x, y, curves=tuple(_ecdf(i + 1, run, x) for i, run in runs))
 
 
+def risk_coverage(engines: Sequence[EngineReport]) -> Chart | None:
+    """Draw the share of wrong answers among the most certain images, per engine; a dot where its rule ends."""
+    measured = [(i, each) for i, e in enumerate(engines, start=1) if (each := e.result.accuracy.selective) is not None]
+    if not measured:
+        return None
+    x = axis("answered images, %", [0, 100], log=False, within=(0, 100))
+    y = axis("wrong answers among them, %", [0, *(risk for _, e in measured for _, risk in e.curve)], within=(0, 100))
+    curves = []
+    for number, each in measured:
+        dots: tuple[tuple[float, float], ...] = ()
+        if each.accuracy_percent is not None and each.threshold is not None:
+            dots = ((x.at(each.coverage_percent), 100 - y.at(100 - each.accuracy_percent)),)
+        curves.append(Curve(number, polyline(each.curve, x, y), dots))
+    return Chart(x, y, curves=tuple(curves))
+
+
 def roofline(profile: LayerProfile) -> Chart | None:
     """Draw FLOP/s over FLOP per byte, layer by layer, below the machine's roofs; both axes are logarithmic."""
     rows = [

@@ -8,8 +8,8 @@ from typing import Annotated, Generic, Literal, TypeVar
 from msgspec import Meta
 
 from alexnet_deploy.doctor import Check
+from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord
 from alexnet_deploy.evaluation.results import AccuracyDelta, EngineResult, ReliabilityBin
-from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord
 from alexnet_deploy.precision.calibration.record import CalibrationRecord, Sha256
 from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
 from alexnet_deploy.profiling.layer_profile import LayerProfile

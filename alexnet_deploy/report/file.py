@@ -59,6 +59,9 @@ def _contradictions(report: Report) -> Iterator[str]:
             yield f"{engine.name}: only the first engine is not compared with the first"
         if engine.delta is not None and any(not 0 <= row.target < len(report.labels) for row in engine.delta.classes):
             yield f"{engine.name}: a class has no label"
+        selective = engine.result.accuracy.selective
+        if selective is not None and not all(0 <= value <= 100 for point in selective.curve for value in point):
+            yield f"{engine.name}: a point of its risk-coverage curve is not within 0..100 %"
         batches = [row.latency.batch for row in engine.rows]
         if len(set(batches)) < len(batches):
             yield f"{engine.name}: two rows have the same batch size"

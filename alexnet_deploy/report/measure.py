@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from alexnet_deploy import __version__
+from alexnet_deploy.bundle.feature_engines import refuse_features
 from alexnet_deploy.bundle.manifest import CALIBRATION, Engine, load_manifest, open_bundle
 from alexnet_deploy.bundle.store import find_bundle, some_bundle_names
 from alexnet_deploy.contract import Precision
@@ -21,9 +22,9 @@ from alexnet_deploy.doctor import Check, examine
 from alexnet_deploy.errors import DeployError, InputError, UsageError, one_line
 from alexnet_deploy.evaluation.accuracy import reliability
 from alexnet_deploy.evaluation.answers import pixel_rule_that_differs
+from alexnet_deploy.evaluation.confidence.record import read_confidence
 from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines
 from alexnet_deploy.evaluation.evaluate import evaluate_opened
-from alexnet_deploy.evaluation.temperature_record import read_confidence
 from alexnet_deploy.files import sha256_of, shareable
 from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.images.find import find_images
@@ -114,6 +115,7 @@ def _bundles(request: ReportRequest) -> dict[str, Engine]:
     found: dict[str, Engine] = {}
     for name in request.engines or some_bundle_names(request.store):
         engine = open_bundle(find_bundle(name, request.store))
+        refuse_features(engine)
         if _text(engine.name) != engine.name:
             raise InputError(f"{name}: the name of the bundle is not valid text; rename its folder")
         if engine.name in found:
@@ -153,8 +155,7 @@ def _evaluate(
                 else reliability(
                     evaluation.answers.logits_NK[i],
                     evaluation.answers.target_N,
-                    result.temperature,
-                    evaluation.contract.activation,
+                    opened[i].runner.contract,
                 ),
                 delta=evaluation.deltas[i - 1] if i else None,
             )

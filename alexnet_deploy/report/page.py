@@ -11,13 +11,13 @@ from typing import get_args
 
 from markupsafe import Markup
 
+from alexnet_deploy.pages.html import environment, number, write_html
 from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.stages import STAGES, Stage, StageReport
 from alexnet_deploy.report import charts
 from alexnet_deploy.report.charts import Axis, Chart
 from alexnet_deploy.report.data import EngineReport, Part, Report
 from alexnet_deploy.report.file import to_json
-from alexnet_deploy.report.html import environment, number, write_html
 
 CLASSES_SHOWN = 10
 
@@ -38,7 +38,7 @@ def write_page(report: Report, path: Path) -> None:
 
 def render_page(report: Report) -> str:
     """Return the page as text."""
-    templates = environment(shell=shlex.join, stacked=_stacked)
+    templates = environment("alexnet_deploy.report", shell=shlex.join, stacked=_stacked)
     batch = min(report.batches(), default=1)
     trade_off, dominated = charts.trade_off(report.engines, batch)
     parts = _parts(report)
@@ -58,6 +58,7 @@ def render_page(report: Report) -> str:
             (one, chart) for one in report.batches() if (chart := charts.distributions(report.engines, one)) is not None
         ],
         layers=_layers(report.engines),
+        risk_coverage=charts.risk_coverage(report.engines),
         percent_x=charts.axis("confidence, %", [0, 100], log=False, within=(0, 100)),
         percent_y=charts.axis("right, %", [0, 100], log=False, within=(0, 100)),
         data_base64=base64.b64encode(text.encode()).decode("ascii"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
+from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, Quality
 from alexnet_deploy.files import atomic_file
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def plot_reliability(record: ConfidenceRecord, path: Path) -> None:
     """
     figure = Figure(figsize=(9, 5.4), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(3, 1))
-    sides = (("uncalibrated", record.before), (f"temperature {record.temperature:.3g}", record.after))
+    sides = (("uncalibrated", record.before), (f"{record.method}, temperature {record.temperature:.3g}", record.after))
     for column, (title, quality) in enumerate(sides):
         _draw_reliability(axes[0, column], axes[1, column], quality, record.images)
         axes[0, column].set_title(f"{title}: ECE {quality.ece_percent:.1f} %, NLL {quality.nll_nats:.3f}")

@@ -2,25 +2,34 @@
 
 The reference is ONNX Runtime on the CPU with basic optimisations alone, which computes each node as the ONNX standard
 defines it, Q/DQ and float16 casts in float32. A runtime that fuses wrongly answers at once and looks right; it is
-compared once per engine, runtime version and processor.
+compared once per engine, runtime version and processor, or model of GPU and driver.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import itertools
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.bundle.manifest import Engine, Plan
+from alexnet_deploy.bundle.plan_options import profile_for
+from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.machine.cpu import cpu_model
+from alexnet_deploy.machine.gpu import driver_version
 from alexnet_deploy.machine.packages import onnxruntime_version
 from alexnet_deploy.precision.types import is_weights_only
-from alexnet_deploy.runtime.runner import Runner
+from alexnet_deploy.runtime.runner import Runner, batch_sizes_of
+from alexnet_deploy.runtime.tensorrt.library import RTX
 from alexnet_deploy.verification.difference import difference
 from alexnet_deploy.verification.photos import photo_pixels
 from alexnet_deploy.verification.verdicts import Verdict, remembered
+
+# Legend: N image, H height, W width, C channel (RGB), K class
 
 _FLOAT32 = 1e-3
 """Sums in another order differ by 5e-7 of the range of the logits; 1e-3 is a tenth of what one weight changes."""
@@ -32,75 +41,172 @@ _QUANTISED_WORST = 0.4
 """Of the worst image (fp8 9e-2)."""
 
 
-def reason_against(runner: Runner, engine: Engine, *, tf32: bool = False) -> str | None:
-    """Why the answers of ``runner`` for ``engine`` cannot be trusted; None where they are the reference's.
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``reason`` is why the answers of a runner cannot be trusted; None where they are the reference's."""
 
-    ``tf32``: float32 products may have the mantissa of float16. None as well where there is no reference: without ONNX
-    Runtime, and where ONNX Runtime refuses the model. Raises the
-    errors of ``runner``, and ArtifactError if the ONNX file itself has another contract than the engine.
+    reason: str | None
+    compared: bool = False
+    """Whether the runner was called for it, and has buffers, graphs and kernels from that; else an earlier one was."""
+
+
+def judge(
+    runner: Runner, engine: Engine, *, tf32: bool = False, mode: str = "", settled: Callable[[], Runner] | None = None
+) -> Judgement:
+    """Compare the answers of ``runner`` for ``engine`` with those of the reference, unless it is known how they differ.
+
+    ``tf32``: float32 products may have the mantissa of float16. ``mode`` names what else decides which code computes.
+    ``settled`` opens a runner that computes from its first call on with the kernels that ``runner`` may change to while
+    it runs; the comparison of it closes ``runner``. A GPU is asked for several batch sizes, each more than once (see
+    ``_calls``).
+
+    No reason as well where there is no reference: without ONNX Runtime, and where ONNX Runtime refuses the model.
+    Raises the errors of ``runner``, and ArtifactError if the ONNX file itself has another contract than the engine.
     """
     reference = onnxruntime_version()
     if reference is None:
-        return None
-    tf32 = tf32 or _plan_allows_tf32(runner, engine)
+        return Judgement(None)
+    plan = _plan_of(runner, engine)
+    # A plan without a record has TensorRT's default, which allows TF32.
+    tf32 = tf32 or (plan is not None and (plan.options is None or plan.options.tf32))
+    on_gpu = runner.device != "cpu"
     key = {
         "compares": "a runtime with the reference",
         "engine": engine.content_sha256(),
         "precision": engine.precision,
         "contract": engine.contract.to_json(),
         "runtime": runner.description,
-        "plan": getattr(runner, "plan", None) or "",
+        "plan": "" if plan is None else plan.file,
         "tf32": str(tf32),
+        "mode": mode,
         "device": runner.device,
+        "card": getattr(runner, "card", ""),
+        "driver": driver_version() if on_gpu else "",
         "reference": reference,
         "cpu": cpu_model(),
     }
-    return remembered(key, lambda: _compare(runner, engine, tf32)).reason
+    compared = False
+
+    def compare() -> Verdict:
+        nonlocal compared
+        compared = True
+        calls = _calls(runner, plan, engine) if on_gpu else None
+        verdict = _compare(runner, engine, tf32, calls)
+        if verdict.reason is not None or settled is None or plan is None or plan.builder != RTX:
+            return verdict
+        runner.close()
+        with closing(settled()) as later:
+            return _compare(later, engine, tf32, calls)
+
+    return Judgement(remembered(key, compare).reason, compared)
 
 
-def _compare(runner: Runner, engine: Engine, tf32: bool) -> Verdict:
+_REPEATS = 3
+"""Calls of one batch size on a GPU: kernel by kernel, as a CUDA graph while it is captured, and replayed."""
+_MOST_BYTES = 256 << 20
+"""Pixels of one call."""
+
+
+def _calls(runner: Runner, plan: Plan | None, engine: Engine) -> tuple[int, ...]:
+    """The batch sizes to compare on a GPU, ascending: 1, and for each optimisation profile its ``opt`` and ``max``.
+
+    Other sizes have kernels of their own in some runtimes; these are the ones that an engine is tuned for.
+    """
+    accepted = batch_sizes_of(runner) or engine.batch or BatchProfile()
+    profiles = () if plan is None or plan.options is None else plan.options.profiles
+    most = _MOST_BYTES // (3 * engine.contract.preprocessing.height * engine.contract.preprocessing.width)
+    sizes = {accepted.min}
+    for index, profile in enumerate(profiles or (accepted,)):
+        own = (size for size in range(profile.min, profile.max + 1) if profile_for(profiles, size) == index)
+        wanted = [size for size in (profile.opt, profile.max) if profile_for(profiles, size) == index and size <= most]
+        sizes |= set(wanted) or set(itertools.islice(own, 1))
+    return tuple(sorted(sizes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """Logits of photos ``which_N``; ``how`` they were asked for, for people."""
+
+    how: str
+    which_N: NDArray[np.intp]
+    logits_NK: NDArray[np.float32]
+
+
+def _compare(runner: Runner, engine: Engine, tf32: bool, batch_sizes: tuple[int, ...] | None) -> Verdict:
+    """Compare answers for the photos, in one call or in calls of ``batch_sizes``."""
     from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner
     from alexnet_deploy.runtime.runner import AnyBatch
 
     pixels_NHWC = photo_pixels(engine.contract.preprocessing)
-    found_NK = runner(pixels_NHWC)
+    if batch_sizes is None:
+        found = [_Answers("", np.arange(len(pixels_NHWC)), runner(pixels_NHWC))]
+    else:
+        found = [each for size in batch_sizes for each in _answers(runner, pixels_NHWC, size)]
     try:
         reference = OnnxRuntimeRunner(engine.onnx_path, engine.contract, precision=engine.precision, exact=True)
         reference_NK = AnyBatch(reference, engine.name)(pixels_NHWC)
     except InputError:
         return Verdict(None)
     _refuse_other_contract(reference.recorded_contract(), engine)
-    differs = difference(found_NK, reference_NK, centre=engine.contract.activation == "softmax")
+    for each in found:
+        reason = _differs(each.logits_NK, reference_NK[each.which_N], engine, tf32)
+        if reason is not None:
+            return Verdict(each.how + reason)
+    return Verdict(None)
+
+
+def _answers(runner: Runner, pixels_NHWC: NDArray[np.uint8], size: int) -> list[_Answers]:
+    """The answers in batches of ``size``, in groups of at least all photos.
+
+    No call has the photos of the one before it, whose answers could still stand in its memory.
+    """
+    photos, how = len(pixels_NHWC), f"in batches of {size}, "
+    if size >= photos:
+        shifted = [(np.arange(size) + repeat) % photos for repeat in range(_REPEATS)]
+        return [_Answers(how, which_N, runner(pixels_NHWC[which_N])) for which_N in shifted]
+    which_N = np.arange(max(_REPEATS, -(-photos // size)) * size) % photos
+    parts = [runner(pixels_NHWC[which_N[start : start + size]]) for start in range(0, len(which_N), size)]
+    return [_Answers(how, which_N, np.concatenate(parts))]
+
+
+def _differs(
+    found_NK: NDArray[np.float32], reference_NK: NDArray[np.float32], engine: Engine, tf32: bool
+) -> str | None:
+    contract = engine.contract
+    has_classes = contract.features is None
+    differs = difference(found_NK, reference_NK, centre=has_classes and contract.activation == "softmax")
     if engine.precision == "fp32" and not tf32:
         agrees = differs.largest <= _FLOAT32
     elif engine.precision in ("fp32", "fp16") or is_weights_only(engine.precision):
         agrees = differs.largest <= _FLOAT16
     else:
-        few_changed = 2 * differs.changed <= len(pixels_NHWC)
+        few_changed = not has_classes or 2 * differs.changed <= len(found_NK)
         agrees = differs.median <= _QUANTISED and differs.largest <= _QUANTISED_WORST and few_changed
     if agrees:
-        return Verdict(None)
+        return None
+    what = "logits" if has_classes else "features"
     if not np.isfinite(differs.largest):
-        return Verdict("its logits are finite for other photos than the ONNX's")
-    return Verdict(
-        f"its logits for {len(pixels_NHWC)} photos differ by up to {differs.largest:.1%} of their range from what the "
-        f"ONNX says, and {differs.changed} first classes are others"
+        return f"its {what} are finite for other photos than the ONNX's"
+    others = f", and {differs.changed} first classes are others" if has_classes else ""
+    return (
+        f"its {what} for {len(found_NK)} photos differ by up to {differs.largest:.1%} of their range from what the "
+        f"ONNX says{others}"
     )
 
 
 def _refuse_other_contract(recorded: str | None, engine: Engine) -> None:
-    """ArtifactError for a bundle whose labels or preprocessing are not those of its model, temperature apart."""
+    """ArtifactError for a bundle whose contract is not that of its model; what was fitted to answers may differ."""
     if recorded is None:
         return
     contract = ModelContract.from_json(recorded, source=str(engine.onnx_path))
-    if replace(contract, temperature=engine.contract.temperature) != engine.contract:
+    if contract.uncalibrated() != engine.contract.uncalibrated():
         raise ArtifactError(
             f"{engine.onnx_path}: has another contract than its bundle: one of them was exchanged; build the bundle "
             "again"
         )
 
 
-def _plan_allows_tf32(runner: Runner, engine: Engine) -> bool:
-    """Whether a TensorRT plan runs that may round so. One without a record has TensorRT's default, which does."""
+def _plan_of(runner: Runner, engine: Engine) -> Plan | None:
+    """The TensorRT plan that ``runner`` runs."""
     loaded = getattr(runner, "plan", None)
-    return any(plan.file == loaded and (plan.options is None or plan.options.tf32) for plan, _ in engine.plans)
+    return next((plan for plan, _ in engine.plans if plan.file == loaded), None)

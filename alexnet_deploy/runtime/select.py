@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -125,8 +126,10 @@ def open_runner(
 
         choose_devices([device])
     if runtime != "auto":
-        runner = _open(runtime, engine, options)
-        if verify and (doubt := _reason_against(runner, engine, options)) is not None:
+        runner, doubt = _open(runtime, engine, options), None
+        if verify:
+            runner, doubt = _judged(runner, engine, options)
+        if doubt is not None:
             if refuse_doubted:
                 runner.close()
                 raise ProofError(
@@ -134,6 +137,7 @@ def open_runner(
                     "`verify`"
                 )
             _log.warning("%s: do not trust %s: %s", engine.name, runner.description, doubt)
+        _say_where_tf32_is_not_used(runner, engine, options)
         return SelectedRunner(runner)
     passed_over: list[PassedOver] = []
     for name in RUNTIMES if device is None else GPU_RUNTIMES:
@@ -145,13 +149,14 @@ def open_runner(
             passed_over.append(PassedOver(name, str(exc)))
             continue
         try:
-            doubt = _reason_against(runner, engine, options) if verify else None
+            runner, doubt = _judged(runner, engine, options) if verify else (runner, None)
         except ArtifactError:  # the engine's own fault, whatever the runtime
             raise
         except DeployError as exc:
             passed_over.append(PassedOver(name, str(exc)))
             continue
         if doubt is None:
+            _say_where_tf32_is_not_used(runner, engine, options)
             return SelectedRunner(runner, tuple(passed_over), runner.device == "cpu" and has_nvidia_gpu())
         runner.close()
         _log.warning("%s: %s is not used: %s", engine.name, runner.description, doubt)
@@ -169,14 +174,54 @@ def require_gpu_runtime(runtime: str) -> None:
         )
 
 
-def _reason_against(runner: Runner, engine: Engine, options: _Options) -> str | None:
-    from alexnet_deploy.runtime.reference import reason_against
+def _say_where_tf32_is_not_used(runner: Runner, engine: Engine, options: _Options) -> None:
+    if not options.tf32 or runner.runtime == "onnxruntime-cuda":
+        return
+    loaded = getattr(runner, "plan", None)
+    if runner.runtime == "tensorrt":
+        if not any(
+            plan.file == loaded and plan.options is not None and not plan.options.tf32 for plan, _ in engine.plans
+        ):
+            return  # its plan allows it, or has the library's default, which does
+        reason = "its plan was built without; build it with `tf32`"
+    else:
+        reason = "it runs on the CPU, which computes in full float32"
+    _log.warning("%s: `tf32` has no effect on %s: %s", engine.name, runner.description, reason)
 
+
+def _judged(runner: Runner, engine: Engine, options: _Options) -> tuple[Runner, str | None]:
+    """``runner``, and why its answers cannot be trusted; closed if that raises.
+
+    After a comparison on a GPU it is another one, with nothing of the comparison in it: buffers of its batch sizes, and
+    graphs that belong to its thread.
+    """
+    from alexnet_deploy.runtime.reference import judge
+
+    runtime, on_gpu = runner.runtime, runner.device != "cpu"
+    settled, mode = None, ""
+    if runtime == "tensorrt":
+        mode = f"eager {options.eager}"
+        if not options.eager:
+            settled = partial(_open, runtime, engine, replace(options, eager=True))
+    elif on_gpu:
+        from alexnet_deploy.runtime.cuda.captures import is_alone
+
+        mode = f"graphs {options.concurrency == 1 and is_alone()}"
     try:
-        return reason_against(runner, engine, tf32=options.tf32 and runner.runtime == "onnxruntime-cuda")
+        found = judge(
+            runner,
+            engine,
+            tf32=options.tf32 and runtime == "onnxruntime-cuda",
+            mode=mode,
+            settled=settled,
+        )
     except BaseException:
         runner.close()
         raise
+    if found.compared and on_gpu:
+        runner.close()
+        runner = _open(runtime, engine, options)
+    return runner, found.reason
 
 
 def _open(runtime: str, engine: Engine, options: _Options) -> Runner:

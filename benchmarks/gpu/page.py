@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 
 from alexnet_deploy.runtime.tensorrt.library import FULL, RTX
-from alexnet_deploy.runtime.tensorrt.support import GPUS, ROWS
+from alexnet_deploy.runtime.tensorrt.support import GPUS, ROWS, RTX_EXCLUDES
+from benchmarks.gpu import matrix
 from benchmarks.gpu.result import Cases, GpuResult, PartResult
 from benchmarks.gpu.ways import OURS, TORCH
 from benchmarks.render import table
@@ -21,8 +22,11 @@ _LONGEST_WORDS = 300
 
 
 def write() -> None:
-    """Render the page from the code's table of cards and from all results; it is not touched where one is a dry run."""
-    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), results()), encoding="utf-8")
+    """Render both pages from the code's table of cards and from all results; not touched where one is a dry run."""
+    measured = results()
+    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), measured), encoding="utf-8")
+    versions = matrix.PAGE
+    versions.write_text(matrix.rendered(versions.read_text(encoding="utf-8"), measured), encoding="utf-8")
 
 
 def results(folder: Path = RESULTS) -> list[GpuResult]:
@@ -70,13 +74,21 @@ def cards() -> str:
 def _listed(library: str, capability: str, numbers: dict[str, int]) -> str:
     row = next((each for each in ROWS if (each.library, each.capability) == (library, capability)), None)
     if row is None:
-        return "no"
-    text = f"from {row.since[0]}.{row.since[1]}: {', '.join(row.precisions)}"
+        assert library == RTX, f"{capability}: the full TensorRT has a row for each"
+        return f"no{_numbered(RTX_EXCLUDES, numbers)}"
+    text = f"from {row.since[0]}.{row.since[1]}"
+    if row.without is not None:
+        (major, minor), (again_major, again_minor) = row.without
+        text += f" to before {major}.{minor}, and from {again_major}.{again_minor}"
+    text += f": {', '.join(row.precisions)}"
     if row.accepted:
         text += f"; builds {', '.join(row.accepted)}, which no document lists"
-    for source in row.source.split("; "):
-        text += f" [{numbers.setdefault(source, len(numbers) + 1)}]"
-    return text
+    text += _numbered(row.source, numbers)
+    return f"{text}; **unconfirmed**: {row.unconfirmed}" if row.unconfirmed else text
+
+
+def _numbered(sources: str, numbers: dict[str, int]) -> str:
+    return "".join(f" [{numbers.setdefault(source, len(numbers) + 1)}]" for source in sources.split("; "))
 
 
 def section(result: GpuResult) -> str:

@@ -18,7 +18,7 @@ from alexnet_deploy.bundle.manifest import MANIFEST
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.inference.engine import open_engine
-from alexnet_deploy.probabilities import activate
+from alexnet_deploy.probabilities import probabilities
 from alexnet_deploy.serving.protocol.messages import METHODS, SERVICE
 
 # Legend: P photo, N batch, K class
@@ -69,7 +69,7 @@ class Expected:
             def in_batches(size: int) -> NDArray[np.float64]:
                 starts = range(0, len(pixels_PHWC), size)
                 logits_PK = np.concatenate([opened(pixels_PHWC[start : start + size]) for start in starts])
-                return activate(logits_PK, opened.contract.activation, opened.contract.temperature)
+                return probabilities(logits_PK, opened.contract)
 
             alone_PK = in_batches(1)
             apart = max(float(np.abs(in_batches(size) - alone_PK).max()) for size in _BATCHES)

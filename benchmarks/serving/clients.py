@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.probabilities import activate
+from alexnet_deploy.probabilities import probabilities
 
 Ask = Callable[[int], Awaitable[Any]]
 """Sends the request of this number, and returns the answer."""
@@ -89,7 +89,7 @@ def probabilities_in(side: str, target: Target, answer: Any, contract: ModelCont
         return {one["index"]: one["probability"] for one in found}
     scores = np.frombuffer(values["probabilities" if "probabilities" in values else contract.output_name], "<f4")
     if "probabilities" not in values:
-        scores = activate(scores[np.newaxis], contract.activation, contract.temperature)[0]
+        scores = probabilities(scores[np.newaxis], contract)[0]
     return {index: float(value) for index, value in enumerate(scores)}
 
 

@@ -110,12 +110,12 @@ async def _clients(
 
 
 def _check(side: str, target: Target, answer: Any, engine: Engine, pixels_HWC: Any) -> dict[str, Any]:
-    from alexnet_deploy.probabilities import activate
+    from alexnet_deploy.probabilities import probabilities
     from alexnet_deploy.runtime.select import open_runner
 
     contract = engine.contract
     logits_NK = open_runner(engine).runner(pixels_HWC[np.newaxis])
-    right = activate(logits_NK, contract.activation, contract.temperature)[0]
+    right = probabilities(logits_NK, contract)[0]
     found = probabilities_in(side, target, answer, contract)
     best = max(found, key=lambda index: found[index])
     apart = max(abs(right[index] - value) for index, value in found.items())

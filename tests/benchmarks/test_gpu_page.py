@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from alexnet_deploy.runtime.tensorrt.library import FULL, RTX
-from alexnet_deploy.runtime.tensorrt.support import GPUS, ROWS
+from alexnet_deploy.runtime.tensorrt.library import RTX
+from alexnet_deploy.runtime.tensorrt.support import GPUS, ROWS, RTX_EXCLUDES, RTX_TARGETS
 from benchmarks.gpu import page
 from benchmarks.gpu.result import Cases, GpuResult, PartResult
 from benchmarks.rounds import RESULTS, ROOT
@@ -130,13 +130,19 @@ def test_the_table_of_cards_is_that_of_the_code() -> None:
     assert rows.keys() == {row.capability for row in ROWS} == set(GPUS.values())
     for name, capability in GPUS.items():
         assert f" {name}" in rows[capability]
+
+    def number(source: str) -> str:
+        return "[" + next(line.partition(".")[0] for line in lines if line.endswith(f". {source}")) + "]"
+
     for row in ROWS:
         cell = rows[row.capability].split(" | ")[2 if row.library == RTX else 3]
-        assert f"from {row.since[0]}.{row.since[1]}: {', '.join(row.precisions)}" in cell
-        for source in row.source.split("; "):
-            number = next(line.partition(".")[0] for line in lines if line.endswith(f". {source}"))
-            assert f"[{number}]" in cell
-    for capability, line in rows.items():
-        for library, column in ((RTX, 2), (FULL, 3)):
-            if not any((row.library, row.capability) == (library, capability) for row in ROWS):
-                assert line.split(" | ")[column].strip(" |") == "no"
+        versions = f"from {row.since[0]}.{row.since[1]}"
+        if row.without is not None:
+            versions += " to before {}.{}, and from {}.{}".format(*row.without[0], *row.without[1])
+        assert cell.startswith(f"{versions}: {', '.join(row.precisions)}")
+        assert all(number(source) in cell for source in row.source.split("; "))
+        assert ("**unconfirmed**" in cell) is bool(row.unconfirmed)
+        assert row.unconfirmed in cell
+    for capability in rows.keys() - set(RTX_TARGETS):
+        cell = rows[capability].split(" | ")[2]
+        assert cell.split() == ["no", *map(number, RTX_EXCLUDES.split("; "))]

@@ -17,6 +17,7 @@ from alexnet_deploy.build import engine
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.plans import BuiltPlan, BuiltPlans
 from alexnet_deploy.bundle.manifest import LayerPrecision, open_bundle, verify
+from alexnet_deploy.calibration import Calibration, Rejection
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.images.choose import choose_images
@@ -39,16 +40,23 @@ def test_bundle_holds_what_its_manifest_says(tiny_onnx: Path, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_temperature_stays_with_the_engine_it_was_fitted_to(tiny_onnx: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_calibration_is_carried_and_a_rule_is_not(
+    tiny_onnx: Path, tmp_path: Path, photo_folder: Path, precision: Precision
+) -> None:
     model = load_onnx(tiny_onnx)
-    contract = contract_in(model, source="exported")
-    assert contract is not None
-    set_contract(model, dataclasses.replace(contract, temperature=0.8))
-    fitted = save_onnx(model, tmp_path / "fitted.onnx")
-    made = build_bundle(fitted, tmp_path / "bundle", "fp16")
-    assert made.contract == contract
-    assert contract_in(load_onnx(tmp_path / "bundle/model.onnx"), source="bundle") == contract
-    assert any("temperature 0.8 of" in note and "calibrate-confidence" in note for note in made.notes)
+    bare = contract_in(model, source="exported")
+    assert bare is not None
+    fitted = dataclasses.replace(bare, temperature=0.8, calibration=Calibration(top=((0.2, 0.3), (0.9, 0.8))))
+    set_contract(model, dataclasses.replace(fitted, rejection=Rejection("energy", 3.0)))
+    source = save_onnx(model, tmp_path / "fitted.onnx")
+    images = {"calibration_data": photo_folder / "train", "calibration_images": 6} if precision == "int8" else {}
+    made = build_bundle(source, tmp_path / "bundle", precision, **images)
+    assert made.contract == fitted
+    assert contract_in(load_onnx(tmp_path / "bundle/model.onnx"), source="bundle") == fitted
+    assert any("rule for unknown answers" in note and "calibrate-confidence" in note for note in made.notes)
+    # Float16 answers as float32 does; int8 nearly does, which a note says.
+    assert any(note.startswith(engine.BORROWED) for note in made.notes) == (precision == "int8")
 
 
 def test_the_default_place_names_model_and_precision(

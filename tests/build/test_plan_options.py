@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.build import plan_builder
 from alexnet_deploy.build.plan_config import check_options, remarks, set_options, timing_cache
-from alexnet_deploy.bundle.plan_options import PlanOptions, profile_for, span
+from alexnet_deploy.bundle.plan_options import DEFAULT_OPTIONS, PlanOptions, profile_for, span
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.runtime.tensorrt import library as tensorrt_library
@@ -118,6 +118,21 @@ class TestTheFullTensorRT:
         (made,) = built(tiny_classifier(tmp_path / "m.onnx", precision), "h100", options=options).plans
         assert (made.plan.file, made.plan.target, made.plan.options) == ("sm90.plan", target, options)
 
+    def test_the_model_of_card_is_recorded_where_the_plan_is_tuned_for_it(
+        self, machine: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(plan_builder, "current_card", lambda: "NVIDIA H100 80GB HBM3")
+        machine("sm90", full_tensorrt([TENSORRT_11]))
+        model = tiny_classifier(tmp_path / "m.onnx", "fp16")
+
+        def card(target: str, options: PlanOptions = DEFAULT_OPTIONS) -> str:
+            (made,) = built(model, target, options=options).plans
+            return made.plan.card
+
+        assert card("sm90") == "NVIDIA H100 80GB HBM3"
+        assert card("sm90", PlanOptions(hardware_compatible="sameComputeCapability")) == ""
+        assert card("sm89") == "", "TensorRT-RTX builds for any card of the capability"
+
     def test_one_compute_capability(self, full: TensorRT) -> None:
         config = RecordingConfig(full.api)
         set_options(PlanOptions(hardware_compatible="sameComputeCapability"), full, config)
@@ -147,7 +162,7 @@ class TestRtx:
     def test_keeps_to_the_workspace(self, tmp_path: Path) -> None:
         model = tiny_classifier(tmp_path / "m.onnx")
         assert built(model, "sm89", options=PlanOptions(workspace_mib=1024)).plans
-        with pytest.raises(InputError, match=r"no plan for sm89: .*workspace limit") as caught:
+        with pytest.raises(InputError, match=r"no plan for sm89: `workspace` 1 MiB is too little") as caught:
             built(model, "sm89", options=PlanOptions(workspace_mib=1))
         assert "\n" not in str(caught.value)
 

@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.build import plan_builder
 from alexnet_deploy.build.callbacks import PROGRESS_STEPS, BuildMonitor, stream_writer
+from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.plans import build_plans
+from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.build.targets import choose_builder
+from alexnet_deploy.bundle.plan_options import PlanOptions
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.runtime.tensorrt import library as tensorrt_library
@@ -94,7 +97,7 @@ class TestFullTensorRT:
             choose_builder(["sm89", "sm90"])
         machine("sm90")
         with pytest.raises(
-            UnavailableError, match=r"`targets` sm90: TensorRT-RTX .* pip install 'alexnet-deploy\[gpu\]'"
+            UnavailableError, match=r"^TensorRT-RTX does not support sm90; .* pip install 'alexnet-deploy\[gpu\]'"
         ):
             choose_builder()
 
@@ -103,7 +106,7 @@ class TestFullTensorRT:
         with pytest.raises(UnavailableError, match=r"sm89: TensorRT 11.* builds only for its own GPU \(sm90\)"):
             choose_builder(["sm89"])
         machine(None, full_tensorrt([]), rtx=False)
-        with pytest.raises(UnavailableError, match=r"portable: .*its own GPU \(none installed\); pip install"):
+        with pytest.raises(UnavailableError, match=r"^TensorRT 11.* CUDA opens none here; pip install"):
             choose_builder()
 
     def test_a_plan_that_it_cannot_load_again(self, machine: Callable[..., None], tmp_path: Path) -> None:
@@ -132,6 +135,19 @@ def mixed_types(path: Path) -> Path:
     g = Graph(fp16=True)
     g.save(g.node("Relu", g.node("MatMul", "pixels", g.weight(8, 8))), path, ["N", 8])
     return path
+
+
+@pytest.mark.parametrize("images", [700_000, 1 << 31, (1 << 32) + 8])
+def test_a_batch_that_tensorrt_cannot_count_is_refused(images: int, tmp_path: Path) -> None:
+    """TensorRT-RTX 1.7.1 takes a size modulo 2**32, so 4294967304 images became a plan for 8."""
+    model = tiny_classifier(tmp_path / "m.onnx")
+    for options in (PlanOptions(), PlanOptions(profiles=(BatchProfile(1, 1, 8), BatchProfile(1, 8, images)))):
+        with pytest.raises(UsageError, match=rf"`max_batch` {images}: the pixels .* choose 699050 or less"):
+            build_plans(model, tmp_path / "plans", batch=BatchProfile(1, 4, images), targets=["sm89"], options=options)
+    with pytest.raises(UsageError, match=rf"`max_batch` {images}: "):
+        build_engine(model, tmp_path / "bundle", settings=BuildSettings(batch=BatchProfile(1, 4, images)))
+    assert files_in(tmp_path / "plans") == set()
+    assert not (tmp_path / "bundle").exists()
 
 
 class TestErrors:

@@ -14,7 +14,7 @@ from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.precision.calibration.record import read_record
-from alexnet_deploy.runtime.reference import reason_against
+from alexnet_deploy.runtime.reference import judge
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.sensitivity.layers import diagnose
 from alexnet_deploy.sensitivity.search import build_within_drop
@@ -53,7 +53,7 @@ def test_a_bundle_needs_no_images_and_takes_them(
         for runtime in ("openvino", "onnxruntime"):
             with closing(open_runner(open_bundle(folder), runtime).runner) as runner:
                 logits_NK = runner(pixels_NHWC)
-                assert reason_against(runner, open_bundle(folder)) is None
+                assert judge(runner, open_bundle(folder)).reason is None
             exact_NK = logits_NK if exact_NK is None else exact_NK
             # 4 bits in three layers, or 8 in eight.
             tolerance = 0.3 if precision == "int4" else 0.05
@@ -89,7 +89,7 @@ def test_commands_know_it(tiny_onnx: Path, tmp_path: Path, photo_folder: Path, c
         done = command("build-engine", tiny_onnx, "-o", store / name, "--target", "sm89", *flags)
         assert done.code == 0, done.err
     assert "int4" in command("inspect", store / "net-int4").out
-    found = json.loads(command("evaluate", photo_folder / "val", "--store", store, "--json").out)
+    found = json.loads(command("evaluate", photo_folder / "val", "--store", store, "--no-latency", "--json").out)
     precisions = {engine["engine"]: engine["precision"] for engine in found["engines"]}
     assert precisions == {"net": "fp32", "net-int4": "int4", "net-int4-gptq": "int4"}
     # The one without images was not calibrated by any; the other has a record, of other images.

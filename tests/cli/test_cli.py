@@ -94,7 +94,7 @@ def test_infer_formats_and_exit_code_3(command: Command, here: Path, kind: str) 
         assert len(rows) == 8
     elif kind == "parquet":
         table = pq.read_table("rows")
-        assert table.column_names == ["file", "top", "error"]
+        assert table.column_names == ["file", "top", "error", "unknown"]
         assert table["error"].null_count == 7
     else:
         assert len(Path("rows").read_text().splitlines()) == 8

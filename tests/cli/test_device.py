@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.inference.engine import OpenEngine
+from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.profiling import engine as profiling
+from alexnet_deploy.runtime.cuda.memory import is_shared
 from alexnet_deploy.serving.engines.instances import open_instances
 from alexnet_deploy.serving.engines.models import ModelSource, _open_one
 from alexnet_deploy.serving.settings import Settings
 from tests.helpers.cards import Cards
 from tests.helpers.command import Command
+from tests.helpers.fake_device import expected_logits
 from tests.helpers.models.foreign_models import random_pixels
-from tests.helpers.models.onnx_models import SIDE, TINY_CONTRACT
+from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT
 from tests.helpers.photos import save_photo
 
 NAMES = [f"photos/{i}.jpg" for i in range(6)]
@@ -49,6 +52,27 @@ class TestInfer:
             # The same kernels, one image at a time.
             assert row["top"][0]["probability"] == pytest.approx(other["top"][0]["probability"], rel=1e-5)
         assert sum(len(session.sizes) for session in cards.sessions.values()) == 6
+
+    @pytest.mark.parametrize("device", [(), ("--device", "0")])
+    def test_the_error_of_a_lost_gpu_is_that_of_the_call_which_failed(
+        self, device: tuple[str, ...], command: Command, cards: Cards, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not that of the clean-up, which the lost GPU refuses as well."""
+        lost = cards.devices[0]
+        wait, waits = lost.synchronize, iter(range(100))
+
+        def synchronize(stream: int) -> None:
+            if next(waits) == 4:
+                lost.lost = True
+                raise UnavailableError("cudaStreamSynchronize: the GPU stopped working", "start again")
+            wait(stream)
+
+        monkeypatch.setattr(lost, "synchronize", synchronize)
+        plan = ("--engine", "tiny.onnx", "--runtime", "tensorrt", "--no-verify", "--batch", 1)
+        ran = command("infer", *NAMES, *plan, *device)
+        assert ran.code == 1
+        assert "cudaStreamSynchronize: the GPU stopped working; start again" in ran.error
+        assert "destroy_stream" not in ran.err
 
     def test_a_gpu_that_is_lost_in_the_middle_keeps_the_rows_so_far(self, command: Command, cards: Cards) -> None:
         asked: list[Any] = ["infer", *NAMES, *CUDA, "--device", "0,1", "--batch", 1, "--format", "jsonl", "-o", "rows"]
@@ -180,7 +204,30 @@ def test_serve_has_instances_on_every_gpu(cards: Cards) -> None:
         assert other == pytest.approx(first, rel=1e-5)  # the same kernels
     instances.close()
     assert [device.calls[-1] for device in cards.devices] == ["close", "close"]
-    assert cards.tf32 == [True, True]
+    assert set(cards.tf32) == {True}
+
+
+@pytest.mark.parametrize("runtime", ["tensorrt", "onnxruntime"])
+def test_requests_to_serve_are_joined_in_memory_that_a_gpu_copies_as_it_is(runtime: Any, cards: Cards) -> None:
+    device: Any = "all" if runtime == "tensorrt" else None
+
+    def open_one(concurrency: int) -> OpenEngine:
+        return open_engine("tiny.onnx", runtime=runtime, concurrency=concurrency, device=device, verify=False)
+
+    instances = open_instances(open_one, Settings(device=device, instances=2, max_batch=4))
+    if runtime == "onnxruntime":
+        assert instances.batches == (None, None)
+    else:
+        assert [None if each is None else (each.shape, is_shared(each)) for each in instances.batches] == [
+            ((4, SIDE, SIDE, 3), True)
+        ] * 4
+        pixels = random_pixels(3, SIDE)
+        for each, batch in zip(instances.sharing, instances.batches, strict=True):
+            assert batch is not None
+            batch[:3] = pixels
+            np.testing.assert_array_equal(each(batch[:3]), expected_logits(pixels, CLASSES))
+    instances.close()
+    assert [device.live for device in cards.devices] == [set(), set()]
 
 
 @pytest.mark.parametrize(
@@ -233,4 +280,4 @@ def test_evaluate_measures_on_the_gpu_that_was_chosen_with_tf32_or_without(
     assert ran.code == 0, ran.err
     (found,) = json.loads(ran.out)["engines"]
     assert found["runner"][-5:] == "GPU 1"
-    assert (cards.tf32, list(cards.sessions)) == ([tf32], [1])
+    assert (set(cards.tf32), list(cards.sessions)) == ({tf32}, [1])

@@ -112,7 +112,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ("profile --store empty", 1, "empty/ holds no engine"),
         ("export --weights none.safetensors", 1, "none.safetensors: no such file"),
         ("export --arch lenet", 2, "'--arch': 'lenet' is not one of 'alexnet', 'alexnet-2012'"),
-        ("summary lenet", 2, "ARCHITECTURE lenet: unknown"),
+        ("summary lenet", 2, "MODEL lenet: unknown"),
     ],
 )
 def test_bad_input_is_one_clear_line(

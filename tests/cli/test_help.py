@@ -32,10 +32,10 @@ COMMANDS = [command for commands in GROUPS.values() for command in commands]
 def test_the_groups_stand_in_the_order_of_the_pipeline_with_whole_sentences(command: Command) -> None:
     listed = command("--help").out
     headings = re.findall(r"^(\w+):$", listed, re.M)
-    assert headings == ["Options", "Make", "Run", "Prove", "Measure", "Look"]
+    assert headings == ["Options", "Make", "Run", "Search", "Prove", "Measure", "Look"]
     names = re.findall(r"^  ([a-z][a-z-]+)  ", listed, re.M)
     assert names[:3] == ["export", "build-engine", "infer"]
-    assert len(names) == len(app.registered_commands) == 21
+    assert len(names) == len(app.registered_commands) == 25
     sentences = re.findall(r"^  [a-z][a-z-]+ +(.*)$", listed, re.M)
     assert all(sentence.endswith(".") for sentence in sentences), "each fits on its line"
 
@@ -67,7 +67,7 @@ def test_a_flag_means_the_same_in_every_command() -> None:
     # Some take several engines or sources where others take one, and some more or fewer runtimes. The output of infer
     # may be an address.
     assert differ <= {"--data", "--engine", "ENGINE", "BUNDLE", "--runtime", "--images", "--output"}
-    assert {"--engines", "--kind", "--beside", "--latency-bound-ms", "--duration-s"}.isdisjoint(types)
+    assert {"--engines", "--kind", "--latency-bound-ms", "--duration-s"}.isdisjoint(types)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)

@@ -58,7 +58,7 @@ def test_only_what_differs_from_trtexecs_defaults_is_shown() -> None:
         (("--version-compatible",), "--version-compatible: is for the full TensorRT"),
         (("--optimization-level", 6), "--optimization-level 6: choose from 0"),
         (("--target", "rtx4091"), "--target rtx4091: unknown; did you mean"),
-        (("--target", "h100"), "--target sm90: TensorRT-RTX"),
+        (("--target", "h100"), "--target h100 (sm90): TensorRT-RTX"),
     ],
 )
 def test_what_cannot_be_is_a_usage_error(flags: tuple[object, ...], says: str, command: Command, here: Path) -> None:

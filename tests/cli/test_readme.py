@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from alexnet_deploy.cli import GROUPS
+from tests.helpers import transcripts
 from tests.helpers.repository import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,29 +21,29 @@ SHORTER = {"profile": ("--duration", "100ms")}
 def test_the_commands_run_in_order_in_an_empty_folder(tmp_path: Path) -> None:
     """With nothing but defaults, the shipped checkpoint becomes an engine that recognises a church."""
     section = README.partition("\n## Three commands\n")[2].partition("\n## ")[0]
-    consoles = "".join(re.findall(r"```console\n(.*?)```", section, re.S))
-    commands = [line.split()[2:] for line in consoles.splitlines() if line.startswith("$ alexnet-deploy ")]
-    assert commands[:3] == [["export"], ["build-engine", "--fp16"], ["infer", "images/"]]
+    commands = [each.command.removeprefix("alexnet-deploy ") for each in transcripts.shown(section)]
+    assert commands[:3] == ["export", "build-engine --fp16", "infer images/"]
 
     shutil.copytree(ROOT / "samples", tmp_path / "images")
-    program = Path(sys.executable).with_name("alexnet-deploy")
-    done = []
-    for words in commands:
-        command = [program, *words, *SHORTER.get(words[0], ())]
-        done.append(subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300))
-        assert done[-1].returncode == 0, f"{words}\n{done[-1].stderr}"
-    assert re.search(r"^images/church_reims\.jpg +church +\d", done[2].stdout, re.M)
-    assert "alexnet-fp16 (fp16) with OpenVINO" in done[2].stderr
+    outputs = transcripts.check(section, tmp_path, flags=SHORTER, instead={})
+    assert re.search(r"^images/church_reims\.jpg +church +\d", outputs[2], re.M)
+    assert "alexnet-fp16 (fp16) with OpenVINO" in outputs[2]
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     best = {answer["file"]: answer["top"][0]["label"] for answer in answers}
     assert len(best) == 12
     assert best["images/church_reims.jpg"] == "church"
 
 
+def test_the_korean_readme_has_the_same_commands() -> None:
+    korean = (ROOT / "README.ko.md").read_text(encoding="utf-8")
+    commands, theirs = ([each.command for each in transcripts.shown(text)] for text in (README, korean))
+    assert theirs == commands
+
+
 PAGES = sorted(
     str(path.relative_to(ROOT))
-    for folder in (".", "docs", "docs/decisions", "engines", "benchmarks", "samples")
-    for path in (ROOT / folder).glob("*.md")
+    for pattern in ("*.md", "docs/**/*.md", "engines/*.md", "benchmarks/*.md", "samples/*.md")
+    for path in ROOT.glob(pattern)
 )
 
 

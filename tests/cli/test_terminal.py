@@ -73,6 +73,15 @@ COMMANDS: dict[str, list[tuple[object, ...]]] = {
         (f"none{HOSTILE}",),
         ("photos", "--engine", f"none{HOSTILE}"),
     ],
+    "features": [
+        ("photos", "broken", "--engine", NAME, "-o", f"v{HOSTILE}.npz"),
+        ("photos", "--engine", NAME, "-o", "v.npz", "--layer", f"none{HOSTILE}"),
+    ],
+    "neighbours": [
+        ("photos/val", "broken", "--index", f"none{HOSTILE}.npz"),
+        ("photos/val", "--index", "photos/val/n01_red/1.jpg", "--engine", NAME),
+    ],
+    "duplicates": [("photos", "broken", "--engine", NAME), (f"none{HOSTILE}",)],
     "serve": [(f"none{HOSTILE}",), (NAME, "--host", f"x{HOSTILE}")],
     "package": [(NAME, "--triton", "repository"), (f"none{HOSTILE}", "--triton", "repository")],
     "evaluate": [("photos/val", "--engine", NAME, "--markdown"), (f"none{HOSTILE}",)],
@@ -89,7 +98,17 @@ COMMANDS: dict[str, list[tuple[object, ...]]] = {
     "recommend": [(f"none{HOSTILE}", "--max-latency", "5ms")],
     "engines": [(), ("--json",), ("--store", f"none{HOSTILE}")],
     "inspect": [(NAME,), (NAME, "--json"), (f"none{HOSTILE}",)],
-    "summary": [(f"none{HOSTILE}",), (f"none{HOSTILE}.safetensors",)],
+    "explain": [
+        ("photos/val", "broken", "--engine", NAME, "--beside", "exact", "-o", f"maps{HOSTILE}", "--patch", 8),
+        ("photos/val", "--engine", NAME, "-o", "maps", "--class", f"none{HOSTILE}"),
+    ],
+    "summary": [
+        (f"none{HOSTILE}",),
+        (f"none{HOSTILE}.safetensors",),
+        (f"onnx/model{HOSTILE}.onnx",),
+        (f"onnx/model{HOSTILE}.onnx", "--filters", f"filters{HOSTILE}.png"),
+        (f"onnx/bad{HOSTILE}.onnx", "--activations", f"none{HOSTILE}.jpg", "-o", f"sheets{HOSTILE}"),
+    ],
     "doctor": [(f"x{HOSTILE}",)],
 }
 

@@ -102,9 +102,9 @@ def test_more_images_than_are_computed_at_once(monkeypatch: pytest.MonkeyPatch) 
     rng = np.random.default_rng(0)
     logits_NK = rng.normal(size=(25, CLASSES)).astype(np.float32)
     target_N = rng.integers(0, CLASSES, 25)
-    whole = confidence(logits_NK, target_N, 1.5, "softmax")
+    whole = confidence(logits_NK, target_N, contract(1.5))
     monkeypatch.setattr("alexnet_deploy.evaluation.accuracy._ROWS", 10)
-    assert confidence(logits_NK, target_N, 1.5, "softmax") == whole
+    assert confidence(logits_NK, target_N, contract(1.5)) == whole
 
 
 def test_delta_by_hand() -> None:

@@ -122,9 +122,26 @@ def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> 
     ran = run("photos/val", *BOTH, "--no-latency", "--gallery", "out/flips.html", "--gallery-images", 3)
     assert ran.code == 0, ran.err
     page = (here / "out/flips.html").read_text(encoding="utf-8")
-    assert page.count("<img ") == 3
+    assert page.count("<img ") == 3 * 3, "flips of one engine, and the highest losses of each"
     assert "4 of 6 images flip; the first 3 of them." in page
     assert "wrote out/flips.html" in ran.err
+    alone = run("photos/val", "--engine", "ruined", "--runtime", "openvino", "--no-latency", "--gallery", "one.html")
+    assert alone.code == 0, alone.err
+    assert "Most confused pairs" in (here / "one.html").read_text(encoding="utf-8")
+
+
+def test_json_holds_the_confusion_matrix_without_its_zeros(run: Command, here: Path) -> None:
+    exact, ruined = json.loads(run("photos/val", *BOTH, "--no-latency", "--json").out)["engines"]
+    assert [row["right"] for row in exact["classes"]] == [2, 2, 2]
+    assert exact["confusions"] == []
+    assert [(row["class_id"], row["label"], row["images"]) for row in ruined["classes"]] == [
+        ("n01_red", "red", 2),
+        ("n02_green", "green", 2),
+        ("n03_blue", "blue", 2),
+    ]
+    (answer,) = {row["answer_class_id"] for row in ruined["confusions"]}
+    assert {row["class_id"] for row in ruined["confusions"]} == set(CLASSES) - {answer}
+    assert [row["images"] for row in ruined["confusions"]] == [2, 2]
 
 
 @pytest.mark.parametrize(
@@ -134,11 +151,6 @@ def test_the_gallery_is_written_beside_the_results(run: Command, here: Path) -> 
         (("photos/val", *BOTH, "--confident"), 2, "--confident needs --max-drop"),
         (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: must be points"),
         (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "a comparison needs two; add another to --engine"),
-        (
-            ("photos/val", "--engine", "exact", "--gallery", "g.html"),
-            2,
-            "a comparison needs two; add another to --engine",
-        ),
         (("photos/val", *BOTH, "--gallery", "g.html", "--gallery-images", 0), 2, "--gallery-images 0: must be 1 or"),
         (("photos/val", *BOTH, "--gallery", "photos"), 2, "--gallery photos: is not a plain file"),
         (

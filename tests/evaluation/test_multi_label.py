@@ -20,9 +20,9 @@ from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.evaluation.accuracy import accuracy, reliability
 from alexnet_deploy.evaluation.compare import compare, logit_difference
+from alexnet_deploy.evaluation.confidence.calibrate import calibrate
 from alexnet_deploy.evaluation.evaluate import evaluate
-from alexnet_deploy.evaluation.temperature import calibrate
-from alexnet_deploy.probabilities import activate, kl_nats, loss_nats
+from alexnet_deploy.probabilities import kl_nats, loss_nats, probabilities
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.answers import given_answers
 from tests.helpers.command import Command
@@ -31,6 +31,13 @@ from tests.helpers.models.score_endings import SIGMOID, SOFTMAX, save
 
 NAMES = ("a", "b", "c")
 CONTRACT = ModelContract("any", NAMES, NAMES, activation="sigmoid")
+
+
+def multi_label(classes: int, temperature: float = 1.0) -> ModelContract:
+    names = tuple(map(str, range(classes)))
+    return ModelContract("any", names, names, temperature=temperature, activation="sigmoid")
+
+
 ODDS_3 = math.log(3)
 """The logit of a probability of 3/4."""
 
@@ -45,7 +52,7 @@ def test_accuracy_by_hand() -> None:
     first = -(math.log(3 / 4) + math.log(1 / 2) + math.log(3 / 4)) / 3
     second = -(math.log(1 / 4) + math.log(1 / 2) + math.log(3 / 4)) / 3
     assert found.confidence.nll_nats == pytest.approx((first + second) / 2)
-    bins = reliability(np.array([[ODDS_3, 0, -ODDS_3]], np.float32), np.array([0]), 1.0, "sigmoid")
+    bins = reliability(np.array([[ODDS_3, 0, -ODDS_3]], np.float32), np.array([0]), multi_label(3))
     assert [(b.images, b.confidence_percent) for b in bins if b.images] == [(1, pytest.approx(75))]
 
 
@@ -70,8 +77,8 @@ def test_kl_and_loss_are_those_of_the_textbook(p: np.ndarray, q: np.ndarray, tem
     scaled, target = p / np.float64(temperature), np.array([4, 0])
     present = np.arange(5) == target[:, None]
     expected = -np.log(np.where(present, sigmoid(scaled), sigmoid(-scaled))).mean(axis=1)
-    assert loss_nats(p, target, "sigmoid", temperature) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    assert activate(p, "sigmoid", temperature) == pytest.approx(sigmoid(scaled), rel=1e-12)
+    assert loss_nats(p, target, multi_label(5, temperature)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert probabilities(p, multi_label(5, temperature)) == pytest.approx(sigmoid(scaled), rel=1e-12)
 
 
 @pytest.fixture(scope="module")

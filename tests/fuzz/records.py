@@ -10,8 +10,8 @@ from typing import Any
 
 from alexnet_deploy.bundle.manifest import CONFIDENCE
 from alexnet_deploy.contract import ADDED_FIELDS, METADATA_KEY, ModelContract, Preprocessing
-from alexnet_deploy.evaluation.accuracy import reliability_bins
-from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality, read_confidence
+from alexnet_deploy.evaluation.calibration_error import reliability_bins
+from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, Quality, read_confidence
 from alexnet_deploy.precision.calibration.record import CalibrationImage, CalibrationRecord, read_record
 from alexnet_deploy.report.file import read_report, to_json
 from alexnet_deploy.report.page import render_page

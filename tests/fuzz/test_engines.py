@@ -8,6 +8,6 @@ from tests.fuzz.driver import Workers
 from tests.fuzz.tested import assert_no_fault
 
 
-@pytest.mark.parametrize(("kind", "inputs"), [("onnx/adopt", 250), ("onnx/build", 20), ("bundles", 300)])
+@pytest.mark.parametrize(("kind", "inputs"), [("onnx/adopt", 120), ("onnx/build", 15), ("bundles", 150)])
 def test_no_engine_answers_otherwise(kind: str, inputs: int, workers: Workers) -> None:
     assert_no_fault(workers, kind, inputs)

@@ -8,7 +8,7 @@ from tests.fuzz.driver import Workers
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.tested import assert_no_fault
 
-_INPUTS = {"records": 100, "weights": 200, "text": 300}
+_INPUTS = {"records": 50, "weights": 100, "text": 150}
 
 
 @pytest.mark.parametrize("kind", [name for name in KINDS if name.partition("/")[0] in _INPUTS])

@@ -69,6 +69,9 @@ class FakeCuda(ModuleType):
     def cuDeviceGet(self, index: int) -> tuple[int, int]:
         return 0, index
 
+    def cuDeviceGetName(self, length: int, device: int) -> tuple[int, bytes]:
+        return 0, f"NVIDIA L{device}".encode().ljust(length, b"\0")
+
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, int]:
         self.retained.append(device)
         return 0, device
@@ -159,6 +162,9 @@ class FakeDriver:
             @staticmethod
             def compute_capability() -> tuple[int, int]:
                 return 12, 0
+
+            def name(self) -> str:
+                return f"NVIDIA L{self.index}"
 
             def retain_primary_context(self) -> Context:
                 outer.retained.append(self.index)

@@ -52,6 +52,7 @@ class FakeDevice:
         self.lost = False
         """Every call fails from now on."""
         self.name = f"fake GPU {capability}"
+        self.card = f"a card with {capability}"
         self.capability = capability
         self.graphs = graphs
         self.fail_at = fail_at
@@ -60,6 +61,8 @@ class FakeDevice:
         self.memory: dict[int, bytearray] = {}
         self.moved: list[int] = []
         """Bytes of each copy, in order."""
+        self.uploads: dict[int, list[NDArray[Any]]] = {}
+        """What the queue of each stream will read from pinned memory."""
         self.queues: dict[int, list[Work]] = {}
         """Work of each stream that waits to be done, as if the GPU did none before somebody waits for it."""
         self.recordings: dict[int, list[Work]] = {}
@@ -122,6 +125,9 @@ class FakeDevice:
 
     def free_pinned(self, array: NDArray[np.uint8]) -> None:
         self._call("free_pinned")
+        waiting = [source for sources in self.uploads.values() for source in sources]
+        assert not any(np.shares_memory(array, source) for source in waiting), "a copy would read freed memory"
+        array[:] = 0xDD  # whoever still reads it gets wrong pixels
         self.live.remove(("pinned", id(array)))
 
     def create_stream(self) -> int:
@@ -139,6 +145,7 @@ class FakeDevice:
             self.memory[pointer][: source.nbytes] = source.tobytes()
             self.moved.append(source.nbytes)
 
+        self.uploads.setdefault(stream, []).append(source)
         self.enqueue(work, stream)
 
     def download(self, target: NDArray[Any], pointer: int, stream: int) -> None:
@@ -153,6 +160,7 @@ class FakeDevice:
     def synchronize(self, stream: int) -> None:
         self._call("synchronize")
         assert stream not in self.recordings, "CUDA forbids waiting for a stream that is being captured"
+        self.uploads.pop(stream, None)
         for work in self.queues.pop(stream, []):
             work()
 
@@ -250,6 +258,7 @@ class FakeContext:
         if config is not None and config.cache is not None and not config.cache.kernels:
             config.cache.kernels = b"kernels"
         device, addresses, shape = self.engine.device, dict(self.addresses), self.shape
+        sign = -1 if self.engine.fault(self, shape[0], stream in device.recordings) else 1
         assert current_gpu() == device.index, "TensorRT launches on the GPU of the thread, and refuses another's stream"
         if self.engine.profiles:
             profile = self.engine.profiles[self.profile]
@@ -260,7 +269,7 @@ class FakeContext:
 
         def work() -> None:
             source = np.frombuffer(device.memory[addresses["pixels"]], np.uint8, int(np.prod(shape)))
-            logits = expected_logits(source.reshape(shape), self.engine.classes)
+            logits = sign * expected_logits(source.reshape(shape), self.engine.classes)
             device.memory[addresses["logits"]][: logits.nbytes] = logits.tobytes()
 
         device.enqueue(work, stream)
@@ -273,6 +282,8 @@ class FakeEngine:
     def __init__(self, device: FakeDevice, api: Any, *, side: int, classes: int, capturable: bool) -> None:
         self.device, self.classes, self.capturable = device, classes, capturable
         self.profiles: tuple[BatchProfile, ...] = ()
+        self.fault: Callable[[FakeContext, int, bool], bool] = lambda context, images, captured: False
+        """Whether a run of that context, batch size and way has the wrong sign."""
         self.contexts: list[FakeContext] = []
         self.runtime_configs: list[Any] = []
         self.tensors = {
@@ -318,6 +329,9 @@ def fake_tensorrt(
     messages = Messages()
 
     def deserialize_cuda_engine(data: bytes) -> FakeEngine | None:
+        if data == b"too old":
+            messages.errors.append("Error Code 1: Cuda Runtime (CUDA driver version is insufficient for CUDA runtime)")
+            return None
         if data == b"bad":
             messages.errors.append(
                 "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (it is bad. In x at /y.cpp:1)"
@@ -339,7 +353,17 @@ def fake_tensorrt(
         api.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph")
         api.DynamicShapesKernelSpecializationStrategy = SimpleNamespace(EAGER="eager", LAZY="lazy")
         found = {b"old": 1 | 4, b"cc!": 2, b"mem": 8}
-        runtime.get_engine_validity = lambda header: (2, found[header]) if header in found else (0, 0)
+
+        def get_engine_validity(header: bytes) -> tuple[int, int]:
+            if header == b"drv":  # what TensorRT-RTX 1.7.1 logged and returned on a machine without a driver
+                messages.errors.append(
+                    "IRuntime::getEngineValidity: Error Code 1: Cuda Runtime (In ScopedCudaStream at /_src/c.cpp:25 "
+                    "(cudaError 35: CUDA driver version is insufficient for CUDA runtime version))"
+                )
+                return 2, 0
+            return (2, found[header]) if header in found else (0, 0)
+
+        runtime.get_engine_validity = get_engine_validity
     api.Runtime = lambda logger: runtime
     name = "tensorrt_rtx" if rtx else "tensorrt"
     return TensorRT(name, "1.7.1.116" if rtx else "11.4.0.106", api, None, messages), engine

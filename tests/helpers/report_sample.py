@@ -9,9 +9,17 @@ import numpy as np
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.doctor import Check
-from alexnet_deploy.evaluation.accuracy import reliability_bins
-from alexnet_deploy.evaluation.results import Accuracy, AccuracyDelta, ClassDelta, Confidence, EngineResult, Interval
-from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
+from alexnet_deploy.evaluation.calibration_error import reliability_bins
+from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, Quality
+from alexnet_deploy.evaluation.results import (
+    Accuracy,
+    AccuracyDelta,
+    ClassDelta,
+    Confidence,
+    EngineResult,
+    Interval,
+    Selective,
+)
 from alexnet_deploy.machine.watch import MachineConditions
 from alexnet_deploy.precision.calibration.record import CalibrationRecord
 from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
@@ -69,8 +77,12 @@ def engine_report(
         classes = (ClassDelta(2, 100, 80.0, 80.0 + 2 * points), ClassDelta(0, 100, 70.0, 70.0))
         delta = AccuracyDelta(300, 98.5, 4, 3, points, Interval(points - 1.2, points + 1.1), 0.5, classes)
     accuracy = Accuracy(
-        300, top1, Interval(top1 - 4, top1 + 3), 97.0, Interval(95, 98), 0, Confidence(1.25, 0.6, 3.1),
+        300, top1, Interval(top1 - 4, top1 + 3), 97.0, Interval(95, 98), 0,
+        Confidence(1.25, 0.6, 3.1, 1.9, Interval(0.4, 3.4)),
         Confidence(1.0, 0.7, 6.2),
+        Selective(
+            "energy", 2.5, 80.0, 96.0, Interval(92.5, 97.9), 2.1, tuple((float(i), i / 8) for i in range(1, 101)),
+        ),
     )  # fmt: skip
     return EngineReport(
         result=EngineResult(name, precision, RUNNER, size, 1.25, accuracy, None, 0, None),

@@ -79,9 +79,10 @@ def test_a_row_is_what_the_manual_says(folder: Path) -> None:
             {"index": 1, "label": "1", "probability": pytest.approx(math.exp(-10) * probability)},
         ],
         "error": None,
+        "unknown": None,
     }
-    assert list(good) == ["file", "top", "error"]
-    assert bad == {"file": str(folder / "003.png"), "top": [], "error": bad["error"]}
+    assert list(good) == ["file", "top", "error", "unknown"]
+    assert bad == {"file": str(folder / "003.png"), "top": [], "error": bad["error"], "unknown": None}
 
 
 def test_the_runner_gets_the_pixels_of_load_pixels(folder: Path) -> None:

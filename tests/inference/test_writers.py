@@ -25,7 +25,7 @@ from alexnet_deploy.inference.writers import Format, open_writer
 
 GOOD = Prediction("photos/kirk.jpg", (Answer(4, "church", 0.93), Answer(0, "tench, Tinca tinca", 0.05)))
 BAD = Prediction("broken.jpg", (), "broken.jpg: cannot be decoded (cut off); get a whole copy of the file")
-ODD = Prediction(os.fsdecode(b"caf\xe9 \xc3\xa9\n\x1b[2J.jpg"), (Answer(1, 'a "b", ж', 1.0),))
+ODD = Prediction(os.fsdecode(b"caf\xe9 \xc3\xa9\n\x1b[2J.jpg"), (Answer(1, 'a "b", ж', 1.0),), unknown=True)
 ROWS = [GOOD, BAD, ODD]
 
 
@@ -62,17 +62,18 @@ def test_jsonl_round_trips_any_file_name(tmp_path_factory: pytest.TempPathFactor
 def test_a_jsonl_line_is_the_documented_row(tmp_path: Path) -> None:
     assert written(tmp_path / "out", "jsonl", [GOOD]).read_text() == (
         '{"file": "photos/kirk.jpg", "top": [{"index": 4, "label": "church", "probability": 0.93}, '
-        '{"index": 0, "label": "tench, Tinca tinca", "probability": 0.05}], "error": null}\n'
+        '{"index": 0, "label": "tench, Tinca tinca", "probability": 0.05}], "error": null, "unknown": null}\n'
     )
 
 
 def test_csv_has_one_column_a_value(tmp_path: Path) -> None:
     with written(tmp_path / "out.csv", "csv", ROWS).open(encoding="utf-8", newline="") as stream:
         header, good, bad, odd = csv.reader(stream)
-    assert header == ["file", "error", "label_1", "index_1", "probability_1", "label_2", "index_2", "probability_2"]
-    assert good == ["photos/kirk.jpg", "", "church", "4", "0.93", "tench, Tinca tinca", "0", "0.05"]
-    assert bad == ["broken.jpg", str(BAD.error), *[""] * 6]
-    assert odd == [spelled(ODD.file), "", 'a "b", ж', "1", "1.0", "", "", ""]
+    answers = ["label_1", "index_1", "probability_1", "label_2", "index_2", "probability_2"]
+    assert header == ["file", "error", *answers, "unknown"]
+    assert good == ["photos/kirk.jpg", "", "church", "4", "0.93", "tench, Tinca tinca", "0", "0.05", ""]
+    assert bad == ["broken.jpg", str(BAD.error), *[""] * 7]
+    assert odd == [spelled(ODD.file), "", 'a "b", ж', "1", "1.0", "", "", "", "true"]
 
 
 def test_parquet_nests_the_answers_and_streams_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +98,7 @@ def test_a_table_in_a_file_is_aligned_and_cuts_no_name(tmp_path: Path) -> None:
     assert good.split() == ["photos/kirk.jpg", "church", "93.0%", "tench,", "Tinca", "tinca", "5.0%"]
     assert bad.split(maxsplit=1) == ["broken.jpg", "cannot be decoded (cut off); get a whole copy of the file"]
     assert odd.startswith(r"caf\udce9 é\n\x1b[2J.jpg ")
-    assert good.index("church") == bad.index("cannot") == odd.index('a "b"')
+    assert good.index("church") == bad.index("cannot") == odd.index('unknown: a "b"')
     assert deep.startswith(long.file + "  church")
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from alexnet_deploy.machine.gpu import LIMITS, SLOWDOWNS, GpuState, NvmlGpu, has_nvidia_gpu, open_gpu
+from alexnet_deploy.machine.gpu import (
+    LIMITS,
+    SLOWDOWNS,
+    CardData,
+    GpuState,
+    NvmlGpu,
+    driver_version,
+    has_nvidia_gpu,
+    open_gpu,
+)
 
 pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
 
@@ -37,13 +46,17 @@ def fake(*, gpus: int = 1, reasons: int = 0, refuses: frozenset[str] = frozenset
         "nvmlDeviceGetPowerUsage": 70_000,
         "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=3 << 30, total=24 << 30),
         "nvmlDeviceGetTotalEnergyConsumption": 5_250,
+        "nvmlDeviceGetName": "NVIDIA L4",
+        "nvmlDeviceGetNumGpuCores": 7424,
+        "nvmlDeviceGetMaxClockInfo": lambda handle, kind: {1: 2040, 2: 6251}[kind],
+        "nvmlDeviceGetMemoryBusWidth": 192,
         "nvmlDeviceGetTemperature": lambda handle, sensor: {0: 60}[sensor],
         "nvmlDeviceGetCurrentClocksEventReasons": reasons,
         "nvmlDeviceGetCurrentClocksThrottleReasons": reasons,
     }
     api = SimpleNamespace(**{name: function(name, result) for name, result in values.items()})
     api.NVMLError = FakeError
-    api.NVML_CLOCK_SM, api.NVML_TEMPERATURE_GPU = 1, 0
+    api.NVML_CLOCK_SM, api.NVML_CLOCK_MEM, api.NVML_TEMPERATURE_GPU = 1, 2, 0
     bits = {"GpuIdle": 1, "SwPowerCap": 4, "HwSlowdown": 8, "SwThermalSlowdown": 32, "HwThermalSlowdown": 64}
     for name, bit in (bits | {"HwPowerBrakeSlowdown": 128}).items():
         setattr(api, f"nvmlClocksThrottleReason{name}", bit)
@@ -99,6 +112,11 @@ def test_an_older_driver_is_asked_by_the_old_name() -> None:
 def test_what_a_gpu_does_not_tell_is_none() -> None:
     everything = frozenset(name for name in vars(fake()) if name.startswith("nvmlDeviceGet"))
     assert NvmlGpu(fake(refuses=everything), "h").read() == GpuState()
+    assert NvmlGpu(fake(refuses=everything), "h").card() == CardData()
+
+
+def test_what_a_card_is_built_of() -> None:
+    assert NvmlGpu(fake(), "h").card() == CardData("NVIDIA L4", 7424, 2040, 6251, 192)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +172,16 @@ def test_a_gpu_is_there_where_the_driver_has_its_device_file(tmp_path: Path) -> 
     assert has_nvidia_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": "1"})
     for hidden in ("", "-1"):
         assert not has_nvidia_gpu(tmp_path, {"CUDA_VISIBLE_DEVICES": hidden})
+
+
+@pytest.mark.parametrize("file", ["proc/driver/nvidia/version", "etc/nv_tegra_release"])
+def test_an_update_of_the_driver_shows(file: str, tmp_path: Path) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True)
+    path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06\n")
+    before = driver_version(tmp_path)
+    assert "580.65.06" in before
+    path.write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  590.10\n")
+    assert driver_version(tmp_path) == before, "a process has the driver that it started with"
+    driver_version.cache_clear()
+    assert "590.10" in driver_version(tmp_path)

@@ -30,7 +30,9 @@ MEMBERS = [*FAMILY, "low-rank"]
 def checkpoint_of(member: str) -> Checkpoint:
     """Random weights, biases and a preprocessing of its own, so that nothing wrong can hide behind a zero or a one."""
     rank = 8 if member == "low-rank" else None
-    arch = get_architecture("alexnet" if rank else member, num_classes=len(LABELS), hidden=48, dense_rank=rank)
+    usual = FAMILY["alexnet" if rank else member]
+    narrow = tuple(width // 8 for width in usual.widths)
+    arch = get_architecture(usual.name, widths=narrow, num_classes=len(LABELS), hidden=48, dense_rank=rank)
     torch.manual_seed(1)
     model = AlexNet(arch)
     initialise(model, "kaiming")
@@ -216,8 +218,8 @@ def test_an_export_can_be_made_for_full_decoding(tiny_checkpoint: Checkpoint, tm
     assert onnx_file.contract_in(onnx_file.load_onnx(path), source="x") == tiny_checkpoint.contract
 
 
-def test_weights_of_another_tool_are_exported_with_their_labels(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    weights = {f"module.{key}": value for key, value in tiny_checkpoint.weights.items()}
+def test_weights_of_another_tool_are_exported_with_their_labels(usual_widths: Checkpoint, tmp_path: Path) -> None:
+    weights = {f"module.{key}": value for key, value in usual_widths.weights.items()}
     torch.save({"epoch": 3, "state_dict": weights}, tmp_path / "x.pth.tar")
     (tmp_path / "labels.txt").write_text("ant\nbee\ncat\n")
     exported = export.export_with_parity(tmp_path / "x.pth.tar", tmp_path / "x.onnx", labels=tmp_path / "labels.txt")

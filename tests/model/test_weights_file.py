@@ -72,11 +72,11 @@ def test_the_content_decides_not_the_name(tmp_path: Path, legacy: bool, name: st
     assert same(load_weights(tmp_path / name).weights, WEIGHTS)
 
 
-def test_safetensors_of_another_tool_under_any_name(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_safetensors_of_another_tool_under_any_name(usual_widths: Checkpoint, tmp_path: Path) -> None:
     for name in ("model.safetensors", "pytorch_model.bin"):
-        save_file(below("module.", tiny_checkpoint.weights), tmp_path / name, {"format": "pt"})
+        save_file(below("module.", usual_widths.weights), tmp_path / name, {"format": "pt"})
         loaded = load_weights(tmp_path / name)
-        assert all(torch.equal(loaded.weights[key], value) for key, value in tiny_checkpoint.weights.items())
+        assert all(torch.equal(loaded.weights[key], value) for key, value in usual_widths.weights.items())
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -91,8 +91,8 @@ def test_values_beside_the_weights_need_no_code(tmp_path: Path, legacy: bool) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_float_types_keep_their_values(tiny_checkpoint: Checkpoint, tmp_path: Path, dtype: torch.dtype) -> None:
-    weights = {key: value.to(dtype) for key, value in tiny_checkpoint.weights.items()}
+def test_other_float_types_keep_their_values(usual_widths: Checkpoint, tmp_path: Path, dtype: torch.dtype) -> None:
+    weights = {key: value.to(dtype) for key, value in usual_widths.weights.items()}
     torch.save(weights, tmp_path / "x.pth")
     loaded = load_foreign(tmp_path / "x.pth")
     assert all(torch.equal(loaded.weights[key], value) for key, value in weights.items())

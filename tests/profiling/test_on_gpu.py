@@ -13,6 +13,7 @@ from alexnet_deploy.bundle.manifest import Engine, open_bundle
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.machine.gpu import open_gpu
+from alexnet_deploy.profiling.card_roofline import TENSOR_CORES
 from alexnet_deploy.profiling.engine import profile_engine
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.profiling.stages import profile_stages
@@ -61,6 +62,11 @@ def test_profile_measures_each_batch_size(runtime: str, concurrency: int, engine
     assert all(row.latency.images_per_s > 0 for row in found.rows)
     if runtime != "onnxruntime" and open_gpu() is not None:
         assert all(row.machine.gpu_temperature_c_max is not None for row in found.rows)
+    if runtime == "onnxruntime" or require_gpu() not in TENSOR_CORES:
+        assert found.card is None
+    elif found.card is not None:  # where NVML reports what the card is built of
+        limits = [row["of_card_limit_percent"] for row in found.to_dict()["batches"]]
+        assert all(0 < percent < 100 for percent in limits), "so small a network is bound by its launches"
 
 
 def test_stages_have_the_copies_of_a_gpu(runtime: str, engine: Engine, photo_folder: Path) -> None:

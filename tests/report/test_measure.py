@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.bundle.manifest import CONFIDENCE, MODEL, load_manifest, save_manifest
 from alexnet_deploy.errors import ArtifactError, UnavailableError
-from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord, Quality
+from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, Quality
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.profiling.engine import profile_engine
@@ -145,7 +145,7 @@ def test_images_that_made_an_engine_are_refused_and_told(run: Command, here: Pat
     assert ruined.calibration_images
     html = (here / "report.html").read_text(encoding="utf-8")
     assert "of the images calibrated it" in html
-    assert "Its temperature was fitted on 1 of the images" in html
+    assert "Its probabilities were calibrated on 1 of the images" in html
 
 
 def test_a_folder_name_that_is_no_text(run: Command, here: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.pages.html import number
 from alexnet_deploy.report.charts import axis, dominated_by, roofline, trade_off
 from alexnet_deploy.report.data import Gap, Report
 from alexnet_deploy.report.file import read_report
-from alexnet_deploy.report.html import number
 from alexnet_deploy.report.page import render_page, write_page
 from tests.helpers import chromium
 from tests.helpers.html_page import Page

@@ -12,14 +12,20 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.errors import ArtifactError, ProofError
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.verification.photos import photo_pixels
-from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, Graph, pooled_model, tiny_engine, tiny_model
+from tests.helpers.models.onnx_models import (
+    CLASSES,
+    TINY_CONTRACT,
+    pooled_model,
+    small_scales,
+    tiny_engine,
+    tiny_model,
+)
 
 PHOTOS = photo_pixels(TINY_CONTRACT.preprocessing)
 
@@ -149,23 +155,7 @@ def test_a_bundle_with_the_labels_of_another_model_is_refused(tmp_path: Path, ca
 
 def test_float16_bias_scales_do_not_underflow_in_onnx_runtime(tmp_path: Path, cache: Path) -> None:
     """Its WeightBiasQuantization would compute them in float16: small scales of input and weights become 0."""
-    g = Graph(fp16=True)
-    x = g.node("Mul", g.node("Cast", "pixels", to=TensorProto.FLOAT16), g.constant(np.array(1 / 4096, np.float16)))
-    x = g.node("Transpose", x, perm=[0, 3, 1, 2])
-    scale = g.constant(np.array(1e-3, np.float16))
-    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, scale), scale)
-    weight = np.random.default_rng(0).integers(-127, 128, (8, 3, 3, 3)).astype(np.int8)
-    weight_scale = g.constant(np.array(2e-5, np.float16))
-    zero = g.constant(np.array(0, np.int8))
-    weights = g.node("DequantizeLinear", g.constant(weight), weight_scale, zero)
-    x = g.node("Conv", x, weights, g.weight(8), pads=[1] * 4)
-    step = g.constant(np.array(0.01, np.float16))
-    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), step, zero)
-    x = g.node("Flatten", g.node("GlobalAveragePool", x))
-    x = g.node("Gemm", x, g.weight(CLASSES, 8), g.weight(CLASSES), transB=1)
-    path = g.save(
-        g.node("Cast", x, to=TensorProto.FLOAT), tmp_path / "net.onnx", ["N", SIDE, SIDE, 3], TensorProto.UINT8
-    )
+    path = small_scales(tmp_path / "net.onnx")
     engine = Engine("half", path, TINY_CONTRACT, "int8+fp16", None)
     with closing(open_runner(engine, "onnxruntime", verify=False).runner) as runner:
         # Sums of float16 values in another order; without the remedy 0.9 of a range of 0.2

@@ -27,6 +27,17 @@ no_gpu = pytest.mark.skipif(
 )
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_tf32_that_a_runtime_does_not_use_is_said(
+    runtime: str, tf32: bool, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_runner(engine, runtime, tf32=tf32, verify=False).runner.close()
+    said = [record.getMessage() for record in caplog.records if "`tf32` has no effect on" in record.getMessage()]
+    assert len(said) == tf32
+    assert all(text.endswith("it runs on the CPU, which computes in full float32") for text in said)
+
+
 class TestChoice:
     @no_gpu
     def test_auto_takes_openvino_and_has_the_reasons_against_the_others(self, engine: Engine) -> None:

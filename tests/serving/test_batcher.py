@@ -65,6 +65,7 @@ class Watched(Batcher):
         instances: int = 1,
         others: Sequence[Engine] = (),
         alone: Engine | None = None,
+        batches: Sequence[NDArray[np.uint8] | None] = (),
         max_batch: int = 4,
         max_delay_s: float = 0.0,
         max_queue: int = 100,
@@ -76,6 +77,7 @@ class Watched(Batcher):
         super().__init__(
             [*[engine] * instances, *others],
             alone=alone,
+            batches=batches,
             max_batch=max_batch,
             max_delay_s=max_delay_s,
             max_queue=max_queue,
@@ -140,6 +142,32 @@ def test_images_that_come_together_run_together() -> None:
         await batcher.close()
 
     run(body)
+
+
+def test_requests_are_joined_where_the_engine_wants_their_pixels() -> None:
+    joined = np.zeros((4, 1, 1, 1), np.uint8)
+    inside: list[bool] = []
+
+    class Looking(Engine):
+        def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+            inside.append(np.shares_memory(pixels_NHWC, joined))
+            return super().__call__(pixels_NHWC)
+
+    async def body() -> None:
+        engine = Looking(is_open=False)
+        batcher = Watched(engine, batches=[joined])
+        first = asyncio.create_task(ask(batcher, 1))
+        await engine.has_started()
+        others = [asyncio.create_task(ask(batcher, *values)) for values in ((2, 3), (4,), (5, 6, 7))]
+        await soon(lambda: batcher._queued == 6)
+        engine.gate.set()
+        assert await first == [1]
+        assert await asyncio.gather(*others) == [[2, 3], [4], [5, 6, 7]]
+        await batcher.close()
+        assert engine.sizes == [1, 4, 2]
+
+    run(body)
+    assert inside == [False, True, False]  # one request alone stays where it is
 
 
 def test_a_batch_waits_for_nobody_when_it_is_full() -> None:

@@ -12,13 +12,13 @@ import torch
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.ten_crops import picture_for_crops, ten_crops
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES
-from training.data.augment import paper_square, ten_crops
 from training.data.lists.listing import list_class_folders, list_val_images
-from training.evaluate import evaluate_checkpoint, mean_log_probability
+from training.evaluate import evaluate_checkpoint
 from training.packing.pack import pack
 
 
@@ -55,7 +55,7 @@ class TestEvaluate:
         right = []
         with torch.inference_mode():
             for file, target in zip(images.files, images.targets, strict=True):
-                views_VHWC = ten_crops(load_pixels(file, paper_square(pre)), pre.height, pre.width)
+                views_VHWC = ten_crops(load_pixels(file, picture_for_crops(pre)), pre)
                 mean_K = classifier(torch.from_numpy(views_VHWC)).softmax(1).mean(0)
                 right.append(mean_K.argmax().item() == target)
         path = save_checkpoint(tiny_checkpoint, tmp_path / "checkpoint.safetensors")
@@ -63,14 +63,6 @@ class TestEvaluate:
         result = json.loads(out)
         assert (code, result["images"], result["views"]) == (0, 6, 10)
         assert result["top1_percent"] == round(100 * sum(right) / 6, 3)
-
-    def test_views_are_averaged_as_probabilities_not_as_logits(self) -> None:
-        """One view is very sure of the second class, nine lean to the first: e / (e + 2) = 0.5761 each."""
-        logits_NVK = torch.tensor([[[0.0, 100.0, 0.0], *[[1.0, 0.0, 0.0]] * 9]])
-        expected = [0.9 * 0.5761, 0.1 + 0.9 * 0.2119, 0.9 * 0.2119]
-        assert mean_log_probability(logits_NVK)[0].exp().tolist() == pytest.approx(expected, abs=1e-4)
-        unlikely = mean_log_probability(torch.tensor([[[5000.0, 0.0, 10.0]]]))[0]
-        assert unlikely.tolist() == [0, -5000, -4990], "the order of very unlikely classes is kept"
 
     def test_an_answer_that_is_not_finite_counts_as_wrong(
         self, tiny_checkpoint: Checkpoint, photo_folder: Path

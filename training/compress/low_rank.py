@@ -173,7 +173,7 @@ def compress_to_rank(checkpoint: Checkpoint, spectra: dict[str, Spectrum], rank:
         "parent_recipe": checkpoint.recipe,
     }
     arch = dataclasses.replace(checkpoint.arch, dense_rank=rank)
-    return Checkpoint(arch, checkpoint.contract, weights, {"compressed": summary})
+    return Checkpoint(arch, checkpoint.contract.uncalibrated(), weights, {"compressed": summary})
 
 
 def count_weights(arch: Architecture) -> int:

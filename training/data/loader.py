@@ -18,7 +18,8 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels, open_crop, open_photo, to_pixels
 from alexnet_deploy.images.photo import Box, Photo
-from training.data.augment import Colours, add_colour_noise, paper_square, random_box, random_crop, ten_crops
+from alexnet_deploy.images.ten_crops import picture_for_crops, ten_crops
+from training.data.augment import Colours, add_colour_noise, random_box, random_crop
 from training.data.balance import balanced_order
 from training.data.lists.listing import ImageList
 from training.data.pixel_cache import PixelCache
@@ -85,8 +86,8 @@ class TrainingCrops(Dataset[Sample]):
         if self.recipe.view == "inference":
             return to_pixels(self._open(index, self.pre), self.pre)
         if self.recipe.crop_scale is None:
-            square = paper_square(self.pre)
-            crop_HWC = random_crop(to_pixels(self._open(index, square), square), self.pre.height, self.pre.width, rng)
+            whole = picture_for_crops(self.pre)
+            crop_HWC = random_crop(to_pixels(self._open(index, whole), whole), self.pre.height, self.pre.width, rng)
             if (height, width) == crop_HWC.shape[:2]:
                 return crop_HWC
             return np.asarray(Image.fromarray(crop_HWC).resize((width, height), Image.Resampling.BILINEAR))
@@ -115,9 +116,9 @@ class EvalImages(Dataset[Sample]):
         return len(self.images.files)
 
     def __getitem__(self, index: int) -> Sample:
-        pixels = load_pixels(self.images.files[index], paper_square(self.pre) if self.ten_crop else self.pre)
+        pixels = load_pixels(self.images.files[index], picture_for_crops(self.pre) if self.ten_crop else self.pre)
         if self.ten_crop:
-            pixels = ten_crops(pixels, self.pre.height, self.pre.width)
+            pixels = ten_crops(pixels, self.pre)
         return pixels, self.images.targets[index]
 
 

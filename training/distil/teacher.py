@@ -12,7 +12,7 @@ from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import Checkpoint, write_tensors
 from alexnet_deploy.model.safetensors_file import open_safetensors, tensors_in
 from alexnet_deploy.progress import Progress, no_progress
-from training.data.lists.copies import content_digest
+from training.data.lists.content import content_digest
 from training.data.lists.listing import ImageList
 from training.data.loader import eval_batches
 from training.distil.distillation import Distillation

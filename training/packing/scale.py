@@ -29,6 +29,8 @@ def at_scale(checkpoint: Checkpoint, resize_to: int | None) -> Checkpoint:
     if not least <= resize_to <= LARGEST:
         raise UsageError(f"`resize_to` {resize_to}: must be from {least}, the size of the crop, to {LARGEST}")
     preprocessing = dataclasses.replace(contract.preprocessing, resize_to=resize_to)
+    if preprocessing != contract.preprocessing:
+        contract = contract.uncalibrated()  # other pixels give other logits
     return with_contract(checkpoint, dataclasses.replace(contract, preprocessing=preprocessing))
 
 

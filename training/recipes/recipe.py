@@ -56,7 +56,7 @@ class Recipe:
     crop_scale: _CropScale | None = (0.08, 1.0)
     """Share of the picture's area that a training crop covers (Szegedy et al. 2014, "Inception crop").
 
-    None: a crop of the network's size out of ``augment.paper_square``.
+    None: a crop of the network's size out of ``picture_for_crops``.
     """
     flip: bool = True
     pca_sigma: Annotated[float, Meta(ge=0, le=10)] = 0.0

@@ -11,18 +11,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.evaluation.accuracy import accuracy, reliability
 from alexnet_deploy.evaluation.answers import Answers
 from alexnet_deploy.evaluation.results import Accuracy, Interval, ReliabilityBin
 from alexnet_deploy.evaluation.statistics import wilson_percent
 from alexnet_deploy.model.checkpoint import Checkpoint
-from alexnet_deploy.probabilities import finite_rows, predicted_classes, softmax
+from alexnet_deploy.probabilities import finite_rows, predicted_classes, probabilities, softmax
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.lists.listing import ImageList
 from training.epochs import Epochs, epochs_of
 from training.evaluate import collect_answers
 from training.loop.run import EpochMetrics
-from training.report.duplicates import Looks
+from training.report.duplicates import RunLooks
 from training.report.labels import doubted_labels
 
 # Legend: N image, K class, Q pair of classes
@@ -164,7 +165,7 @@ def measure_run(
     """
     train_mask, val_mask = (_spread(len(images.files)) for images in (train, val))
     seen = train.where(train_mask)
-    looks, total = Looks(), len(val.files) + len(seen.files)
+    looks, total = RunLooks(), len(val.files) + len(seen.files)
 
     def progress(base: int) -> Progress:
         return lambda _, done, __: on_progress("report", base + done, total)
@@ -192,10 +193,8 @@ def measure_run(
         majority=(int(counts_K.argmax()), 100 * float(counts_K.max()) / len(val.files)),
         classes=_classes(answers, counts_K, confusions),
         confusions=confusions,
-        reliability=()
-        if found.not_finite
-        else reliability(answers.logits_NK[0], answers.target_N, contract.temperature, contract.activation),
-        mistakes=_mistakes(answers, photos[0], contract.temperature),
+        reliability=() if found.not_finite else reliability(answers.logits_NK[0], answers.target_N, contract),
+        mistakes=_mistakes(answers, photos[0], contract),
         # Those that mislead come first; the sort keeps the most alike first within each kind.
         copies=tuple(sorted(copies, key=lambda pair: -2 * pair.crosses_classes - pair.crosses_splits)),
         doubted=(*_doubted(answers, photos[0]), *_doubted(of_training, photos[1])),
@@ -251,13 +250,13 @@ def _interval(right: np.int64, images: np.int64) -> Interval:
     return wilson_percent(int(right), int(images))
 
 
-def _mistakes(answers: Answers, photos: Sequence[Photo], temperature: float) -> tuple[Mistake, ...]:
+def _mistakes(answers: Answers, photos: Sequence[Photo], contract: ModelContract) -> tuple[Mistake, ...]:
     found = []
     logits_NK = answers.logits_NK[0]
     answer_N = predicted_classes(logits_NK)
     wrong: list[int] = np.flatnonzero((answer_N >= 0) & (answer_N != answers.target_N)).tolist()
     for i in wrong:
-        p_K = softmax(logits_NK[i : i + 1], temperature)[0]
+        p_K = probabilities(logits_NK[i : i + 1], contract)[0]
         found.append(Mistake(photos[i], int(answer_N[i]), float(p_K[answer_N[i]]), float(p_K[answers.target_N[i]])))
     return tuple(sorted(found, key=lambda each: (each.truth_probability, -each.probability, each.photo.name)))
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alexnet_deploy.pages.html import environment, write_html
+from alexnet_deploy.pages.picture import Picture, embed
 from alexnet_deploy.report.charts import Axis, Chart, Curve, axis, polyline
-from alexnet_deploy.report.html import environment, write_html
-from alexnet_deploy.report.picture import Picture, embed
 from training.epochs import AT_TEST_SCALE
 from training.report.measure import LOOKED_AT, PICTURES, Copies, Doubted, Mistake, Photo, RunReport
 
@@ -45,7 +45,7 @@ def render_page(report: RunReport) -> str:
     names = class_names(report)
     confident = sorted(report.mistakes, key=lambda each: (-each.probability, each.photo.name))
     return (
-        environment("training.report")
+        environment("training.report", "alexnet_deploy.report")
         .get_template("run.html.j2")
         .render(
             report=report,

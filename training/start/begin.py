@@ -76,7 +76,7 @@ def begin_with(
     outcomes += [LayerRow(key, (), "left over") for key in source.left_over]
     report = StartReport(source.name, source.arch, source.contract.preprocessing, tuple(outcomes), source.notes)
     contract = dataclasses.replace(
-        source.contract, labels=tuple(class_ids), class_ids=tuple(class_ids), temperature=1.0, activation="softmax"
+        source.contract.uncalibrated(), labels=tuple(class_ids), class_ids=tuple(class_ids), activation="softmax"
     )
     # It travels with the checkpoint, so no folders of this machine.
     origin = source.name if "://" in source.name else Path(source.name).resolve().name

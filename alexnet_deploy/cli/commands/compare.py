@@ -1,26 +1,22 @@
-"""``compare``, ``preprocessing-parity``, ``calibrate-confidence``: another engine, other pixels, calibration."""
+"""``compare``, ``preprocessing-parity``: another engine, other pixels."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_left_out, print_line, table
-from alexnet_deploy.cli.output.terminal import note_written, out, reporting
-from alexnet_deploy.files import check_file
+from alexnet_deploy.cli.output.terminal import out, reporting
 
 if TYPE_CHECKING:  # these load SciPy; only the types are needed here
     from alexnet_deploy.evaluation.compare import Comparison
     from alexnet_deploy.evaluation.preprocessing import PreprocessingParity
-    from alexnet_deploy.evaluation.temperature_record import ConfidenceRecord
 
 _SIDE = "Bundle (name in the store, or path), ONNX file or checkpoint; NAME@RUNTIME chooses its runtime"
 
@@ -198,56 +194,3 @@ def _print_variants(found: PreprocessingParity) -> None:
     if found.unlabelled is not None:
         print_line(f"no accuracy: {found.unlabelled}")
     print_left_out(found.unreadable)
-
-
-def calibrate_confidence(
-    engine: opt.Bundle,
-    *,
-    data: opt.LabelledData,
-    evaluation_data: Annotated[
-        Path | None, typer.Option(help="Folder to measure accuracy on; must share no image with --data.")
-    ] = None,
-    training_data: Annotated[
-        Path | None, typer.Option(help="Folder that the model was trained on; must share no image with --data.")
-    ] = None,
-    runtime: opt.Runtime = "auto",
-    threads: opt.Threads = None,
-    plot: opt.Plot = None,
-    store: opt.Store = opt.STORE,
-    json_: opt.Json = False,
-) -> None:
-    """Fit a bundle's temperature: calibrated probabilities.
-
-    Its labels stay the same. Use images that serve no other purpose.
-    """
-    with needs("measure"):
-        from alexnet_deploy.evaluation.temperature import calibrate
-
-        if plot is not None:
-            from alexnet_deploy.report.plots import FORMATS, plot_reliability
-
-            check_file(plot, "plot", formats=FORMATS)
-    bundle = find_bundle(engine, store)
-    with running(bundle, store, runtime, threads) as opened, reporting() as report:
-        record = calibrate(
-            bundle, opened, data, evaluation_data=evaluation_data, training_data=training_data, on_progress=report
-        )
-    if json_:
-        print_json({"bundle": bundle} | record.summary())
-    else:
-        _print_fit(bundle, record)
-    if plot is not None:
-        plot_reliability(record, plot)
-        note_written(plot)
-
-
-def _print_fit(bundle: Path, record: ConfidenceRecord) -> None:
-    """The temperature and its effect on the probabilities."""
-    grid = table(">temperature", ">NLL", ">ECE %")
-    for temperature, quality in ((1.0, record.before), (record.temperature, record.after)):
-        add_row(grid, (f"{temperature:.4f}", f"{quality.nll_nats:.4f}", f"{quality.ece_percent:.2f}"))
-    out.print(grid)
-    print_line(
-        f"{bundle}/ now has temperature {record.temperature:.4f}, fitted on {record.images} images of {record.classes} "
-        f"classes in {record.runtime}; measure it on others: alexnet-deploy evaluate"
-    )

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, note_passed_over
+from alexnet_deploy.cli.output.evaluation_json import evaluation_json
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, print_markdown, table
 from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.contract import ModelContract
@@ -49,8 +49,19 @@ def evaluate(
     threads: opt.Threads = None,
     max_drop: opt.MaxDrop = None,
     confident: opt.Confident = False,
-    gallery: Annotated[Path | None, typer.Option(help="HTML page to write: images whose label changed.")] = None,
-    gallery_images: Annotated[int, typer.Option(help="Maximum number of pictures per engine.")] = GALLERY_IMAGES,
+    ten_crop: Annotated[
+        bool, typer.Option("--ten-crop", help="Average ten views of each image; ten times as slow.")
+    ] = False,
+    outliers: Annotated[
+        Path | None, typer.Option(help="Folder of images that show none of the classes: how well they are told apart.")
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="HTML page to write: confused classes, images with the highest loss, changed answers."),
+    ] = None,
+    gallery_images: Annotated[
+        int, typer.Option(help="Maximum number of pictures per engine and kind.")
+    ] = GALLERY_IMAGES,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Measure the time of one image.")] = True,
     allow_calibration_images: opt.AllowCalibrationImages = False,
     full_decode: opt.FullDecode = False,
@@ -93,14 +104,16 @@ def evaluate(
             full_decode=full_decode,
             tf32=tf32,
             device=opt.one_device(device),
+            ten_crop=ten_crop,
+            outliers=outliers,
             allow_calibration_images=allow_calibration_images,
             latency_s=LATENCY_S if latency else None,
-            min_engines=1 if max_drop is None and gallery is None else 2,
+            min_engines=1 if max_drop is None else 2,
             on_progress=report,
         )
     note_passed_over(found.passed_over, unused_gpu=found.unused_gpu)
     if json_:
-        print_json(_raw(found))
+        print_json(evaluation_json(found))
     elif markdown:
         _print_markdown(found)
     else:
@@ -151,7 +164,10 @@ def _tables(found: Evaluation) -> Iterator[tuple[str, Table]]:
         if result.latency_ms is not None:
             cells.append(f"{result.latency_ms:.2f}")
         add_row(grid, [*cells, f"{result.model_bytes / 2**20:.1f}", f"{result.runner} ({result.precision})"])
-    yield f"{found.images} images of {found.data}, folders named by {found.naming}; in brackets 95 % intervals", grid
+    views = "" if found.views == 1 else f", {found.views} views of each"
+    title = f"{found.images} images of {found.data}{views}, folders named by {found.naming}; in brackets 95 % intervals"
+    yield title, grid
+    yield from _selective_table(found)
     if not others:
         return
     grid = table("engine", ">agree %", ">right→wrong", ">wrong→right", ">top-1 points", ">McNemar p")
@@ -162,6 +178,34 @@ def _tables(found: Evaluation) -> Iterator[tuple[str, Table]]:
     yield f"compared with {first.name}", grid
     for result, delta in zip(others, found.deltas, strict=True):
         yield from _class_table(found, result.name, delta)
+
+
+def _selective_table(found: Evaluation) -> Iterator[tuple[str, Table]]:
+    rows = [(result, each) for result in found.engines if (each := result.accuracy.selective) is not None]
+    if not rows:
+        return
+    outliers = next((each.outliers for _, each in rows if each.outliers), None)
+    columns = [">AUROC %", ">FPR at 95 % TPR", ">outliers unknown %"] if outliers else []
+    grid = table(
+        "engine", ">ECE % (chance subtracted)", "score", ">coverage %", ">top-1 % of these", ">AURC %", *columns
+    )
+    for result, each in rows:
+        of, confidence = each.accuracy_interval, result.accuracy.confidence
+        cells = [
+            "-"
+            if confidence is None or confidence.ece_interval is None or confidence.ece_debiased_percent is None
+            else _share(confidence.ece_debiased_percent, confidence.ece_interval),
+            each.score,
+            f"{each.coverage_percent:.1f}",
+            "-" if of is None or each.accuracy_percent is None else _share(each.accuracy_percent, of),
+            f"{each.aurc_percent:.2f}",
+        ]
+        if outliers:
+            numbers = (each.auroc_percent, each.fpr95_percent, each.outliers_unknown_percent)
+            cells += ["-" if number is None else f"{number:.1f}" for number in numbers]
+        add_row(grid, (result.name, *cells))
+    beside = f"; {outliers} outliers" if outliers else ""
+    yield f"confidence{beside}", grid
 
 
 def _class_table(found: Evaluation, name: str, delta: AccuracyDelta) -> Iterator[tuple[str, Table]]:
@@ -182,6 +226,10 @@ def _remarks(found: Evaluation) -> Iterator[str]:
     if found.copies:
         are = "image is a copy of another" if found.copies == 1 else "images are copies of others"
         yield f"{found.copies} {are} (same content) and count like any other image, so the intervals are too narrow"
+    if found.views > 1 and not found.has_margin:
+        from alexnet_deploy.images.ten_crops import NO_MARGIN
+
+        yield NO_MARGIN
     if found.contract.activation == "sigmoid":
         yield (
             "multi-label: the answer is the class with the highest score; NLL is the mean binary cross-entropy over "
@@ -197,11 +245,11 @@ def _remarks(found: Evaluation) -> Iterator[str]:
             yield f"{result.name}: no record shows whether these images calibrated it"
         if result.temperature_images:
             yield (
-                f"{result.name}: its temperature was fitted on {result.temperature_images} of these images, so its "
-                "NLL and ECE are too low"
+                f"{result.name}: its probabilities were calibrated on {result.temperature_images} of these images, so "
+                "its NLL and ECE are too low"
             )
-        elif result.temperature_images is None and result.temperature != 1:
-            yield f"{result.name}: no record shows whether its temperature was fitted on these images"
+        elif result.temperature_images is None and result.accuracy.confidence != result.accuracy.uncalibrated:
+            yield f"{result.name}: no record shows whether its probabilities were calibrated on these images"
 
 
 def _class_name(contract: ModelContract, k: int) -> str:
@@ -221,31 +269,3 @@ def _before_and_after(accuracy: Accuracy, field: str, digits: int) -> str:
 
     same = accuracy.confidence == accuracy.uncalibrated
     return text(accuracy.confidence) if same else f"{text(accuracy.uncalibrated)} → {text(accuracy.confidence)}"
-
-
-def _raw(found: Evaluation) -> dict[str, Any]:
-    """Everything that was measured, with all classes of every pair."""
-    names = found.contract
-    engines = []
-    for result in found.engines:
-        row: dict[str, Any] = dataclasses.asdict(result)
-        accuracy = row.pop("accuracy")
-        engines.append({"engine": row.pop("name")} | row | accuracy)
-    pairs = []
-    for result, delta in zip(found.engines[1:], found.deltas, strict=True):
-        classes = [
-            {"class_id": names.class_ids[c.target], "label": names.labels[c.target], "points": c.points}
-            | {key: value for key, value in dataclasses.asdict(c).items() if key != "target"}
-            for c in delta.classes
-        ]
-        raw = dataclasses.asdict(delta) | {"classes": classes}
-        pairs.append({"reference": found.engines[0].name, "engine": result.name} | raw)
-    return {
-        "data": found.data,
-        "folders_named_by": found.naming,
-        "images": found.images,
-        "copies": found.copies,
-        "unreadable": found.unreadable,
-        "engines": engines,
-        "pairs": pairs,
-    }

@@ -16,7 +16,7 @@ from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
 from alexnet_deploy.cli.output.terminal import err, note, note_written, out
 from alexnet_deploy.cli.signals import stop_on_signals
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.inference.prediction import BATCH, Prediction
+from alexnet_deploy.inference.prediction import BATCH, TOP_K, FullOutputs, Outputs, Prediction
 from alexnet_deploy.inference.writers import Format, open_writer
 
 if TYPE_CHECKING:
@@ -41,10 +41,18 @@ def infer(
     ] = None,
     engine: opt.Engine = None,
     runtime: opt.Runtime = "auto",
-    top_k: Annotated[int, typer.Option(help="Number of classes to print per image.")] = 5,
+    top_k: Annotated[
+        int | None, typer.Option(help=f"Number of classes to print per image.  [default: {TOP_K}]")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option(metavar="P", help="Minimum probability of a printed class, 0 to 1; may leave none.")
     ] = None,
+    outputs: Annotated[
+        Outputs, typer.Option(help="top: the best classes; or a number for every class, in the order of the model.")
+    ] = "top",
+    ten_crop: Annotated[
+        bool, typer.Option("--ten-crop", help="Average ten views of each image: more accurate, and ten times as slow.")
+    ] = False,
     batch: Annotated[
         int | None,
         typer.Option(help=f"Number of images per call.  [default: {BATCH}, or near it a multiple of the engine's]"),
@@ -123,11 +131,16 @@ def infer(
     with starting():
         from alexnet_deploy.images.overwrite import refuse_to_replace
         from alexnet_deploy.images.sources import Shard, find_sources, is_address
+        from alexnet_deploy.images.ten_crops import NO_MARGIN, NO_RULE, has_margin
         from alexnet_deploy.inference.predict import predict, require_threshold
 
     named = images or []
     _check(named, from_file, watch, output, ray, part_size, resume=resume, overwrite=overwrite)
     require_threshold(threshold)
+    if outputs != "top" and not (top_k is None and threshold is None):
+        given_one = "threshold" if top_k is None else "top_k"
+        raise UsageError(f"`{given_one}`: `outputs` {outputs} has a number for every class; leave one of them out")
+    top_k = TOP_K if top_k is None else top_k
     part = None if shard is None else Shard.parse(shard)
     if workers is None and any(map(is_address, named)):
         workers = _REMOTE_WORKERS
@@ -143,7 +156,7 @@ def infer(
             output, ray, format_=format_, watch=watch, part_size=part_size, resume=resume, overwrite=overwrite,
             compute={"runtime": runtime, "threads": threads, "workers": workers, "top_k": top_k,
                      "batch": BATCH if batch is None else batch, "threshold": threshold, "verify": verify,
-                     "full_decode": full_decode},
+                     "outputs": outputs, "ten_crop": ten_crop, "full_decode": full_decode},
             engine=engine, store=store, import_options=import_options, shaping={"shard": part},
         )  # fmt: skip
         _exit_if_failed(failed, rows)
@@ -160,16 +173,25 @@ def infer(
             rounds: Rounds = watch_folder(watch, stop, shard=part)
         else:
             rounds = iter([find_sources(named, from_file=from_file, shard=part, allow_http=allow_http)])
-        how = {"verify": verify, "full_decode": full_decode, "tf32": tf32}
         with (
-            running(engine, store, runtime, threads, import_options, device=device, **how) as opened,
+            running(
+                engine, store, runtime, threads, import_options, device=device, verify=verify,
+                full_decode=full_decode, tf32=tf32,
+            ) as opened,
             image_bars() as bars,
-        ):
-            size = opened.default_batch() if batch is None else batch
+        ):  # fmt: skip
+            size = opened.default_batch(ten_crop=ten_crop) if batch is None else batch
+            if ten_crop and not has_margin(opened.contract.preprocessing):
+                note(NO_MARGIN, style="yellow")
+            if ten_crop and opened.contract.rejection is not None:
+                note(NO_RULE, style="yellow")
             runner = opened.side_by_side() or opened
 
             def classify(found: Iterator[Path | Source]) -> Iterator[Prediction]:
-                return predict(runner, found, top_k=top_k, threshold=threshold, batch=size, workers=workers)
+                return predict(
+                    runner, found, top_k=top_k, threshold=threshold, outputs=outputs, ten_crop=ten_crop, batch=size,
+                    workers=workers,
+                )  # fmt: skip
 
             task = bars.add_task("images", total=None)
             if not (bars.disable or watch or from_file) and not any(name == "-" or is_address(name) for name in named):
@@ -179,12 +201,14 @@ def infer(
                 bars.update(task, completed=rows)
 
             columns = min(top_k, len(opened.contract.labels))
+            full = FullOutputs.of(opened.contract, outputs)
             if file is None:
-                rows, failed = _print(classify, rounds, format_, columns, show)
+                rows, failed = _print(classify, rounds, format_, columns, full, show)
             else:
-                shaping = {"top_k": columns, "threshold": threshold, "shard": part}
+                shaping = {"top_k": columns, "threshold": threshold, "outputs": outputs, "ten_crop": ten_crop,
+                           "shard": part}  # fmt: skip
                 rows, failed = _write(
-                    classify, rounds, file, engine, opened, shaping, show,
+                    classify, rounds, file, engine, opened, shaping, full, show,
                     format_=format_, resume=resume, overwrite=overwrite, watching=watch is not None,
                 )  # fmt: skip
     _exit_if_failed(failed, rows)
@@ -225,12 +249,14 @@ Classify = Callable[[Iterator["Path | Source"]], Iterator[Prediction]]
 Show = Callable[[int], None]
 
 
-def _print(classify: Classify, rounds: Rounds, format_: Format, columns: int, show: Show) -> tuple[int, int]:
+def _print(
+    classify: Classify, rounds: Rounds, format_: Format, columns: int, full: FullOutputs | None, show: Show
+) -> tuple[int, int]:
     """Write to the standard output: rows, and how many of them failed."""
     rows = failed = 0
     # If bar and table both go to a terminal, one console draws both, and neither overwrites the other.
     screen = err if err.is_terminal and out.is_terminal else out
-    with open_writer(format_, None, top_k=columns, console=screen) as write:
+    with open_writer(format_, None, top_k=columns, full=full, console=screen) as write:
         for found in rounds:
             for prediction in classify(iter(found)):
                 write(prediction)
@@ -247,6 +273,7 @@ def _write(
     engine: str | None,
     opened: OpenEngine,
     shaping: Mapping[str, object],
+    full: FullOutputs | None,
     show: Show,
     *,
     format_: Format,
@@ -277,6 +304,7 @@ def _write(
             settings=settings_of(opened.onnx_path, opened.contract, **shaping),
             format_=format_,
             top_k=int(str(shaping["top_k"])),
+            full=full,
             resume=resume,
             overwrite=overwrite,
             keep_journal=watching,

@@ -1,4 +1,4 @@
-"""``engines``, ``inspect``, ``summary``, ``doctor``: show bundles, an architecture, and this machine."""
+"""``engines``, ``inspect``, ``doctor``: show bundles and this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -27,7 +27,6 @@ from alexnet_deploy.bundle.manifest import (
 from alexnet_deploy.bundle.plan_options import DEFAULT_OPTIONS
 from alexnet_deploy.bundle.store import find_bundle, no_engine_in
 from alexnet_deploy.cli import options as opt
-from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, size, table
 from alexnet_deploy.cli.output.terminal import out
@@ -57,7 +56,10 @@ def engines(store: opt.Store = opt.STORE, json_: opt.Json = False) -> None:
         else:
             batch = f"{manifest.batch.min}..{manifest.batch.max}"
             plans = ", ".join(row["targets"]) or "none"
-            add_row(grid, (directory.name, manifest.precision, plans, size(row["bytes"]), batch, manifest.created))
+            ends_at = f" up to {row['layer']}" if row["layer"] else ""
+            add_row(
+                grid, (directory.name, manifest.precision + ends_at, plans, size(row["bytes"]), batch, manifest.created)
+            )
     out.print(grid)
 
 
@@ -67,6 +69,7 @@ def _store_row(directory: Path, found: Manifest | ArtifactError) -> dict[str, An
     return {
         "engine": directory.name,
         "precision": found.precision,
+        "layer": None if found.contract.features is None else found.contract.features.layer,
         "targets": [plan.target for plan in found.plans],
         "bytes": sum(record.bytes for record in load_manifest(directory)[1].values()),
         "created": found.created,
@@ -82,8 +85,8 @@ def inspect(engine: opt.Bundle, store: opt.Store = opt.STORE, json_: opt.Json = 
     directory = find_bundle(engine, store)
     manifest = verify(directory)
     print_bundle(directory, manifest, as_json=json_, layers=True)
-    if not json_:
-        _print_temperature(directory, manifest)
+    if not json_ and manifest.contract.features is None:
+        _print_confidence(directory, manifest)
 
 
 def print_bundle(
@@ -106,13 +109,13 @@ def print_bundle(
     profile = manifest.batch
     print_line(
         f"{directory}/  {manifest.precision}, batch {profile.min}..{profile.max} (tuned for {profile.opt}), "
-        f"{manifest.contract.architecture} with {len(manifest.contract.labels)} classes, {manifest.created}"
+        f"{manifest.contract.architecture} {_what_it_returns(manifest)}, {manifest.created}"
     )
     print_line(f"images: {manifest.contract.preprocessing.describe()}")
     what = {plan.file: _describe_plan(plan) for plan in manifest.plans} | {
         "model.onnx": "typed ONNX, runs anywhere",
         "calibration.json": "record of the calibration",
-        "confidence.json": "record of the temperature's fit",
+        "confidence.json": "record of the fit of its confidence",
     }
     grid = table("file", ">size", "what")
     for name, record in files.items():
@@ -131,12 +134,24 @@ def print_bundle(
             out.print(grid)
     if manifest.verification is not None:
         _print_verification(manifest.verification)
+    if (seen := manifest.feature_verification) is not None:
+        print_line(
+            f"verified on {seen.images} photos with {seen.runtime}: features with a cosine of {seen.median_cosine:.4f} "
+            f"to those of the float model in the median, {seen.least_cosine:.4f} at least"
+        )
     # Bundles of earlier versions lack the note.
     doubts = undocumented(
         (plan.builder, [layer.got for layer in manifest.achieved.get(plan.file, ())]) for plan in manifest.plans
     )
     for remark in dict.fromkeys((*manifest.notes, *doubts)):
         print_line(in_flags(remark), style="yellow")
+
+
+def _what_it_returns(manifest: Manifest) -> str:
+    features = manifest.contract.features
+    if features is None:
+        return f"with {len(manifest.contract.labels)} classes"
+    return f"up to layer {features.layer}: {features.width} features"
 
 
 def _describe_plan(plan: Plan) -> str:
@@ -161,42 +176,25 @@ def _in_short(achieved: Sequence[LayerPrecision]) -> str:
     return f"{len(achieved)} layers: " + ", ".join(parts)
 
 
-def _print_temperature(directory: Path, manifest: Manifest) -> None:
-    """Print the origin of the temperature; ArtifactError if record and contract disagree."""
-    from alexnet_deploy.evaluation.temperature_record import read_confidence
+def _print_confidence(directory: Path, manifest: Manifest) -> None:
+    """Print the origin of the calibration and the rule for unknown; ArtifactError if record and contract disagree."""
+    from alexnet_deploy.evaluation.confidence.record import read_confidence
 
-    temperature, record = manifest.contract.temperature, read_confidence(directory, manifest.contract)
+    contract, record = manifest.contract, read_confidence(directory, manifest.contract)
+    how = f"temperature {contract.temperature:.4f}"
+    if contract.calibration is not None:
+        how += f" and {contract.calibration.describe()}"
     if record is not None:
         print_line(
-            f"temperature {temperature:.4f}, fitted on {record.images} images ({record.created}): "
+            f"{how}, fitted on {record.images} images ({record.created}): "
             f"ECE {record.before.ece_percent:.2f} -> {record.after.ece_percent:.2f} %"
         )
-    elif temperature != 1.0:
-        print_line(f"temperature {temperature:.4f}, from the bundle's source model; not fitted to the bundle")
+    elif contract.is_calibrated:
+        print_line(f"{how}, from the bundle's source model; not fitted to the bundle")
     else:
         print_line("temperature 1, probabilities are not calibrated: alexnet-deploy calibrate-confidence")
-
-
-def summary(
-    architecture: Annotated[
-        str,
-        typer.Argument(
-            metavar="ARCHITECTURE", help="alexnet, alexnet-2012, alexnet-review, alexnet-review-code, or a checkpoint."
-        ),
-    ] = "alexnet",
-    num_classes: Annotated[int, typer.Option(help="Number of classes of a named architecture.")] = 1000,
-) -> None:
-    """Print the output shape and parameters of each layer."""
-    with needs("export"):
-        from alexnet_deploy.model.architecture import FAMILY, get_architecture
-        from alexnet_deploy.model.summary import layer_table
-    if architecture not in FAMILY and Path(architecture).suffix == ".safetensors":
-        from alexnet_deploy.model.checkpoint import load_checkpoint
-
-        arch = load_checkpoint(Path(architecture)).arch
-    else:
-        arch = get_architecture(architecture, num_classes=num_classes)
-    out.print(layer_table(arch), soft_wrap=True)
+    if contract.rejection is not None:
+        print_line(contract.rejection.describe())
 
 
 def doctor(json_: opt.Json = False) -> None:

@@ -14,13 +14,13 @@ from alexnet_deploy.bundle.manifest import load_manifest
 from alexnet_deploy.bundle.plan_options import HardwareCompatibility, PlanOptions
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.commands.look import print_bundle
-from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.engines import needs, running
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.output.tables import print_json, print_line, size
 from alexnet_deploy.cli.output.terminal import note, reporting
 from alexnet_deploy.cli.quantities import BatchSizes, Bytes
 from alexnet_deploy.contract import ArchitectureName, BatchProfile
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import DeployError, UsageError
 
 _DEFAULTS = BuildSettings()
 
@@ -126,6 +126,13 @@ def build_engine(
         Path | None,
         typer.Option(help="Folder for --max-drop, one subfolder per class; no image of it may calibrate."),
     ] = None,
+    confidence_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled images to calibrate the engine's probabilities on, as calibrate-confidence does; use them "
+            "for nothing else.  [default: the calibration of the model, if it has one]"
+        ),
+    ] = None,
     targets: Annotated[
         list[str] | None,
         typer.Option(
@@ -179,6 +186,12 @@ def build_engine(
         Path | None,
         typer.Option(help="Photos on which the engine is compared with the original.  [default: the sample photos]"),
     ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYER", help="Layer to end at, such as classifier.5: an engine for features and neighbours."
+        ),
+    ] = None,
     allow_fallback: Annotated[
         list[str] | None,
         typer.Option(metavar="REGEX", help="Nodes that need not get their precision.  [repeatable]"),
@@ -198,6 +211,9 @@ def build_engine(
     """
     if (max_drop is None) != (validation_data is None):
         raise UsageError("`max_drop` is measured on `validation_data`: give both, or neither")
+    for name, given in (("max_drop", max_drop), ("confidence_data", confidence_data)):
+        if given is not None and until is not None:
+            raise UsageError(f"`{name}` is about classes, and an engine with `until` names none; leave one of them out")
     # The layers that --max-drop keeps are float16.
     precision = opt.precision_of(
         fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8, int8_weights=int8_weights, int4=int4
@@ -224,10 +240,14 @@ def build_engine(
         ),
         timing_cache=store / TIMING_CACHE if timing_cache else None,
         verify_images=verify_images,
+        until=until,
         allow_fallback=tuple(allow_fallback or ()),
         import_options=import_options,
         full_decode=full_decode,
     )
+    if confidence_data is not None:
+        with needs("measure"):  # before anything is built
+            from alexnet_deploy.evaluation.confidence.calibrate import calibrate
     speed = SpeedCheck(precision, min_speedup)
     build: Callable[..., Path] = build_engine
     if max_drop is not None and validation_data is not None:
@@ -237,14 +257,30 @@ def build_engine(
     with reporting() as report:
         bundle = build(
             onnx,
-            output or default_output(onnx, precision, store),
+            output or default_output(onnx, precision, store, until=until),
             precision=precision,
             calibration_data=calibration_data,
             settings=settings,
             accept=speed,
             on_progress=report,
         )
-    print_bundle(bundle, load_manifest(bundle)[0], as_json=json_, more={"speed": speed.to_dict()})
+    more: dict[str, object] = {"speed": speed.to_dict()}
+    if confidence_data is not None:
+        try:
+            with running(bundle, store, "auto", None) as opened, reporting() as report:
+                fit = calibrate(
+                    bundle, opened, confidence_data, coverage=1, evaluation_data=validation_data, on_progress=report
+                )
+        except DeployError:
+            note(f"{bundle}/ is built; its probabilities were not calibrated on {confidence_data}", style="yellow")
+            raise
+        more["confidence"] = fit.summary()
+    print_bundle(bundle, load_manifest(bundle)[0], as_json=json_, more=more)
     if not json_:
+        if confidence_data is not None:
+            print_line(
+                f"probabilities: {fit.method}, fitted on {fit.images} images; ECE {fit.before.ece_percent:.2f} -> "
+                f"{fit.after.ece_percent:.2f} % on them"
+            )
         for line in speed.describe():
             note(in_flags(line))

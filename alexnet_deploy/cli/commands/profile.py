@@ -25,6 +25,7 @@ from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.profiling.settings import ProfileSettings
 
 if TYPE_CHECKING:
+    from alexnet_deploy.profiling.card_roofline import CardRoofline
     from alexnet_deploy.profiling.engine import BatchResult, EngineProfile
     from alexnet_deploy.profiling.latency import Latency
     from alexnet_deploy.profiling.stages import StageReport
@@ -80,7 +81,10 @@ def profile(
         found = [
             stack.enter_context(
                 resolve_engine(
-                    name, store, import_options if name.endswith(".onnx") or not has_onnx else NO_IMPORT_OPTIONS
+                    name,
+                    store,
+                    import_options if name.endswith(".onnx") or not has_onnx else NO_IMPORT_OPTIONS,
+                    features=True,
                 )
             )
             for name in names
@@ -133,8 +137,10 @@ def _print_profiles(found: Sequence[EngineProfile]) -> None:
         print_line(_conditions(profile))
     for profile in found:
         for row in profile.rows:
-            if used := _used_of_gpu(row):
-                print_line(f"{profile.name} batch {row.latency.batch}: {used}")
+            for line in filter(None, (_used_of_gpu(row), _of_card(profile, row))):
+                print_line(f"{profile.name} batch {row.latency.batch}: {line}")
+    for text in dict.fromkeys(_ceilings(profile.card) for profile in found if profile.card is not None):
+        print_line(text, style="dim")
     for profile in found:
         for row in profile.rows:
             for remark in _remarks(row):
@@ -172,6 +178,21 @@ def _used_of_gpu(row: BatchResult) -> str:
     parts = [] if energy_j is None else [f"{1000 * energy_j:.3g} mJ per image"]
     parts += [] if memory is None else [f"{memory / 2**20:.0f} MiB of its memory in use"]
     return f"the whole GPU: {', '.join(parts)}" if parts else ""
+
+
+def _of_card(profile: EngineProfile, row: BatchResult) -> str:
+    """How much of what the card can do was reached; empty where that is not known."""
+    if profile.card is None:
+        return ""
+    limit, bound = profile.card.limit(row.latency.batch)
+    return f"{100 * row.latency.images_per_s / limit:.3g} % of the card's roofline, {limit:.0f} images/s by its {bound}"
+
+
+def _ceilings(card: CardRoofline) -> str:
+    return (
+        f"roofline: arithmetic {card.precision} {card.peak_tflop_per_s:.1f} TFLOP/s = {card.peak_source}; memory "
+        f"{card.memory_gb_per_s:.0f} GB/s = {card.memory_source}"
+    )
 
 
 def _time(latency: Latency, name: str) -> float | None:

@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError, one_line
 from alexnet_deploy.inference.journal import ADDED_SETTINGS
-from alexnet_deploy.inference.parquet import SCHEMA
+from alexnet_deploy.inference.parquet import schema_of
+from alexnet_deploy.inference.prediction import Outputs
 from alexnet_deploy.inference.ray.folders import Folder
 from alexnet_deploy.inference.ray.parts import Part
 from alexnet_deploy.json_format import JsonFormat
@@ -64,9 +65,17 @@ def check_output(folder: Folder, *, resume: bool, overwrite: bool) -> bool:
     return RECORD in found
 
 
-def begin(folder: Folder, record: RunRecord, parts: Iterable[Part], *, resume: bool, overwrite: bool) -> dict[int, int]:
+def begin(
+    folder: Folder,
+    record: RunRecord,
+    parts: Iterable[Part],
+    *,
+    outputs: Outputs = "top",
+    resume: bool,
+    overwrite: bool,
+) -> dict[int, int]:
     """Make ``folder`` ready for ``record``; returns where the parts start that are finished, and how many of
-    their rows are errors. A part that cannot be read is computed again.
+    their rows are errors. A part that cannot be read, or has not the columns of ``outputs``, is computed again.
 
     Raises what ``check_output`` raises, and UsageError if ``resume`` finds a run with other settings or images.
     """
@@ -77,7 +86,7 @@ def begin(folder: Folder, record: RunRecord, parts: Iterable[Part], *, resume: b
             )
             found = folder.names()
             tried = {
-                part.start: _failed_rows(folder, name, part)
+                part.start: _failed_rows(folder, name, part, outputs)
                 for part in parts
                 if (name := part_name(part, record)) in found
             }
@@ -111,14 +120,14 @@ def _is_part(name: str) -> bool:
     return _PART.fullmatch(name) is not None
 
 
-def _failed_rows(folder: Folder, name: str, part: Part) -> int | None:
+def _failed_rows(folder: Folder, name: str, part: Part, outputs: Outputs) -> int | None:
     """How many rows of a part are errors, by its footer; None if it lacks rows or cannot be read."""
     try:
         file = pq.ParquetFile(BytesIO(folder.read(name)))
     except pa.ArrowException:
         return None
     metadata = file.metadata
-    if metadata.num_rows != part.rows or not file.schema_arrow.equals(SCHEMA):
+    if metadata.num_rows != part.rows or not file.schema_arrow.equals(schema_of(outputs)):
         return None
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     return sum(int(group.num_rows - _chunk(group, "error").statistics.null_count) for group in groups)

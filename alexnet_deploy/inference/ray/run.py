@@ -15,8 +15,10 @@ from alexnet_deploy.bundle.decoding import decode_in_full
 from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.errors import InputError, UnavailableError, one_line, require_positive
 from alexnet_deploy.images.sources import Source
+from alexnet_deploy.images.ten_crops import NO_MARGIN, has_margin, picture_for_crops
+from alexnet_deploy.inference.journal import ADDED_SETTINGS
 from alexnet_deploy.inference.predict import require_batch, require_threshold
-from alexnet_deploy.inference.prediction import BATCH
+from alexnet_deploy.inference.prediction import BATCH, TOP_K, Outputs
 from alexnet_deploy.inference.ray.engine_files import EngineFiles, pack_engine
 from alexnet_deploy.inference.ray.folders import Folder, folder_of
 from alexnet_deploy.inference.ray.output import (
@@ -38,7 +40,10 @@ _GPU_RUNTIMES = ("tensorrt", "onnxruntime-cuda")
 
 @dataclass(frozen=True, slots=True)
 class RaySettings:
-    """How a run on Ray computes; only ``top_k``, ``threshold`` and ``full_decode`` change a row."""
+    """How a run on Ray computes.
+
+    Only ``top_k``, ``threshold``, ``outputs``, ``ten_crop`` and ``full_decode`` change a row.
+    """
 
     address: str
     """``HOST:PORT`` of the cluster's head, or ``local`` for all cores of this machine."""
@@ -49,8 +54,10 @@ class RaySettings:
     workers: int | None = None
     """Decoding threads per worker; None: one per core of it."""
     batch: int = BATCH
-    top_k: int = 5
+    top_k: int = TOP_K
     threshold: float | None = None
+    outputs: Outputs = "top"
+    ten_crop: bool = False
     part_size: int = PART_SIZE
     verify: bool = True
     full_decode: bool = False
@@ -107,9 +114,18 @@ def predict_on_ray(
     ) as found:
         if settings.full_decode:
             found = decode_in_full(found)
-        require_batch(settings.batch, found.contract.preprocessing)
+        pre = found.contract.preprocessing
+        require_batch(settings.batch, picture_for_crops(pre) if settings.ten_crop else pre)
+        if settings.ten_crop and not has_margin(pre):
+            _log.warning(NO_MARGIN)
         plain = settings_of(found.onnx_path, found.contract)
-        options = {"top_k": min(settings.top_k, len(found.contract.labels)), "threshold": settings.threshold}
+        options: dict[str, object] = {
+            "top_k": min(settings.top_k, len(found.contract.labels)),
+            "threshold": settings.threshold,
+        }
+        new: dict[str, object] = {"outputs": settings.outputs, "ten_crop": settings.ten_crop}
+        # The others are left out, so that parts of a run that an earlier version began keep their names.
+        options |= {key: value for key, value in new.items() if str(value) != ADDED_SETTINGS[key]}
         named = plain | {key: str(value) for key, value in (options | (shaping or {})).items()}
         parts, names = cut_into_parts(images(), settings.part_size)
         record = RunRecord(named, sum(part.rows for part in parts), settings.part_size, names)
@@ -117,7 +133,7 @@ def predict_on_ray(
             raise InputError("no image among those named; check the paths")
         prepare(settings.address)
         _import_ray()  # both before an earlier run is discarded
-        done = begin(folder, record, parts, resume=resume, overwrite=overwrite)
+        done = begin(folder, record, parts, outputs=settings.outputs, resume=resume, overwrite=overwrite)
         before = sum(part.rows for part in parts if part.start in done)
         result = RayResult(before, sum(done.values()), before)
         on_rows(result.rows, record.images)
@@ -156,6 +172,7 @@ def _compute(
         worker_settings = WorkerSettings(
             __version__, plain, settings.runtime, settings.threads or workers.cpus, settings.workers or workers.cpus,
             settings.top_k, settings.threshold, settings.batch, settings.verify, settings.full_decode,
+            settings.outputs, settings.ten_crop,
         )  # fmt: skip
         # Closed before Ray is left: its executor would still talk to a cluster that has gone, which ends the process.
         with closing(answers(list(todo.values()), worker_settings, files, workers)) as found:

@@ -17,6 +17,7 @@ from alexnet_deploy.images.sources import Source
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.inference.parquet import parquet_writer
 from alexnet_deploy.inference.predict import predict
+from alexnet_deploy.inference.prediction import FullOutputs, Outputs
 from alexnet_deploy.inference.ray.engine_files import EngineFiles, unpack_engine
 from alexnet_deploy.inference.ray.parts import Part, size_of
 from alexnet_deploy.inference.to_file import settings_of
@@ -39,6 +40,8 @@ class WorkerSettings:
     batch: int
     verify: bool
     full_decode: bool = False
+    outputs: Outputs = "top"
+    ten_crop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +109,10 @@ class PartWorker:
         settings, failed = self._settings, 0
         unlike = _first_unlike(part, images)
         sink = BytesIO()
-        with parquet_writer(sink) as write:
+        with parquet_writer(sink, FullOutputs.of(self._engine.contract, settings.outputs)) as write:
             rows = predict(
-                self._engine, images, top_k=settings.top_k, threshold=settings.threshold, batch=settings.batch,
-                workers=settings.workers,
+                self._engine, images, top_k=settings.top_k, threshold=settings.threshold, outputs=settings.outputs,
+                ten_crop=settings.ten_crop, batch=settings.batch, workers=settings.workers,
             )  # fmt: skip
             for image, row in zip(images, rows, strict=True):
                 write(row)

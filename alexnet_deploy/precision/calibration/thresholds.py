@@ -15,6 +15,10 @@ PERCENTILE = 99.99
 """NVIDIA's integer quantization study (Wu et al. 2020, arXiv:2004.09602) finds 99.99 to 99.999 best for CNNs."""
 LEVELS = 128
 """Magnitudes of a symmetric int8: 0..127."""
+ROUGHLY = 1e-9
+"""How far ``_all_divergences`` may be from ``_divergence``: thousands of times their rounding, some 1e-13."""
+EMPTY = 1e-12
+"""Stands for a probability of 0 where clipped mass fell on an empty bin: a large cost, not an infinite one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +45,10 @@ def threshold(histogram: NDArray[np.int64] | None, largest: float, method: Metho
     if method == "percentile":
         share = np.cumsum(histogram) / histogram.sum()
         return float(largest * (np.searchsorted(share, PERCENTILE / 100) + 1) / len(histogram))
-    cost = _divergence if method == "entropy" else _squared_error
-    stops = range(LEVELS, len(histogram) + 1)
+    cost, stops = _squared_error, list(range(LEVELS, len(histogram) + 1))
+    if method == "entropy":
+        rough = _all_divergences(histogram)
+        cost, stops = _divergence, [stops[i] for i in np.flatnonzero(rough <= rough.min() + ROUGHLY)]
     costs = [cost(histogram, stop) for stop in stops]
     return largest * stops[int(np.argmin(costs))] / len(histogram)
 
@@ -66,9 +72,42 @@ def _divergence(histogram: NDArray[np.int64], stop: int) -> float:
     quantised = np.where(held, (mass / np.maximum(spread, 1))[level], 0.0)
     p, q = reference / reference.sum(), quantised / quantised.sum()
     if np.any((p > 0) & (q == 0)):
-        q = np.where(q == 0, 1e-12, q)  # the clipped mass fell on an empty bin: a large cost, not an infinite one
+        q = np.where(q == 0, EMPTY, q)
     inside = p > 0
     return float(np.sum(p[inside] * np.log(p[inside] / q[inside])))
+
+
+def _all_divergences(histogram: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``_divergence`` at every stop from ``LEVELS``, but for rounding, in a twentieth of the time.
+
+    All bins of a level share one q, so sums over levels do, and they are differences of running sums.
+    """
+    counts = histogram[1:].astype(np.float64)
+    kept_bins = np.arange(LEVELS - 1, len(counts) + 1)
+    mass_before, own_before = _before(counts), _before(_times_log(counts))
+    held_before = _before((counts > 0).astype(np.float64))
+    kept, last = mass_before[kept_bins], counts[kept_bins - 1]
+    beyond = mass_before[-1] - kept
+    first_of_level = -(-np.arange(LEVELS + 1) * kept_bins[:, None] // LEVELS)
+    mass, held = np.diff(mass_before[first_of_level]), np.diff(held_before[first_of_level])
+    with np.errstate(invalid="ignore", divide="ignore"):  # nothing is kept: infinite, below
+        q = mass / np.maximum(held, 1) / kept[:, None]
+        q_last = q[np.arange(len(q)), (kept_bins - 1) * LEVELS // kept_bins]
+        crossed = np.sum(mass * np.log(np.where(mass > 0, q, 1)), axis=1)
+        crossed += beyond * np.log(np.where(last > 0, q_last, EMPTY))
+        own = own_before[kept_bins - 1] + _times_log(last + beyond)
+        costs = (own - crossed) / mass_before[-1] - np.log(mass_before[-1])
+    return np.where(kept > 0, costs, np.inf)
+
+
+def _before(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The sum of all values before each index, and of all."""
+    return np.concatenate([[0.0], np.cumsum(values_N)])
+
+
+def _times_log(values_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """x log x, 0 at 0."""
+    return values_N * np.log(np.where(values_N > 0, values_N, 1))
 
 
 def _squared_error(histogram: NDArray[np.int64], stop: int) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from alexnet_deploy.onnx_graph.element_types import COMPUTE_OPS
-from alexnet_deploy.profiling.layers.costs import CONVERSIONS, Costs, multiplies
+from alexnet_deploy.profiling.costs import CONVERSIONS, Costs, multiplies
 from alexnet_deploy.profiling.layers.counters.kernel_times import Kernel, KernelTimes
 
 _CONVERTING = ("Reorder", "Convert", "Quantize", "Dequantize", "FakeQuantize", "Reformat")

@@ -19,10 +19,10 @@ from alexnet_deploy.bundle.manifest import Engine, load_manifest
 from alexnet_deploy.errors import DeployError, UnavailableError, require_positive
 from alexnet_deploy.machine.gpu import has_nvidia_gpu
 from alexnet_deploy.machine.watch import watch_for
+from alexnet_deploy.profiling.costs import Costs
 from alexnet_deploy.profiling.engine import check_batch_sizes
 from alexnet_deploy.profiling.latency import random_pixels
 from alexnet_deploy.profiling.layer_profile import LayerProfile
-from alexnet_deploy.profiling.layers.costs import Costs
 from alexnet_deploy.profiling.layers.counters.counts import count_on_cpu
 from alexnet_deploy.profiling.layers.counters.kernel_times import CALLS, KernelTimes, timed_calls
 from alexnet_deploy.profiling.layers.grouping import group_kernels

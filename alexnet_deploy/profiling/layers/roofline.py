@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.profiling.costs import multiplies
 from alexnet_deploy.profiling.layer_profile import Bandwidth, Peak, Roofline
-from alexnet_deploy.profiling.layers.costs import multiplies
 from alexnet_deploy.profiling.layers.counters.counts import count_on_cpu
 from alexnet_deploy.profiling.layers.counters.kernel_times import Kernel
 from alexnet_deploy.profiling.layers.peak_models import PEAK_MODELS, PeakModel

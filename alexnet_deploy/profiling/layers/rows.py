@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
+from alexnet_deploy.profiling.costs import multiplies
 from alexnet_deploy.profiling.layer_profile import LayerRow, Roofline
-from alexnet_deploy.profiling.layers.costs import multiplies
 from alexnet_deploy.profiling.layers.counters.kernel_times import ELEMENT_BYTES
 from alexnet_deploy.profiling.layers.grouping import LayerKernels
 

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime.cuda.errors import Memory, gpu_error
 
+_NAME_BYTES = 256
+"""Room for the name of a GPU, which CUDA fills up with zeros."""
+
 
 class CudaVersions(NamedTuple):
     """In CUDA's notation: 13050 is 13.5."""
@@ -46,6 +49,9 @@ class CudartDevice:
         minor = _call("cudaDeviceGetAttribute", attributes.cudaDevAttrComputeCapabilityMinor, index)
         self.capability = f"sm{major}{minor}"
         self.name = f"GPU {self.capability} through cuda-python"
+        _driver_call("cuInit", 0)
+        name = _driver_call("cuDeviceGetName", _NAME_BYTES, _driver_call("cuDeviceGet", index))
+        self.card = name.split(b"\0")[0].decode(errors="replace")
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:

@@ -32,6 +32,8 @@ class Device(Protocol):
     """How many those are."""
     name: str
     """For people: ``GPU sm89 through cuda-python``."""
+    card: str
+    """The name of its model, such as ``NVIDIA L4``."""
     capability: str
     """Compute capability, such as ``"sm89"``."""
     graphs: bool
@@ -148,13 +150,25 @@ def choose_devices(wanted: Sequence[int] | Literal["all"]) -> tuple[int, ...]:
 
 def current_capability() -> str | None:
     """Compute capability of this machine's first GPU, or None without a usable one."""
+    device = _first()
+    return None if device is None else device.capability
+
+
+def current_card() -> str:
+    """Name of the model of this machine's first GPU; empty without a usable one."""
+    device = _first()
+    return "" if device is None else device.card
+
+
+def _first() -> Device | None:
+    """Closed: for its names."""
     try:
         device = open_device()
     except UnavailableError as exc:
         _log.debug("no GPU: %s", exc)
         return None
     device.close()
-    return device.capability
+    return device
 
 
 def gpu_memory(index: int = 0) -> Memory | None:

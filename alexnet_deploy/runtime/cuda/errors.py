@@ -24,7 +24,7 @@ _NEEDED = re.compile(r"(?:requested buffer of size|requested bytes of|requested 
 _DRIVER = re.compile(
     r"driver version is insufficient|cudaErrorInsufficientDriver|INSUFFICIENT_DRIVER|unsupported display driver"
     r"|SystemDriverMismatch|SYSTEM_DRIVER_MISMATCH|forward compatibility was attempted|UnsupportedPtxVersion"
-    r"|unsupported toolchain|CompatNotSupportedOnDevice",
+    r"|unsupported toolchain|CompatNotSupportedOnDevice|stub library|StubLibrary|STUB_LIBRARY",
     re.IGNORECASE,
 )
 _NO_GPU = re.compile(
@@ -33,13 +33,35 @@ _NO_GPU = re.compile(
     re.IGNORECASE,
 )
 _NO_KERNEL = re.compile(r"no kernel image is available|NoKernelImageForDevice|NO_BINARY_FOR_GPU", re.IGNORECASE)
-_BUSY = re.compile(r"busy or unavailable|DevicesUnavailable|DEVICE_UNAVAILABLE", re.IGNORECASE)
+_BUSY = re.compile(
+    r"busy or unavailable|Devices?Unavailable|DEVICE_UNAVAILABLE|system not yet initialized|SystemNotReady"
+    r"|SYSTEM_NOT_READY|\bMPS|cudaErrorMps|CUDA_ERROR_MPS",
+    re.IGNORECASE,
+)
 _LOST = re.compile(
     r"illegal memory access|IllegalAddress|ILLEGAL_ADDRESS|unspecified launch failure|LaunchFailure|LAUNCH_FAILED"
     r"|uncorrectable|EccUncorrectable|fallen off the bus|gpu is lost|hardware stack error|HardwareStackError"
-    r"|launch timed out|LaunchTimeout|context is destroyed|ContextIsDestroyed|CONTEXT_IS_DESTROYED",
+    r"|launch timed out|LaunchTimeout|context is destroyed|ContextIsDestroyed|CONTEXT_IS_DESTROYED"
+    r"|device-side assert|cudaErrorAssert|ERROR_ASSERT|illegal instruction|IllegalInstruction|ILLEGAL_INSTRUCTION"
+    r"|misaligned address|MisalignedAddress|MISALIGNED_ADDRESS|address space|InvalidAddressSpace|INVALID_ADDRESS_SPACE"
+    r"|invalid program counter|cudaErrorInvalidPc|ERROR_INVALID_PC|peer GPU memory over nvlink|cudaErrorContained"
+    r"|ERROR_CONTAINED|cudaErrorUnknown|CUDA_ERROR_UNKNOWN|CUDA failure 999",
     re.IGNORECASE,
 )
+_ANY_OTHER = re.compile(
+    r"\b(?:CUDA|CUBLAS|CUDNN|CUFFT|CURAND|CUSPARSE|NCCL) failure \d+"
+    r"|\b(?:CUBLAS|CUDNN)_STATUS_\w+",
+    re.IGNORECASE,
+)
+"""Every other error of CUDA and its libraries, as ONNX Runtime prints them. Our own calls name theirs themselves."""
+_REFUSED = re.compile(
+    # What a library says of the parameters that it got: a model's fault, or ours, and the GPU goes on.
+    r"CUDA failure (?:1|9|98|801):|CUBLAS failure (?:7|8|15):|CUDNN failure (?:3|9|2\d{3}|3\d{3}):"
+    r"|_(?:INVALID_VALUE|BAD_PARAM|NOT_SUPPORTED|ARCH_MISMATCH)",
+    re.IGNORECASE,
+)
+
+_AGAIN = "start again; if it happens again, check nvidia-smi and the Xid lines of dmesg"
 
 
 def gpu_error(
@@ -75,13 +97,15 @@ def gpu_error(
     if _BUSY.search(text):
         return UnavailableError(
             f"{what}: the GPU is unavailable: another process has it for itself, or the driver lost it ({text})",
-            fix="check nvidia-smi",
+            fix="check nvidia-smi, and the services that the machine needs for its GPUs (fabric manager, MPS)",
         )
     if _LOST.search(text):
         return UnavailableError(
             f"{what}: the GPU stopped working in this process ({text})",
-            fix="start again; if it happens again, check nvidia-smi and the Xid lines of dmesg",
+            fix=_AGAIN,
         )
+    if _ANY_OTHER.search(text) and not _REFUSED.search(text):
+        return UnavailableError(f"{what}: the GPU failed ({text})", fix=_AGAIN)
     return None
 
 

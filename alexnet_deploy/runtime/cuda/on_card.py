@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime.cuda.device import Device, open_device
-from alexnet_deploy.runtime.runner import Runner, Steps
+from alexnet_deploy.runtime.runner import Runner, Steps, make_pixels_of
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
@@ -33,12 +32,9 @@ class OnCard:
     somebody changed it, and some of them leave another one behind.
     """
 
-    def __init__(
-        self, device: Device, open_runner: Callable[[], Runner], *, failed: threading.Event | None = None
-    ) -> None:
-        """For ``open_on_card`` and ``fork``, which passes on whether the GPU has ``failed``."""
-        self._device, self._owns_device = device, failed is None
-        self._failed = failed or threading.Event()
+    def __init__(self, device: Device, open_runner: Callable[[], Runner], *, owns_device: bool = True) -> None:
+        """For ``open_on_card``, and for ``fork``, which does not close ``device``."""
+        self._device, self._owns_device = device, owns_device
         with self._current():
             self._runner = open_runner()
         self.contract = self._runner.contract
@@ -48,6 +44,8 @@ class OnCard:
         self.description = f"{self._runner.description}, GPU {device.index}"
         self.plan: str | None = getattr(self._runner, "plan", None)
         """See ``AnyBatch.plan``."""
+        self.card: str = getattr(self._runner, "card", "")
+        self.make_pixels = make_pixels_of(self._runner)
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See ``Runner``."""
@@ -71,13 +69,11 @@ class OnCard:
 
     def fork(self) -> OnCard:
         """See ``Runner.fork``: on the same GPU."""
-        return OnCard(self._device, self._runner.fork, failed=self._failed)
+        return OnCard(self._device, self._runner.fork, owns_device=False)
 
     def close(self) -> None:
-        """See ``Runner.close``. A GPU that failed may refuse: that is no second error."""
+        """See ``Runner.close``."""
         with contextlib.ExitStack() as stack:
-            if self._failed.is_set():
-                stack.enter_context(contextlib.suppress(UnavailableError))
             if self._owns_device:
                 stack.callback(self._device.close)
             with self._current():
@@ -89,5 +85,4 @@ class OnCard:
             with self._device.current():
                 yield
         except UnavailableError as exc:
-            self._failed.set()
             raise UnavailableError(f"GPU {self._device.index}: {exc.cause}", exc.fix) from exc

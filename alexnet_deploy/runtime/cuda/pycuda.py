@@ -30,6 +30,7 @@ class PycudaDevice:
             cuda.init()
             self.count = int(cuda.Device.count())
             self.capability = "sm{}{}".format(*cuda.Device(index).compute_capability())
+            self.card = str(cuda.Device(index).name())
         self.name = f"GPU {self.capability} through PyCUDA"
         # PyCUDA frees memory with its object, so the object of each handle in use is kept.
         self._kept: dict[int, Any] = {}

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.machine.onnx_session import graph_options
+from alexnet_deploy.runtime.cuda.captures import capturing
 from alexnet_deploy.runtime.cuda.device import Device
-from alexnet_deploy.runtime.cuda.memory import allocated, pinned
+from alexnet_deploy.runtime.cuda.memory import allocated, is_shared, pinned
 from alexnet_deploy.runtime.runner import Steps
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
@@ -69,7 +70,7 @@ def fits(session: Any, contract: ModelContract) -> bool:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or (inputs[0].type, outputs[0].type) != (_PIXELS, _LOGITS):
         return False
-    return len(outputs[0].shape) == 2 and outputs[0].shape[1] == len(contract.labels)
+    return len(outputs[0].shape) == 2 and outputs[0].shape[1] == contract.outputs
 
 
 class _Buffers:
@@ -78,9 +79,10 @@ class _Buffers:
     def __init__(self, session: Any, device: Device, contract: ModelContract, count: int, on: str) -> None:
         pre = contract.preprocessing
         self.calls = 0
+        self.captured = False
         with ExitStack() as resources:
             self.pixels_NHWC = pinned(device, resources, (count, pre.height, pre.width, 3), np.uint8)
-            self.logits_NK = pinned(device, resources, (count, len(contract.labels)), np.float32)
+            self.logits_NK = pinned(device, resources, (count, contract.outputs), np.float32)
             self.input, self.output = (
                 allocated(device, resources, array.nbytes) for array in (self.pixels_NHWC, self.logits_NK)
             )
@@ -106,7 +108,8 @@ class BoundSession:
         self, session: Any, device: Device, contract: ModelContract, shared: SharedState, *, on: str = "cuda"
     ) -> None:
         """``on`` is ONNX Runtime's name of the kind of memory that ``device`` has."""
-        self._session, self._device, self._contract, self._shared, self._on = session, device, contract, shared, on
+        self._session: Any = session
+        self._device, self._contract, self._shared, self._on = device, contract, shared, on
         self._kept: dict[int, _Buffers] = {}
         self._spare: tuple[int, _Buffers] | None = None
         self._capturing: int | None = None
@@ -116,8 +119,7 @@ class BoundSession:
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of pixels ``[N, H, W, 3]``; the caller owns the result."""
         count = len(pixels_NHWC)
-        buffers = self._fill(pixels_NHWC)
-        self._upload(buffers)
+        buffers = self._upload(pixels_NHWC)
         self._compute(buffers, self._graph(buffers))
         self._download(buffers)
         return buffers.logits_NK[:count].copy()
@@ -125,8 +127,7 @@ class BoundSession:
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
         """The same call without a graph, step by step."""
         count = len(pixels_NHWC)
-        buffers = self._fill(pixels_NHWC)
-        self._upload(buffers)
+        buffers = self._upload(pixels_NHWC)
         yield "host-to-device"
         self._compute(buffers, None)
         yield "compute"
@@ -142,15 +143,24 @@ class BoundSession:
                 each.callback(buffers.close)
             if self._spare is not None:
                 each.callback(self._spare[1].close)
-        self._kept, self._spare = {}, None
+        self._kept, self._spare, self._session = {}, None, None
 
-    def _fill(self, pixels_NHWC: NDArray[np.uint8]) -> _Buffers:
-        """Copy the pixels into page-locked memory, the last one again for each image that pads the batch."""
+    def _upload(self, pixels_NHWC: NDArray[np.uint8]) -> _Buffers:
+        """Copy the pixels to the GPU, the last one again for each image that pads the batch.
+
+        They go through page-locked memory of its own, unless they lie in such memory already.
+        """
         count = len(pixels_NHWC)
         buffers = self._buffers(self._shared.padded(count))
-        np.copyto(buffers.pixels_NHWC[:count], pixels_NHWC)
-        buffers.pixels_NHWC[count:] = pixels_NHWC[-1:]
+        source_NHWC = buffers.pixels_NHWC
+        if len(source_NHWC) == count and is_shared(pixels_NHWC):
+            source_NHWC = pixels_NHWC
+        else:
+            np.copyto(source_NHWC[:count], pixels_NHWC)
+            source_NHWC[count:] = pixels_NHWC[-1:]
         buffers.calls += 1
+        self._device.upload(buffers.input, source_NHWC, self._stream)
+        self._device.synchronize(self._stream)  # the session computes on a stream of its own
         return buffers
 
     def _buffers(self, size: int) -> _Buffers:
@@ -167,19 +177,28 @@ class BoundSession:
         return self._spare[1]
 
     def _graph(self, buffers: _Buffers) -> int | None:
-        """The number of the graph for a call: its batch size, if it came before and this thread may use graphs."""
+        """The number of the graph for a call: its batch size, if it came before and this thread may use graphs.
+
+        ``_compute`` captures it, if nothing else uses a GPU in this process.
+        """
         size = len(buffers.pixels_NHWC)
         if not self._shared.graphs or buffers.calls < 2 or size not in self._kept:
             return None
-        if self._capturing is None:
-            self._capturing = threading.get_ident()
-        return size if self._capturing == threading.get_ident() else None
-
-    def _upload(self, buffers: _Buffers) -> None:
-        self._device.upload(buffers.input, buffers.pixels_NHWC, self._stream)
-        self._device.synchronize(self._stream)  # the session computes on a stream of its own
+        return size if self._capturing in (None, threading.get_ident()) else None
 
     def _compute(self, buffers: _Buffers, graph: int | None) -> None:
+        if graph is None or buffers.captured:
+            self._run(buffers, graph)
+            return
+        with capturing() as may_capture:
+            if may_capture:
+                self._capturing = threading.get_ident()
+                self._run(buffers, graph)
+                buffers.captured = True
+        if not buffers.captured:
+            self._run(buffers, None)
+
+    def _run(self, buffers: _Buffers, graph: int | None) -> None:
         self._session.run_with_iobinding(buffers.binding, self._shared.options(graph))
         buffers.binding.synchronize_outputs()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, one_line
 from alexnet_deploy.machine.packages import onnxruntime_version
+from alexnet_deploy.runtime.cuda.captures import present
 from alexnet_deploy.runtime.cuda.device import Device, gpu_memory, open_device
 from alexnet_deploy.runtime.cuda.errors import gpu_error
+from alexnet_deploy.runtime.cuda.memory import shared_pixels
 from alexnet_deploy.runtime.onnxruntime.bound_session import BoundSession, SharedState, fits, with_padding
 from alexnet_deploy.runtime.onnxruntime.cuda import CudaSession, open_on_cuda
 from alexnet_deploy.runtime.onnxruntime.runner import fixed_batch, session_options
-from alexnet_deploy.runtime.runner import Steps, compute_step, single_caller
+from alexnet_deploy.runtime.runner import MakePixels, Steps, compute_step, single_caller
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,13 @@ def open_cuda_runner(
     Raises UnavailableError if CUDA does not start or the GPU has too little memory, InputError if ONNX Runtime refuses
     the model.
     """
+    with present():
+        return _open_runner(onnx_path, contract, precision, concurrency, tf32, device)
+
+
+def _open_runner(
+    onnx_path: Path, contract: ModelContract, precision: str, concurrency: int, tf32: bool, device: Device | None
+) -> OnnxRuntimeCudaRunner:
     index = 0 if device is None else device.index
     try:
         opened = open_on_cuda(
@@ -86,7 +95,9 @@ class OnnxRuntimeCudaRunner:
     ) -> None:
         """For ``open_cuda_runner`` and ``fork``, which shares the state of its session; ``on`` is for tests."""
         self.contract = contract
-        self._opened, self._path, self._tf32, self._device, self._on = opened, onnx_path, tf32, device, on
+        self._path, self._tf32, self._device, self._on = onnx_path, tf32, device, on
+        self._opened: CudaSession | None = opened
+        self._index = opened.index
         self._session = opened.session
         self._owns_device = shared is None
         self._shared = shared or SharedState(captures=opened.graphs, graphs=opened.graphs)
@@ -94,12 +105,18 @@ class OnnxRuntimeCudaRunner:
         self.batch = fixed_batch(self._session)
         self.runtime = "onnxruntime-cuda"
         self.device = device.capability if device is not None else "cuda"
+        self.card = device.card if device is not None else ""
         more = " with TF32" * tf32 + ", some nodes on the CPU" * (not opened.whole)
         self.description = f"ONNX Runtime {onnxruntime_version()} on CUDA{more}"
         # Nodes on the CPU would need a copy back to where the bound memory is.
         self._bound: BoundSession | None = None
-        if device is not None and opened.whole and fits(self._session, contract):
-            self._bound = BoundSession(self._session, device, contract, self._shared, on=on)
+        self.make_pixels: MakePixels | None = None
+        with ExitStack() as resources:
+            resources.enter_context(present())
+            if device is not None and opened.whole and fits(self._session, contract):
+                self._bound = BoundSession(self._session, device, contract, self._shared, on=on)
+                self.make_pixels = partial(shared_pixels, device)
+            self._resources = resources.pop_all()
 
     def __call__(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits ``[N, K]`` of uint8 RGB pixels ``[N, H, W, 3]``.
@@ -124,10 +141,12 @@ class OnnxRuntimeCudaRunner:
 
     def fork(self) -> OnnxRuntimeCudaRunner:
         """The same session with buffers of its own. From now on no call is a CUDA graph: those are for one thread."""
-        self._open()
+        opened = self._opened
+        if opened is None:
+            raise ValueError("the runner is closed")
         self._shared.graphs = False
         return OnnxRuntimeCudaRunner(
-            self._opened,
+            opened,
             self.contract,
             self._path,
             tf32=self._tf32,
@@ -138,11 +157,13 @@ class OnnxRuntimeCudaRunner:
 
     def close(self) -> None:
         """Release device and page-locked memory; the session ends with the last reference to it."""
-        if self._bound is not None:
-            self._bound.close()
-        self._bound = self._session = None
-        if self._owns_device and self._device is not None:
-            self._device.close()
+        with ExitStack() as each:
+            if self._owns_device and self._device is not None:
+                each.callback(self._device.close)
+            each.enter_context(self._resources)  # present until the session is gone
+            if (bound := self._bound) is not None:
+                each.callback(bound.close)
+            self._bound = self._session = self._opened = None
 
     def _open(self) -> Any:
         session = self._session  # one look: another thread may close it
@@ -160,6 +181,6 @@ class OnnxRuntimeCudaRunner:
             except DeployError:
                 raise
             except Exception as exc:  # its exceptions share no public base
-                raise gpu_error(self._path.name, exc, memory=partial(gpu_memory, self._opened.index)) or InputError(
+                raise gpu_error(self._path.name, exc, memory=partial(gpu_memory, self._index)) or InputError(
                     f"{self._path}: fails on pixels {pixels_NHWC.shape} ({one_line(exc)}); use another `runtime`"
                 ) from exc

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.errors import UnavailableError, one_line
 
 FULL = "tensorrt"
 RTX = "tensorrt_rtx"
@@ -74,13 +74,21 @@ def load(name: str) -> TensorRT:
     hint = f"pip install 'alexnet-deploy[{EXTRA[name]}]'"
     try:
         api = importlib.import_module(name)
+        if getattr(api, "__file__", None) is None:  # a folder without code, such as one of plans in the current folder
+            raise UnavailableError(f"{name} is not installed (Python finds the folder {_folder_of(api)})", hint)
+        messages = Messages()
+        return TensorRT(name, api.__version__, api, _logger(api, messages), messages)
+    except UnavailableError:
+        raise
     except ModuleNotFoundError as exc:
-        raise UnavailableError(f"{name} is not installed; {hint}") from exc
-    except (ImportError, OSError) as exc:
-        cause = str(exc).partition("\n")[0]
-        raise UnavailableError(f"{name} is installed but does not load ({cause}); {hint}") from exc
-    messages = Messages()
-    return TensorRT(name, api.__version__, api, _logger(api, messages), messages)
+        raise UnavailableError(f"{name} is not installed", hint) from exc
+    except Exception as exc:  # a broken installation, or another module of that name, may raise anything
+        cause = f"{type(exc).__name__}: {one_line(exc)}"
+        raise UnavailableError(f"{name} is installed but does not load ({cause})", hint) from exc
+
+
+def _folder_of(module: Any) -> str:
+    return next(iter(module.__path__), "?")
 
 
 def installed() -> dict[str, TensorRT]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +12,15 @@ from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 from alexnet_deploy.machine.gpu import has_nvidia_gpu
+from alexnet_deploy.runtime.cuda.captures import present
 from alexnet_deploy.runtime.cuda.device import Device, current_capability, open_device
-from alexnet_deploy.runtime.tensorrt.library import EXTRA, FULL, RTX, TensorRT, installed, load
+from alexnet_deploy.runtime.cuda.errors import gpu_error
+from alexnet_deploy.runtime.tensorrt.library import FULL, RTX, TensorRT, installed, load
 from alexnet_deploy.runtime.tensorrt.rtx_kernels import RtxKernels
 from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
-from alexnet_deploy.runtime.tensorrt.support import covers, why_unsupported
+from alexnet_deploy.runtime.tensorrt.support import covers, package_for, why_unsupported
+
+_log = logging.getLogger(__name__)
 
 TRUST_VARIABLE = "ALEXNET_DEPLOY_TRUST_PLANS"
 """Set to 1, version-compatible plans may run the code that they contain."""
@@ -36,6 +41,12 @@ def open_plan(bundle: Engine, *, eager: bool = False, device: Device | None = No
     One for this very GPU comes before a portable one. Where the library refuses one, the next is tried.
     UnavailableError with the reason against each if none is left.
     """
+    features = bundle.contract.features
+    if features is not None and not bundle.plans:
+        raise UnavailableError(
+            f"{bundle.name} holds no TensorRT plan that ends at layer {features.layer}; build one: alexnet-deploy "
+            f"build-engine, with `until` {features.layer}"
+        )
     if bundle.batch is None or not bundle.plans:
         raise UnavailableError(f"{bundle.name} holds no TensorRT plan; {_no_plan_advice(device)}")
     reasons = []
@@ -90,7 +101,7 @@ def why_not(plan: Plan, path: Path, device: Device | None = None) -> str | None:
                 "is version-compatible, so it contains code that TensorRT would run; if you trust the bundle, set "
                 f"{TRUST_VARIABLE}=1"
             )
-        return _refusal(library, path)
+        return _refusal(library, path, here)
 
 
 def _is_version_compatible(plan: Plan) -> bool:
@@ -109,10 +120,11 @@ def _runs_later(plan: Plan, version: str) -> bool:
     return _is_version_compatible(plan) and here >= built and (built[0] == here[0] or (built[0], here[0]) == (10, 11))
 
 
-def _refusal(library: TensorRT, path: Path) -> str | None:
-    """Why TensorRT-RTX calls the plan invalid here; None if it does not, and for the full TensorRT, which cannot say.
+def _refusal(library: TensorRT, path: Path, here: str) -> str | None:
+    """Why TensorRT-RTX calls the plan invalid on a GPU of capability ``here``; None if it does not.
 
-    InputError if the file cannot be read.
+    None for the full TensorRT, which cannot say. Without a driver it calls every plan invalid, and only its log has the
+    cause. InputError if the file cannot be read.
     """
     api = library.api
     runtime = api.Runtime(library.logger)
@@ -124,11 +136,14 @@ def _refusal(library: TensorRT, path: Path) -> str | None:
         return None
     kinds = api.EngineInvalidityDiagnostics.__members__.items()
     names = [name for name, kind in kinds if int(kind) & found]
+    said = library.messages.cause()
+    if not names and (fault := gpu_error(f"{library} refuses it", said)) is not None:
+        return str(fault)
     if "UNSUPPORTED_CC" in names:
-        remedy = f"pip install 'alexnet-deploy[{EXTRA[FULL]}]' and build it again"
+        remedy = package_for(here)
     else:
         remedy = next((_REMEDIES[name] for name in names if name in _REMEDIES), _BUILD_AGAIN)
-    return f"{library} refuses it ({', '.join(names) or library.messages.cause()}); {remedy}"
+    return f"{library} refuses it ({', '.join(names) or said}); {remedy}"
 
 
 def load_plan(
@@ -149,6 +164,7 @@ def load_plan(
     ``contract``; nothing stays allocated then.
     """
     with ExitStack() as resources:
+        resources.enter_context(present())
         if device is None:
             try:
                 device = open_device()
@@ -159,6 +175,14 @@ def load_plan(
         if reason is not None:
             raise UnavailableError(f"{path}: {reason}")
         library = load(plan.builder)
+        if plan.card and device.card != plan.card:
+            _log.warning(
+                "%s: was built on %s, and this GPU is %s: by TensorRT's own words, a plan on another model of GPU may "
+                "be slower, or fail; build it here, or with `hardware_compatible` sameComputeCapability",
+                path,
+                plan.card,
+                device.card,
+            )
         content = _read(path)
         engine = _deserialize(library, plan, path, content)
         _check_tensors(library, engine, contract, path)
@@ -184,7 +208,8 @@ def _deserialize(library: TensorRT, plan: Plan, path: Path, content: bytes) -> A
         runtime.engine_host_code_allowed = True  # `why_not` asked for the user's consent
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
-        raise UnavailableError(f"{path}: {library} cannot load it ({library.messages.cause()}); {_BUILD_AGAIN}")
+        what, said = f"{path}: {library} cannot load it", library.messages.cause()
+        raise gpu_error(what, said) or UnavailableError(f"{what} ({said})", _BUILD_AGAIN)
     return engine
 
 
@@ -194,7 +219,7 @@ def _check_tensors(library: TensorRT, engine: Any, contract: ModelContract, path
     image = (contract.preprocessing.height, contract.preprocessing.width, 3)
     expected = {
         contract.input_name: (api.TensorIOMode.INPUT, api.DataType.UINT8, image),
-        contract.output_name: (api.TensorIOMode.OUTPUT, api.DataType.FLOAT, (len(contract.labels),)),
+        contract.output_name: (api.TensorIOMode.OUTPUT, api.DataType.FLOAT, (contract.outputs,)),
     }
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     found = {

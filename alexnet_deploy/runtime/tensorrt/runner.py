@@ -1,8 +1,9 @@
 """A TensorRT plan on the GPU, through the full TensorRT or TensorRT-RTX, whichever built it.
 
 Everything that can be allocated is allocated once, for the largest batch; a call copies pixels in, runs, and copies
-logits out. AlexNet is some twenty kernels. A CUDA graph launches them, and both copies, in one call: TensorRT-RTX
-captures by itself; for the full TensorRT it is done here.
+logits out. AlexNet is some twenty kernels. A CUDA graph launches them, and the copy of the logits, in one call:
+TensorRT-RTX captures by itself; for the full TensorRT it is done here. The pixels may come from any memory that a
+decoder has filled (``make_pixels``), so their copy is outside the graph.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,11 @@ from alexnet_deploy.bundle.manifest import Plan
 from alexnet_deploy.bundle.plan_options import profile_for
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.runtime.cuda.captures import present
 from alexnet_deploy.runtime.cuda.device import Device
-from alexnet_deploy.runtime.cuda.memory import allocated, pinned
-from alexnet_deploy.runtime.runner import Steps, single_caller
+from alexnet_deploy.runtime.cuda.errors import gpu_error
+from alexnet_deploy.runtime.cuda.memory import allocated, is_shared, pinned, shared_pixels
+from alexnet_deploy.runtime.runner import MakePixels, Steps, single_caller
 from alexnet_deploy.runtime.tensorrt.library import TensorRT, kernel_profiler
 from alexnet_deploy.runtime.tensorrt.rtx_kernels import RtxKernels
 
@@ -59,8 +63,10 @@ class TensorRTRunner:
         self.batch: BatchProfile | None = batch
         self.device = device.capability
         self.description = f"{library} on {device.name}"
+        self.card = device.card
         self.plan = None if plan is None else plan.file
         """File name of the plan in its bundle."""
+        self.make_pixels: MakePixels = partial(shared_pixels, device)
         self._library = library
         self._engine = engine
         self._record = plan
@@ -78,10 +84,11 @@ class TensorRTRunner:
         with ExitStack() as self._resources:
             if resources is not None:
                 self._resources.push(resources.pop_all())
+            self._resources.enter_context(present())
             self._stream = device.create_stream()
             self._resources.callback(device.destroy_stream, self._stream)
             self._pixels_NHWC = pinned(self._device, self._resources, (batch.max, *self._image), np.uint8)
-            self._logits_NK = pinned(self._device, self._resources, (batch.max, len(contract.labels)), np.float32)
+            self._logits_NK = pinned(self._device, self._resources, (batch.max, contract.outputs), np.float32)
             self._input = allocated(self._device, self._resources, self._pixels_NHWC.nbytes)
             self._output = allocated(self._device, self._resources, self._logits_NK.nbytes)
             # Last in, first out: graphs and contexts go before the memory that they point to.
@@ -98,17 +105,18 @@ class TensorRTRunner:
             return self._run(pixels_NHWC)
 
     def _run(self, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        count = self._fill(pixels_NHWC)
-        if count in self._graphs:
-            self._graphs.move_to_end(count)
-            self._device.launch(self._graphs[count][0], self._stream)
-            self._device.synchronize(self._stream)
-        else:
-            self._enqueue(self._context(count), count)
+        count = self._count(pixels_NHWC)
+        captured = count in self._graphs
+        with self._uploading(pixels_NHWC):
+            if captured:
+                self._graphs.move_to_end(count)
+                self._device.launch(self._graphs[count][0], self._stream)
+            else:
+                self._enqueue(self._context(count), count)
             # Before any capture: the first run of a shape does work on the host that a graph cannot hold.
             self._device.synchronize(self._stream)
-            if self._captures:
-                self._capture(count)
+        if self._captures and not captured:
+            self._capture(count)
         return self._logits_NK[:count].copy()
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
@@ -117,10 +125,10 @@ class TensorRTRunner:
             return (yield from self._run_in_steps(pixels_NHWC))
 
     def _run_in_steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:
-        count = self._fill(pixels_NHWC)
+        count = self._count(pixels_NHWC)
         context = self._context(count)
-        self._device.upload(self._input, self._pixels_NHWC[:count], self._stream)
-        self._device.synchronize(self._stream)
+        with self._uploading(pixels_NHWC):
+            self._device.synchronize(self._stream)
         yield "host-to-device"
         self._execute(context, count)
         self._device.synchronize(self._stream)
@@ -158,26 +166,42 @@ class TensorRTRunner:
             context.profiler = kernel_profiler(self._library.api, report)
             self._contexts[index] = context
 
-    def _fill(self, pixels_NHWC: NDArray[np.uint8]) -> int:
-        """Copy the pixels of a call into pinned memory; return their number."""
+    def _count(self, pixels_NHWC: NDArray[np.uint8]) -> int:
+        """The number of images in ``pixels_NHWC``; ValueError if they are not those of a call."""
         if self._closed:
             raise ValueError("the runner is closed")
         count = len(pixels_NHWC)
         if pixels_NHWC.shape[1:] != self._image or pixels_NHWC.dtype != np.uint8 or count not in self._sizes:
             raise ValueError(f"{pixels_NHWC.dtype} {pixels_NHWC.shape} are not pixels of {self._sizes} x {self._image}")
-        np.copyto(self._pixels_NHWC[:count], pixels_NHWC)
         return count
 
+    @contextlib.contextmanager
+    def _uploading(self, pixels_NHWC: NDArray[np.uint8]) -> Iterator[None]:
+        """Enqueue the copy of the pixels; the block waits for it, and whatever it raises, the copy has ended.
+
+        They go through pinned memory of its own, unless they lie in such memory already.
+        """
+        shared = is_shared(pixels_NHWC)
+        source_NHWC = pixels_NHWC if shared else self._pixels_NHWC[: len(pixels_NHWC)]
+        if not shared:
+            np.copyto(source_NHWC, pixels_NHWC)
+        try:
+            self._device.upload(self._input, source_NHWC, self._stream)
+            yield
+        except BaseException:
+            with contextlib.suppress(UnavailableError):  # their owner may free them at once
+                self._device.synchronize(self._stream)
+            raise
+
     def _enqueue(self, context: Any, count: int) -> None:
-        self._device.upload(self._input, self._pixels_NHWC[:count], self._stream)
         self._execute(context, count)
         self._device.download(self._logits_NK[:count], self._output, self._stream)
 
     def _execute(self, context: Any, count: int) -> None:
         if not context.set_input_shape(self.contract.input_name, (count, *self._image)):
-            raise UnavailableError(f"set_input_shape: {self._cause()}")
+            raise self._error("set_input_shape")
         if not context.execute_async_v3(self._stream):
-            raise UnavailableError(f"execute_async_v3: {self._cause()}")
+            raise self._error("execute_async_v3")
 
     def _capture(self, count: int) -> None:
         """Record one batch size, for the calls to come.
@@ -218,16 +242,18 @@ class TensorRTRunner:
     def _bind(self, context: Any, index: int) -> None:
         """Set the profile and the addresses of input and output; UnavailableError also for a context that is None."""
         if context is None:
-            raise UnavailableError(f"create_execution_context: {self._cause()}")
+            raise self._error("create_execution_context")
         # A context has the first profile until another one is set, which the stream does before the next run.
         if index > 0 and not context.set_optimization_profile_async(index, self._stream):
-            raise UnavailableError(f"set_optimization_profile_async {index}: {self._cause()}")
+            raise self._error(f"set_optimization_profile_async {index}")
         for name, pointer in ((self.contract.input_name, self._input), (self.contract.output_name, self._output)):
             if not context.set_tensor_address(name, pointer):
-                raise UnavailableError(f"set_tensor_address {name}: {self._cause()}")
+                raise self._error(f"set_tensor_address {name}")
 
-    def _cause(self) -> str:
-        return f"{self._library.messages.cause()}; check nvidia-smi, or use `runtime` onnxruntime"
+    def _error(self, call: str) -> UnavailableError:
+        said = self._library.messages.cause()
+        fix = "check nvidia-smi, or use `runtime` onnxruntime"
+        return gpu_error(call, said) or UnavailableError(f"{call}: {said}", fix)
 
     def _drop(self) -> None:
         self._closed = True

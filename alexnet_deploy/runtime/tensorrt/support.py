@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.precision.types import WEIGHTS_ONLY
 from alexnet_deploy.runtime.tensorrt.library import FULL, RTX
 
 _RTX_MATRIX = "docs.nvidia.com/deeplearning/tensorrt-rtx/latest/getting-started/support-matrix-1/1.5.html"
@@ -24,6 +25,12 @@ _NOTES_10_8 = "docs.nvidia.com/deeplearning/tensorrt/10.8.0/getting-started/rele
 _NOTES_10_14 = "docs.nvidia.com/deeplearning/tensorrt/release-notes/, 10.14.1"
 _NOTES_11_5 = "docs.nvidia.com/deeplearning/tensorrt/latest/getting-started/release-notes-11/11.5.0.html"
 _JETPACK_7 = "the components of JetPack 7.0, with TensorRT 10.13"
+_DRIVE_7 = (
+    "developer.nvidia.com/docs/drive/drive-os/7.0.3/public/drive-os-tensorrt-release-notes/release-properties.html"
+)
+_RENAMED = "docs.nvidia.com/cuda/nvcompdx/release_notes.html, 0.1.1: CUDA 13 calls Thor sm_110, CUDA 12 sm_101"
+_JETSON_11 = "docs.nvidia.com/deeplearning/tensorrt/{}/api/migration/tensorrt-10x-to-11x-jetson.html"
+_JETSON_WITHOUT, _JETSON_WITH = _JETSON_11.format("11.3.0"), _JETSON_11.format("11.4.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +48,31 @@ class Row:
     source: str
     accepted: tuple[str, ...] = ()
     """Precisions that its builder accepts and reports, and no document lists."""
+    without: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """The first version that lacks it again, and the first that has it back."""
+    unconfirmed: str = ""
+    """What in this row is concluded, and stands in no document that was found."""
 
+    def includes(self, version: tuple[int, int]) -> bool:
+        """Whether this version of ``library`` has the capability."""
+        return self.since <= version and not (self.without and self.without[0] <= version < self.without[1])
+
+
+_NO_JETSON = ((11, 0), (11, 4))
+"""Versions of the full TensorRT without support for Jetson: before, JetPack brings 10.x; 11.4.1 needs JetPack 7.2.2."""
 
 ROWS = (
     # Its matrix lists FP32 for Turing with a reservation, and its builder refuses a matrix multiply in FP32.
     Row(RTX, (1, 0), "sm75", ("fp16",), f"{_RTX_MATRIX}; {_RTX_BUILDER}"),
-    # Not in the matrices, only on the page about building ahead of time; so the precisions are those of sm86.
-    Row(RTX, (1, 0), "sm80", ("fp32", "fp16", "int8-weights", "int4"), _RTX_AHEAD_OF_TIME, ("int8",)),
+    Row(
+        RTX,
+        (1, 0),
+        "sm80",
+        ("fp32", "fp16", "int8-weights", "int4"),
+        _RTX_AHEAD_OF_TIME,
+        ("int8",),
+        unconfirmed="its precisions: no matrix found has sm80; they are those of sm86",
+    ),
     Row(RTX, (1, 0), "sm86", ("fp32", "fp16", "int8-weights", "int4"), _RTX_MATRIX, ("int8",)),
     Row(RTX, (1, 0), "sm89", ("fp32", "fp16", "fp8", "int8-weights", "int4"), _RTX_MATRIX, ("int8",)),
     Row(RTX, (1, 0), "sm120", ("fp32", "fp16", "fp8", "int8-weights", "int4"), _RTX_MATRIX, ("int8",)),
@@ -55,18 +80,36 @@ ROWS = (
     Row(FULL, (10, 0), "sm75", ("fp32", "fp16", "int8"), _MATRIX_10),
     Row(FULL, (10, 0), "sm80", ("fp32", "fp16", "int8"), _MATRIX_10),
     Row(FULL, (10, 0), "sm86", ("fp32", "fp16", "int8"), _MATRIX_10),
-    Row(FULL, (10, 0), "sm87", ("fp32", "fp16", "int8"), _MATRIX_10),
+    Row(
+        FULL,
+        (10, 0),
+        "sm87",
+        ("fp32", "fp16", "int8"),
+        f"{_MATRIX_10}; {_JETSON_WITHOUT}; {_JETSON_WITH}",
+        without=_NO_JETSON,
+    ),
     Row(FULL, (10, 0), "sm89", ("fp32", "fp16", "int8", "fp8"), _MATRIX_10),
     Row(FULL, (10, 0), "sm90", ("fp32", "fp16", "int8", "fp8"), _MATRIX_10),
     Row(FULL, (10, 8), "sm100", ("fp32", "fp16", "int8", "fp8"), f"{_NOTES_10_8}; {_MATRIX}"),
     Row(FULL, (10, 8), "sm120", ("fp32", "fp16", "int8", "fp8"), f"{_NOTES_10_8}; {_MATRIX}"),
-    Row(FULL, (10, 13), "sm110", ("fp32", "fp16", "int8", "fp8"), _JETPACK_7),
+    Row(
+        FULL,
+        (10, 13),
+        "sm110",
+        ("fp32", "fp16", "int8", "fp8"),
+        f"{_JETPACK_7}; {_DRIVE_7}; {_RENAMED}; {_JETSON_WITHOUT}; {_JETSON_WITH}",
+        without=_NO_JETSON,
+        unconfirmed="its precisions: listed for this chip as sm101, in 10.10.10 for DRIVE; no matrix found has sm110",
+    ),
     Row(FULL, (10, 14), "sm103", ("fp32", "fp16", "int8", "fp8"), f"{_NOTES_10_14}; {_NOTES_11_5}"),
     Row(FULL, (10, 14), "sm121", ("fp32", "fp16", "int8", "fp8"), f"{_NOTES_10_14}; {_MATRIX}"),
 )
 
 RTX_TARGETS = tuple(row.capability for row in ROWS if row.library == RTX)
 """Compute capabilities that TensorRT-RTX builds for: Hopper, data-centre Blackwell and Jetson need the full one."""
+RTX_EXCLUDES = f"{_RTX_BUILDER}; {_RTX_MATRIX}"
+"""Why there are no others: the builder's ``ComputeCapability`` has these alone, and no matrix (1.0 to 1.5) lists one
+that it lacks. No document names Jetson as excluded."""
 
 FP8_SINCE = 89
 """The first compute capability with FP8 tensor cores (Ada)."""
@@ -75,7 +118,8 @@ NO_HARDWARE_COMPATIBILITY = ("sm87", "sm101", "sm110")
 """Jetson and DRIVE: the full TensorRT's guide excludes them from hardware compatibility."""
 
 _NAMES = {
-    "sm75": "t4 rtx2060 rtx2070 rtx2080 rtx2080ti quadrortx4000 quadrortx5000 quadrortx6000 quadrortx8000 titanrtx",
+    "sm75": "t4 t400 t600 t1000 gtx1650 gtx1650ti gtx1660 gtx1660ti "
+    "rtx2060 rtx2070 rtx2080 rtx2080ti quadrortx4000 quadrortx5000 quadrortx6000 quadrortx8000 titanrtx",
     "sm80": "a100 a30 a800",
     "sm86": "a2 a10 a10g a16 a40 a4000 a5000 a6000 rtxa4000 rtxa5000 rtxa6000 "
     "rtx3050 rtx3060 rtx3060ti rtx3070 rtx3070ti rtx3080 rtx3080ti rtx3090 rtx3090ti",
@@ -93,22 +137,35 @@ GPUS = {name: capability for capability, names in _NAMES.items() for name in nam
 """Compute capability by the name of a GPU, in small letters without spaces (developer.nvidia.com/cuda-gpus)."""
 
 _MAKERS = re.compile(r"^(nvidia|geforce|tesla)+")
+_FORMS = re.compile(
+    r"[0-9]+gb|hbm[0-9]\w?|pcie|sxm[0-9]?|nvl|super|laptop|mobile|max|q|gpu|nvgpu|generation|blackwell|server"
+    r"|workstation|edition",
+    re.ASCII,
+)
+"""Words after the name of a model that leave its compute capability as it is: memory, socket, form."""
 
 
 def capability_of(name: str) -> str | None:
-    """The compute capability that ``name`` means: ``"sm89"`` for ``sm89``, ``rtx4090`` or ``NVIDIA L4``; None: none."""
-    plain = re.sub(r"[\s_-]", "", name.lower())
+    """The compute capability that ``name`` means: ``"sm89"`` for ``sm89``, ``rtx4090`` or ``NVIDIA L4``; None: none.
+
+    It takes the names that nvidia-smi prints, such as ``NVIDIA H100 80GB HBM3``.
+    """
+    words = re.split(r"[\s_()-]+", name.lower().strip(" ()"))
+    while len(words) > 1 and _FORMS.fullmatch(words[-1]):
+        words.pop()
+    plain = "".join(words)
     if re.fullmatch(r"sm[0-9]{2,3}", plain):
         return plain
-    return GPUS.get(plain) or GPUS.get(_MAKERS.sub("", plain))
+    return GPUS.get(plain) or GPUS.get(_MAKERS.sub("", plain).removesuffix("super"))
 
 
 def require_capability(name: str, others: Iterable[str]) -> str:
     """``capability_of``, or a UsageError that names similar GPUs and the ``others`` that may stand there."""
     found = capability_of(name)
     if found is None:
-        close = difflib.get_close_matches(name.lower(), GPUS, n=3)
-        similar = f"did you mean {', '.join(close)}? " if close else ""
+        text = re.sub(r"[\s_-]", "", name.lower())
+        close = [each for each in GPUS if text and text in each] or difflib.get_close_matches(text, GPUS)
+        similar = f"did you mean {', '.join(close[:3])}? " if close else ""
         raise UsageError(
             f"`targets` {name}: unknown; {similar}choose from {', '.join(others)}, or a GPU such as t4, a100, l40s, "
             "rtx4090 or h100"
@@ -119,7 +176,7 @@ def require_capability(name: str, others: Iterable[str]) -> str:
 def row_of(library: str, version: str, capability: str) -> Row | None:
     """The row for a capability in a version of ``library`` (``"tensorrt"`` or ``"tensorrt_rtx"``)."""
     for row in ROWS:
-        if (row.library, row.capability) == (library, capability) and row.since <= _version(version):
+        if (row.library, row.capability) == (library, capability) and row.includes(_version(version)):
             return row
     return None
 
@@ -136,19 +193,34 @@ def why_unsupported(library: str, version: str, capability: str) -> str | None:
     title = "TensorRT-RTX" if library == RTX else "TensorRT"
     later = next((row for row in listed if row.capability == capability), None)
     if later is not None:
-        return f"{title} supports {capability} from {later.since[0]}.{later.since[1]} on, not in {version}; update it"
+        first = later.since if later.without is None or _version(version) < later.since else later.without[1]
+        return f"{title} supports {capability} from {first[0]}.{first[1]} on, not in {version}; update it"
     if library == FULL:
         return f"{title} {version} does not support {capability}; run the ONNX with `runtime` onnxruntime"
     return f"{title} does not support {capability}; {package_for(capability)}"
 
 
+def why_not_built(library: str, version: str, capability: str) -> str | None:
+    """Why this TensorRT builds no plan for a GPU of ``capability``, with a package that does; None if it may.
+
+    TensorRT-RTX builds for the capabilities of the table alone. A newer GPU is left to the full TensorRT.
+    """
+    reason = why_unsupported(library, version, capability)
+    if reason is None and library == RTX and capability not in RTX_TARGETS:
+        return f"TensorRT-RTX {version} does not build for {capability}; {package_for(capability)}"
+    return reason
+
+
 def package_for(capability: str) -> str:
-    """What has the full TensorRT, which builds a plan on a machine with that GPU."""
+    """What has the full TensorRT, which builds a plan on a machine with that GPU; or that none supports it."""
     if capability in NO_HARDWARE_COMPATIBILITY:
         return (
-            "the full TensorRT builds for it on the device: JetPack has it, for an environment that sees the system's "
-            "packages, else pip install 'alexnet-deploy[gpu]'"
+            "the full TensorRT builds for it on the device: JetPack 7 has it, for an environment that sees the "
+            "system's packages, else pip install 'alexnet-deploy[gpu]'"
         )
+    listed = [row.capability for row in ROWS if row.library == FULL]
+    if capability not in listed and int(capability[2:]) < max(int(each[2:]) for each in listed):
+        return "no TensorRT of today supports it; run the ONNX with `runtime` onnxruntime"
     return "on a machine with that GPU, pip install 'alexnet-deploy[gpu]' builds for it"
 
 
@@ -166,7 +238,7 @@ def covers(library: str, version: str, target: str, capability: str) -> bool:
 
 def describe(library: str, version: str, capability: str) -> str:
     """One line for people: what this TensorRT does on a GPU of ``capability``."""
-    reason = why_unsupported(library, version, capability)
+    reason = why_not_built(library, version, capability)
     if reason is not None:
         return reason
     row = row_of(library, version, capability)
@@ -183,7 +255,9 @@ def describe(library: str, version: str, capability: str) -> str:
 def is_limit(library: str, version: str, capability: str, precision: str) -> bool:
     """Whether no layer of a bundle's ``precision`` (such as ``int8+fp16``) can be expected from this TensorRT there."""
     row = row_of(library, version, capability)
-    return row is None or not set(precision.split("+")) <= {*row.precisions, *row.accepted}
+    # The matrices of the full TensorRT do not say which weights alone it takes.
+    unlisted = WEIGHTS_ONLY if library == FULL else ()
+    return row is None or not set(precision.split("+")) <= {*row.precisions, *row.accepted, *unlisted}
 
 
 UNDOCUMENTED_INT8 = (

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -89,6 +91,7 @@ class _Request:
 
 _Part = tuple[_Request, int, int]
 """A request, and the first and the last but one of its rows that are in a batch."""
+_Compute = Callable[[list[_Part]], NDArray[np.float32]]
 
 
 class Batcher:
@@ -106,6 +109,7 @@ class Batcher:
         instances: Sequence[Run],
         *,
         alone: Run | None = None,
+        batches: Sequence[NDArray[np.uint8] | None] = (),
         max_batch: int,
         max_delay_s: float,
         max_queue: int,
@@ -115,9 +119,9 @@ class Batcher:
 
         ``alone`` is called in place of the instances, and while none of them runs, for less than ``max_batch`` images
         if no others are being decoded. For a full batch two instances are faster: one computes while the event loop
-        answers and reads for the other.
+        answers and reads for the other. ``batches`` is where each instance wants its pixels (None: anywhere).
         """
-        self._alone = alone
+        self._alone = alone and partial(_call, alone, None)
         self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -133,8 +137,8 @@ class Batcher:
         self._gathering = asyncio.Lock()  # one batch gathers at a time
         self._usable = self._free_instances = len(instances)
         self._workers = [
-            self._loop.create_task(self._work(run, thread))
-            for run, thread in zip(instances, self._threads, strict=True)
+            self._loop.create_task(self._work(partial(_call, run, joined_NHWC), thread))
+            for run, thread, joined_NHWC in zip_longest(instances, self._threads, batches)
         ]
 
     @contextmanager
@@ -194,7 +198,7 @@ class Batcher:
         for thread in self._threads:
             thread.shutdown()
 
-    async def _work(self, run: Run, thread: ThreadPoolExecutor) -> None:
+    async def _work(self, run: _Compute, thread: ThreadPoolExecutor) -> None:
         while True:
             async with self._gathering:
                 while not self._requests:
@@ -256,12 +260,12 @@ class Batcher:
             parts.append((request, start, request.taken))
         return parts
 
-    async def _answer(self, run: Run, parts: list[_Part], thread: ThreadPoolExecutor) -> bool:
+    async def _answer(self, run: _Compute, parts: list[_Part], thread: ThreadPoolExecutor) -> bool:
         """Compute and answer ``parts``; whether the device of ``run`` fails, and they with it."""
         started = time.monotonic()
         images = self._last_images = sum(stop - start for _, start, stop in parts)
         try:
-            logits_NK = await self._loop.run_in_executor(thread, _call, run, parts)
+            logits_NK = await self._loop.run_in_executor(thread, run, parts)
         except Exception as exc:
             self._fail(parts, exc)
             return isinstance(exc, UnavailableError)
@@ -290,6 +294,9 @@ class Batcher:
                 request.done.set_exception(EngineError("the engine failed; the log of the server has the reason"))
 
 
-def _call(run: Run, parts: list[_Part]) -> NDArray[np.float32]:
+def _call(run: Run, joined_NHWC: NDArray[np.uint8] | None, parts: list[_Part]) -> NDArray[np.float32]:
     pieces = [request.pixels_NHWC[start:stop] for request, start, stop in parts]
-    return run(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
+    if len(pieces) == 1:
+        return run(pieces[0])
+    room_NHWC = None if joined_NHWC is None else joined_NHWC[: sum(map(len, pieces))]
+    return run(np.concatenate(pieces, out=room_NHWC))

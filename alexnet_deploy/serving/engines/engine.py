@@ -79,6 +79,7 @@ class ServedEngine:
         self._batcher = Batcher(
             instances.sharing,
             alone=instances.alone,
+            batches=instances.batches,
             max_batch=self.max_batch,
             max_delay_s=settings.max_delay_s,
             max_queue=settings.max_queue,

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import UsageError
@@ -32,6 +33,8 @@ class Instances:
 
     sharing: tuple[OpenEngine, ...]
     alone: OpenEngine | None
+    batches: tuple[NDArray[np.uint8] | None, ...]
+    """For each of ``sharing`` on a GPU, memory for ``max_batch`` images that it copies as it is; else None."""
     max_batch: int
     resources: ExitStack
 
@@ -64,7 +67,10 @@ def open_instances(open_one: Callable[[int], OpenEngine], settings: Settings) ->
         for each in (*sharing, alone):
             if each is not None:
                 _warm_up(each, max_batch)
-        return Instances(sharing, alone, max_batch, resources.pop_all())
+        pre = first.contract.preprocessing
+        shape = (max_batch, pre.height, pre.width, 3)
+        batches = tuple(each.make_pixels(resources, shape) if each.make_pixels else None for each in sharing)
+        return Instances(sharing, alone, batches, max_batch, resources.pop_all())
 
 
 def _require_room(max_batch: int, pre: Preprocessing) -> None:

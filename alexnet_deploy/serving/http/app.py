@@ -155,7 +155,8 @@ class _Handlers:
                     "runtime": engine.description,
                     "classes": len(engine.contract.labels),
                     "activation": engine.contract.activation,
-                    "calibrated": engine.contract.temperature != 1.0,
+                    "calibrated": engine.contract.is_calibrated,
+                    "rejection": None if (rule := engine.contract.rejection) is None else rule.describe(),
                     "preprocessing": engine.contract.preprocessing.describe(),
                     "proof": engine.proof,
                 }

@@ -20,7 +20,7 @@ _TENSOR: dict[str, Any] = {
 }
 _ROW: dict[str, Any] = {
     "type": "object",
-    "required": ["file", "top", "error"],
+    "required": ["file", "top", "error", "unknown"],
     "properties": {
         "file": {"type": "string"},
         "top": {
@@ -36,6 +36,10 @@ _ROW: dict[str, Any] = {
             },
         },
         "error": {"type": ["string", "null"]},
+        "unknown": {
+            "type": ["boolean", "null"],
+            "description": "Whether the engine's rule marks the answer; null without a rule or an answer.",
+        },
     },
 }
 

@@ -9,7 +9,7 @@ from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.protocol.tensors import describe_inputs, describe_outputs
 
 EXTENSIONS = ["classification", "binary_tensor_data", "model_configuration", "statistics"]
-_TYPES = {"UINT8": "TYPE_UINT8", "BYTES": "TYPE_STRING", "FP32": "TYPE_FP32"}
+_TYPES = {"UINT8": "TYPE_UINT8", "BYTES": "TYPE_STRING", "FP32": "TYPE_FP32", "BOOL": "TYPE_BOOL"}
 
 
 def describe_model(engine: ServedEngine) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A model has two inputs, of which a request gives one: ``pixels`` UINT8 ``[N, H, W, 3]``, or ``image`` BYTES ``[N]``,
 whole encoded files. Its outputs are ``logits`` and ``probabilities`` FP32 ``[N, K]``, either as values or, by the
-classification extension, as BYTES ``[N, k]`` of ``value:index:label``, and ``error`` BYTES ``[N]``.
+classification extension, as BYTES ``[N, k]`` of ``value:index:label``; ``error`` BYTES ``[N]``; and, where the engine
+has a rule for unknown answers, ``unknown`` BOOL ``[N]``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.probabilities import activate
+from alexnet_deploy.probabilities import probabilities, unknown
 from alexnet_deploy.serving.engines.decoding import EncodedImage
 from alexnet_deploy.serving.engines.engine import Result, ServedEngine, not_finite
 from alexnet_deploy.serving.refusals import BadRequestError, EngineError
@@ -24,7 +25,7 @@ from alexnet_deploy.serving.refusals import BadRequestError, EngineError
 # Legend: N image, H height, W width, C channel (RGB), K class
 
 PIXELS, IMAGE = "pixels", "image"
-LOGITS, PROBABILITIES, ERROR = "logits", "probabilities", "error"
+LOGITS, PROBABILITIES, ERROR, UNKNOWN = "logits", "probabilities", "error", "unknown"
 VALUES = (LOGITS, PROBABILITIES)
 """The outputs of a request that names none."""
 _LENGTH = struct.Struct("<I")
@@ -53,18 +54,18 @@ class RequestedOutput:
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """One output: float32 values, or a list of BYTES."""
+    """One output: float32 values, BOOL values, or a list of BYTES."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
-    content: NDArray[np.float32] | list[bytes]
+    content: NDArray[np.float32] | NDArray[np.bool_] | list[bytes]
 
     def raw(self) -> bytes:
         """As the binary extension and gRPC's raw contents have it."""
         if isinstance(self.content, list):
             return b"".join(_LENGTH.pack(len(value)) + value for value in self.content)
-        return self.content.astype("<f4", copy=False).tobytes()
+        return self.content.astype("?" if self.datatype == "BOOL" else "<f4", copy=False).tobytes()
 
 
 def describe_inputs(engine: ServedEngine) -> list[dict[str, Any]]:
@@ -82,6 +83,7 @@ def describe_outputs(engine: ServedEngine) -> list[dict[str, Any]]:
     return [
         *({"name": name, "datatype": "FP32", "shape": [-1, classes]} for name in VALUES),
         {"name": ERROR, "datatype": "BYTES", "shape": [-1]},
+        *([] if engine.contract.rejection is None else [{"name": UNKNOWN, "datatype": "BOOL", "shape": [-1]}]),
     ]
 
 
@@ -164,10 +166,11 @@ def check_outputs(engine: ServedEngine, outputs: Sequence[RequestedOutput]) -> N
     if len(names := {output.name for output in outputs}) < len(outputs):
         # Clients tell outputs apart by their names. Small requests would cost large answers.
         raise BadRequestError(f"{len(outputs)} outputs with {len(names)} names; ask for each output once")
+    names_here = [each["name"] for each in describe_outputs(engine)]
     for output in outputs:
-        if output.name not in (*VALUES, ERROR):
-            raise BadRequestError(f"output {output.name}: no such output; the model has {', '.join((*VALUES, ERROR))}")
-        if output.classes < 0 or (output.classes and output.name == ERROR):
+        if output.name not in names_here:
+            raise BadRequestError(f"output {output.name}: no such output; the model has {', '.join(names_here)}")
+        if output.classes < 0 or (output.classes and output.name not in VALUES):
             raise BadRequestError(f"output {output.name}: no classification of {output.classes} classes")
 
 
@@ -175,7 +178,7 @@ def make_outputs(engine: ServedEngine, result: Result, outputs: Sequence[Request
     """The requested outputs.
 
     A request whose image cannot be used, or whose logits are not finite, is refused as a whole, unless it asks for
-    ``error``: then the values of that image are NaN, and its classification is empty text.
+    ``error``: then the values of that image are NaN, its classification is empty text, and it is unknown.
     """
     errors = list(result.errors)
     bad = iter(not_finite(result))
@@ -204,11 +207,15 @@ def _output(
 ) -> OutputTensor:
     if output.name == ERROR:
         return OutputTensor(ERROR, "BYTES", (len(errors),), [(error or "").encode() for error in errors])
+    if output.name == UNKNOWN:
+        usable_N = np.array([error is None for error in errors], bool)
+        unknown_N = np.ones(len(errors), bool)
+        unknown_N[usable_N] = unknown(logits_NK[usable_N], engine.contract)
+        return OutputTensor(UNKNOWN, "BOOL", unknown_N.shape, unknown_N)
     values_NK = logits_NK
     if output.name == PROBABILITIES:
-        contract = engine.contract
         with np.errstate(invalid="ignore"):  # NaN rows stay NaN
-            values_NK = activate(logits_NK, contract.activation, contract.temperature).astype(np.float32)
+            values_NK = probabilities(logits_NK, engine.contract).astype(np.float32)
     if not output.classes:
         return OutputTensor(output.name, "FP32", values_NK.shape, values_NK)
     count = min(output.classes, values_NK.shape[1])

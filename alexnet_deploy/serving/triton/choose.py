@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.runtime.tensorrt.support import covers, require_capability
 
 TENSORRT = "tensorrt"
 """The builder whose plans Triton loads; it does not load those of TensorRT-RTX."""
@@ -32,6 +34,11 @@ class TritonModel:
     static: bool
     """Whether the graph takes one batch size only: ``batch.max``."""
     plans: tuple[tuple[Plan, Path], ...] = ()
+
+    @property
+    def profiles(self) -> tuple[BatchProfile, ...]:
+        """The optimisation profiles of each of its plans, in order; empty where they have one, or none is served."""
+        return _profiles(self.plans[0][0]) if self.plans else ()
 
     @property
     def max_batch_size(self) -> int:
@@ -68,18 +75,30 @@ def choose_model(engine: Engine, fixed_batch: int | None, targets: Sequence[str]
             f"{engine.name}: its plans for {', '.join(targets)} are of different versions of TensorRT, and Triton has "
             "one; build them with one version, or package one target"
         )
+    if len({_profiles(plan) for plan, _ in plans}) > 1:
+        raise InputError(
+            f"{engine.name}: its plans for {', '.join(targets)} have different optimisation profiles, and Triton takes "
+            "the same ones of each; build them with the same profiles, or package one target"
+        )
     return TritonModel(name, engine, batch, fixed_batch is not None, plans)
 
 
-def is_target(text: str) -> bool:
-    """Whether ``text`` is written as a compute capability."""
-    return re.fullmatch(r"sm[1-9][0-9]{1,2}", text, re.ASCII) is not None
+def capability_for(target: str) -> str:
+    """The compute capability of a GPU that Triton runs on; UsageError for what names none."""
+    if target.endswith("+"):
+        raise UsageError(
+            f"`targets` {target}: name each GPU that Triton will run on, such as sm89; a plan for {target} serves it"
+        )
+    return require_capability(target, EXAMPLES)
 
 
 def _plan(engine: Engine, target: str) -> tuple[Plan, Path]:
+    """The plan for ``target``: one of that capability, or one of an earlier one that it runs on."""
     usable = {plan.target: (plan, path) for plan, path in engine.plans if plan.builder == TENSORRT}
-    if target in usable:
-        return usable[target]
+    fitting = [each for each in usable.values() if covers(TENSORRT, each[0].version, each[0].target, target)]
+    if fitting:
+        plan, path = min(fitting, key=lambda each: each[0].target != target)
+        return dataclasses.replace(plan, target=target), path
     if any(plan.target == target for plan, _ in engine.plans):
         cause = f"its plan for {target} is of TensorRT-RTX, which Triton cannot load"
     else:
@@ -87,6 +106,10 @@ def _plan(engine: Engine, target: str) -> tuple[Plan, Path]:
     raise InputError(
         f"{engine.name}: {cause}; build it with the full TensorRT on that GPU, or leave out `targets` to serve its ONNX"
     )
+
+
+def _profiles(plan: Plan) -> tuple[BatchProfile, ...]:
+    return () if plan.options is None else plan.options.profiles
 
 
 def refuse_equal_names(models: Sequence[TritonModel], *, preprocess: bool) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.errors import UsageError, require_positive
+from alexnet_deploy.precision.types import float_type, is_weights_only, quantized_type
 from alexnet_deploy.serving.triton.choose import ANSWER, DECODE, PHOTOS, TritonModel
 
 LABELS_FILE = "labels.txt"
@@ -33,9 +35,15 @@ class TritonSettings:
 
 
 def plan_files(model: TritonModel) -> dict[str, str]:
-    """The file in the version folder by compute capability as Triton writes it: ``{"8.9": "model.plan"}``."""
-    one = len(model.plans) == 1
-    return {_capability(plan.target): "model.plan" if one else f"model.{plan.target}.plan" for plan, _ in model.plans}
+    """The file in the version folder by compute capability as Triton writes it: ``{"8.9": "model.plan"}``.
+
+    A plan that serves several of them is one file.
+    """
+    one = len({path for _, path in model.plans}) == 1
+    names: dict[Path, str] = {}
+    for plan, path in model.plans:
+        names.setdefault(path, "model.plan" if one else f"model.{plan.target}.plan")
+    return {_capability(plan.target): names[path] for plan, path in model.plans}
 
 
 def _capability(target: str) -> str:
@@ -54,7 +62,7 @@ def engine_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any
     if model.static:
         config["model_warmup"] = [_warm_up(model, 1)]
     else:
-        tuned = {model.batch.opt, model.batch.max}
+        tuned = {model.batch.opt, model.batch.max, *(profile.opt for profile in model.profiles)}
         config["model_warmup"] = [_warm_up(model, images) for images in sorted({1, *tuned})]
         config |= _batching(settings, settings.max_delay_s, sorted(tuned))
     if model.plans:
@@ -64,17 +72,48 @@ def engine_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any
             "backend": "tensorrt",
             "default_model_filename": next(iter(files.values())),
             "cc_model_filenames": files,
-            "instance_group": [{"count": settings.instances, "kind": "KIND_GPU"}],
+            "instance_group": [_on_gpu(model, settings)],
         }
-    if model.engine.precision.startswith("fp8"):
-        # Level -1 is ONNX Runtime's basic optimisation: its extended ones compute an FP8 Gemm wrongly
-        # (runtime/onnxruntime/runner.py).
-        config["optimization"] = {"graph": {"level": -1}}
     return config | {
         "backend": "onnxruntime",
+        "optimization": _sound_onnxruntime(model.engine.precision),
         "default_model_filename": "model.onnx",
         "instance_group": [{"count": settings.instances, "kind": "KIND_AUTO"}],
     }
+
+
+def runs_unoptimised(precision: str) -> bool:
+    """Whether no optimisation of ONNX Runtime may run in Triton: quantised activations, and float16 between them.
+
+    One that runs at every level computes the scales of a bias in float16, where they become 0. Where we open a session
+    it is left out by its name (machine/onnx_session.py), and Triton hands on no such names.
+    """
+    return quantized_type(precision) is not None and not is_weights_only(precision) and float_type(precision) == "fp16"
+
+
+def _sound_onnxruntime(precision: str) -> dict[str, Any]:
+    """Options with which Triton's ONNX Runtime computes what the graph says, in the precision that it says.
+
+    The levels are those of the backend's own source (triton-inference-server/onnxruntime_backend, src/onnxruntime.cc):
+    -1 basic, 1 extended, 2 none; without one, all optimisations.
+    """
+    cuda = {"name": "cuda", "parameters": {"use_tf32": "0"}}  # by default a GPU rounds float32 to 10 bits of mantissa
+    options: dict[str, Any] = {"execution_accelerators": {"gpu_execution_accelerator": [cuda]}}
+    if runs_unoptimised(precision):
+        options["graph"] = {"level": 2}
+    elif precision.startswith("fp8"):  # the extended ones compute an FP8 Gemm wrongly (runtime/onnxruntime/runner.py)
+        options["graph"] = {"level": -1}
+    return options
+
+
+def _on_gpu(model: TritonModel, settings: TritonSettings) -> dict[str, Any]:
+    """Instances with a context for each profile of the plans.
+
+    Without names of profiles, Triton uses the first alone, and refuses a plan in which that one has fewer images than
+    ``max_batch_size``. Of several that take a batch, it uses the one whose ``opt`` is nearest.
+    """
+    group: dict[str, Any] = {"count": settings.instances, "kind": "KIND_GPU"}
+    return group | {"profile": list(map(str, range(len(model.profiles))))} if model.profiles else group
 
 
 def decode_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any]:

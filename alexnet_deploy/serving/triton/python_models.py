@@ -14,6 +14,7 @@ _PACKAGE = Path(alexnet_deploy.__file__).parent
 _MODELS = Path(__file__).parent / "models"
 _SOURCES = (
     "__init__.py",
+    "calibration.py",
     "contract.py",
     "errors.py",
     "json_format.py",

@@ -35,11 +35,10 @@ from alexnet_deploy.serving.triton import configs, kserve
 from alexnet_deploy.serving.triton.choose import (
     ANSWER,
     DECODE,
-    EXAMPLES,
     PHOTOS,
     TritonModel,
+    capability_for,
     choose_model,
-    is_target,
     refuse_equal_names,
 )
 from alexnet_deploy.serving.triton.config_text import to_pbtxt
@@ -76,18 +75,16 @@ def package_triton(
 ) -> Repository:
     """Write the model repository of ``engines`` (bundles or ONNX files) to the folder ``repository``.
 
-    Triton serves the ONNX with its ONNX Runtime backend, or with ``targets``, such as ``sm89``, the plans of the full
-    TensorRT for them. ``preprocess`` adds an ensemble that takes encoded image files. A repository of ours is replaced
-    as a whole; on an error it is as it was.
+    Triton serves the ONNX with its ONNX Runtime backend, or with ``targets``, such as ``sm89`` or ``l4``, the plans of
+    the full TensorRT for them. ``preprocess`` adds an ensemble that takes encoded image files. A repository of ours is
+    replaced as a whole; on an error it is as it was.
 
     Raises UsageError for engines of one name, ``NAME@RUNTIME`` and what is no target, InputError for an engine that is
     missing or without a plan for a target, and for a folder that holds anything else.
     """
     if not engines:
         raise UsageError("`engines`: name one or more engines")
-    for target in targets:
-        if not is_target(target):
-            raise UsageError(f"`targets` {target}: is no compute capability, such as {', '.join(EXAMPLES)}")
+    targets = [capability_for(target) for target in targets]
     _refuse_runtimes(engines, store)
     _refuse_foreign(repository)
     check_directory(repository)
@@ -223,8 +220,23 @@ def _notes(model: TritonModel) -> list[str]:
     if model.name != model.engine.name:
         notes.append(f"{model.engine.name}: is called {model.name} in Triton, where other characters are not allowed")
     if model.plans:
-        version = model.plans[0][0].version
-        notes.append(f"{model.name}: its plan needs a Triton with TensorRT {version}, the version that built it")
+        plan = model.plans[0][0]
+        if plan.options is not None and plan.options.version_compatible:
+            notes.append(
+                f"{model.name}: its plan needs a Triton with TensorRT {plan.version}, or a later one of its major "
+                "version, started with --backend-config=tensorrt,version-compatible=true, which lets it run the code "
+                "in the plan"
+            )
+        else:
+            notes.append(
+                f"{model.name}: its plan needs a Triton with TensorRT {plan.version}, the version that built it"
+            )
+    elif configs.runs_unoptimised(model.engine.precision):
+        notes.append(
+            f"{model.name}: Triton runs its ONNX without ONNX Runtime's optimisations, which compute "
+            f"{model.engine.precision} wrongly: right, and slower than in `serve`; a plan for the GPU, or int8 without "
+            "fp16, has its full speed"
+        )
     if model.static:
         notes.append(
             f"{model.name}: takes {model.batch.max} images per request, no more and no fewer: its batch is fixed"

@@ -108,6 +108,25 @@ def pooled_model(path: Path) -> Path:
     return with_contract(path)
 
 
+def small_scales(path: Path) -> Path:
+    """An int8+fp16 net in which the product of the scales of input and weights is below what float16 can hold."""
+    g = Graph(fp16=True)
+    x = g.node("Mul", g.node("Cast", "pixels", to=TensorProto.FLOAT16), g.constant(np.array(1 / 4096, np.float16)))
+    x = g.node("Transpose", x, perm=[0, 3, 1, 2])
+    scale = g.constant(np.array(1e-3, np.float16))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, scale), scale)
+    weight = np.random.default_rng(0).integers(-127, 128, (8, 3, 3, 3)).astype(np.int8)
+    weight_scale = g.constant(np.array(2e-5, np.float16))
+    zero = g.constant(np.array(0, np.int8))
+    weights = g.node("DequantizeLinear", g.constant(weight), weight_scale, zero)
+    x = g.node("Conv", x, weights, g.weight(8), pads=[1] * 4)
+    step = g.constant(np.array(0.01, np.float16))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), step, zero)
+    x = g.node("Flatten", g.node("GlobalAveragePool", x))
+    x = g.node("Gemm", x, g.weight(CLASSES, 8), g.weight(CLASSES), transB=1)
+    return g.save(g.node("Cast", x, to=TensorProto.FLOAT), path, ["N", SIDE, SIDE, 3], TensorProto.UINT8)
+
+
 def with_contract(path: Path) -> Path:
     """Add ``TINY_CONTRACT`` and the number of its classes to a file of ``Graph.save``."""
     model = load_onnx(path)

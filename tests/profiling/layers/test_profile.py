@@ -17,9 +17,9 @@ import pytest
 
 from alexnet_deploy.bundle.manifest import LayerPrecision
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
+from alexnet_deploy.profiling.costs import Costs
 from alexnet_deploy.profiling.layer_profile import LayerProfile
 from alexnet_deploy.profiling.layers import profile as layer_profile
-from alexnet_deploy.profiling.layers.costs import Costs
 from alexnet_deploy.profiling.layers.counters import openvino as openvino_counters
 from alexnet_deploy.profiling.layers.counters import tensorrt as tensorrt_counters
 from alexnet_deploy.profiling.layers.profile import profile_layers

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.profiling.costs import Costs
 from alexnet_deploy.profiling.layer_profile import Bandwidth, LayerProfile, LayerRow, Peak, Roofline
 from alexnet_deploy.profiling.layers import roofline
-from alexnet_deploy.profiling.layers.costs import Costs
 from alexnet_deploy.profiling.layers.peak_models import PEAK_MODELS, PeakModel
 from alexnet_deploy.profiling.layers.roofline import cache_bytes, measure_roofline
 from alexnet_deploy.profiling.layers.rows import notes_on, with_limits

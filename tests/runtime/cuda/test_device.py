@@ -19,6 +19,10 @@ from tests.helpers.cuda_libraries import FakeCudart, FakeDriver, cudart_device, 
 
 
 class TestCudart:
+    def test_the_model_of_card_has_its_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        module = cudart_module(monkeypatch, FakeCudart())
+        assert [module.CudartDevice(index).card for index in (0, 4)] == ["NVIDIA L0", "NVIDIA L4"]
+
     def test_copies_name_source_target_size_and_direction(self, monkeypatch: pytest.MonkeyPatch) -> None:
         fake = FakeCudart()
         device = cudart_device(monkeypatch, fake)
@@ -116,7 +120,7 @@ class TestPycuda:
         pycuda_device.close()
         pycuda_device.close()
         assert not driver.memory
-        assert pycuda_device.capability == "sm120"
+        assert (pycuda_device.capability, pycuda_device.card) == ("sm120", "NVIDIA L0")
 
     def test_an_error_carries_the_name_of_the_call(self, pycuda_device: Any) -> None:
         with pytest.raises(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from alexnet_deploy.runtime.cuda import device as device_module
@@ -40,6 +41,27 @@ OUT_OF_MEMORY = "the GPU is out of memory"
         ("CUDA failure 719: unspecified launch failure", "the GPU stopped working"),
         ("uncorrectable ECC error encountered", "the GPU stopped working"),
         ("GPU is lost", "the GPU stopped working"),
+        ("CUDA failure 710: device-side assert triggered", "the GPU stopped working"),
+        ("cudaErrorIllegalInstruction (an illegal instruction was encountered)", "the GPU stopped working"),
+        ("CUDA failure 716: misaligned address ; GPU=0", "the GPU stopped working"),
+        ("CUDA failure 718: invalid program counter", "the GPU stopped working"),
+        ("CUDA failure 220: Invalid access of peer GPU memory over nvlink or a hardware error", "the GPU stopped"),
+        ("cudaErrorUnknown (unknown error)", "the GPU stopped working"),
+        ("CUDA failure 999: unknown error ; GPU=0", "the GPU stopped working"),
+        ("cudaErrorSystemNotReady (system not yet initialized)", "the GPU is unavailable"),
+        ("CUDA_ERROR_SYSTEM_NOT_READY (system not yet initialized)", "the GPU is unavailable"),
+        ("cudaErrorMpsConnectionFailed (MPS client failed to connect to the MPS control daemon)", "is unavailable"),
+        ("cudaErrorStubLibrary (CUDA driver is a stub library)", "is missing, or too old"),
+        ("CUDA failure 3: initialization error ; GPU=0", "the GPU failed"),
+        ("CUDA failure 900: operation not permitted when stream is capturing ; GPU=0", "the GPU failed"),
+        ("CUDA failure 901: operation failed due to a previous error during capture", "the GPU failed"),
+        ("CUDA failure 401: the operation cannot be performed in the present state", "the GPU failed"),
+        ("CUBLAS failure 1: the library was not initialized ; GPU=0", "the GPU failed"),
+        ("CUBLAS failure 3: the resource allocation failed", "the GPU failed"),
+        ("CUBLAS failure 13: the GPU program failed to execute ; GPU=0", "the GPU failed"),
+        ("CUBLAS_STATUS_INTERNAL_ERROR", "the GPU failed"),
+        ("CUDNN failure 1001: CUDNN_STATUS_NOT_INITIALIZED", "the GPU failed"),
+        ("CUDNN failure 5003: CUDNN_STATUS_EXECUTION_FAILED_CUDART ; GPU=0", "the GPU failed"),
     ],
 )
 def test_each_text_has_its_cause(said: str, cause: str) -> None:
@@ -58,10 +80,22 @@ def test_each_text_has_its_cause(said: str, cause: str) -> None:
         "cudaErrorInvalidDevicePointer (invalid device pointer)",
         "cudaErrorInvalidDeviceFunction (invalid device function)",
         "NOT_IMPLEMENTED : Could not find an implementation for Foo(1)",
+        "CUDA failure 9: invalid configuration argument ; GPU=0",
+        "CUBLAS failure 7: CUBLAS_STATUS_INVALID_VALUE ; GPU=0",
+        "CUDNN failure 9: CUDNN_STATUS_NOT_SUPPORTED",
+        "CUDNN failure 2000: CUDNN_STATUS_BAD_PARAM ; GPU=0",
+        "CUDNN failure 3000: CUDNN_STATUS_NOT_SUPPORTED ; GPU=0",
     ],
 )
 def test_what_is_no_fault_of_the_gpu_is_none(said: str) -> None:
     assert gpu_error("x", said) is None
+
+
+@given(st.integers(2, 10_000).filter(lambda code: code not in (9, 98, 801)), st.text(max_size=40))
+def test_every_code_of_cuda_is_a_fault_of_the_gpu_but_those_for_parameters(code: int, said: str) -> None:
+    """ONNX Runtime prints the code of an error, whatever version of CUDA it is of."""
+    assume(not re.search("invalid|not_|bad_|mismatch", said, re.IGNORECASE))
+    assert gpu_error("x", f"CUDA failure {code}: {said}") is not None
 
 
 @given(st.text(max_size=400))

@@ -285,6 +285,15 @@ class TestErrors:
                 UnavailableError,
                 "net.onnx: the GPU stopped working in this process",
             ),
+            *(
+                (said, UnavailableError, "net.onnx: the GPU ")
+                for said in (
+                    "CUDA failure 716: misaligned address ; GPU=0 ; hostname=h ; expr=cudaStreamSynchronize(stream)",
+                    "CUDA failure 900: operation not permitted when stream is capturing ; GPU=1",
+                    "CUDNN failure 5003: CUDNN_STATUS_EXECUTION_FAILED_CUDART ; GPU=0",
+                    "CUBLAS failure 13: the GPU program failed to execute ; GPU=0",
+                )
+            ),
             (
                 "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions",
                 InputError,

@@ -27,7 +27,7 @@ VERSION = "1.7.1.116"
 
 class TestRows:
     def test_each_has_a_source_and_stands_once(self) -> None:
-        assert all(row.source for row in ROWS)
+        assert all(source for row in ROWS for source in row.source.split("; "))
         assert len({(row.library, row.capability) for row in ROWS}) == len(ROWS)
 
     @pytest.mark.parametrize("capability", WITHOUT_RTX)
@@ -47,6 +47,11 @@ class TestRows:
             (RTX, VERSION, "sm130", None),  # beyond the table: the library decides
             (FULL, "10.7.0.23", "sm120", "TensorRT supports sm120 from 10.8 on, not in 10.7.0.23; update it"),
             (FULL, "10.16.1.11", "sm120", None),
+            (FULL, "10.3.0", "sm87", None),
+            (FULL, "11.0.0.1", "sm87", "TensorRT supports sm87 from 11.4 on, not in 11.0.0.1; update it"),
+            (FULL, "11.3.1.6", "sm110", "TensorRT supports sm110 from 11.4 on, not in 11.3.1.6; update it"),
+            (FULL, "10.7.0", "sm110", "TensorRT supports sm110 from 10.13 on, not in 10.7.0; update it"),
+            (FULL, "11.4.1.6", "sm110", None),
             (FULL, "11.4.0.106", "sm90", None),
             (
                 FULL,
@@ -70,6 +75,7 @@ class TestRows:
             ("sm75", "fp16", False),
             ("sm75", "int8+fp16", True),
             ("sm90", "fp16", True),
+            ("sm130", "fp16", True),
         ],
     )
     def test_limits_of_rtx(self, capability: str, precision: str, limited: bool) -> None:
@@ -79,6 +85,13 @@ class TestRows:
         for capability in RTX_TARGETS:
             assert describe(RTX, VERSION, capability).endswith("int8 activations: not documented")
         assert describe(FULL, "11.4.0.106", "sm90") == "sm90: fp32, fp16, int8, fp8"
+
+    def test_a_newer_gpu_is_left_to_the_full_tensorrt_alone(self) -> None:
+        assert describe(FULL, "11.4.0.106", "sm130").endswith("the library decides")
+        assert describe(RTX, VERSION, "sm130") == (
+            f"TensorRT-RTX {VERSION} does not build for sm130; on a machine with that GPU, pip install "
+            "'alexnet-deploy[gpu]' builds for it"
+        )
 
     def test_notes(self) -> None:
         assert undocumented([(FULL, ["int8"]), (RTX, ["fp16", "int8-weights"])]) == ()
@@ -130,6 +143,18 @@ class TestNames:
             ("dgx_spark", "sm121"),
             ("sm89", "sm89"),
             ("SM120", "sm120"),
+            ("gtx1660", "sm75"),
+            ("rtx4070super", "sm89"),
+            # as nvidia-smi prints them
+            ("NVIDIA H100 80GB HBM3", "sm90"),
+            ("NVIDIA H100 PCIe", "sm90"),
+            ("NVIDIA GH200 480GB", "sm90"),
+            ("NVIDIA A100-SXM4-80GB", "sm80"),
+            ("NVIDIA GeForce RTX 4070 Ti SUPER", "sm89"),
+            ("NVIDIA GeForce RTX 3050 6GB Laptop GPU", "sm86"),
+            ("NVIDIA RTX 6000 Ada Generation", "sm89"),
+            ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "sm120"),
+            ("Orin (nvgpu)", "sm87"),
         ],
     )
     def test_what_people_call_them(self, name: str, capability: str) -> None:

@@ -44,9 +44,14 @@ def as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alexnet_deploy.runtime.onnxruntime.runner.model_for_cpu", lambda path, precision: path)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def real_server() -> None:
+    """Skips before anything is made: fixtures of the session come before those of the module."""
+    triton_python()
+
+
 @pytest.fixture(scope="module")
 def engines(workplace: Path, tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    triton_python()  # skips before the work
     folder = tmp_path_factory.mktemp("engines")
     build_bundle(tiny_onnx, folder / "tiny", "int8", workplace / "photos/train", calibration_images=6)
     several = dataclasses.replace(TINY_CONTRACT, labels=LABELS, activation="sigmoid", temperature=2.5)

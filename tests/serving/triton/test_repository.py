@@ -116,13 +116,6 @@ def test_a_fixed_batch_is_not_batched(command: Command, tmp_path: Path) -> None:
     assert sizes(config_of(tmp_path / "repo/four-photos")["input"][0]) == [4]
 
 
-def test_an_fp8_engine_asks_for_basic_optimisation(command: Command, tmp_path: Path) -> None:
-    """ONNX Runtime's extended optimisation computes an FP8 Gemm wrongly."""
-    path = tiny_model(tmp_path / "eight.onnx", "fp8")
-    assert command("package", path, "--triton", tmp_path / "repo").code == 0
-    assert config_of(tmp_path / "repo/eight")["optimization"] == {"graph": {"level": -1}}
-
-
 def test_a_repository_of_ours_is_replaced_whole(command: Command, here: Path) -> None:
     command("package", "exact", "--triton", "repo", "--preprocess", "--kserve")
     assert {path.name for path in Path("repo").glob("*.*")} == {RECORD, "requirements.txt", "inferenceservice.yaml"}

@@ -10,11 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.images.decode import load_pixels
 from training.data import augment
 from training.data.lists.listing import list_class_folders
 from training.data.loader import eval_batches
@@ -86,16 +84,6 @@ class TestColourNoise:
 
 
 class TestPaperCrops:
-    def test_the_square_is_the_centre_at_the_resize_or_the_whole_where_it_stretches(self, tmp_path: Path) -> None:
-        picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 300, 3), np.uint8))
-        picture.save(tmp_path / "x.png")
-        square_HWC = load_pixels(tmp_path / "x.png", augment.paper_square(Preprocessing()))
-        assert np.array_equal(square_HWC, np.asarray(picture)[:, 22:278])
-        stretched_HWC = load_pixels(
-            tmp_path / "x.png", augment.paper_square(Preprocessing(resize="stretch", resize_to=None))
-        )
-        assert np.array_equal(stretched_HWC, np.asarray(picture.resize((256, 256), Image.Resampling.BILINEAR)))
-
     @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 12), st.integers(0, 2**32))
     def test_a_crop_is_a_part_of_the_square(self, height: int, width: int, more: int, seed: int) -> None:
         side = max(height, width) + more
@@ -110,15 +98,6 @@ class TestPaperCrops:
         assert {tuple(augment.random_crop(places, 4, 4, rng)[0, 0]) for _ in range(200)} == {
             (y, x) for y in range(3) for x in range(3)
         }
-
-    def test_ten_crops_are_corners_and_centre_and_their_mirror_images(self) -> None:
-        places = np.indices((256, 256)).transpose(1, 2, 0).astype(np.uint8)
-        views_VHWC = augment.ten_crops(places, 224, 224)
-        assert views_VHWC.shape == (10, 224, 224, 2)
-        corners = [(0, 0), (0, 32), (32, 0), (32, 32), (16, 16)]
-        assert [tuple(view[0, 0]) for view in views_VHWC[:5]] == corners
-        assert [tuple(view[0, -1]) for view in views_VHWC[5:]] == corners
-        assert np.array_equal(views_VHWC[5:], views_VHWC[:5, :, ::-1])
 
     def test_the_fifth_view_is_what_inference_sees(self, photo_folder: Path) -> None:
         images, pre = list_class_folders(photo_folder / "val"), Preprocessing(height=32, width=32, resize_to=40)

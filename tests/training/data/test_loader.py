@@ -18,8 +18,9 @@ from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.samples import sample_photos
+from alexnet_deploy.images.ten_crops import picture_for_crops
 from tests.helpers.photos import save_photo
-from training.data.augment import Colours, paper_square
+from training.data.augment import Colours
 from training.data.lists.listing import ImageList, list_class_folders
 from training.data.loader import Batch, Item, ResumableBatchSampler, TrainingCrops, eval_batches, training_batches
 from training.data.pixel_cache import cache_pixels
@@ -148,7 +149,7 @@ class TestCrops:
         for name in ("a", "b"):
             save_photo(tmp_path / name / "0.jpg", (128, 128, 128), seed=ord(name))
         images = list_class_folders(tmp_path)
-        square_HWC = load_pixels(images.files[0], paper_square(PRE)).astype(int)
+        square_HWC = load_pixels(images.files[0], picture_for_crops(PRE)).astype(int)
         parts = [square_HWC[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
         shifts = set()
         for epoch in range(8):

@@ -14,10 +14,10 @@ import torch
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels
+from alexnet_deploy.images.ten_crops import picture_for_crops, ten_crops
 from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers.photos import CLASSES
 from tests.training.distil.conftest import MakeTeacher, reordered
-from training.data.augment import paper_square, ten_crops
 from training.data.lists.listing import ImageList, list_class_folders
 from training.distil.distillation import Distillation, TeacherSettings, plan_distillation
 from training.distil.teacher import TARGETS_FILE, Teachers, cached_targets, compute_targets
@@ -125,7 +125,7 @@ def test_a_teacher_sees_what_its_own_contract_says_or_ten_views_of_it(
             return (model(x_VCHW) / 2.0).softmax(1).mean(0)
 
     single = [torch.from_numpy(load_pixels(file, pre))[None] for file in images.files]
-    ten = [torch.from_numpy(ten_crops(load_pixels(file, paper_square(pre)), 224, 224)) for file in images.files]
+    ten = [torch.from_numpy(ten_crops(load_pixels(file, picture_for_crops(pre)), pre)) for file in images.files]
     for view, views in (("single", single), ("ten-crop", ten)):
         plan = planned(tmp_path / view, path, teacher_view=view, distill_temperature=2.0)
         found = compute_targets(plan, images, CPU, workers=0)

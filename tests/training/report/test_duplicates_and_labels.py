@@ -1,8 +1,6 @@
-"""What is a near-duplicate and what is a label in doubt, on arrays."""
+"""Which pictures of a run are compared, and what is a label in doubt, on arrays."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,58 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from training.report import duplicates
-from training.report.duplicates import Looks, find_pairs
+from training.report.duplicates import RunLooks
 from training.report.labels import doubted_labels
 
 
 class TestDuplicates:
-    def pictures(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features and grey pixels of pictures that have nothing in common."""
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(count, 64, generator=generator), torch.rand(count, 1024, generator=generator) * 255
-
-    def test_pictures_that_have_nothing_in_common(self) -> None:
-        assert find_pairs(*self.pictures(20)) == []
-
-    def test_a_brighter_copy_is_found_and_ranks_by_likeness(self) -> None:
-        features, grey = self.pictures(20)
-        features[7], grey[7] = features[3] * 1.2, grey[3] * 0.5 + 20
-        features[11] = features[5]
-        grey[11] = 0.8 * grey[5] + 0.2 * grey[6]
-        first, second = find_pairs(features, grey)
-        assert (first.first, first.second, second.first, second.second) == (3, 7, 5, 11)
-        assert first.pixels > 0.999 > second.pixels > 0.9
-
-    def test_like_features_alone_are_not_enough(self) -> None:
-        """A network that has learned little, or a class well, gives the same features to different pictures."""
-        features, grey = self.pictures(20)
-        assert find_pairs(torch.ones_like(features) + 1e-3 * features, grey) == []
-
-    def test_pictures_of_one_colour_resemble_nothing(self) -> None:
-        features, _ = self.pictures(4)
-        assert find_pairs(torch.zeros_like(features), torch.full((4, 1024), 30.0)) == []
-
-    def test_one_picture_and_two(self) -> None:
-        features, grey = self.pictures(2)
-        assert find_pairs(features[:1], grey[:1]) == []
-        assert len(find_pairs(features[[0, 0]], grey[[0, 0]])) == 1
-
-    def test_the_table_may_come_in_parts(self, monkeypatch: Any) -> None:
-        features, grey = self.pictures(11)
-        features[9], grey[9] = features[2], grey[2]
-        whole = find_pairs(features, grey)
-        monkeypatch.setattr(duplicates, "_ROWS", 4)
-        assert [(pair.first, pair.second) for pair in find_pairs(features, grey)] == [(2, 9)]
-        assert [(pair.first, pair.second) for pair in whole] == [(2, 9)]
-
     def test_only_wanted_pictures_are_compared_whatever_the_batches(self) -> None:
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (6, 64, 64, 3), dtype=torch.uint8, generator=generator)
         features = torch.rand(6, 2 * 36, generator=generator)
         pixels[5], features[5] = pixels[0], features[0]
         pixels[4], features[4] = pixels[1], features[1]
-        looks = Looks()
+        looks = RunLooks()
         add = looks.of(np.array([True, True, False, False, False, True]))
         for rows in (slice(0, 2), slice(2, 4), slice(4, 6)):
             add(pixels[rows], features[rows])

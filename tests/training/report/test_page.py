@@ -55,7 +55,7 @@ def report_of(
         majority=(1, 66.6),
         classes=tuple(ClassResult(k, 3, 1, Interval(5, 70), (0, 2)) for k in range(len(labels))),
         confusions=tuple((k, (k + 1) % len(labels), 2) for k in range(len(labels))),
-        reliability=reliability(answers.logits_NK[0], answers.target_N, 1.0, "softmax"),
+        reliability=reliability(answers.logits_NK[0], answers.target_N, contract),
         mistakes=tuple(Mistake(photo, 0, 0.9, 0.01) for photo in pictures),
         copies=tuple(Copies(*pair, 99.0) for pair in itertools.pairwise(pictures)),
         doubted=tuple(Doubted(photo, 0, 0.9, 0.01) for photo in pictures),

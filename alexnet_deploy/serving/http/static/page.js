@@ -62,6 +62,9 @@ async function ask(engine, file) {
     const kind = engine.calibrated ? "calibrated probabilities" : "probabilities, not calibrated";
     const whole = `${(performance.now() - started).toFixed(0)} ms in all`;
     const steps = timing(response.headers.get("server-timing"));
+    if (row.unknown) {
+      place.append(element("p", "Unknown: the engine's rule marks this answer as one not to trust.", "unknown"));
+    }
     place.append(table, element("p", `${engine.precision} · ${kind}`), element("p", `${steps} · ${whole}`));
   } catch (error) {
     place.append(element("p", error.message, "bad"));

@@ -1,4 +1,4 @@
-"""Logits to probabilities, in Triton's Python backend: by the activation and the temperature of the contract.
+"""Logits to probabilities, in Triton's Python backend: by the activation and the calibration of the contract.
 
 The formulas are those of alexnet-deploy, whose own source lies beside this file.
 """
@@ -16,7 +16,7 @@ if sys.version_info < (3, 11):  # noqa: UP036 -- Triton's Python, not ours
 sys.path.insert(0, str(HERE))
 
 from alexnet_deploy.contract import ModelContract  # noqa: E402
-from alexnet_deploy.probabilities import activate, finite_rows  # noqa: E402
+from alexnet_deploy.probabilities import finite_rows, probabilities  # noqa: E402
 
 
 class TritonPythonModel:
@@ -34,5 +34,5 @@ class TritonPythonModel:
         if not finite_rows(logits).all():
             error = pb_utils.TritonError("the model's output is not finite; try an engine of higher precision")
             return pb_utils.InferenceResponse(error=error)
-        values = activate(logits, contract.activation, contract.temperature).astype(np.float32)
+        values = probabilities(logits, contract).astype(np.float32)
         return pb_utils.InferenceResponse([pb_utils.Tensor("probabilities", values)])

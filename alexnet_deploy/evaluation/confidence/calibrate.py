@@ -1,0 +1,166 @@
+"""The stage that fits a bundle's calibration and its rule for unknown answers, and stores both in its contract."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alexnet_deploy import __version__
+from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, verify
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.evaluation.accuracy import confidence, reliability
+from alexnet_deploy.evaluation.answers import collect_answers
+from alexnet_deploy.evaluation.confidence.choose import choose_method
+from alexnet_deploy.evaluation.confidence.methods import HIGHEST, LOWEST, fit_temperature
+from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, Quality
+from alexnet_deploy.evaluation.confidence.rejection import check_targets, fit_rejection
+from alexnet_deploy.evaluation.confidence.store import store_fit
+from alexnet_deploy.files import sha256_of
+from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.labelled import list_labelled, list_unlabelled
+from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
+from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
+from alexnet_deploy.precision.calibration.record import read_record
+from alexnet_deploy.probabilities import finite_rows
+from alexnet_deploy.progress import Progress, no_progress
+from alexnet_deploy.runtime.runner import Runner
+
+# Legend: N image, O outlier, K class
+
+MIN_IMAGES = 100
+"""100 images determine a temperature to about 9 % (one standard deviation), 1000 to 2 % (docs/confidence.md)."""
+
+
+def calibrate(
+    bundle: Path,
+    runner: Runner,
+    data: Path,
+    *,
+    outliers: Path | None = None,
+    max_risk: float | None = None,
+    coverage: float | None = None,
+    evaluation_data: Path | None = None,
+    training_data: Path | None = None,
+    on_progress: Progress = no_progress,
+) -> ConfidenceRecord:
+    """Fit the calibration and the rejection of ``bundle``, which ``runner`` runs, on labelled images; store them in it.
+
+    ``outliers`` is a folder of images that show none of the classes. ``max_risk`` and ``coverage``, shares within 0..1,
+    are those of ``rejection.fit_rejection``.
+
+    The fit starts from the logits, so it replaces an earlier one. The bundle is swapped as a whole: its manifest, the
+    contract inside ``model.onnx`` and ``confidence.json`` change together. Plans hold no contract and stay byte for
+    byte. If anything is raised, the bundle is as it was.
+
+    Raises UsageError for a risk or a coverage out of range; InputError if ``data`` shares an image with ``outliers``,
+    ``evaluation_data``, ``training_data`` or the images that calibrated the bundle, if the model is multi-label, if no
+    temperature fits it, no outlier can be read or no threshold meets ``max_risk``; ArtifactError for a damaged bundle.
+    """
+    check_targets(max_risk, coverage)
+    manifest = verify(bundle)
+    if contract_in(load_onnx(bundle / MODEL), source=str(bundle / MODEL)) != manifest.contract:
+        raise ArtifactError(f"{bundle}: {MANIFEST} and {MODEL} carry different contracts; build the bundle again")
+    if manifest.contract.activation == "sigmoid":
+        raise InputError(
+            f"{bundle}: is multi-label (sigmoid), and a folder names one class per image, not which others it shows: "
+            "no temperature can be fitted; use its scores as they are"
+        )
+    labelled = list_labelled(data, manifest.contract)
+    unlabelled = None if outliers is None else list_unlabelled(outliers)
+    hash_of = image_hashes(labelled.files)
+    _refuse_shared(bundle, hash_of, outliers=outliers, evaluation_data=evaluation_data, training_data=training_data)
+
+    answers = collect_answers([runner], labelled, on_progress=on_progress)
+    (logits_NK,) = answers.logits_NK
+    require_fittable(logits_NK, answers.target_N, source=str(data))
+    outlier_logits_OK = None
+    if unlabelled is not None:
+        (outlier_logits_OK,) = collect_answers([runner], unlabelled, on_progress=on_progress).logits_NK
+        _require_finite(outlier_logits_OK, str(outliers))
+    choice = choose_method(logits_NK, answers.target_N, manifest.contract)
+    rejection = fit_rejection(
+        logits_NK,
+        answers.target_N,
+        outlier_logits_OK,
+        choice.contract,
+        max_risk=max_risk,
+        coverage=coverage,
+        source=str(data),
+    )
+    record = ConfidenceRecord(
+        temperature=choice.contract.temperature,
+        classes=len(np.unique(answers.target_N)),
+        sha256=tuple(hash_of.get(file) or sha256_of(file) for file in answers.files),
+        before=quality(logits_NK, answers.target_N, manifest.contract.uncalibrated()),
+        after=quality(logits_NK, answers.target_N, choice.contract),
+        runtime=runner.description,
+        tools={"alexnet-deploy": __version__}
+        | {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "scipy")},
+        method=choice.chosen,
+        calibration=choice.contract.calibration,
+        methods=choice.rows,
+        rejection=rejection,
+    )
+    store_fit(bundle, manifest, record)
+    return record
+
+
+def require_fittable(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], *, source: str) -> None:
+    """InputError, which names ``source``, if these answers determine no temperature."""
+    images = len(target_N)
+    if images < MIN_IMAGES:
+        raise InputError(f"{source}: {images} usable images are too few for a temperature; give {MIN_IMAGES} or more")
+    if len(np.unique(target_N)) < 2:
+        raise InputError(
+            f"{source}: all images are of one class, which is not enough to fit a temperature; give several classes"
+        )
+    _require_finite(logits_NK, source)
+    centred_NK = logits_NK - logits_NK.mean(axis=1, keepdims=True, dtype=np.float64)
+    # float32 kernels may differ in the last bits from image to image
+    if np.ptp(centred_NK, axis=0).max() <= 1e-5 * np.abs(logits_NK).max():
+        raise InputError(
+            f"{source}: the model answers every image alike, which no temperature can correct; check the model"
+        )
+    if (logits_NK.argmax(axis=1) == target_N).all():
+        raise InputError(
+            f"{source}: all {images} answers are right, so the best temperature would be 0; "
+            "give more images, or harder ones"
+        )
+    temperature = fit_temperature(logits_NK, target_N)
+    if not LOWEST * 1.01 < temperature < HIGHEST / 1.01:  # the search stops just before an end
+        raise InputError(
+            f"{source}: no temperature within {LOWEST:g}..{HIGHEST:g} fits ({temperature:.3g} is at the end): the "
+            "answers hardly depend on the images; check the labels and the engine: alexnet-deploy evaluate"
+        )
+
+
+def quality(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], contract: ModelContract) -> Quality:
+    """Measure the probabilities of ``contract`` against the true classes; all logits must be finite."""
+    found = confidence(logits_NK, target_N, contract)
+    return Quality(found.nll_nats, found.ece_percent, reliability(logits_NK, target_N, contract))
+
+
+def _require_finite(logits_NK: NDArray[np.float32], source: str) -> None:
+    if not finite_rows(logits_NK).all():
+        raise InputError(
+            f"{source}: the model's output on some images is not finite; try an engine of higher precision"
+        )
+
+
+def _refuse_shared(bundle: Path, hash_of: dict[Path, str], **folders: Path | None) -> None:
+    """InputError if one of the images serves another purpose as well; ``folders`` by the names of the parameters."""
+    remedy = "a temperature must come from images used for nothing else: give"
+    if (bundle / CALIBRATION).is_file():
+        shared = shared_images(hash_of, read_record(bundle / CALIBRATION).image_hashes)
+        refuse_shared_images(shared, f"calibrated {bundle}", f"{remedy} other images")
+    sizes = {file.stat().st_size for file in hash_of}
+    for parameter, folder in folders.items():
+        if folder is None:
+            continue
+        shared = shared_images(hash_of, image_hashes(find_images([folder]), sizes=sizes).values())
+        use = f"also lies in `{parameter}` {folder}"
+        refuse_shared_images(shared, use, f"{remedy} folders that share no image")

@@ -1,0 +1,89 @@
+"""The copies in a set of images: exact ones by their bytes, near ones by their looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.features.extract import feature_rows, images_of
+from alexnet_deploy.features.near_copies import SAME_BOTH, Looks
+from alexnet_deploy.images.copies import copies
+from alexnet_deploy.inference.engine import OpenEngine
+
+
+@dataclass(frozen=True, slots=True)
+class NearCopies:
+    """Two files that look alike: correlation of their pixels, cosine of their features, and the mean of both."""
+
+    first: str
+    second: str
+    alike: float
+    pixels: float
+    features: float
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """The copies in a set of images."""
+
+    images: int
+    """Files that were looked at, readable or not."""
+    exact: tuple[tuple[str, ...], ...]
+    """Groups of files with the same bytes."""
+    near: tuple[NearCopies, ...]
+    """Pairs, the most alike first; of files with the same bytes the first stands for all."""
+    failed: tuple[str, ...]
+    """One line for each file that cannot be read."""
+
+
+def find_duplicates(
+    opened: OpenEngine,
+    images: str | Path | Iterable[Path | str],
+    *,
+    threshold: float = SAME_BOTH,
+    batch: int | None = None,
+    workers: int | None = None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
+) -> Duplicates:
+    """Look for copies among ``images``; ``opened`` with ``features`` and ``layer="*"``.
+
+    ``images`` are files, folders (recursive) and glob patterns, or one of these.
+
+    Near copies are pairs with a likeness (``NearCopies.alike``) of ``threshold`` or more, 1 for the same picture.
+    Memory grows by some 7 KB per image, time with the square of their number. ``on_images`` gets the number of images
+    so far, and of all that are not exact copies.
+
+    Raises UsageError for a threshold that is no share, InputError if no image can be read.
+    """
+    if not 0 < threshold <= 1:  # NaN as well
+        raise UsageError(f"`threshold` {threshold}: give a likeness above 0 and up to 1, which is the same picture")
+    features = opened.contract.features
+    shape = () if features is None else features.shape
+    files = list(dict.fromkeys(images_of(images)))
+    groups = list(copies(files, range(len(files))))
+    again = {number for group in groups for number in group[1:]}
+    alone = [file for number, file in enumerate(files) if number not in again]
+    looks = Looks()
+    readable: list[str] = []
+    failed: list[str] = []
+    for found in feature_rows(opened, alone, batch=batch, workers=workers):
+        good = found.good
+        if good:
+            maps = found.vectors_NF.reshape(len(good), *shape) if len(shape) == 3 else found.vectors_NF
+            looks.add(maps, found.pixels_NHWC)
+            readable += good
+        failed += filter(None, found.errors)
+        on_images(len(readable) + len(failed), len(alone))
+    if not readable:
+        raise InputError(
+            f"none of the {len(files)} images can be read; first: {failed[0] if failed else 'none is named'}"
+        )
+    near = tuple(
+        NearCopies(readable[pair.first], readable[pair.second], pair.alike, pair.pixels, pair.features)
+        for pair in looks.pairs(threshold)
+    )
+    return Duplicates(
+        len(files), tuple(tuple(str(files[number]) for number in group) for group in groups), near, tuple(failed)
+    )

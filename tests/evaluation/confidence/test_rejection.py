@@ -1,0 +1,116 @@
+"""The rule for unknown answers: which score, which threshold, and what its bound promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.evaluation.confidence.rejection import (
+    check_targets,
+    fit_rejection,
+    risk_threshold,
+    upper_bound,
+)
+from alexnet_deploy.evaluation.confidence.scores import choose_score
+from alexnet_deploy.probabilities import certainty
+
+NAMES = tuple("abcd")
+BARE = ModelContract("any", NAMES, NAMES)
+
+
+def answers(images: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits, and classes that are the likelier right the larger the first logit is."""
+    rng = np.random.default_rng(seed)
+    logits_NK = rng.normal(0, 3, (images, len(NAMES))).astype(np.float32)
+    return logits_NK, (logits_NK + rng.gumbel(size=logits_NK.shape)).argmax(axis=1)
+
+
+def test_the_bound_is_clopper_and_pearsons() -> None:
+    """At the bound, as few mistakes as were seen have a chance of exactly delta."""
+    assert binom.cdf(3, 100, upper_bound(3, 100, 0.05)) == pytest.approx(0.05)
+    assert upper_bound(0, 59, 0.05) == pytest.approx(1 - 0.05 ** (1 / 59))
+    assert upper_bound(5, 5, 0.05) == 1
+
+
+def test_the_risk_on_other_images_stays_below_what_was_asked_for() -> None:
+    """Drawn forty times: the bound holds with 95 %, so more than six failures have a chance below 0.4 %."""
+    others_NK, other_targets_N = answers(50_000, seed=999)
+    wrong_N, other_N = others_NK.argmax(axis=1) != other_targets_N, certainty(others_NK, BARE, "max-probability")
+    failures = 0
+    for seed in range(40):
+        logits_NK, target_N = answers(1000, seed)
+        score_N = certainty(logits_NK, BARE, "max-probability")
+        threshold = risk_threshold(score_N, logits_NK.argmax(axis=1) == target_N, 0.15, source="x")
+        failures += wrong_N[other_N >= threshold].mean() > 0.15
+    assert failures <= 6
+
+
+def test_a_tighter_bound_answers_less_and_the_numbers_are_those_of_the_images() -> None:
+    logits_NK, target_N = answers(1000)
+    found = [fit_rejection(logits_NK, target_N, None, BARE, max_risk=risk, source="x") for risk in (0.2, 0.1, 0.05)]
+    coverages = [each.coverage for each in found if each is not None]
+    assert coverages == sorted(coverages, reverse=True)
+    last = found[-1]
+    assert last is not None
+    answered_N = certainty(logits_NK, BARE, last.score) >= last.threshold
+    assert last.coverage == answered_N.mean()
+    assert last.risk == pytest.approx((logits_NK.argmax(axis=1) != target_N)[answered_N].mean())
+    assert last.risk < last.risk_bound <= 0.05
+
+
+def test_a_risk_that_no_threshold_meets_is_one_line() -> None:
+    with pytest.raises(
+        InputError, match=r"^photos: no threshold keeps the risk .* 0\.01 % .* raise `max_risk`"
+    ) as caught:
+        fit_rejection(*answers(500), None, BARE, max_risk=0.0001, source="photos")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9, None])
+def test_a_coverage_is_met(coverage: float | None) -> None:
+    found = fit_rejection(*answers(1000), None, BARE, coverage=coverage, source="x")
+    assert found is not None
+    assert found.coverage == pytest.approx(0.95 if coverage is None else coverage, abs=1e-3)
+    assert found.outliers is None
+
+
+def test_everything_answered_needs_no_rule() -> None:
+    assert fit_rejection(*answers(200), None, BARE, coverage=1, source="x") is None
+
+
+def test_outliers_choose_the_score_that_tells_them() -> None:
+    """Outliers with small logits of one sharp winner: their probabilities look certain, their logits do not."""
+    logits_NK, target_N = answers(500)
+    logits_NK += 20
+    outliers_OK = np.tile(np.array([[6.0, -6, -6, -6]], np.float32), (300, 1))
+    right_N = logits_NK.argmax(axis=1) == target_N
+    assert choose_score(logits_NK, right_N, None, BARE).score == "max-probability"
+    choice = choose_score(logits_NK, right_N, outliers_OK, BARE)
+    assert choice.score in ("max-logit", "energy")
+    rows = {row.score: row for row in choice.rows}
+    assert (rows[choice.score].auroc_percent, rows[choice.score].fpr95_percent) == (100, 0)
+    assert rows["max-probability"].auroc_percent is not None
+    assert rows["max-probability"].auroc_percent < 50
+    rule = fit_rejection(logits_NK, target_N, outliers_OK, BARE, coverage=0.9, source="x")
+    assert rule is not None
+    assert (rule.outliers, rule.outliers_answered) == (300, 0)
+
+
+@pytest.mark.parametrize(
+    ("max_risk", "coverage", "words"),
+    [
+        (0.1, 0.9, "`max_risk` and `coverage` exclude each other"),
+        (0.0, None, "`max_risk` 0: is not a share"),
+        (1.0, None, "`max_risk` 1: is not a share"),
+        (float("nan"), None, "`max_risk` nan"),
+        (None, 0.0, "`coverage` 0: is not a share"),
+        (None, 1.1, "`coverage` 1.1: is not a share"),
+    ],
+)
+def test_targets_out_of_range_are_refused(max_risk: float | None, coverage: float | None, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        check_targets(max_risk, coverage)

@@ -1,0 +1,167 @@
+"""A graph that ends at a layer: which layers there are, and that its output is what the network computes there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from alexnet_deploy.bundle.feature_engines import MAPS, cut_engine
+from alexnet_deploy.errors import DeployError, InputError, UsageError
+from alexnet_deploy.onnx_graph.cut import cut_after, find_layer, last_maps, layer_before_last, layers_in
+from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx
+from alexnet_deploy.onnx_graph.taps import TensorSession
+from alexnet_deploy.runtime.select import open_runner
+from tests.helpers.models.onnx_models import CLASSES, PRECISIONS, SIDE, TINY_CONTRACT, Graph, named_engine, tiny_model
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3)).astype(np.uint8)
+
+
+def last_layer(path: Path) -> tuple[onnx.ModelProto, onnx.NodeProto]:
+    model = load_onnx(path)
+    return model, next(node for node in reversed(model.graph.node) if node.op_type == "Gemm")
+
+
+class TestNames:
+    def test_the_layers_of_our_export(self, tiny_onnx: Path) -> None:
+        names = [layer.name for layer in layers_in(load_onnx(tiny_onnx))]
+        wanted = [f"features.{i}" for i in range(13)] + [f"classifier.{i}" for i in (1, 2, 4, 5, 6)]
+        assert [name for name in names if name not in ("pixels", "flatten")] == wanted
+
+    @pytest.mark.parametrize(
+        ("name", "shape"),
+        [
+            ("features.5", (24, 13, 13)),
+            ("features.5/MaxPool", (24, 13, 13)),  # a node
+            ("relu_6", (32,)),  # a tensor
+            ("features", (24, 6, 6)),  # a module is its last layer
+            ("classifier", (3,)),
+        ],
+    )
+    def test_what_a_layer_may_be_called(self, name: str, shape: tuple[int, ...], tiny_onnx: Path) -> None:
+        assert find_layer(load_onnx(tiny_onnx), name, source="it").shape == shape
+
+    @pytest.mark.parametrize("name", ["classifier.9", "", "feature", "classifier.", "model.classifier.6.weight", "*"])
+    def test_an_unknown_one_lists_all(self, name: str, tiny_onnx: Path) -> None:
+        with pytest.raises(UsageError, match=r"`layer` .*: it has no such layer; its layers are .*features\.0, .*\.6"):
+            find_layer(load_onnx(tiny_onnx), name, source="it")
+
+    def test_of_many_layers_those_with_a_like_name_are_listed(self, tmp_path: Path) -> None:
+        g = Graph()
+        x = g.node("Flatten", g.node("Cast", "pixels", to=TensorProto.FLOAT))
+        for number in range(200):
+            x = g.node("Relu", x, name=f"block.{number}")
+        model = load_onnx(
+            g.save(g.node("Gemm", x, g.weight(SIDE * SIDE * 3, 2)), tmp_path / "m.onnx", ["N", SIDE, SIDE, 3])
+        )
+        with pytest.raises(UsageError, match=r"block\.77, .* and \d+ more") as caught:
+            find_layer(model, "blok.77", source="it")
+        assert len(str(caught.value)) < 2000
+
+    def test_the_one_before_the_last_and_the_last_with_places(self, tiny_onnx: Path) -> None:
+        model = load_onnx(tiny_onnx)
+        assert layer_before_last(model, source="it").name == "classifier.5"
+        maps = last_maps(model)
+        assert maps is not None
+        assert (maps.name, maps.shape) == ("features.12", (24, 6, 6))
+
+    def test_without_weights_there_is_none_before_the_last(self, tmp_path: Path) -> None:
+        g = Graph()
+        x = g.node("Flatten", g.node("Cast", "pixels", to=TensorProto.FLOAT))
+        model = load_onnx(g.save(g.node("Relu", x), tmp_path / "m.onnx", ["N", 2, 2, 3]))
+        assert last_maps(model) is None
+        with pytest.raises(InputError, match="name a `layer`"):
+            layer_before_last(model, source="it")
+
+    def test_what_is_no_row_per_image_is_no_layer(self, tmp_path: Path) -> None:
+        """Else image and vector would no longer belong together."""
+        g = Graph()
+        x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
+        turned = g.node("Transpose", x, perm=[3, 0, 1, 2], name="turned")
+        g.node("ReduceMean", x, name="mean of all", keepdims=0)
+        back = g.node("Transpose", turned, perm=[1, 0, 2, 3], name="back")
+        flat = g.node("Flatten", back, name="flat")
+        model = load_onnx(
+            g.save(g.node("Gemm", flat, g.weight(12, 2), name="last"), tmp_path / "m.onnx", ["N", 2, 2, 3])
+        )
+        assert {"back", "flat", "last"} <= {layer.name for layer in layers_in(model)}
+        assert not {"turned", "mean of all"} & {layer.name for layer in layers_in(model)}
+
+
+class TestCut:
+    @pytest.mark.parametrize(("precision", "batch"), [*((each, "N") for each in PRECISIONS), ("int8", 3)])
+    def test_it_is_what_the_last_layer_reads(self, precision: str, batch: int | str, tmp_path: Path) -> None:
+        """Of a quantised engine the dequantised numbers: the same graph computes both, so they are equal."""
+        engine = named_engine(tmp_path, precision, batch=batch)
+        whole, gemm = last_layer(engine.onnx_path)
+        cut = cut_engine(engine, None, tmp_path / "cut")
+        expected = TensorSession(whole, [gemm.input[0]], source="whole")(PIXELS)[gemm.input[0]]
+        model = load_onnx(cut.onnx_path)
+        found = TensorSession(model, [cut.contract.output_name], source="cut")(PIXELS)[cut.contract.output_name]
+        assert found.dtype == np.float32
+        # ONNX Runtime computes float16 in float32 on a CPU, and rounds to 11 bits where it must give a float16.
+        np.testing.assert_allclose(found, expected.astype(np.float32), rtol=1e-3 if "16" in precision else 0)
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    @pytest.mark.parametrize("precision", PRECISIONS)
+    def test_every_runtime_computes_it(self, precision: str, runtime: str, tmp_path: Path) -> None:
+        """The last layer, computed from the features, gives the logits that the runtime has for the whole network."""
+        engine = named_engine(tmp_path, precision)
+        runner = open_runner(engine, runtime).runner
+        features = open_runner(cut_engine(engine, None, tmp_path / "cut"), runtime).runner
+        model, gemm = last_layer(engine.onnx_path)
+        read = TensorSession(model, gemm.input[1:3], source="whole")(PIXELS)  # dequantised
+        weight, bias = (read[name].astype(np.float64) for name in gemm.input[1:3])
+        logits_NK = runner(PIXELS)
+        again_NK = features(PIXELS).astype(np.float64) @ weight.T + bias
+        # float16 rounds logits to 11 bits; a bias in int32 is rounded to a thousandth of a step
+        tolerance = (2e-2 if "16" in precision else 2e-3) * np.ptp(logits_NK)
+        np.testing.assert_allclose(again_NK, logits_NK, atol=tolerance)
+
+    def test_a_map_becomes_a_row_in_c_order(self, tmp_path: Path) -> None:
+        engine = named_engine(tmp_path)
+        cut = cut_engine(engine, MAPS, tmp_path / "cut")
+        features = cut.contract.features
+        assert features is not None
+        assert (features.shape, cut.contract.outputs) == ((32, 4, 4), 512)
+        model = load_onnx(engine.onnx_path)
+        tensor = find_layer(model, features.layer, source="it").tensor
+        expected = TensorSession(model, [tensor], source="whole")(PIXELS)[tensor]
+        found = open_runner(cut, "onnxruntime").runner(PIXELS)
+        np.testing.assert_allclose(found, expected.reshape(5, -1), rtol=1e-4, atol=1e-5)  # sums in another order
+
+    def test_the_file_carries_its_contract_and_a_hash_of_the_graph(self, tmp_path: Path) -> None:
+        engine = named_engine(tmp_path)
+        default = cut_engine(engine, None, tmp_path / "0")
+        name = layer_before_last(load_onnx(engine.onnx_path), source="it").name
+        same, other = (cut_engine(engine, each, tmp_path / each) for each in (name, "conv.0"))
+        assert contract_in(load_onnx(default.onnx_path), source="it") == default.contract
+        assert default.contract.labels == ()
+        assert same.contract == default.contract
+        assert other.contract.features is not None
+        assert default.contract.features is not None
+        assert other.contract.features.sha256 != default.contract.features.sha256
+
+    def test_an_edited_file_is_refused(self, tmp_path: Path) -> None:
+        cut = cut_engine(named_engine(tmp_path), None, tmp_path / "cut")
+        model = load_onnx(cut.onnx_path)
+        cut_after(model, find_layer(model, "conv.0", source="it"), TINY_CONTRACT)
+        onnx.helper.set_model_props(model, {"alexnet_deploy.contract": cut.contract.to_json()})
+        save_onnx(model, tmp_path / "edited.onnx")
+        with pytest.raises(DeployError, match="does not match its contract"):
+            contract_in(load_onnx(tmp_path / "edited.onnx"), source="edited")
+
+    def test_the_names_of_a_foreign_graph_stay_free(self, tmp_path: Path) -> None:
+        model = load_onnx(tiny_model(tmp_path / "tiny.onnx"))
+        for node in model.graph.node:
+            node.input[:] = ["features" if name == "gemm_15_out" else name for name in node.input]
+            node.output[:] = ["features" if name == "gemm_15_out" else name for name in node.output]
+        layer = layers_in(model)[-3]
+        contract = cut_after(model, layer, TINY_CONTRACT)
+        save_onnx(model, tmp_path / "cut.onnx")
+        assert contract.output_name.startswith("features")
+        assert len({value.name for value in model.graph.output}) == 1
+        assert CLASSES not in layer.shape or layer.shape == (CLASSES,)

@@ -1,0 +1,113 @@
+"""From a contract to probabilities and "unknown": by hand, and what no calibration may do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from alexnet_deploy.calibration import Calibration, Rejection
+from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.probabilities import certainty, log_probabilities, loss_nats, probabilities, softmax, unknown
+
+NAMES = ("a", "b", "c")
+BARE = ModelContract("any", NAMES, NAMES)
+LOGITS = hnp.arrays(np.float32, (4, 3), elements=st.floats(-60, 60, width=32))
+SHARE = st.floats(0, 1)
+
+
+@st.composite
+def calibrations(draw: st.DrawFn) -> Calibration:
+    if draw(st.booleans()):
+        raw = draw(SHARE)
+        return Calibration(mixture=(raw, (1 - raw) * draw(SHARE)))
+    from_ = sorted(draw(st.lists(SHARE, min_size=1, max_size=5, unique=True)))
+    to = sorted(draw(st.lists(st.floats(1e-6, 1 - 1e-6), min_size=len(from_), max_size=len(from_))))
+    return Calibration(top=tuple(zip(from_, to, strict=True)))
+
+
+@given(LOGITS, calibrations(), st.floats(0.05, 20))
+def test_every_calibration_gives_probabilities_and_keeps_the_ranking(
+    logits_NK: np.ndarray, calibration: Calibration, temperature: float
+) -> None:
+    contract = replace(BARE, temperature=temperature, calibration=calibration)
+    p_NK = probabilities(logits_NK, contract)
+    assert p_NK.sum(axis=1) == pytest.approx(1)
+    assert (p_NK >= 0).all()
+    order_NK = np.argsort(-logits_NK, axis=1, kind="stable")
+    ranked_NK = np.take_along_axis(p_NK, order_NK, axis=1)
+    assert (np.diff(ranked_NK, axis=1) <= 1e-12).all()  # the last bits of equal probabilities
+    log_NK = log_probabilities(logits_NK, contract)
+    target_N = np.array([0, 1, 2, 0])
+    assert loss_nats(logits_NK, target_N, contract) == pytest.approx(-log_NK[np.arange(4), target_N])
+
+
+@given(calibrations(), hnp.arrays(np.float32, (50, 3), elements=st.floats(-9, 9, width=32)))
+def test_a_rising_map_never_makes_a_surer_answer_less_sure(calibration: Calibration, logits_NK: np.ndarray) -> None:
+    """Of images whose other classes are equally likely, so that the second never holds the first up."""
+    logits_NK[:, 1:] = logits_NK[:, 1:2]
+    logits_NK[:, 0] = np.abs(logits_NK[:, 0]) + logits_NK[:, 1]
+    before_N, after_N = softmax(logits_NK).max(axis=1), probabilities(logits_NK, replace(BARE, calibration=calibration))
+    order_N = np.argsort(before_N, kind="stable")
+    assert (np.diff(after_N[order_N].max(axis=1)) >= -1e-12).all()
+
+
+def test_a_map_of_the_top_by_hand() -> None:
+    """0.5, 0.3, 0.2: the first becomes 0.75, halfway between 0.6 and 0.9; the others keep their ratio of 3 to 2."""
+    logits_NK = np.log([[0.5, 0.3, 0.2]])
+    contract = replace(BARE, calibration=Calibration(top=((0.4, 0.6), (0.6, 0.9))))
+    assert probabilities(logits_NK, contract)[0] == pytest.approx([0.75, 0.15, 0.1])
+    low = replace(BARE, calibration=Calibration(top=((0.0, 0.1), (1.0, 0.1))))
+    # never below the second: 0.6 (1 - p) = p
+    assert probabilities(logits_NK, low)[0] == pytest.approx([0.375, 0.375, 0.25])
+
+
+def test_a_mixture_by_hand() -> None:
+    contract = replace(BARE, temperature=0.5, calibration=Calibration(mixture=(0.3, 0.2)))
+    p, q = np.array([0.25, 0.09, 0.04]) / 0.38, np.array([0.5, 0.3, 0.2])
+    assert probabilities(np.log([q]), contract)[0] == pytest.approx(0.5 * p + 0.3 * q + 0.2 / 3)
+
+
+def test_one_class_is_certain() -> None:
+    one = ModelContract("any", ("a",), ("a",), calibration=Calibration(top=((0.5, 0.5),)))
+    assert probabilities(np.array([[3.0]]), one).tolist() == [[1.0]]
+
+
+def test_the_scores_by_hand() -> None:
+    logits_NK = np.log([[0.5, 0.3, 0.2]]) + 7
+    assert certainty(logits_NK, BARE, "max-probability")[0] == pytest.approx(0.5)
+    assert certainty(logits_NK, BARE, "max-logit")[0] == pytest.approx(np.log(0.5) + 7)
+    assert certainty(logits_NK, BARE, "energy")[0] == pytest.approx(7)
+
+
+def test_unknown_is_what_the_rule_says() -> None:
+    logits_NK = np.array([[2.0, 0, 0], [3.0, 0, 0]], np.float32)
+    assert unknown(logits_NK, BARE) is None
+    found = unknown(logits_NK, replace(BARE, rejection=Rejection("max-logit", 3.0)))
+    assert found is not None
+    assert found.tolist() == [True, False]  # at the threshold an answer counts
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"mixture": (0.5, 0.1), "top": ((0.5, 0.5),)},
+        {"mixture": (0.9, 0.2)},
+        {"mixture": (-0.1, 0.2)},
+        {"mixture": (float("nan"), 0.2)},
+        {"top": ((0.5, 1.0),)},
+        {"top": ((0.5, 0.0),)},
+        {"top": ((1.5, 0.5),)},
+        {"top": ((0.5, 0.5), (0.5, 0.6))},
+        {"top": ((0.5, 0.5), (0.6, 0.4))},
+        {"top": ((float("nan"), 0.5),)},
+    ],
+)
+def test_a_calibration_that_is_none_is_refused(values: dict[str, tuple[float, ...]]) -> None:
+    with pytest.raises(ValueError, match=r"mixture|point|rise"):
+        Calibration(**values)  # type: ignore[arg-type]
