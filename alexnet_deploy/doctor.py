@@ -187,7 +187,7 @@ def _plans_here(title: str, name: str, version: str, here: str | None) -> Check:
 
     found = f"{version}, builds plans"
     if here is None:
-        return Check(title, "ok", f"{found} on a machine with a GPU alone" if name == FULL else found)
+        return Check(title, "ok", f"{version}, builds plans only on a machine with a GPU" if name == FULL else found)
     if (why_not_built if name != FULL else why_unsupported)(name, version, here) is not None:
         return Check(title, "absent", f"{found}, but none for this GPU ({here})", package_for(here))
     return Check(title, "ok", f"{found}; {describe(name, version, here)}")

@@ -83,11 +83,24 @@ def pack_command(
     hf: Annotated[Path | None, Option(metavar="DIR", help="Folder to write for the Hugging Face hub.")] = None,
     val_labels: ValLabels = None,
     resize_to: ResizeTo = None,
+    calibration: Annotated[
+        Path | None,
+        Option(metavar="BUNDLE", help="Calibrated float32 bundle of the checkpoint, whose calibration it gets."),
+    ] = None,
     *,
     workers: Workers,
 ) -> None:
     """Store a checkpoint as float16 and measure the accuracy that it then has, or write it for the Hugging Face hub."""
-    result = pack(checkpoint, output, data, hf=hf, val_labels=val_labels, resize_to=resize_to, workers=workers)
+    result = pack(
+        checkpoint,
+        output,
+        data,
+        hf=hf,
+        val_labels=val_labels,
+        resize_to=resize_to,
+        calibration=calibration,
+        workers=workers,
+    )
     if result is not None:
         print_json(result)
     if hf is not None:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,7 @@ from alexnet_deploy.machine.cpu import cpu_model
 from alexnet_deploy.machine.gpu import driver_version
 from alexnet_deploy.machine.packages import onnxruntime_version
 from alexnet_deploy.precision.types import is_weights_only
+from alexnet_deploy.runtime.cuda.captures import is_alone
 from alexnet_deploy.runtime.runner import Runner, batch_sizes_of
 from alexnet_deploy.runtime.tensorrt.library import RTX
 from alexnet_deploy.verification.difference import difference
@@ -67,8 +69,7 @@ def judge(
     if reference is None:
         return Judgement(None)
     plan = _plan_of(runner, engine)
-    # A plan without a record has TensorRT's default, which allows TF32.
-    tf32 = tf32 or (plan is not None and (plan.options is None or plan.options.tf32))
+    tf32 = tf32 or (plan is not None and _allows_tf32(plan))
     on_gpu = runner.device != "cpu"
     key = {
         "compares": "a runtime with the reference",
@@ -99,6 +100,44 @@ def judge(
             return _compare(later, engine, tf32, calls)
 
     return Judgement(remembered(key, compare).reason, compared)
+
+
+def judged(
+    runner: Runner, engine: Engine, reopen: Callable[[bool], Runner], *, tf32: bool, eager: bool, graphs: bool
+) -> tuple[Runner, str | None]:
+    """``runner``, and why its answers cannot be trusted (see ``judge``); it is closed if that raises.
+
+    ``reopen(eager)`` opens another one like it, with the ``tf32``, and with the CUDA ``graphs``, that were asked for.
+    After a comparison on a GPU it is such a one that is returned, with nothing of the comparison in it: buffers of its
+    batch sizes, and graphs that belong to its thread.
+    """
+    on_gpu, settled, mode = runner.device != "cpu", None, ""
+    if runner.runtime == "tensorrt":
+        mode = f"eager {eager}"
+        settled = None if eager else partial(reopen, True)
+    elif on_gpu:
+        mode = f"graphs {graphs and is_alone()}"
+    try:
+        found = judge(runner, engine, tf32=tf32 and runner.runtime == "onnxruntime-cuda", mode=mode, settled=settled)
+    except BaseException:
+        runner.close()
+        raise
+    if found.compared and on_gpu:
+        runner.close()
+        runner = reopen(eager)
+    return runner, found.reason
+
+
+def why_no_tf32(runner: Runner, engine: Engine) -> str | None:
+    """Why a wish for TF32 has no effect on ``runner``; None if it has, or if its plan allows TF32 by itself."""
+    if runner.runtime == "onnxruntime-cuda":
+        return None
+    if runner.runtime != "tensorrt":
+        return "it runs on the CPU, which computes in full float32"
+    plan = _plan_of(runner, engine)
+    if plan is None or _allows_tf32(plan):
+        return None
+    return "its plan was built without; build it with `tf32`"
 
 
 _REPEATS = 3
@@ -204,6 +243,11 @@ def _refuse_other_contract(recorded: str | None, engine: Engine) -> None:
             f"{engine.onnx_path}: has another contract than its bundle: one of them was exchanged; build the bundle "
             "again"
         )
+
+
+def _allows_tf32(plan: Plan) -> bool:
+    """A plan without a record has TensorRT's default, which does."""
+    return plan.options is None or plan.options.tf32
 
 
 def _plan_of(runner: Runner, engine: Engine) -> Plan | None:

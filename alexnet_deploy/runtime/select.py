@@ -10,7 +10,6 @@ import importlib.util
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -137,8 +136,7 @@ def open_runner(
                     "`verify`"
                 )
             _log.warning("%s: do not trust %s: %s", engine.name, runner.description, doubt)
-        _say_where_tf32_is_not_used(runner, engine, options)
-        return SelectedRunner(runner)
+        return _selected(runner, engine, options)
     passed_over: list[PassedOver] = []
     for name in RUNTIMES if device is None else GPU_RUNTIMES:
         try:
@@ -156,8 +154,8 @@ def open_runner(
             passed_over.append(PassedOver(name, str(exc)))
             continue
         if doubt is None:
-            _say_where_tf32_is_not_used(runner, engine, options)
-            return SelectedRunner(runner, tuple(passed_over), runner.device == "cpu" and has_nvidia_gpu())
+            unused_gpu = runner.device == "cpu" and has_nvidia_gpu()
+            return _selected(runner, engine, options, passed_over, unused_gpu=unused_gpu)
         runner.close()
         _log.warning("%s: %s is not used: %s", engine.name, runner.description, doubt)
         passed_over.append(PassedOver(name, doubt, doubted=True))
@@ -174,54 +172,32 @@ def require_gpu_runtime(runtime: str) -> None:
         )
 
 
-def _say_where_tf32_is_not_used(runner: Runner, engine: Engine, options: _Options) -> None:
-    if not options.tf32 or runner.runtime == "onnxruntime-cuda":
-        return
-    loaded = getattr(runner, "plan", None)
-    if runner.runtime == "tensorrt":
-        if not any(
-            plan.file == loaded and plan.options is not None and not plan.options.tf32 for plan, _ in engine.plans
-        ):
-            return  # its plan allows it, or has the library's default, which does
-        reason = "its plan was built without; build it with `tf32`"
-    else:
-        reason = "it runs on the CPU, which computes in full float32"
-    _log.warning("%s: `tf32` has no effect on %s: %s", engine.name, runner.description, reason)
-
-
 def _judged(runner: Runner, engine: Engine, options: _Options) -> tuple[Runner, str | None]:
-    """``runner``, and why its answers cannot be trusted; closed if that raises.
+    """See ``reference.judged``."""
+    from alexnet_deploy.runtime.reference import judged
 
-    After a comparison on a GPU it is another one, with nothing of the comparison in it: buffers of its batch sizes, and
-    graphs that belong to its thread.
-    """
-    from alexnet_deploy.runtime.reference import judge
+    def reopen(eager: bool) -> Runner:
+        return _open(runner.runtime, engine, replace(options, eager=eager))
 
-    runtime, on_gpu = runner.runtime, runner.device != "cpu"
-    settled, mode = None, ""
-    if runtime == "tensorrt":
-        mode = f"eager {options.eager}"
-        if not options.eager:
-            settled = partial(_open, runtime, engine, replace(options, eager=True))
-    elif on_gpu:
-        from alexnet_deploy.runtime.cuda.captures import is_alone
+    return judged(
+        runner, engine, reopen, tf32=options.tf32, eager=options.eager, graphs=options.concurrency == 1
+    )  # fmt: skip
 
-        mode = f"graphs {options.concurrency == 1 and is_alone()}"
-    try:
-        found = judge(
-            runner,
-            engine,
-            tf32=options.tf32 and runtime == "onnxruntime-cuda",
-            mode=mode,
-            settled=settled,
-        )
-    except BaseException:
-        runner.close()
-        raise
-    if found.compared and on_gpu:
-        runner.close()
-        runner = _open(runtime, engine, options)
-    return runner, found.reason
+
+def _selected(
+    runner: Runner,
+    engine: Engine,
+    options: _Options,
+    passed_over: Sequence[PassedOver] = (),
+    *,
+    unused_gpu: bool = False,
+) -> SelectedRunner:
+    if options.tf32:
+        from alexnet_deploy.runtime.reference import why_no_tf32
+
+        if (reason := why_no_tf32(runner, engine)) is not None:
+            _log.warning("%s: `tf32` has no effect on %s: %s", engine.name, runner.description, reason)
+    return SelectedRunner(runner, tuple(passed_over), unused_gpu)
 
 
 def _open(runtime: str, engine: Engine, options: _Options) -> Runner:

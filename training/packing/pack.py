@@ -13,6 +13,7 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from training.data.lists.listing import list_val_images
 from training.evaluate import evaluate_checkpoint
 from training.output import check_output
+from training.packing.calibration import calibrated_as
 from training.packing.hf_folder import check_hf_folder, write_hf_folder
 from training.packing.scale import EVALUATION, at_scale
 
@@ -25,14 +26,17 @@ def pack(
     hf: Path | None = None,
     val_labels: Path | None = None,
     resize_to: int | None = None,
+    calibration: Path | None = None,
     workers: int = 2,
 ) -> dict[str, Any] | None:
     """Store ``checkpoint`` as float16 in ``output``, and as the folder ``hf``; return its accuracy on ``data``.
 
     The recipe of ``output`` records the accuracy, and the folder's card states it. Without ``output`` the folder has
     the weights as they are, and ``data`` may be None: then nothing is measured. ``data`` and ``val_labels`` are as for
-    ``list_val_images``, ``resize_to`` as for ``at_scale``. Raises InputError for a weight beyond float16's range, and
-    the errors of ``check_output``, ``check_hf_folder`` and ``at_scale``, with both outputs unchanged.
+    ``list_val_images``, ``resize_to`` as for ``at_scale``, ``calibration`` as for ``calibrated_as``.
+
+    Raises InputError for a weight beyond float16's range, and the errors of ``check_output``, ``check_hf_folder``,
+    ``at_scale`` and ``calibrated_as``, with both outputs unchanged.
     """
     if output is None and hf is None:
         raise UsageError("`output`: is missing; name the float16 checkpoint to write, or a folder with `hf`")
@@ -42,7 +46,7 @@ def pack(
         check_output(output, checkpoint)
     if hf is not None:
         check_hf_folder(hf)
-    packed = at_scale(load_checkpoint(checkpoint), resize_to)
+    packed = calibrated_as(at_scale(load_checkpoint(checkpoint), resize_to), calibration)
     images = None if data is None else list_val_images(data, packed.contract.class_ids, val_labels)
     if output is not None:
         packed = _in_float16(packed, checkpoint)

@@ -35,7 +35,7 @@ _NO_GPU = re.compile(
 _NO_KERNEL = re.compile(r"no kernel image is available|NoKernelImageForDevice|NO_BINARY_FOR_GPU", re.IGNORECASE)
 _BUSY = re.compile(
     r"busy or unavailable|Devices?Unavailable|DEVICE_UNAVAILABLE|system not yet initialized|SystemNotReady"
-    r"|SYSTEM_NOT_READY|\bMPS|cudaErrorMps|CUDA_ERROR_MPS",
+    r"|SYSTEM_NOT_READY|MPS (?:client|server)|cudaErrorMps|CUDA_ERROR_MPS",
     re.IGNORECASE,
 )
 _LOST = re.compile(
@@ -43,7 +43,7 @@ _LOST = re.compile(
     r"|uncorrectable|EccUncorrectable|fallen off the bus|gpu is lost|hardware stack error|HardwareStackError"
     r"|launch timed out|LaunchTimeout|context is destroyed|ContextIsDestroyed|CONTEXT_IS_DESTROYED"
     r"|device-side assert|cudaErrorAssert|ERROR_ASSERT|illegal instruction|IllegalInstruction|ILLEGAL_INSTRUCTION"
-    r"|misaligned address|MisalignedAddress|MISALIGNED_ADDRESS|address space|InvalidAddressSpace|INVALID_ADDRESS_SPACE"
+    r"|misaligned address|MisalignedAddress|MISALIGNED_ADDRESS|shared address space|InvalidAddressSpace|INVALID_ADDRESS_SPACE"
     r"|invalid program counter|cudaErrorInvalidPc|ERROR_INVALID_PC|peer GPU memory over nvlink|cudaErrorContained"
     r"|ERROR_CONTAINED|cudaErrorUnknown|CUDA_ERROR_UNKNOWN|CUDA failure 999",
     re.IGNORECASE,

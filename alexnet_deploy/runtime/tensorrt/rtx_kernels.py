@@ -34,7 +34,7 @@ class RtxKernels:
         self._api = library.api
         self._eager = eager
         key = hashlib.sha256(plan)
-        for part in (library.version, device.capability, device.name):
+        for part in (library.version, device.capability, device.card, device.name):
             key.update(f"\0{part}".encode())
         self._file: Path | None = None
         with contextlib.suppress(DeployError):  # no home directory

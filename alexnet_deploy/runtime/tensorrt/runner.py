@@ -23,7 +23,6 @@ from alexnet_deploy.bundle.manifest import Plan
 from alexnet_deploy.bundle.plan_options import profile_for
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import UnavailableError
-from alexnet_deploy.runtime.cuda.captures import present
 from alexnet_deploy.runtime.cuda.device import Device
 from alexnet_deploy.runtime.cuda.errors import gpu_error
 from alexnet_deploy.runtime.cuda.memory import allocated, is_shared, pinned, shared_pixels
@@ -84,7 +83,6 @@ class TensorRTRunner:
         with ExitStack() as self._resources:
             if resources is not None:
                 self._resources.push(resources.pop_all())
-            self._resources.enter_context(present())
             self._stream = device.create_stream()
             self._resources.callback(device.destroy_stream, self._stream)
             self._pixels_NHWC = pinned(self._device, self._resources, (batch.max, *self._image), np.uint8)

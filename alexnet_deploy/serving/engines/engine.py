@@ -1,4 +1,4 @@
-"""One version of one engine, loaded and warm: pixels or encoded images in, logits out."""
+"""One version of one engine, loaded and warm: pixels or encoded images in, logits (or features) out."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ _IN_POOL = 256 << 10
 class Result:
     """What one request got: logits ``[M, K]`` of its M good images, and for each image its error or None.
 
+    Those of a feature engine are the features, as a runner's are.
     The steps are in seconds: reading images, waiting in the queue, computing (of all batches that it was part of).
     """
 
@@ -115,7 +116,7 @@ class ServedEngine:
                     with span("queue and compute", images=len(decoded.pixels_NHWC)):
                         computed = await self._batcher.compute(place, decoded.pixels_NHWC)
                 else:
-                    computed = Computed(np.empty((0, len(self.contract.labels)), np.float32), 0.0, 0.0)
+                    computed = Computed(np.empty((0, self.contract.outputs), np.float32), 0.0, 0.0)
         self._metrics.steps(decode_s, computed.queue_s, computed.compute_s)
         return Result(computed.logits_NK, decoded.errors, decode_s, computed.queue_s, computed.compute_s)
 
@@ -146,12 +147,19 @@ class ServedEngine:
         return await self._decoder.run(call, *arguments)
 
     def check_count(self, images: int) -> None:
-        """BadRequestError for a request without images, TooLargeError for one with too many."""
+        """BadRequestError for a request without images, TooLargeError for one with too many, or with too large an answer.
+
+        A row of features may be a megabyte: a small request would cost gigabytes.
+        """
         if images < 1:
             raise BadRequestError("the request has no image; send one or more")
         if images > self._settings.max_images:
             raise TooLargeError(
                 f"the request has {images} images, above this server's {self._settings.max_images}; split it"
+            )
+        if (size := 4 * images * self.contract.outputs) > (most := self._settings.max_body) and images > 1:
+            raise TooLargeError(
+                f"the answer for {images} images has {size} bytes, above this server's {most} per body; split the request"
             )
 
     def _deadline(self, timeout_s: float | None) -> _Deadline:

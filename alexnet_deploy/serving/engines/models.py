@@ -36,53 +36,6 @@ _VERSION_DIGITS = 12  # 48 bits: enough to tell the versions of one model apart
 _ATTEMPTS = 5  # of reading an engine that is being replaced; each takes seconds
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """Where a model comes from: ``path`` is a bundle or an ONNX file."""
-
-    name: str
-    path: Path
-    runtime: Runtime
-    import_options: ImportOptions = NO_IMPORT_OPTIONS
-
-    @property
-    def watched(self) -> Path:
-        """The file that changes when the engine does."""
-        return self.path / MANIFEST if self.path.suffix != ".onnx" else self.path
-
-
-def find_sources(
-    engines: Sequence[str], store: Path, runtime: Runtime, import_options: ImportOptions = NO_IMPORT_OPTIONS
-) -> list[ModelSource]:
-    """The models that ``engines`` mean (none: the newest bundle of ``store``), each by the name of its file or folder.
-
-    ``NAME@RUNTIME`` keeps its runtime in the model's name, so that one engine can be served by two. Raises InputError
-    for one that is missing, UsageError for two of the same name and for an unknown runtime.
-    """
-    if not engines:
-        with resolve_engine(None, store, import_options) as newest:
-            return [ModelSource(newest.name, newest.onnx_path.parent, runtime)]
-    sources: dict[str, ModelSource] = {}
-    for text in engines:
-        engine, own_runtime = split_runtime(text, store=store)
-        if engine.endswith(".onnx"):
-            path, name = Path(engine), Path(engine).stem
-            if not path.is_file():
-                raise InputError(f"{engine}: no such file; check the path")
-        else:
-            path = find_bundle(engine, store)
-            name = path.resolve().name
-            if import_options != NO_IMPORT_OPTIONS:
-                given = " and ".join(f"`{option}`" for option in import_options.given())
-                raise UsageError(f"{given}: for an ONNX of another tool, and {path} is a bundle; leave it out")
-        if own_runtime is not None:
-            name = f"{name}@{own_runtime}"
-        if name in sources:
-            raise UsageError(f"{text}: a model {name} is named already; give each engine once, or add @RUNTIME")
-        sources[name] = ModelSource(name, path, cast(Runtime, own_runtime or runtime), import_options)
-    return list(sources.values())
-
-
 class Models:
     """The loaded version of each model. All methods run on the event loop; loading runs in threads."""
 
@@ -170,7 +123,7 @@ class Models:
     async def load(self) -> None:
         """Load and warm all models, one after the other; raises the DeployError of the first that fails."""
         for source in self._sources.values():
-            self._seen[source.name] = _look(source)
+            self._seen[source.name] = look(source)
             await self._switch(source)
         self._metrics.ready.set(1)
 
@@ -182,7 +135,7 @@ class Models:
                 await self._reload_if_changed(source)
 
     async def _reload_if_changed(self, source: ModelSource) -> None:
-        seen = _look(source)
+        seen = look(source)
         if seen == self._seen[source.name]:
             return
         self._seen[source.name] = seen
@@ -204,7 +157,7 @@ class Models:
         """Load, warm, and from one request to the next use the version on disk; False if it is in use already."""
         old = self._current.get(source.name)
         in_use = None if old is None else old.version
-        loaded = await self._loads.run(partial(_open, source, self._settings, in_use), _discard)
+        loaded = await self._loads.run(partial(open_source, source, self._settings, in_use), discard)
         if loaded is None:
             return False
         engine = ServedEngine(source.name, loaded, self._settings, self._decoder, self._of_model[source.name])
@@ -232,68 +185,3 @@ class Models:
     async def loads_ended(self, within_s: float) -> bool:
         """Whether no model is being loaded, after ``within_s`` at most."""
         return await self._loads.ended(within_s)
-
-
-def _discard(loaded: LoadedEngine | None) -> None:
-    if loaded is not None:
-        loaded.instances.close()
-
-
-def _look(source: ModelSource) -> object:
-    """Something that differs once the engine has been replaced, also by itself; None while there is none."""
-    with suppress(OSError):
-        found = os.lstat(source.path), os.stat(source.path), os.stat(source.watched)
-        return tuple((each.st_dev, each.st_ino, each.st_ctime_ns, each.st_size) for each in found)
-    return None
-
-
-def _open(source: ModelSource, settings: Settings, in_use: str | None) -> LoadedEngine | None:
-    """The engine on disk, warm, and its version; None if that version is ``in_use``."""
-    for _ in range(_ATTEMPTS):
-        seen, version = _look(source), _version(source)
-        if version == in_use:
-            return None
-        instances = open_instances(partial(_open_one, source, settings), settings)
-        try:
-            # Else its contract and its weights can be of two bundles. The version alone does not show that: the first
-            # bundle can be back by now.
-            if _look(source) == seen:
-                return LoadedEngine(instances, version, _proof(source))
-        except BaseException:
-            instances.close()
-            raise
-        instances.close()
-    raise ArtifactError(f"{source.path}: is replaced again and again while it is read; wait until its writer is done")
-
-
-def _open_one(source: ModelSource, settings: Settings, concurrency: int) -> OpenEngine:
-    return open_engine(
-        source.path,
-        runtime=source.runtime,
-        threads=settings.threads,
-        concurrency=concurrency,
-        import_options=source.import_options,
-        full_decode=settings.full_decode,
-        tf32=settings.tf32,
-        device=settings.device,
-    )
-
-
-def _proof(source: ModelSource) -> str | None:
-    if source.watched.name != MANIFEST or (seen := load_manifest(source.path)[0].verification) is None:
-        return None
-    return (
-        f"when built, the float model's answer on {seen.same_answers} of {seen.images} photos in {seen.runtime}, "
-        f"probabilities within {seen.largest_difference_points:.2g} points"
-    )
-
-
-def _version(source: ModelSource) -> str:
-    """The beginning of the SHA-256 of the manifest, which holds those of all files, or of the ONNX file."""
-    try:
-        if source.watched.name == MANIFEST:
-            with open_regular(source.watched) as stream:
-                return hashlib.sha256(stream.read()).hexdigest()[:_VERSION_DIGITS]
-        return sha256_of(source.watched)[:_VERSION_DIGITS]
-    except OSError as exc:
-        raise InputError(f"{source.path}: cannot be read ({exc.strerror}); build the bundle again") from exc

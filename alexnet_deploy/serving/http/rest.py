@@ -16,13 +16,13 @@ from alexnet_deploy.serving.engines.engine import ServedEngine
 from alexnet_deploy.serving.protocol.tensors import (
     IMAGE,
     PIXELS,
-    VALUES,
     InputTensor,
     OutputTensor,
     RequestedOutput,
     refuse_input_count,
     refuse_shared_memory,
     require_input,
+    values_of,
 )
 from alexnet_deploy.serving.refusals import BadRequestError
 
@@ -94,7 +94,7 @@ def read_request(engine: ServedEngine, body: bytes, header_length: str | None) -
     if requested:
         outputs = [_requested(output, binary) for output in requested]
     else:
-        outputs = [RequestedOutput(name, 0, binary) for name in VALUES]
+        outputs = [RequestedOutput(name, 0, binary) for name in values_of(engine)]
     return InferRequest(tensor, outputs, request.id)
 
 

@@ -9,7 +9,7 @@ from alexnet_deploy.serving.engines.engine import ServedEngine
 from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.protocol import tensors
 from alexnet_deploy.serving.protocol.messages import answer
-from alexnet_deploy.serving.protocol.tensors import VALUES, InputTensor, RequestedOutput
+from alexnet_deploy.serving.protocol.tensors import InputTensor, RequestedOutput, values_of
 from alexnet_deploy.serving.refusals import BadRequestError
 
 _CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
@@ -22,7 +22,8 @@ async def infer(models: Models, request: Any, facts: dict[str, Any], timeout_s: 
     engine = models.get(request.model_name, request.model_version)
     facts |= {"model": engine.name, "version": engine.version}
     with models.statistics(engine.name).request() as count, engine.in_use():
-        outputs = [_requested(output) for output in request.outputs] or [RequestedOutput(name) for name in VALUES]
+        outputs = [_requested(output) for output in request.outputs]
+        outputs = outputs or [RequestedOutput(name) for name in values_of(engine)]
         tensors.check_outputs(engine, outputs)
         given = tensors.read_input(await engine.in_pool(request.ByteSize(), _input, engine, request))
         facts["images"] = len(given)

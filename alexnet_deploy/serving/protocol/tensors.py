@@ -3,7 +3,8 @@
 A model has two inputs, of which a request gives one: ``pixels`` UINT8 ``[N, H, W, 3]``, or ``image`` BYTES ``[N]``,
 whole encoded files. Its outputs are ``logits`` and ``probabilities`` FP32 ``[N, K]``, either as values or, by the
 classification extension, as BYTES ``[N, k]`` of ``value:index:label``; ``error`` BYTES ``[N]``; and, where the engine
-has a rule for unknown answers, ``unknown`` BOOL ``[N]``.
+has a rule for unknown answers, ``unknown`` BOOL ``[N]``. A feature engine has ``features`` FP32 ``[N, F]`` and
+``error``.
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ from alexnet_deploy.serving.engines.decoding import EncodedImage
 from alexnet_deploy.serving.engines.engine import Result, ServedEngine, not_finite
 from alexnet_deploy.serving.refusals import BadRequestError, EngineError
 
-# Legend: N image, H height, W width, C channel (RGB), K class
+# Legend: N image, H height, W width, C channel (RGB), K class, F feature
 
 PIXELS, IMAGE = "pixels", "image"
 LOGITS, PROBABILITIES, ERROR, UNKNOWN = "logits", "probabilities", "error", "unknown"
-VALUES = (LOGITS, PROBABILITIES)
-"""The outputs of a request that names none."""
+FEATURES = "features"
 _LENGTH = struct.Struct("<I")
 
 
@@ -68,6 +68,11 @@ class OutputTensor:
         return self.content.astype("?" if self.datatype == "BOOL" else "<f4", copy=False).tobytes()
 
 
+def values_of(engine: ServedEngine) -> tuple[str, ...]:
+    """The outputs with numbers, which a request gets that names none."""
+    return (LOGITS, PROBABILITIES) if engine.contract.features is None else (FEATURES,)
+
+
 def describe_inputs(engine: ServedEngine) -> list[dict[str, Any]]:
     """The inputs as in the model's metadata; -1 is any size."""
     pre = engine.contract.preprocessing
@@ -79,9 +84,9 @@ def describe_inputs(engine: ServedEngine) -> list[dict[str, Any]]:
 
 def describe_outputs(engine: ServedEngine) -> list[dict[str, Any]]:
     """The outputs as in the model's metadata."""
-    classes = len(engine.contract.labels)
+    width = engine.contract.outputs
     return [
-        *({"name": name, "datatype": "FP32", "shape": [-1, classes]} for name in VALUES),
+        *({"name": name, "datatype": "FP32", "shape": [-1, width]} for name in values_of(engine)),
         {"name": ERROR, "datatype": "BYTES", "shape": [-1]},
         *([] if engine.contract.rejection is None else [{"name": UNKNOWN, "datatype": "BOOL", "shape": [-1]}]),
     ]
@@ -170,7 +175,7 @@ def check_outputs(engine: ServedEngine, outputs: Sequence[RequestedOutput]) -> N
     for output in outputs:
         if output.name not in names_here:
             raise BadRequestError(f"output {output.name}: no such output; the model has {', '.join(names_here)}")
-        if output.classes < 0 or (output.classes and output.name not in VALUES):
+        if output.classes < 0 or (output.classes and output.name not in (LOGITS, PROBABILITIES)):
             raise BadRequestError(f"output {output.name}: no classification of {output.classes} classes")
 
 
@@ -196,7 +201,7 @@ def make_outputs(engine: ServedEngine, result: Result, outputs: Sequence[Request
 def _all_rows(engine: ServedEngine, result: Result, errors: Sequence[str | None]) -> NDArray[np.float32]:
     if not any(errors):
         return result.logits_NK
-    logits_NK = np.full((len(errors), len(engine.contract.labels)), np.nan, np.float32)
+    logits_NK = np.full((len(errors), engine.contract.outputs), np.nan, np.float32)
     logits_NK[[error is None for error in result.errors]] = result.logits_NK
     logits_NK[[error is not None for error in errors]] = np.nan
     return logits_NK

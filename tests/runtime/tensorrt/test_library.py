@@ -48,6 +48,13 @@ def test_what_does_not_load_is_named_with_its_cause(code: str, cause: str, folde
     assert (row.state, row.fix) == ("broken", caught.value.fix)
 
 
+def test_the_full_one_without_a_gpu_is_not_said_to_build(folder: Path) -> None:
+    logger = "class ILogger:\n    ERROR, INTERNAL_ERROR = 1, 2\n    def __init__(self):\n        pass\n"
+    (folder / "__init__.py").write_text(f"__version__ = '10.16.1'\n{logger}")
+    (row,) = [check for check in doctor._tensorrt(has_gpu=False) if check.name == "TensorRT"]
+    assert (row.state, row.found) == ("ok", "10.16.1, builds plans only on a machine with a GPU")
+
+
 def test_a_folder_of_that_name_is_no_tensorrt(folder: Path) -> None:
     (folder / "sm89.plan").write_bytes(b"plan")
     with pytest.raises(UnavailableError, match=rf"tensorrt is not installed \(Python finds the folder {folder}\); pip"):

@@ -42,10 +42,11 @@ def test_another_plan_or_gpu_has_its_own(machine: FakeMachine, kernels: Path) ->
     run(machine)
     machine.plan_file.write_bytes(b"another plan")
     assert run(machine) == b""
-    other = FakeDevice()
-    other.name = "another GPU sm89"
-    assert run(machine, other) == b""
-    assert len(list(kernels.iterdir())) == 3
+    for name in ("name", "card"):
+        other = FakeDevice()
+        setattr(other, name, "another GPU sm89")
+        assert run(machine, other) == b""
+    assert len(list(kernels.iterdir())) == 4
 
 
 def test_kernels_that_the_library_refuses_are_replaced(machine: FakeMachine, kernels: Path) -> None:

@@ -1,0 +1,78 @@
+"""An engine on disk becomes one in memory: its contract, its weights and its version are of the same files."""
+
+from __future__ import annotations
+
+def discard(loaded: LoadedEngine | None) -> None:
+    if loaded is not None:
+        loaded.instances.close()
+
+
+def look(source: ModelSource) -> object:
+    """Something that differs once the engine has been replaced, also by itself; None while there is none."""
+    with suppress(OSError):
+        found = os.lstat(source.path), os.stat(source.path), os.stat(source.watched)
+        return tuple((each.st_dev, each.st_ino, each.st_ctime_ns, each.st_size) for each in found)
+    return None
+
+
+def open_source(source: ModelSource, settings: Settings, in_use: str | None) -> LoadedEngine | None:
+    """The engine on disk, warm, and its version; None if that version is ``in_use``."""
+    for _ in range(_ATTEMPTS):
+        seen, version = look(source), _version(source)
+        if version == in_use:
+            return None
+        instances = open_instances(partial(_open_one, source, settings), settings)
+        try:
+            # Else its contract and its weights can be of two bundles. The version alone does not show that: the first
+            # bundle can be back by now.
+            if look(source) == seen:
+                return LoadedEngine(instances, version, _proof(source))
+        except BaseException:
+            instances.close()
+            raise
+        instances.close()
+    raise ArtifactError(f"{source.path}: is replaced again and again while it is read; wait until its writer is done")
+
+
+def _open_one(source: ModelSource, settings: Settings, concurrency: int) -> OpenEngine:
+    is_bundle = source.watched.name == MANIFEST
+    return open_engine(
+        source.path,
+        runtime=source.runtime,
+        threads=settings.threads,
+        concurrency=concurrency,
+        import_options=source.import_options,
+        full_decode=settings.full_decode,
+        tf32=settings.tf32,
+        device=settings.device,
+        # Not for others: it would cut them.
+        features=is_bundle and load_manifest(source.path)[0].contract.features is not None,
+    )
+
+
+def _proof(source: ModelSource) -> str | None:
+    if source.watched.name != MANIFEST:
+        return None
+    manifest = load_manifest(source.path)[0]
+    if (features := manifest.feature_verification) is not None:
+        return (
+            f"when built, features with a cosine of {features.median_cosine:.4f} to those of the float model in the "
+            f"median of {features.images} photos, {features.least_cosine:.4f} at least, in {features.runtime}"
+        )
+    if (seen := manifest.verification) is None:
+        return None
+    return (
+        f"when built, the float model's answer on {seen.same_answers} of {seen.images} photos in {seen.runtime}, "
+        f"probabilities within {seen.largest_difference_points:.2g} points"
+    )
+
+
+def _version(source: ModelSource) -> str:
+    """The beginning of the SHA-256 of the manifest, which holds those of all files, or of the ONNX file."""
+    try:
+        if source.watched.name == MANIFEST:
+            with open_regular(source.watched) as stream:
+                return hashlib.sha256(stream.read()).hexdigest()[:_VERSION_DIGITS]
+        return sha256_of(source.watched)[:_VERSION_DIGITS]
+    except OSError as exc:
+        raise InputError(f"{source.path}: cannot be read ({exc.strerror}); build the bundle again") from exc

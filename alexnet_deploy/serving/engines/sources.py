@@ -1,0 +1,49 @@
+"""Where the engines of a server come from, and by which names they are served."""
+
+from __future__ import annotations
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from: ``path`` is a bundle or an ONNX file."""
+
+    name: str
+    path: Path
+    runtime: Runtime
+    import_options: ImportOptions = NO_IMPORT_OPTIONS
+
+    @property
+    def watched(self) -> Path:
+        """The file that changes when the engine does."""
+        return self.path / MANIFEST if self.path.suffix != ".onnx" else self.path
+
+
+def find_sources(
+    engines: Sequence[str], store: Path, runtime: Runtime, import_options: ImportOptions = NO_IMPORT_OPTIONS
+) -> list[ModelSource]:
+    """The models that ``engines`` mean (none: the newest bundle of ``store``), each by the name of its file or folder.
+
+    ``NAME@RUNTIME`` keeps its runtime in the model's name, so that one engine can be served by two. Raises InputError
+    for one that is missing, UsageError for two of the same name and for an unknown runtime.
+    """
+    if not engines:
+        with resolve_engine(None, store, import_options) as newest:
+            return [ModelSource(newest.name, newest.onnx_path.parent, runtime)]
+    sources: dict[str, ModelSource] = {}
+    for text in engines:
+        engine, own_runtime = split_runtime(text, store=store)
+        if engine.endswith(".onnx"):
+            path, name = Path(engine), Path(engine).stem
+            if not path.is_file():
+                raise InputError(f"{engine}: no such file; check the path")
+        else:
+            path = find_bundle(engine, store)
+            name = path.resolve().name
+            if import_options != NO_IMPORT_OPTIONS:
+                given = " and ".join(f"`{option}`" for option in import_options.given())
+                raise UsageError(f"{given}: for an ONNX of another tool, and {path} is a bundle; leave it out")
+        if own_runtime is not None:
+            name = f"{name}@{own_runtime}"
+        if name in sources:
+            raise UsageError(f"{text}: a model {name} is named already; give each engine once, or add @RUNTIME")
+        sources[name] = ModelSource(name, path, cast(Runtime, own_runtime or runtime), import_options)
+    return list(sources.values())
