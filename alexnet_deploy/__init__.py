@@ -40,8 +40,8 @@ if TYPE_CHECKING:  # a type checker sees the names; at run time ``__getattr__`` 
     from alexnet_deploy.errors import ProofError as ProofError
     from alexnet_deploy.errors import UnavailableError as UnavailableError
     from alexnet_deploy.errors import UsageError as UsageError
-    from alexnet_deploy.evaluation.compare import Comparison as Comparison
-    from alexnet_deploy.evaluation.compare import compare as compare
+    from alexnet_deploy.evaluation.comparison.compare import Comparison as Comparison
+    from alexnet_deploy.evaluation.comparison.compare import compare as compare
     from alexnet_deploy.evaluation.evaluate import Evaluation as Evaluation
     from alexnet_deploy.evaluation.evaluate import evaluate as evaluate
     from alexnet_deploy.features.duplicates import Duplicates as Duplicates
@@ -69,7 +69,7 @@ _NAMES = {
     "bundle.plan_options": "PlanOptions",
     "contract": "BatchProfile ModelContract Preprocessing",
     "errors": "ArtifactError DeployError InputError ProofError UnavailableError UsageError",
-    "evaluation.compare": "Comparison compare",
+    "evaluation.comparison.compare": "Comparison compare",
     "evaluation.evaluate": "Evaluation evaluate",
     "features.duplicates": "Duplicates find_duplicates",
     "features.extract": "extract_features features_of",

@@ -23,7 +23,7 @@ def refuse_features(engine: Engine) -> None:
     if features is not None:
         raise InputError(
             f"{engine.name}: is a feature engine: it ends at layer {features.layer} and names no class; use it with: "
-            "alexnet-deploy features, or name an engine for the whole network"
+            "alexnet-deploy features or serve, or name an engine for the whole network"
         )
 
 

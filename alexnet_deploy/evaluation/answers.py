@@ -17,7 +17,7 @@ from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
 from alexnet_deploy.images.ten_crops import picture_for_crops
-from alexnet_deploy.inference.predict import largest_batch, read_batches
+from alexnet_deploy.inference.batches import largest_batch, read_batches
 from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.inference.side_by_side import call_once
 from alexnet_deploy.inference.ten_crops import ten_crop_logits

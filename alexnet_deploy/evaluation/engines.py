@@ -18,8 +18,8 @@ from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.confidence.record import read_confidence
+from alexnet_deploy.images.identity.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.images.labelled import LabelledImages
-from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.precision.types import is_weights_only
 from alexnet_deploy.runtime.runner import Runner

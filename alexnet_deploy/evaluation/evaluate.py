@@ -23,8 +23,8 @@ from alexnet_deploy.evaluation.engines import (
 )
 from alexnet_deploy.evaluation.max_drop import holds_max_drop
 from alexnet_deploy.evaluation.results import AccuracyDelta, EngineResult
+from alexnet_deploy.images.identity.shared import count_copies
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled, list_unlabelled
-from alexnet_deploy.images.shared import count_copies
 from alexnet_deploy.images.ten_crops import VIEWS, has_margin
 from alexnet_deploy.inference.predict import contract_for_crops
 from alexnet_deploy.profiling.latency import measure

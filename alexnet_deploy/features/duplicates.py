@@ -9,7 +9,7 @@ from pathlib import Path
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.features.extract import feature_rows, images_of
 from alexnet_deploy.features.near_copies import SAME_BOTH, Looks
-from alexnet_deploy.images.copies import copies
+from alexnet_deploy.images.identity.copies import copies
 from alexnet_deploy.inference.engine import OpenEngine
 
 

@@ -15,8 +15,9 @@ from alexnet_deploy.features.index import check_output, open_writer
 from alexnet_deploy.features.space import FeatureSpace, space_of
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.sources import Source
+from alexnet_deploy.inference.batches import PixelBatch, require_batch
 from alexnet_deploy.inference.engine import OpenEngine
-from alexnet_deploy.inference.predict import PixelBatch, in_batches, require_batch
+from alexnet_deploy.inference.predict import in_batches
 from alexnet_deploy.probabilities import finite_rows
 
 # Legend: N image, H height, W width, C channel (RGB), F feature

@@ -23,7 +23,8 @@ from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.ten_crops import picture_for_crops
-from alexnet_deploy.inference.predict import largest_batch, predict
+from alexnet_deploy.inference.batches import largest_batch
+from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.prediction import BATCH, TOP_K, Outputs, Prediction
 from alexnet_deploy.inference.side_by_side import SideBySide
 from alexnet_deploy.runtime.runner import Runner, Steps, batch_near, make_pixels_of

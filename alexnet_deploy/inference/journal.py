@@ -29,6 +29,7 @@ from typing import NamedTuple
 from alexnet_deploy.errors import ArtifactError, UnavailableError, UsageError
 from alexnet_deploy.files.lock import try_lock
 from alexnet_deploy.inference.prediction import Prediction
+from alexnet_deploy.inference.run_settings import refuse_difference
 
 SCHEMA = 1
 FLUSH_S = 0.2
@@ -36,16 +37,7 @@ SYNC_S = 5.0
 """A flush to the disk takes some milliseconds, so this costs less than a thousandth of a run."""
 _BUFFER_BYTES = 1 << 16
 _MAX_LINE_BYTES = 64 << 20  # all classes of the largest models take some megabytes
-_SHOWN = 60
-ADDED_SETTINGS = {
-    "preprocessing.decoding": "full",
-    "outputs": "top",
-    "ten_crop": "False",
-    "calibration": "None",
-    "rejection": "None",
-    "features": "None",
-}
-"""Settings that runs begun by earlier versions lack, and what they meant."""
+_BEGIN_BYTES = 60
 
 
 def journal_of(output: Path) -> Path:
@@ -101,7 +93,7 @@ class Journal:
     def refuse_other_file(self) -> None:
         """ArtifactError unless the file begins as a journal does, whole or torn: nothing else is discarded."""
         with self._reader() as stream:
-            if not _begins_header(stream.readline(_SHOWN)):
+            if not _begins_header(stream.readline(_BEGIN_BYTES)):
                 raise ArtifactError(
                     f"{self.path}: is in the way, as it is no journal; move it, or choose another `output`"
                 )
@@ -240,7 +232,8 @@ def open_journal(
                 "with `overwrite`"
             )
         if journal.rows and journal.settings is not None:
-            _refuse_difference(path, journal.settings, settings)
+            _refuse_schema(path, journal.settings.get("journal"))
+            refuse_difference(path, journal.settings, settings)
         else:
             journal.begin(settings)
         try:
@@ -256,23 +249,11 @@ def open_journal(
         os.close(descriptor)
 
 
-def _refuse_difference(path: Path, old: Mapping[str, object], new: Mapping[str, str]) -> None:
-    if old.get("journal") != SCHEMA:
+def _refuse_schema(path: Path, schema: object) -> None:
+    if schema != SCHEMA:
         raise ArtifactError(
-            f"{path}: has journal schema {old.get('journal')}, this version reads {SCHEMA}; discard it with `overwrite`"
+            f"{path}: has journal schema {schema}, this version reads {SCHEMA}; discard it with `overwrite`"
         )
-    old = {**ADDED_SETTINGS, **old}
-    for key, value in new.items():
-        if old.get(key) != value:
-            raise UsageError(
-                f"`resume`: {path} was begun with {key} {_short(old.get(key))}, this run has {_short(value)}; use the "
-                "same, or discard its rows with `overwrite`"
-            )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def _locked(path: Path) -> int:

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, load_manifest
-from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.files import check_file, sha256_of
+from alexnet_deploy.files import check_file
 from alexnet_deploy.inference.journal import Journal, Line, journal_of, open_journal
 from alexnet_deploy.inference.prediction import TOP_K, FullOutputs, Prediction
 from alexnet_deploy.inference.writers import Format, check_writer, open_writer
 
-_LONG = 60
 S = TypeVar("S")
 Predict = Callable[[Iterator[S]], Iterator[Prediction]]
 """From images to one Prediction each, in their order."""
@@ -86,27 +83,6 @@ def predict_to_file(
         if not keep_journal:
             journal.remove()
         return FileResult(journal.rows, failed, resumed, gone)
-
-
-def settings_of(onnx_path: Path, contract: ModelContract, **options: object) -> dict[str, str]:
-    """What shapes the rows of an engine: its content, its contract and ``options``. The runtime may be another one."""
-    named = asdict(contract)
-    named |= {f"preprocessing.{key}": value for key, value in named.pop("preprocessing").items()}
-    named |= options
-    return {"engine": _content_of(onnx_path)} | {key: _short(value) for key, value in named.items()}
-
-
-def _short(value: object) -> str:
-    """A value for a message, or its hash if it is long, as a thousand labels are."""
-    text = str(value)
-    return text if len(text) <= _LONG else f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _content_of(onnx_path: Path) -> str:
-    """SHA-256 of an engine: the one that its bundle records, which was checked when it was opened, or of its file."""
-    if onnx_path.name == MODEL and (onnx_path.parent / MANIFEST).is_file():
-        return load_manifest(onnx_path.parent)[1][MODEL].sha256
-    return sha256_of(onnx_path)
 
 
 class _Todo:

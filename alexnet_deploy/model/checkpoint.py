@@ -32,10 +32,10 @@ from alexnet_deploy.model.architecture import (
     architecture_from_dict,
     get_architecture,
 )
-from alexnet_deploy.model.download import expected_prefix, fetch
-from alexnet_deploy.model.safetensors_file import is_safetensors, open_safetensors, tensors_in
 from alexnet_deploy.model.state_dict import StateDict, find_state_dict, fit_architecture
-from alexnet_deploy.model.weights_file import read_weights_file
+from alexnet_deploy.model.weights.download import expected_prefix, fetch
+from alexnet_deploy.model.weights.safetensors_file import is_safetensors, open_safetensors, tensors_in
+from alexnet_deploy.model.weights.weights_file import read_weights_file
 from alexnet_deploy.progress import Progress, no_progress
 
 _IMAGENET_CLASSES = 1000

@@ -14,7 +14,7 @@ from torch import Tensor
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, Architecture
 from alexnet_deploy.model.layouts import with_torchvisions_names
-from alexnet_deploy.model.weights_file import OTHER_TOOL
+from alexnet_deploy.model.weights.weights_file import OTHER_TOOL
 
 MAX_NUMBERS = 1 << 30
 """Of all weights together: sixteen times AlexNet. A few bytes of a pickle can declare a tensor of any size."""

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, require_positive
 from alexnet_deploy.images.decode import open_photo, resize
-from alexnet_deploy.inference.predict import predict, predictions_of, read_batches, require_batch
+from alexnet_deploy.inference.batches import read_batches, require_batch
+from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.prediction import BATCH, Prediction
+from alexnet_deploy.inference.rows import predictions_of
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.machine.watch import watch_for
 from alexnet_deploy.profiling.latency import measure

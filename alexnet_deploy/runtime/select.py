@@ -30,7 +30,6 @@ from alexnet_deploy.precision.types import float_type, quantized_type
 from alexnet_deploy.runtime.onnxruntime.package import require_cuda_package, require_package
 
 if TYPE_CHECKING:
-    from alexnet_deploy.runtime.cuda.device import Device
     from alexnet_deploy.runtime.runner import Runner
 
 _log = logging.getLogger(__name__)
@@ -125,9 +124,8 @@ def open_runner(
 
         choose_devices([device])
     if runtime != "auto":
-        runner, doubt = _open(runtime, engine, options), None
-        if verify:
-            runner, doubt = _judged(runner, engine, options)
+        runner = _open(runtime, engine, options)
+        runner, doubt = _judged(runner, engine, options) if verify else (runner, None)
         if doubt is not None:
             if refuse_doubted:
                 runner.close()
@@ -136,7 +134,9 @@ def open_runner(
                     "`verify`"
                 )
             _log.warning("%s: do not trust %s: %s", engine.name, runner.description, doubt)
-        return _selected(runner, engine, options)
+        if tf32:
+            _warn_of_unused_tf32(runner, engine)
+        return SelectedRunner(runner)
     passed_over: list[PassedOver] = []
     for name in RUNTIMES if device is None else GPU_RUNTIMES:
         try:
@@ -154,8 +154,9 @@ def open_runner(
             passed_over.append(PassedOver(name, str(exc)))
             continue
         if doubt is None:
-            unused_gpu = runner.device == "cpu" and has_nvidia_gpu()
-            return _selected(runner, engine, options, passed_over, unused_gpu=unused_gpu)
+            if tf32:
+                _warn_of_unused_tf32(runner, engine)
+            return SelectedRunner(runner, tuple(passed_over), runner.device == "cpu" and has_nvidia_gpu())
         runner.close()
         _log.warning("%s: %s is not used: %s", engine.name, runner.description, doubt)
         passed_over.append(PassedOver(name, doubt, doubted=True))
@@ -179,25 +180,15 @@ def _judged(runner: Runner, engine: Engine, options: _Options) -> tuple[Runner, 
     def reopen(eager: bool) -> Runner:
         return _open(runner.runtime, engine, replace(options, eager=eager))
 
-    return judged(
-        runner, engine, reopen, tf32=options.tf32, eager=options.eager, graphs=options.concurrency == 1
-    )  # fmt: skip
+    graphs = options.concurrency == 1
+    return judged(runner, engine, reopen, tf32=options.tf32, eager=options.eager, graphs=graphs)
 
 
-def _selected(
-    runner: Runner,
-    engine: Engine,
-    options: _Options,
-    passed_over: Sequence[PassedOver] = (),
-    *,
-    unused_gpu: bool = False,
-) -> SelectedRunner:
-    if options.tf32:
-        from alexnet_deploy.runtime.reference import why_no_tf32
+def _warn_of_unused_tf32(runner: Runner, engine: Engine) -> None:
+    from alexnet_deploy.runtime.reference import why_no_tf32
 
-        if (reason := why_no_tf32(runner, engine)) is not None:
-            _log.warning("%s: `tf32` has no effect on %s: %s", engine.name, runner.description, reason)
-    return SelectedRunner(runner, tuple(passed_over), unused_gpu)
+    if (reason := why_no_tf32(runner, engine)) is not None:
+        _log.warning("%s: `tf32` has no effect on %s: %s", engine.name, runner.description, reason)
 
 
 def _open(runtime: str, engine: Engine, options: _Options) -> Runner:
@@ -215,9 +206,10 @@ def _open(runtime: str, engine: Engine, options: _Options) -> Runner:
 
 
 def _tensorrt(engine: Engine, options: _Options) -> Runner:
+    from alexnet_deploy.runtime.cuda.on_card import open_on_card
     from alexnet_deploy.runtime.tensorrt.plans import open_plan
 
-    return _on_card(options.device, lambda card: open_plan(engine, eager=options.eager, device=card))
+    return open_on_card(options.device, lambda card: open_plan(engine, eager=options.eager, device=card))
 
 
 def _openvino(engine: Engine, options: _Options) -> Runner:
@@ -244,9 +236,10 @@ def _onnxruntime(engine: Engine, options: _Options) -> Runner:
 
 def _onnxruntime_cuda(engine: Engine, options: _Options) -> Runner:
     require_cuda_package()
+    from alexnet_deploy.runtime.cuda.on_card import open_on_card
     from alexnet_deploy.runtime.onnxruntime.cuda_runner import open_cuda_runner
 
-    return _on_card(
+    return open_on_card(
         options.device,
         lambda card: open_cuda_runner(
             engine.onnx_path,
@@ -257,15 +250,6 @@ def _onnxruntime_cuda(engine: Engine, options: _Options) -> Runner:
             device=card,
         ),
     )
-
-
-def _on_card(index: int | None, open_: Callable[[Device | None], Runner]) -> Runner:
-    """The runner that ``open_`` opens on GPU ``index``; None leaves the choice to the runtime, which is the first."""
-    if index is None:
-        return open_(None)
-    from alexnet_deploy.runtime.cuda.on_card import open_on_card
-
-    return open_on_card(index, open_)
 
 
 def require_cuda_kernels(engine: Engine) -> None:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from alexnet_deploy.evaluation.answers import targets_if_labelled
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
-from alexnet_deploy.images.shared import refuse_shared_images, shared_images
+from alexnet_deploy.images.identity.shared import refuse_shared_images, shared_images
 from alexnet_deploy.onnx_graph.onnx_file import layer_of
 from alexnet_deploy.precision.float_model import import_float_model
 from alexnet_deploy.precision.types import Method, QuantizedType, method_for

@@ -25,8 +25,8 @@ from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.evaluation.answers import collect_answers
 from alexnet_deploy.evaluation.max_drop import check_max_drop, holds_max_drop
 from alexnet_deploy.images.choose import CalibrationSet
+from alexnet_deploy.images.identity.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
-from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.precision.types import QuantizedType, float_type, quantized_type
 from alexnet_deploy.probabilities import predicted_classes
 from alexnet_deploy.profiling.latency import measure

@@ -18,8 +18,8 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.evaluation.answers import collect_answers
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.identity.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
-from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, name_nodes
 from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.precision.convert import to_quantized

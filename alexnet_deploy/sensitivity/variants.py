@@ -17,9 +17,9 @@ import onnx
 from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Activation
-from alexnet_deploy.evaluation.compare_layers import ErrorSums
+from alexnet_deploy.evaluation.comparison.compare_layers import ErrorSums
 from alexnet_deploy.images.choose import CalibrationSet
-from alexnet_deploy.inference.predict import read_batches
+from alexnet_deploy.inference.batches import read_batches
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.precision.calibration.cache import CalibrationCache
 from alexnet_deploy.precision.convert import Quantiser, calibrate

@@ -21,7 +21,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.budget import BodyBudget
-from alexnet_deploy.serving.engines.models import Models, ModelSource
+from alexnet_deploy.serving.engines.models import Models
+from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.http.app import make_app
 from alexnet_deploy.serving.http.draining import DrainingServer
 from alexnet_deploy.serving.http.limits import limited_protocol

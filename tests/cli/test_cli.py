@@ -83,14 +83,14 @@ def test_infer_formats_and_exit_code_3(command: Command, here: Path, kind: str) 
     assert "1 of 8 inputs failed" in ran.err
     if kind == "jsonl":
         rows = [json.loads(line) for line in Path("rows").read_text().splitlines()]
-        assert all(set(row) == {"file", "top", "error"} for row in rows)
+        assert all(set(row) == {"file", "top", "error", "unknown"} for row in rows)
         assert [row["file"] for row in rows if row["error"]] == ["photos/val/broken.jpg"]
         good = next(row for row in rows if not row["error"])
         assert {answer["label"] for answer in good["top"]} == {"red", "green", "blue"}
         assert sum(answer["probability"] for answer in good["top"]) == pytest.approx(1)
     elif kind == "csv":
         header, *rows = csv.reader(Path("rows").read_text().splitlines())
-        assert header[-3:] == ["label_3", "index_3", "probability_3"]  # as many as there are classes
+        assert header[-4:] == ["label_3", "index_3", "probability_3", "unknown"]  # as many as there are classes
         assert len(rows) == 8
     elif kind == "parquet":
         table = pq.read_table("rows")

@@ -15,7 +15,8 @@ from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.profiling import engine as profiling
 from alexnet_deploy.runtime.cuda.memory import is_shared
 from alexnet_deploy.serving.engines.instances import open_instances
-from alexnet_deploy.serving.engines.models import ModelSource, _open_one
+from alexnet_deploy.serving.engines.loading import open_copy
+from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.settings import Settings
 from tests.helpers.cards import Cards
 from tests.helpers.command import Command
@@ -195,7 +196,7 @@ def test_profile_measures_on_the_gpu_that_was_chosen(
 def test_serve_has_instances_on_every_gpu(cards: Cards) -> None:
     settings = Settings(device="all", instances=2, tf32=True)
     source = ModelSource("tiny", Path("tiny.onnx"), "onnxruntime-cuda")
-    instances = open_instances(lambda concurrency: _open_one(source, settings, concurrency), settings)
+    instances = open_instances(lambda concurrency: open_copy(source, settings, concurrency), settings)
     assert [each.description[-5:] for each in instances.sharing] == ["GPU 0", "GPU 1"] * 2
     assert instances.alone is None
     pixels = random_pixels(2, SIDE)
@@ -248,7 +249,7 @@ def test_a_session_of_serve_is_open_for_the_calls_that_it_gets(
 
     def open_one(concurrency: int) -> OpenEngine:
         calls.append(concurrency)
-        return _open_one(source, settings, concurrency)
+        return open_copy(source, settings, concurrency)
 
     opened = open_instances(open_one, settings)
     assert len(opened.sharing) == asked[-1] * len(device or (0,))

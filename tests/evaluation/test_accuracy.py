@@ -20,7 +20,7 @@ from alexnet_deploy.evaluation.accuracy import (
     confidence,
     reliability_bins,
 )
-from alexnet_deploy.inference.predict import top_answers
+from alexnet_deploy.inference.rows import top_answers
 from alexnet_deploy.probabilities import predicted_classes
 from tests.helpers.answers import given_answers
 

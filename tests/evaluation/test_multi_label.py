@@ -19,7 +19,7 @@ from alexnet_deploy.bundle.store import open_bundle
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.evaluation.accuracy import accuracy, reliability
-from alexnet_deploy.evaluation.compare import compare, logit_difference
+from alexnet_deploy.evaluation.comparison.compare import compare, logit_difference
 from alexnet_deploy.evaluation.confidence.calibrate import calibrate
 from alexnet_deploy.evaluation.evaluate import evaluate
 from alexnet_deploy.probabilities import kl_nats, loss_nats, probabilities

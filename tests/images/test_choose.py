@@ -23,7 +23,7 @@ from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.images import choose
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.images.shared import count_copies, image_hashes, refuse_shared_images, shared_images
+from alexnet_deploy.images.identity.shared import count_copies, image_hashes, refuse_shared_images, shared_images
 
 PRE = Preprocessing(8, 8, "stretch", None)
 _grey = itertools.count()

@@ -163,7 +163,7 @@ class TestWithoutRoom:
                 return super().allocate_pinned(nbytes)
 
         cards.devices[0] = card = Small()
-        with caplog.at_level("INFO"), opened(model) as engine:
+        with caplog.at_level("INFO", "alexnet_deploy"), opened(model) as engine:
             require_right(list(engine.predict(photos, batch=2, outputs="logits")), photos)
         assert card.last_error == "", "the next library would take it for its own"
         assert 0 < card.direct < card.copies

@@ -22,8 +22,10 @@ from alexnet_deploy.contract import MAX_SIDE, Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
-from alexnet_deploy.inference.predict import predict, read_batches, require_batch, top_answers
+from alexnet_deploy.inference.batches import read_batches, require_batch
+from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.prediction import BATCH, Prediction
+from alexnet_deploy.inference.rows import top_answers
 from alexnet_deploy.probabilities import kl_nats
 from tests.helpers.runners import FakeRunner, numbered_contract
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import UnavailableError, UsageError
-from alexnet_deploy.inference.predict import predict, read_batches
+from alexnet_deploy.inference.batches import read_batches
+from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.side_by_side import SideBySide
 from tests.helpers.runners import FakeRunner, numbered_contract
 

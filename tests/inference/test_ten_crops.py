@@ -23,8 +23,9 @@ from alexnet_deploy.errors import UsageError
 from alexnet_deploy.images import sources
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.ten_crops import picture_for_crops, ten_crops
+from alexnet_deploy.inference.batches import require_batch
 from alexnet_deploy.inference.engine import open_engine
-from alexnet_deploy.inference.predict import predict, require_batch
+from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.side_by_side import SideBySide
 from alexnet_deploy.inference.ten_crops import mean_over_views
 from alexnet_deploy.model.checkpoint import Checkpoint

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.journal import journal_of
 from alexnet_deploy.inference.prediction import Answer, Prediction
-from alexnet_deploy.inference.to_file import FileResult, predict_to_file, settings_of
+from alexnet_deploy.inference.run_settings import settings_of
+from alexnet_deploy.inference.to_file import FileResult, predict_to_file
 from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_model
 
 

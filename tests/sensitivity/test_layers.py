@@ -16,7 +16,7 @@ import pytest
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.evaluation.compare_layers import compare_layers
+from alexnet_deploy.evaluation.comparison.compare_layers import compare_layers
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.onnx_graph.taps import TensorSession

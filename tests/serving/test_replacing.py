@@ -16,7 +16,8 @@ import pytest
 from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, load_manifest, save_manifest
 from alexnet_deploy.errors import ArtifactError
 from alexnet_deploy.files.swap import swap_in
-from alexnet_deploy.serving.engines.models import Models, find_sources
+from alexnet_deploy.serving.engines.models import Models
+from alexnet_deploy.serving.engines.sources import find_sources
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.settings import Settings
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.serving.protocol.places import Places
-from alexnet_deploy.serving.protocol.turns import Caller, Turns
+from alexnet_deploy.serving.protocol.admission.places import Places
+from alexnet_deploy.serving.protocol.admission.turns import Caller, Turns
 from alexnet_deploy.serving.refusals import BusyError
 
 A, A2, B = Caller.of("ipv4:10.0.0.1:5001"), Caller.of("ipv4:10.0.0.1:5002"), Caller.of("ipv6:[::1]:5001")

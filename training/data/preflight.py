@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, printable
 from alexnet_deploy.files import atomic_file
-from alexnet_deploy.images.copies import copies
 from alexnet_deploy.images.decode import open_rgb
+from alexnet_deploy.images.identity.copies import copies
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.lists.listing import ImageList
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.model.checkpoint import Checkpoint, write_tensors
-from alexnet_deploy.model.safetensors_file import open_safetensors, tensors_in
+from alexnet_deploy.model.weights.safetensors_file import open_safetensors, tensors_in
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.lists.content import content_digest
 from training.data.lists.listing import ImageList

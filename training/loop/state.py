@@ -18,7 +18,7 @@ from torch import Tensor
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError, ProofError, one_line
 from alexnet_deploy.model.checkpoint import write_tensors
-from alexnet_deploy.model.safetensors_file import open_safetensors, tensors_in
+from alexnet_deploy.model.weights.safetensors_file import open_safetensors, tensors_in
 from training.loop.freezing import held_parameters
 from training.loop.run import EpochMetrics, Run, as_json
 from training.loop.step import Trainer

@@ -54,7 +54,7 @@ def calibrate_confidence(
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
-    """Calibrate a bundle's probabilities, and fit when its answer is "unknown".
+    """Calibrate probabilities; fit when to say "unknown".
 
     Its labels and their ranking stay the same. Use images that serve no other purpose.
     """

@@ -15,8 +15,8 @@ from alexnet_deploy.cli.output.tables import add_row, print_json, print_left_out
 from alexnet_deploy.cli.output.terminal import out, reporting
 
 if TYPE_CHECKING:  # these load SciPy; only the types are needed here
-    from alexnet_deploy.evaluation.compare import Comparison
-    from alexnet_deploy.evaluation.preprocessing import PreprocessingParity
+    from alexnet_deploy.evaluation.comparison.compare import Comparison
+    from alexnet_deploy.evaluation.comparison.preprocessing import PreprocessingParity
 
 _SIDE = "Bundle (name in the store, or path), ONNX file or checkpoint; NAME@RUNTIME chooses its runtime"
 
@@ -45,8 +45,8 @@ def compare(
     some images cannot be read.
     """
     with needs("measure"):
-        from alexnet_deploy.evaluation.compare import check_bounds, gate
-        from alexnet_deploy.evaluation.compare import compare as compared
+        from alexnet_deploy.evaluation.comparison.compare import check_bounds, gate
+        from alexnet_deploy.evaluation.comparison.compare import compare as compared
 
     check_bounds(max_error, min_agreement)
     with reporting() as report:
@@ -145,7 +145,7 @@ def preprocessing_parity(
     Exit code 3: finished, but some images cannot be read.
     """
     with needs("measure"):
-        from alexnet_deploy.evaluation.preprocessing import preprocessing_parity as measured
+        from alexnet_deploy.evaluation.comparison.preprocessing import preprocessing_parity as measured
 
     with (
         running(engine, store, runtime, threads, import_options, full_decode=full_decode) as opened,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,14 +12,13 @@ from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.engines import needs, running
 from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
-from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, size, table
-from alexnet_deploy.cli.output.terminal import note, note_written, out
+from alexnet_deploy.cli.output.likeness import print_duplicates, print_neighbours
+from alexnet_deploy.cli.output.tables import print_json, print_line, size
+from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files import check_file
 
 if TYPE_CHECKING:
-    from alexnet_deploy.features.duplicates import Duplicates
-    from alexnet_deploy.features.neighbours import Neighbours
     from alexnet_deploy.features.space import FeatureSpace
 
 Layer = Annotated[
@@ -80,7 +78,7 @@ def features(
     with starting():
         from alexnet_deploy.features.extract import extract_features
         from alexnet_deploy.features.index import check_output
-        from alexnet_deploy.images.overwrite import refuse_to_replace, refusing_to_replace
+        from alexnet_deploy.images.identity.overwrite import refuse_to_replace, refusing_to_replace
         from alexnet_deploy.images.sources import find_sources, is_address
 
     check_output(output)
@@ -192,7 +190,7 @@ def neighbours(
             }
         )
     else:
-        _print_neighbours(answers, metric)
+        print_neighbours(answers, metric)
     _exit_if_failed(sum(answer.error is not None for answer in answers), len(answers))
 
 
@@ -245,7 +243,7 @@ def duplicates(
     if json_:
         print_json(found)
     else:
-        _print_duplicates(found)
+        print_duplicates(found)
     _exit_if_failed(len(found.failed), found.images)
 
 
@@ -275,31 +273,6 @@ def _report(reason: str, failed: list[str]) -> None:
     note(reason, style="red")
     if len(failed) < _SHOWN:
         failed.append(reason)
-
-
-def _print_neighbours(answers: Sequence[Neighbours], metric: str) -> None:
-    for answer in answers:
-        print_line(answer.error or answer.query, style="red" if answer.error else "bold")
-        if answer.neighbours:
-            grid = table(">cosine" if metric == "cosine" else ">distance", "file")
-            for each in answer.neighbours:
-                add_row(grid, (f"{each.score:.4f}", each.file))
-            out.print(grid)
-
-
-def _print_duplicates(found: Duplicates) -> None:
-    copies = sum(len(group) - 1 for group in found.exact)
-    print_line(
-        f"{found.images} images: {copies} exact copies in {len(found.exact)} groups, {len(found.near)} near pairs"
-    )
-    for group in found.exact:
-        print_line(f"same bytes: {'  '.join(group)}")
-    if found.near:
-        grid = table(">alike", ">pixels", ">features", "first", "second")
-        for each in found.near:
-            cells = (f"{each.alike:.3f}", f"{each.pixels:.3f}", f"{each.features:.3f}", each.first, each.second)
-            add_row(grid, cells)
-        out.print(grid)
 
 
 def _exit_if_failed(failed: int, images: int) -> None:

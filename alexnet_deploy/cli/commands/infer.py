@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,20 +10,19 @@ import typer
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.collector import starting
-from alexnet_deploy.cli.engines import files_of, running
+from alexnet_deploy.cli.engines import running
+from alexnet_deploy.cli.infer_rows import print_rows, write_rows
 from alexnet_deploy.cli.on_ray import infer_on_ray
 from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
-from alexnet_deploy.cli.output.terminal import err, note, note_written, out
+from alexnet_deploy.cli.output.terminal import note
 from alexnet_deploy.cli.signals import stop_on_signals
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.inference.prediction import BATCH, TOP_K, FullOutputs, Outputs, Prediction
-from alexnet_deploy.inference.writers import Format, open_writer
+from alexnet_deploy.inference.writers import Format
 
 if TYPE_CHECKING:
+    from alexnet_deploy.cli.infer_rows import Rounds
     from alexnet_deploy.images.sources import Source
-    from alexnet_deploy.inference.engine import OpenEngine
-
-    Rounds = Iterator[Iterable[Path | Source]]
 
 _REMOTE_WORKERS = 16
 """Addresses are waited for rather than computed. More connections than this annoy a server."""
@@ -129,7 +128,7 @@ def infer(
     Exit code 0: all classified; 1: error; 2: usage; 3: finished, but some inputs failed.
     """
     with starting():
-        from alexnet_deploy.images.overwrite import refuse_to_replace
+        from alexnet_deploy.images.identity.overwrite import refuse_to_replace
         from alexnet_deploy.images.sources import Shard, find_sources, is_address
         from alexnet_deploy.images.ten_crops import NO_MARGIN, NO_RULE, has_margin
         from alexnet_deploy.inference.predict import predict, require_threshold
@@ -203,11 +202,11 @@ def infer(
             columns = min(top_k, len(opened.contract.labels))
             full = FullOutputs.of(opened.contract, outputs)
             if file is None:
-                rows, failed = _print(classify, rounds, format_, columns, full, show)
+                rows, failed = print_rows(classify, rounds, format_, columns, full, show)
             else:
                 shaping = {"top_k": columns, "threshold": threshold, "outputs": outputs, "ten_crop": ten_crop,
                            "shard": part}  # fmt: skip
-                rows, failed = _write(
+                rows, failed = write_rows(
                     classify, rounds, file, engine, opened, shaping, full, show,
                     format_=format_, resume=resume, overwrite=overwrite, watching=watch is not None,
                 )  # fmt: skip
@@ -243,84 +242,3 @@ def _check(
         raise UsageError(f"`{'resume' if resume else 'overwrite'}` is about a file; give `output`")
     if resume and overwrite:
         raise UsageError("`resume` and `overwrite` cannot be combined; choose one")
-
-
-Classify = Callable[[Iterator["Path | Source"]], Iterator[Prediction]]
-Show = Callable[[int], None]
-
-
-def _print(
-    classify: Classify, rounds: Rounds, format_: Format, columns: int, full: FullOutputs | None, show: Show
-) -> tuple[int, int]:
-    """Write to the standard output: rows, and how many of them failed."""
-    rows = failed = 0
-    # If bar and table both go to a terminal, one console draws both, and neither overwrites the other.
-    screen = err if err.is_terminal and out.is_terminal else out
-    with open_writer(format_, None, top_k=columns, full=full, console=screen) as write:
-        for found in rounds:
-            for prediction in classify(iter(found)):
-                write(prediction)
-                failed += prediction.error is not None
-                rows += 1
-                show(rows)
-    return rows, failed
-
-
-def _write(
-    classify: Classify,
-    rounds: Rounds,
-    output: Path,
-    engine: str | None,
-    opened: OpenEngine,
-    shaping: Mapping[str, object],
-    full: FullOutputs | None,
-    show: Show,
-    *,
-    format_: Format,
-    resume: bool,
-    overwrite: bool,
-    watching: bool,
-) -> tuple[int, int]:
-    """Write to ``output`` by way of its journal: rows, and how many of them failed."""
-    from alexnet_deploy.images.overwrite import refuse_to_replace, refusing_to_replace
-    from alexnet_deploy.inference.journal import journal_of
-    from alexnet_deploy.inference.to_file import predict_to_file, settings_of
-
-    if output.exists():
-        refuse_to_replace(output, files_of(engine, opened))
-    journal = journal_of(output)
-    is_ours = False
-
-    def show_rows(rows: int) -> None:  # called for the first time when the journal is open
-        nonlocal is_ours
-        is_ours = True
-        show(rows)
-
-    try:
-        result = predict_to_file(
-            classify,
-            (refusing_to_replace(found, output) for found in rounds),
-            output,
-            settings=settings_of(opened.onnx_path, opened.contract, **shaping),
-            format_=format_,
-            top_k=int(str(shaping["top_k"])),
-            full=full,
-            resume=resume,
-            overwrite=overwrite,
-            keep_journal=watching,
-            on_rows=show_rows,
-        )
-    except UsageError:
-        raise
-    except BaseException:
-        if is_ours and journal.exists():
-            note(f"{journal} keeps the rows so far; the same command with --resume goes on")
-        raise
-    note_written(output)
-    if result.resumed:
-        note(f"{result.resumed} of {result.rows} rows come from the run before")
-    if result.gone:
-        note(f"{result.gone} rows are of images that are no longer among the inputs; they stay", style="yellow")
-    if watching:
-        note(f"{journal} stays, so that --resume goes on with the folder")
-    return result.rows, result.failed

@@ -122,7 +122,7 @@ def serve(
         device=None if device is None else device.wanted,
     )
     with needs("serve"):
-        from alexnet_deploy.serving.engines.models import find_sources
+        from alexnet_deploy.serving.engines.sources import find_sources
         from alexnet_deploy.serving.server import serve as run_server
     sources = find_sources(engines or [], store, runtime, import_options)
     names = ", ".join(source.name for source in sources)

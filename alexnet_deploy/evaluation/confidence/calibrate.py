@@ -21,8 +21,8 @@ from alexnet_deploy.evaluation.confidence.rejection import check_targets, fit_re
 from alexnet_deploy.evaluation.confidence.store import store_fit
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.find import find_images
+from alexnet_deploy.images.identity.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.images.labelled import list_labelled, list_unlabelled
-from alexnet_deploy.images.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
 from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.probabilities import finite_rows

@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError, one_line
-from alexnet_deploy.inference.journal import ADDED_SETTINGS
 from alexnet_deploy.inference.parquet import schema_of
 from alexnet_deploy.inference.prediction import Outputs
 from alexnet_deploy.inference.ray.folders import Folder
 from alexnet_deploy.inference.ray.parts import Part
+from alexnet_deploy.inference.run_settings import ADDED_SETTINGS
 from alexnet_deploy.json_format import JsonFormat
 
 RECORD = "_run.json"

@@ -16,8 +16,8 @@ from alexnet_deploy.bundle.store import STORE, resolve_engine
 from alexnet_deploy.errors import InputError, UnavailableError, one_line, require_positive
 from alexnet_deploy.images.sources import Source
 from alexnet_deploy.images.ten_crops import NO_MARGIN, has_margin, picture_for_crops
-from alexnet_deploy.inference.journal import ADDED_SETTINGS
-from alexnet_deploy.inference.predict import require_batch, require_threshold
+from alexnet_deploy.inference.batches import require_batch
+from alexnet_deploy.inference.predict import require_threshold
 from alexnet_deploy.inference.prediction import BATCH, TOP_K, Outputs
 from alexnet_deploy.inference.ray.engine_files import EngineFiles, pack_engine
 from alexnet_deploy.inference.ray.folders import Folder, folder_of
@@ -31,7 +31,7 @@ from alexnet_deploy.inference.ray.output import (
 from alexnet_deploy.inference.ray.parts import PART_SIZE, Part, cut_into_parts, size_of
 from alexnet_deploy.inference.ray.probe import prepare, require_ray
 from alexnet_deploy.inference.ray.worker import PartAnswer, WorkerSettings
-from alexnet_deploy.inference.to_file import settings_of
+from alexnet_deploy.inference.run_settings import ADDED_SETTINGS, settings_of
 from alexnet_deploy.runtime.select import Runtime
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.prediction import FullOutputs, Outputs
 from alexnet_deploy.inference.ray.engine_files import EngineFiles, unpack_engine
 from alexnet_deploy.inference.ray.parts import Part, size_of
-from alexnet_deploy.inference.to_file import settings_of
+from alexnet_deploy.inference.run_settings import settings_of
 from alexnet_deploy.runtime.select import Runtime
 
 

@@ -43,9 +43,9 @@ _LOST = re.compile(
     r"|uncorrectable|EccUncorrectable|fallen off the bus|gpu is lost|hardware stack error|HardwareStackError"
     r"|launch timed out|LaunchTimeout|context is destroyed|ContextIsDestroyed|CONTEXT_IS_DESTROYED"
     r"|device-side assert|cudaErrorAssert|ERROR_ASSERT|illegal instruction|IllegalInstruction|ILLEGAL_INSTRUCTION"
-    r"|misaligned address|MisalignedAddress|MISALIGNED_ADDRESS|shared address space|InvalidAddressSpace|INVALID_ADDRESS_SPACE"
-    r"|invalid program counter|cudaErrorInvalidPc|ERROR_INVALID_PC|peer GPU memory over nvlink|cudaErrorContained"
-    r"|ERROR_CONTAINED|cudaErrorUnknown|CUDA_ERROR_UNKNOWN|CUDA failure 999",
+    r"|misaligned address|MisalignedAddress|MISALIGNED_ADDRESS|shared address space|InvalidAddressSpace"
+    r"|INVALID_ADDRESS_SPACE|invalid program counter|cudaErrorInvalidPc|ERROR_INVALID_PC|peer GPU memory over nvlink"
+    r"|cudaErrorContained|ERROR_CONTAINED|cudaErrorUnknown|CUDA_ERROR_UNKNOWN|CUDA failure 999",
     re.IGNORECASE,
 )
 _ANY_OTHER = re.compile(

@@ -15,8 +15,13 @@ from alexnet_deploy.runtime.runner import Runner, Steps, make_pixels_of
 # Legend: N batch, H height, W width, C channel (RGB), K class
 
 
-def open_on_card(index: int, open_runner: Callable[[Device], Runner]) -> OnCard:
-    """The runner that ``open_runner`` opens on GPU ``index``; raises what it raises, and UnavailableError."""
+def open_on_card(index: int | None, open_runner: Callable[[Device | None], Runner]) -> Runner:
+    """The runner that ``open_runner`` opens on GPU ``index``; None leaves the choice to it, which is the first.
+
+    Raises what ``open_runner`` raises, and UnavailableError.
+    """
+    if index is None:
+        return open_runner(None)
     device = open_device(index)
     try:
         return OnCard(device, lambda: open_runner(device))

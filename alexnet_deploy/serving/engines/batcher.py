@@ -6,30 +6,34 @@ Everything here runs on the event loop's thread, except the engine's instances, 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.errors import DeployError, UnavailableError
+from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.serving.engines.priority import after_the_loop
-from alexnet_deploy.serving.refusals import BusyError, EngineError, NotReadyError
-
-if TYPE_CHECKING:
-    Future = asyncio.Future[None]
+from alexnet_deploy.serving.engines.queued import (
+    Compute,
+    Part,
+    Place,
+    Request,
+    Run,
+    answer_parts,
+    compute_parts,
+    fail_parts,
+)
+from alexnet_deploy.serving.refusals import BusyError, NotReadyError
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
-
-_log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.0005
 """Clients that were answered together ask again within this time of each other. Waiting on, for all of ``max_delay_s``,
@@ -37,8 +41,6 @@ leaves the engine idle: at concurrency 4 on two cores it cost a third of the thr
 
 _AWAY_S = 5.0
 """A GPU that is lost then costs one batch in this time; one that had too little memory for a moment comes back."""
-
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class Observer(Protocol):
@@ -58,40 +60,6 @@ class Computed:
     logits_NK: NDArray[np.float32]
     queue_s: float
     compute_s: float
-
-
-class Place:
-    """Room for ``images`` in the queue, from before they are decoded until a batch takes them."""
-
-    def __init__(self, batcher: Batcher, images: int) -> None:
-        self._batcher = batcher
-        self.images = images
-
-    def give_back(self, images: int | None = None) -> None:
-        """Free the room of ``images`` (None: all that is left)."""
-        count = self.images if images is None else min(images, self.images)
-        self.images -= count
-        self._batcher._free(count)
-
-
-class _Request:
-    """One request in the queue: which of its rows are not yet in a batch, and which answers have come."""
-
-    def __init__(self, pixels_NHWC: NDArray[np.uint8], place: Place, now: float, done: Future) -> None:
-        self.pixels_NHWC = pixels_NHWC
-        self.place = place
-        self.arrived = now
-        self.done = done
-        self.taken = 0
-        self.answered = 0
-        self.logits_NK: NDArray[np.float32] | None = None
-        self.queue_s = 0.0
-        self.compute_s = 0.0
-
-
-_Part = tuple[_Request, int, int]
-"""A request, and the first and the last but one of its rows that are in a batch."""
-_Compute = Callable[[list[_Part]], NDArray[np.float32]]
 
 
 class Batcher:
@@ -121,13 +89,13 @@ class Batcher:
         if no others are being decoded. For a full batch two instances are faster: one computes while the event loop
         answers and reads for the other. ``batches`` is where each instance wants its pixels (None: anywhere).
         """
-        self._alone = alone and partial(_call, alone, None)
+        self._alone = alone and partial(compute_parts, alone, None)
         self._max_batch, self._max_delay_s, self._max_queue = max_batch, max_delay_s, max_queue
         self._observer = observer
         self._loop = asyncio.get_running_loop()
         # Each instance has its own: CUDA graphs of ONNX Runtime belong to the thread that made them.
         self._threads = [ThreadPoolExecutor(1, "compute", initializer=after_the_loop) for _ in instances]
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Request] = deque()
         self._queued = 0  # decoded images that wait for a batch
         self._reserved = 0  # these, and those that are being decoded
         self._last_images = 0
@@ -137,7 +105,7 @@ class Batcher:
         self._gathering = asyncio.Lock()  # one batch gathers at a time
         self._usable = self._free_instances = len(instances)
         self._workers = [
-            self._loop.create_task(self._work(partial(_call, run, joined_NHWC), thread))
+            self._loop.create_task(self._work(partial(compute_parts, run, joined_NHWC), thread))
             for run, thread, joined_NHWC in zip_longest(instances, self._threads, batches)
         ]
 
@@ -153,7 +121,7 @@ class Batcher:
             )
         self._reserved += images
         self._observer.queue(self._reserved)
-        place = Place(self, images)
+        place = Place(self._free, images)
         try:
             yield place
         finally:
@@ -169,7 +137,7 @@ class Batcher:
         More than ``max_batch`` run in several calls. Whoever cancels it frees its place at once. EngineError if the
         runtime fails.
         """
-        request = _Request(pixels_NHWC, place, time.monotonic(), self._loop.create_future())
+        request = Request(pixels_NHWC, place, time.monotonic(), self._loop.create_future())
         self._requests.append(request)
         self._queued += len(pixels_NHWC)
         self._arrived.set()
@@ -181,7 +149,7 @@ class Batcher:
         assert request.logits_NK is not None
         return Computed(request.logits_NK, request.queue_s, request.compute_s)
 
-    def _drop(self, request: _Request) -> None:
+    def _drop(self, request: Request) -> None:
         left = len(request.pixels_NHWC) - request.taken
         if left:
             self._requests.remove(request)
@@ -198,7 +166,7 @@ class Batcher:
         for thread in self._threads:
             thread.shutdown()
 
-    async def _work(self, run: _Compute, thread: ThreadPoolExecutor) -> None:
+    async def _work(self, run: Compute, thread: ThreadPoolExecutor) -> None:
         while True:
             async with self._gathering:
                 while not self._requests:
@@ -241,9 +209,9 @@ class Batcher:
             if not self._requests:  # all have left meanwhile
                 return
 
-    def _take(self, instances: int) -> list[_Part]:
+    def _take(self, instances: int) -> list[Part]:
         """Rows of the oldest requests: the share of one of ``instances``, ``max_batch`` at most."""
-        parts: list[_Part] = []
+        parts: list[Part] = []
         room, now = min(self._max_batch, -(-self._queued // instances)), time.monotonic()
         while room and self._requests:
             request = self._requests[0]
@@ -260,43 +228,16 @@ class Batcher:
             parts.append((request, start, request.taken))
         return parts
 
-    async def _answer(self, run: _Compute, parts: list[_Part], thread: ThreadPoolExecutor) -> bool:
+    async def _answer(self, run: Compute, parts: list[Part], thread: ThreadPoolExecutor) -> bool:
         """Compute and answer ``parts``; whether the device of ``run`` fails, and they with it."""
         started = time.monotonic()
         images = self._last_images = sum(stop - start for _, start, stop in parts)
         try:
             logits_NK = await self._loop.run_in_executor(thread, run, parts)
         except Exception as exc:
-            self._fail(parts, exc)
+            fail_parts(parts, exc)
             return isinstance(exc, UnavailableError)
         compute_s = time.monotonic() - started
         self._observer.batch(images, compute_s)
-        row = 0
-        for request, start, stop in parts:
-            if not request.done.done():  # else its client has left
-                if request.logits_NK is None:
-                    request.logits_NK = np.empty((len(request.pixels_NHWC), logits_NK.shape[1]), np.float32)
-                request.logits_NK[start:stop] = logits_NK[row : row + stop - start]
-                request.answered += stop - start
-                request.compute_s += compute_s
-                if request.answered == len(request.pixels_NHWC):
-                    request.done.set_result(None)
-            row += stop - start
+        answer_parts(parts, logits_NK, compute_s)
         return False
-
-    def _fail(self, parts: list[_Part], exc: Exception) -> None:
-        if isinstance(exc, DeployError):
-            _log.error("a batch failed: %s", exc)
-        else:
-            _log.error("a batch failed", exc_info=exc)
-        for request, _, _ in parts:
-            if not request.done.done():
-                request.done.set_exception(EngineError("the engine failed; the log of the server has the reason"))
-
-
-def _call(run: Run, joined_NHWC: NDArray[np.uint8] | None, parts: list[_Part]) -> NDArray[np.float32]:
-    pieces = [request.pixels_NHWC[start:stop] for request, start, stop in parts]
-    if len(pieces) == 1:
-        return run(pieces[0])
-    room_NHWC = None if joined_NHWC is None else joined_NHWC[: sum(map(len, pieces))]
-    return run(np.concatenate(pieces, out=room_NHWC))

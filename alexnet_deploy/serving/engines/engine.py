@@ -147,9 +147,9 @@ class ServedEngine:
         return await self._decoder.run(call, *arguments)
 
     def check_count(self, images: int) -> None:
-        """BadRequestError for a request without images, TooLargeError for one with too many, or with too large an answer.
+        """BadRequestError for a request without images, TooLargeError for too many images or too large an answer.
 
-        A row of features may be a megabyte: a small request would cost gigabytes.
+        The features of an image may take megabytes, so a small request could cost gigabytes.
         """
         if images < 1:
             raise BadRequestError("the request has no image; send one or more")
@@ -157,9 +157,10 @@ class ServedEngine:
             raise TooLargeError(
                 f"the request has {images} images, above this server's {self._settings.max_images}; split it"
             )
-        if (size := 4 * images * self.contract.outputs) > (most := self._settings.max_body) and images > 1:
+        if images > 1 and (size := 4 * images * self.contract.outputs) > self._settings.max_body:
             raise TooLargeError(
-                f"the answer for {images} images has {size} bytes, above this server's {most} per body; split the request"
+                f"the answer to {images} images would have {size} bytes, above this server's "
+                f"{self._settings.max_body}; split the request"
             )
 
     def _deadline(self, timeout_s: float | None) -> _Deadline:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.inference.batches import MAX_BATCH_BYTES
 from alexnet_deploy.inference.engine import OpenEngine
-from alexnet_deploy.inference.predict import MAX_BATCH_BYTES
 from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.serving.settings import Settings

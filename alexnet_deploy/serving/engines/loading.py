@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from contextlib import suppress
+from functools import partial
+
+from alexnet_deploy.bundle.manifest import MANIFEST, load_manifest
+from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.files import open_regular, sha256_of
+from alexnet_deploy.inference.engine import OpenEngine, open_engine
+from alexnet_deploy.serving.engines.engine import LoadedEngine
+from alexnet_deploy.serving.engines.instances import open_instances
+from alexnet_deploy.serving.engines.sources import ModelSource
+from alexnet_deploy.serving.settings import Settings
+
+_VERSION_DIGITS = 12  # 48 bits: enough to tell the versions of one model apart
+_ATTEMPTS = 5  # of reading an engine that is being replaced; each takes seconds
+
+
 def discard(loaded: LoadedEngine | None) -> None:
+    """Release what nobody waits for any more."""
     if loaded is not None:
         loaded.instances.close()
 
@@ -21,7 +40,7 @@ def open_source(source: ModelSource, settings: Settings, in_use: str | None) -> 
         seen, version = look(source), _version(source)
         if version == in_use:
             return None
-        instances = open_instances(partial(_open_one, source, settings), settings)
+        instances = open_instances(partial(open_copy, source, settings), settings)
         try:
             # Else its contract and its weights can be of two bundles. The version alone does not show that: the first
             # bundle can be back by now.
@@ -34,7 +53,8 @@ def open_source(source: ModelSource, settings: Settings, in_use: str | None) -> 
     raise ArtifactError(f"{source.path}: is replaced again and again while it is read; wait until its writer is done")
 
 
-def _open_one(source: ModelSource, settings: Settings, concurrency: int) -> OpenEngine:
+def open_copy(source: ModelSource, settings: Settings, concurrency: int) -> OpenEngine:
+    """Open the engine for ``concurrency`` calls at the same time, with the options of the server."""
     is_bundle = source.watched.name == MANIFEST
     return open_engine(
         source.path,

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import os
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import cast
 
-from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
-from alexnet_deploy.bundle.manifest import MANIFEST, load_manifest
-from alexnet_deploy.bundle.store import find_bundle, resolve_engine
-from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UsageError
-from alexnet_deploy.files import open_regular, sha256_of
-from alexnet_deploy.inference.engine import OpenEngine, open_engine
+from alexnet_deploy.errors import DeployError
 from alexnet_deploy.machine.cpu import cores
-from alexnet_deploy.runtime.select import Runtime, split_runtime
 from alexnet_deploy.serving.engines.decoding import Decoder
-from alexnet_deploy.serving.engines.engine import LoadedEngine, ServedEngine
-from alexnet_deploy.serving.engines.instances import open_instances
+from alexnet_deploy.serving.engines.engine import ServedEngine
+from alexnet_deploy.serving.engines.loading import discard, look, open_source
 from alexnet_deploy.serving.engines.loads import Loads
+from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import NotFoundError, NotReadyError, shown
 from alexnet_deploy.serving.settings import Settings
 from alexnet_deploy.serving.statistics import Statistics
 
 _log = logging.getLogger(__name__)
-
-_VERSION_DIGITS = 12  # 48 bits: enough to tell the versions of one model apart
-_ATTEMPTS = 5  # of reading an engine that is being replaced; each takes seconds
 
 
 class Models:

@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.bundle.manifest import MANIFEST
+from alexnet_deploy.bundle.store import find_bundle, resolve_engine
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.runtime.select import Runtime, split_runtime
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSource:
     """Where a model comes from: ``path`` is a bundle or an ONNX file."""

@@ -23,7 +23,7 @@ from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.engines.decoding import EncodedImage
 from alexnet_deploy.serving.engines.engine import Result, ServedEngine
 from alexnet_deploy.serving.engines.models import Models
-from alexnet_deploy.serving.http.answers import rows_of
+from alexnet_deploy.serving.http.answers import describe_engine, require_classes, rows_of
 from alexnet_deploy.serving.http.body import Bodies
 from alexnet_deploy.serving.http.compression import packed, unpacked
 from alexnet_deploy.serving.http.docs_page import docs_html, docs_text
@@ -145,24 +145,7 @@ class _Handlers:
     async def engines(self, request: Request) -> Response:
         """What the page shows about each model."""
         _note(request, operation="metadata")
-        found = [self._models.get(name) for name in self._models.names]
-        return _json(
-            [
-                {
-                    "name": engine.name,
-                    "version": engine.version,
-                    "precision": engine.precision,
-                    "runtime": engine.description,
-                    "classes": len(engine.contract.labels),
-                    "activation": engine.contract.activation,
-                    "calibrated": engine.contract.is_calibrated,
-                    "rejection": None if (rule := engine.contract.rejection) is None else rule.describe(),
-                    "preprocessing": engine.contract.preprocessing.describe(),
-                    "proof": engine.proof,
-                }
-                for engine in found
-            ]
-        )
+        return _json([describe_engine(self._models.get(name)) for name in self._models.names])
 
     async def metrics(self, request: Request) -> Response:
         _note(request, operation="metrics")
@@ -195,7 +178,8 @@ class _Handlers:
                 engine.count(result)
                 outputs = tensors.make_outputs(engine, result, wanted.outputs)
                 count(result)
-        content, head_bytes = write_response(engine, wanted, outputs)
+            size = 4 * len(given) * engine.contract.outputs
+            content, head_bytes = await engine.in_pool(size, write_response, engine, wanted, outputs)
         content, encoding = await packed(content, request.headers.get("accept-encoding", ""))
         headers = _timing(result) | encoding | {"content-type": "application/json"}
         if head_bytes is not None:
@@ -213,6 +197,7 @@ class _Handlers:
         engine = self._models.get(query.get("engine"))
         _note(request, model=engine.name, version=engine.version)
         with self._models.statistics(engine.name).request() as count, engine.in_use():
+            require_classes(engine)
             engine.require_room()
             async with self._body(request) as body:
                 images = await self._images(engine, request, body)

@@ -55,7 +55,8 @@ def openapi_document(settings: Settings, models: list[str]) -> dict[str, Any]:
         "info": {
             "title": "alexnet-deploy",
             "version": __version__,
-            "description": "Photos to classes: /classify for people, /v2 by the Open Inference Protocol. "
+            "description": "Photos to classes: /classify for people, /v2 by the Open Inference Protocol, "
+            "which also has the features of a feature engine. "
             "Bodies may be compressed (Content-Encoding gzip or deflate). A refusal is JSON with one line, error.",
         },
         "paths": {
@@ -131,7 +132,8 @@ def _infer() -> dict[str, Any]:
     }
     answer = {"type": "object", "properties": {"outputs": {"type": "array", "items": _TENSOR}}}
     return {
-        "summary": "Open Inference Protocol: input pixels or image, outputs logits, probabilities, error",
+        "summary": "Open Inference Protocol: input pixels or image, outputs logits, probabilities, error; of a feature "
+        "engine features, error",
         "requestBody": {"required": True, "content": {"application/json": {"schema": request}}},
         "responses": {"200": _content("The outputs", answer)} | _errors(400, 401, 404, 408, 413, 415, 500, 503, 504),
     }

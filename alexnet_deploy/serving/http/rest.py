@@ -35,6 +35,7 @@ _FLAT = msgspec.json.Decoder(list[_U8])
 _TEXTS, _NESTED_TEXTS = msgspec.json.Decoder(list[str]), msgspec.json.Decoder(list[tuple[str]])
 _SMALL = 16 << 10
 """Bytes of everything but names and data: millions of outputs or dimensions take a gigabyte once they are objects."""
+_STEP = 1 << 16
 _SPACES, _DIGITS = b" \t\r\n", b"0123456789"
 
 
@@ -230,9 +231,13 @@ def write_response(
     return (b"".join((text, *tail)), len(text)) if tail else (text, None)
 
 
-def _values(output: OutputTensor) -> list[Any]:
-    """Flat, as the protocol has it; NaN, which JSON has not, becomes null."""
+def _values(output: OutputTensor) -> list[str] | msgspec.Raw:
+    """Flat, as the protocol has it; NaN, which JSON has not, becomes null.
+
+    Numbers are written in steps, between which the event loop gets its turn: features can be millions.
+    """
     if isinstance(output.content, list):
         return [value.decode() for value in output.content]
-    values: list[Any] = output.content.ravel().tolist()
-    return values
+    flat = output.content.ravel()
+    steps = (msgspec.json.encode(flat[at : at + _STEP].tolist()) for at in range(0, len(flat), _STEP))
+    return msgspec.Raw(b"[" + b",".join(step[1:-1] for step in steps) + b"]")

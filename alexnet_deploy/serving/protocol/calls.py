@@ -15,9 +15,9 @@ import grpc.aio
 
 from alexnet_deploy.serving.access_log import AccessLog
 from alexnet_deploy.serving.metrics import Metrics
-from alexnet_deploy.serving.protocol.places import Places
-from alexnet_deploy.serving.protocol.reading import Messages
-from alexnet_deploy.serving.protocol.turns import Caller
+from alexnet_deploy.serving.protocol.admission.places import Places
+from alexnet_deploy.serving.protocol.admission.reading import Messages
+from alexnet_deploy.serving.protocol.admission.turns import Caller
 from alexnet_deploy.serving.refusals import EngineError, Refusal
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.tracing import span

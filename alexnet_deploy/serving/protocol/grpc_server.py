@@ -13,12 +13,12 @@ from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.protocol import streaming
+from alexnet_deploy.serving.protocol.admission.places import Places
+from alexnet_deploy.serving.protocol.admission.reading import Messages
 from alexnet_deploy.serving.protocol.calls import Calls
 from alexnet_deploy.serving.protocol.health import Health
 from alexnet_deploy.serving.protocol.messages import HEALTH, HEALTH_METHODS, METHODS, SERVICE
 from alexnet_deploy.serving.protocol.methods import Methods
-from alexnet_deploy.serving.protocol.places import Places
-from alexnet_deploy.serving.protocol.reading import Messages
 from alexnet_deploy.serving.security import Keys
 from alexnet_deploy.serving.settings import Settings
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from alexnet_deploy.serving.engines.models import Models
+from alexnet_deploy.serving.protocol.admission.reading import Messages
 from alexnet_deploy.serving.protocol.calls import Call, Calls
 from alexnet_deploy.serving.protocol.messages import HEALTH_METHODS, SERVICE
-from alexnet_deploy.serving.protocol.reading import Messages
 from alexnet_deploy.serving.refusals import BusyError, NotFoundError
 
 _WATCHERS = 32  # nobody needs a key for it, so it must not take the places of others

@@ -9,10 +9,10 @@ import grpc.aio
 
 from alexnet_deploy.serving.budget import BodyBudget
 from alexnet_deploy.serving.engines.models import Models
+from alexnet_deploy.serving.protocol.admission.reading import parsed
 from alexnet_deploy.serving.protocol.calls import Call, Calls, refusal_of
 from alexnet_deploy.serving.protocol.infer import infer
 from alexnet_deploy.serving.protocol.messages import METHODS, answer
-from alexnet_deploy.serving.protocol.reading import parsed
 from alexnet_deploy.serving.refusals import BusyError, TooSlowError, UnsupportedError
 from alexnet_deploy.serving.settings import Settings
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from alexnet_deploy import open_engine
 from alexnet_deploy.images.decode import open_rgb, to_pixels
-from alexnet_deploy.inference.predict import top_answers
+from alexnet_deploy.inference.rows import top_answers
 from alexnet_deploy.machine.cpu import cores
 
 WORKERS = int(os.environ["PEER_WORKERS"])

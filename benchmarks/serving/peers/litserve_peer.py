@@ -15,7 +15,7 @@ from fastapi import Request
 
 from alexnet_deploy import open_engine
 from alexnet_deploy.images.decode import open_rgb, to_pixels
-from alexnet_deploy.inference.predict import top_answers
+from alexnet_deploy.inference.rows import top_answers
 from alexnet_deploy.machine.cpu import cores
 
 BUNDLE, PORT, WORKERS = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])

@@ -13,7 +13,7 @@ from onnx import FunctionProto
 from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.inference.predict import top_answers
+from alexnet_deploy.inference.rows import top_answers
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.foreign_models import FOREIGN, W, graph_of, random_pixels
 

@@ -31,13 +31,6 @@ def on_host(engine: Engine) -> tuple[OnnxRuntimeCudaRunner, RecordingSession]:
     return cuda_runner_on_host(engine.onnx_path, TINY_CONTRACT, device=HostDevice())
 
 
-@pytest.fixture(autouse=True)
-def alone() -> None:
-    """Engines that other tests forgot to close are gone."""
-    gc.collect()
-    assert is_alone()
-
-
 @pytest.fixture
 def one(engine: Engine) -> Iterator[tuple[OnnxRuntimeCudaRunner, RecordingSession]]:
     runner, session = on_host(engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -230,9 +231,9 @@ class TestOpening:
             get_providers=lambda: [CUDA], get_inputs=real.get_inputs, get_outputs=real.get_outputs, run=real.run
         )
         opens.side_effect = [SOME_ON_CPU, SOME_ON_CPU, partly]
-        runner = open_cuda_runner(engine.onnx_path, TINY_CONTRACT)
-        assert "CUDA has no kernel for some of its nodes" in caplog.text
-        assert runner(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, len(TINY_CONTRACT.labels))
+        with closing(open_cuda_runner(engine.onnx_path, TINY_CONTRACT)) as runner:
+            assert "CUDA has no kernel for some of its nodes" in caplog.text
+            assert runner(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, len(TINY_CONTRACT.labels))
 
 
 class TestOptions:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.images.copies import copies
+from alexnet_deploy.images.identity.copies import copies
 from training.data.lists.listing import ImageList
 from training.epochs import counted
 

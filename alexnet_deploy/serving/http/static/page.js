@@ -16,15 +16,19 @@ async function loadEngines() {
   const response = await fetch("engines");
   if (!response.ok) throw new Error((await response.json()).error);
   engines = await response.json();
+  const first = engines.findIndex((engine) => !engine.features);
   const rows = engines.map((engine, index) => {
     const label = element("label");
     const box = document.createElement("input");
     box.type = "checkbox";
     box.value = engine.name;
-    box.checked = index === 0;
+    box.checked = index === first;
+    box.disabled = engine.features !== null;
     box.addEventListener("change", classify);
-    const facts = [engine.precision, engine.runtime, `${engine.classes} classes`, `version ${engine.version}`];
+    const gives = engine.features ? `features of layer ${engine.features.layer}` : `${engine.classes} classes`;
+    const facts = [engine.precision, engine.runtime, gives, `version ${engine.version}`];
     label.append(box, element("span", engine.name), element("small", facts.join(" · ")));
+    if (engine.features) label.append(element("small", `It names no class: POST v2/models/${engine.name}/infer gives its features.`));
     if (engine.proof) label.append(element("small", engine.proof));
     return label;
   });
@@ -79,6 +83,10 @@ async function classify() {
   for (const image of answers.querySelectorAll("img")) URL.revokeObjectURL(image.src);
   answers.replaceChildren();
   if (!files.length) return;
+  if (!chosen.length) {
+    byId("status").textContent = "Choose an engine that names classes.";
+    return;
+  }
   let done = 0, failed = 0;
   const show = () => {
     const failures = failed ? `, ${failed} could not be` : "";

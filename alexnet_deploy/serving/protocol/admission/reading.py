@@ -17,8 +17,8 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from alexnet_deploy.serving.budget import BodyBudget
-from alexnet_deploy.serving.protocol.fields import require_few_fields
-from alexnet_deploy.serving.protocol.turns import Caller, Group, Turns
+from alexnet_deploy.serving.protocol.admission.fields import require_few_fields
+from alexnet_deploy.serving.protocol.admission.turns import Caller, Group, Turns
 from alexnet_deploy.serving.refusals import BadRequestError, TooSlowError
 from alexnet_deploy.serving.settings import Settings
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from alexnet_deploy.serving.protocol.turns import Caller, Group
+from alexnet_deploy.serving.protocol.admission.turns import Caller, Group
 from alexnet_deploy.serving.refusals import BusyError
 
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from alexnet_deploy.errors import DeployError, InputError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_foreign, load_weights
-from alexnet_deploy.model.weights_file import read_weights_file
+from alexnet_deploy.model.weights.weights_file import read_weights_file
 from tests.model.test_state_dict import SMALL, WEIGHTS, below, same
 
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UnavailableError
-from alexnet_deploy.model import download as module
-from alexnet_deploy.model.download import CHUNK_BYTES, expected_prefix, fetch
+from alexnet_deploy.model.weights import download as module
+from alexnet_deploy.model.weights.download import CHUNK_BYTES, expected_prefix, fetch
 from tests.helpers.weights_server import WEIGHTS, Answer, Server
 
 NAME = f"alexnet-owt-{hashlib.sha256(WEIGHTS).hexdigest()[:8]}.pth"

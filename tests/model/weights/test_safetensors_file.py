@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 from alexnet_deploy.model.checkpoint import load_checkpoint, load_weights
-from alexnet_deploy.model.safetensors_file import MAX_HEADER_BYTES, open_safetensors, tensors_in
+from alexnet_deploy.model.weights.safetensors_file import MAX_HEADER_BYTES, open_safetensors, tensors_in
 
 BODY = bytes(32)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import ModelContract, Precision
 from alexnet_deploy.errors import InputError, ProofError, UsageError
-from alexnet_deploy.evaluation.compare import (
+from alexnet_deploy.evaluation.comparison.compare import (
     ComparedEngine,
     Comparison,
     LogitDifference,
@@ -29,7 +29,7 @@ from alexnet_deploy.evaluation.compare import (
     gate,
     logit_difference,
 )
-from alexnet_deploy.evaluation.compare_layers import ErrorSums, compare_layers
+from alexnet_deploy.evaluation.comparison.compare_layers import ErrorSums, compare_layers
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, layer_of, load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from tests.helpers.answers import given_answers

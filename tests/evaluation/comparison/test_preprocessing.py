@@ -17,7 +17,12 @@ from PIL import Image
 
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.evaluation.preprocessing import PreprocessingParity, VariantResult, run_variants, variants_of
+from alexnet_deploy.evaluation.comparison.preprocessing import (
+    PreprocessingParity,
+    VariantResult,
+    run_variants,
+    variants_of,
+)
 from alexnet_deploy.images.decode import load_pixels, open_photo
 from alexnet_deploy.images.photo import Photo
 from tests.helpers.command import Command

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.images.overwrite import refuse_to_replace, refusing_to_replace
+from alexnet_deploy.images.identity.overwrite import refuse_to_replace, refusing_to_replace
 from alexnet_deploy.images.sources import Source
 from tests.helpers.photos import save_photo
 

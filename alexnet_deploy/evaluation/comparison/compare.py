@@ -22,13 +22,13 @@ from alexnet_deploy.evaluation.answers import Answers, collect_answers, find_or_
 from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines, unique_names
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.labelled import LabelledImages
-from alexnet_deploy.inference.predict import read_batches
+from alexnet_deploy.inference.batches import read_batches
 from alexnet_deploy.probabilities import kl_nats, predicted_classes
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.select import split_runtime
 
 if TYPE_CHECKING:  # it loads ONNX Runtime
-    from alexnet_deploy.evaluation.compare_layers import LayerDifference
+    from alexnet_deploy.evaluation.comparison.compare_layers import LayerDifference
 
 # Legend: N image, K class
 
@@ -250,7 +250,7 @@ def _compare_layers(a: EvaluatedEngine, b: EvaluatedEngine, files: tuple[Path, .
     if a.onnx_path is None or b.onnx_path is None:
         raise UsageError("`layers` compares ONNX graphs, and a checkpoint has none; export it first")
     try:
-        from alexnet_deploy.evaluation.compare_layers import compare_layers
+        from alexnet_deploy.evaluation.comparison.compare_layers import compare_layers
     except ModuleNotFoundError as exc:
         raise UnavailableError(f"`layers` needs {exc.name}; pip install 'alexnet-deploy[cpu]'") from exc
     pre = a.runner.contract.preprocessing

@@ -25,7 +25,7 @@ from numpy._core import multiarray
 
 from alexnet_deploy.errors import InputError, one_line
 from alexnet_deploy.files import open_regular
-from alexnet_deploy.model.safetensors_file import is_safetensors, open_safetensors, tensors_in
+from alexnet_deploy.model.weights.safetensors_file import is_safetensors, open_safetensors, tensors_in
 
 _HEAD_BYTES = 4096
 _MAX_OPCODES = 1_000_000

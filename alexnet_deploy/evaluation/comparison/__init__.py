@@ -1,0 +1,1 @@
+"""How two engines, or two ways to prepare an image, differ in their answers."""
