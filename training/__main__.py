@@ -24,12 +24,12 @@ try:
         from alexnet_deploy.model.checkpoint import load_checkpoint
         from training.compress.command import compress_command
         from training.data.lists.listing import list_val_images
-        from training.evaluate import evaluate_checkpoint
         from training.loop.stop import Interrupted
         from training.options import CheckpointFile, ResizeTo, ValLabels, Workers
         from training.packing.pack import pack
         from training.packing.scale import at_scale
         from training.report.command import report_command
+        from training.results.evaluate import evaluate_checkpoint
         from training.train import leads
         from training.train_command import train_command
 except UnavailableError as exc:

@@ -12,7 +12,7 @@ from training.data.preflight import PreflightReport
 from training.epochs import counted
 from training.folds import FoldsResult
 from training.loop.run import EpochMetrics
-from training.outcome import Outcome, describe_accuracy
+from training.results.outcome import Outcome, describe_accuracy
 from training.start.begin import StartReport
 
 _LEFT_OVER = 8

@@ -23,8 +23,8 @@ from training.loop.fit import fit
 from training.loop.record.writer import CHECKPOINT, set_aside
 from training.loop.run import EpochMetrics, OnEpoch, Run, no_epochs
 from training.loop.state import STATE_FILE, check_no_run
-from training.outcome import AtChance, describe_accuracy, describe_chance, is_at_chance, judge
 from training.recipes.recipe import Recipe
+from training.results.outcome import AtChance, describe_accuracy, describe_chance, is_at_chance, judge
 
 FOLDER = "test-scale"
 """Run directory of the last epochs, inside that of the run."""

@@ -20,10 +20,10 @@ from training.loop.record.writer import CHECKPOINT, set_aside
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_run_folder
 from training.loop.stop import Interrupted
-from training.outcome import Outcome, chance_error, read_outcome
 from training.plan import TrainSettings, asked_recipe, fitted_recipe, plan_run, run_notes
 from training.report.files import write_report
 from training.report.images import DataSettings
+from training.results.outcome import Outcome, chance_error, read_outcome
 from training.start.begin import StartReport, no_report
 from training.test_scale import check_last_epochs, end_at_test_scale
 

@@ -38,9 +38,9 @@ from training.options import (
     Workers,
     settings_from,
 )
-from training.outcome import Outcome
 from training.plan import TrainSettings
 from training.recipes.recipe import RecipeName
+from training.results.outcome import Outcome
 from training.show import show_epoch, show_fold, show_folds, show_outcome, show_preflight, show_start
 from training.start.network import Activation, Freeze, Lrn, Pool, Resize
 from training.train import PREFLIGHT_FILE, is_distributed, leads, train

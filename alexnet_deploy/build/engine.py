@@ -22,6 +22,7 @@ from alexnet_deploy.bundle.plan_options import span
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError, require_one_of
+from alexnet_deploy.files import is_inside
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.float_model import FloatModel, import_float_model
@@ -141,19 +142,23 @@ def new_bundle(
 ) -> Iterator[UnfinishedBundle]:
     """Start a bundle with ``onnx`` as its float model; it appears as a whole when the block ends without an error."""
     path = default_output(onnx, precision, until=settings.until) if output is None else Path(output)
+    if is_inside(onnx, path):
+        raise UsageError(f"`output` {path}: holds the input {onnx} and would be replaced; choose another name")
     with write_bundle(path) as folder, TemporaryDirectory(dir=folder.parent, prefix=f".{path.name}.work-") as scratch:
         images = None if settings.verify_images is None else Path(settings.verify_images)
         model = import_float_model(onnx, Path(scratch) / "float.onnx", settings.import_options, images=images)
         notes = list(model.notes)
         contract = model.contract
-        if contract.is_calibrated and quantized_type(precision) is not None:
+        names_classes = settings.until is None  # the features of a layer have neither probabilities nor a rule
+        if names_classes and contract.is_calibrated and quantized_type(precision) is not None:
             notes.append(f"{BORROWED} was fitted to float32; fit its own: alexnet-deploy calibrate-confidence")
         if contract.rejection is not None:
             # Its threshold stands for a share of the answers of one engine.
-            notes.append(
-                f"the rule for unknown answers of {onnx} is left out: each engine needs its own; fit one: "
-                "alexnet-deploy calibrate-confidence"
-            )
+            if names_classes:
+                notes.append(
+                    f"the rule for unknown answers of {onnx} is left out: each engine needs its own; fit one: "
+                    "alexnet-deploy calibrate-confidence"
+                )
             contract = replace(contract, rejection=None)
         if settings.full_decode:
             contract = contract.decoded("full")

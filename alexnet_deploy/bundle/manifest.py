@@ -158,12 +158,12 @@ def write_bundle(directory: Path) -> Iterator[Path]:
     bundle alone: any other file is the user's and would be lost (InputError).
     """
     try:
-        names = {path.name for path in directory.iterdir()} if os.path.isdir(directory) else set()
+        is_file = {path.name: path.is_file() for path in directory.iterdir()} if os.path.isdir(directory) else {}
     except OSError as exc:
         raise InputError(f"{directory}: cannot be listed ({exc.strerror}); choose another `output`") from exc
     ours = (MANIFEST, MODEL, CALIBRATION, CONFIDENCE)
-    others = sorted(name for name in names if name not in ours and not name.endswith(".plan"))
-    if others or (names and MANIFEST not in names):
+    others = sorted(n for n, plain in is_file.items() if not (plain and (n in ours or n.endswith(".plan"))))
+    if others or (is_file and MANIFEST not in is_file):
         raise InputError(
             f"{directory}: holds {others[0] if others else f'no {MANIFEST}'}, so it is not just an engine bundle and "
             "will not be replaced; choose another `output`"

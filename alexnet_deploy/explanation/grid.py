@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 # Legend: H height, W width, C channel (RGB)
 
@@ -38,5 +39,7 @@ def sheet(tiles: Sequence[NDArray[np.uint8]], side: int) -> Image.Image:
 
 
 def save_png(picture: Image.Image, path: Path) -> None:
-    """Write a PNG that is as small as Pillow makes it."""
-    picture.save(path, "PNG", optimize=True)
+    """Write a PNG that is as small as Pillow makes it, and that says who drew it: so a later run may replace it."""
+    origin = PngInfo()
+    origin.add_text("Software", "alexnet-deploy")
+    picture.save(path, "PNG", optimize=True, pnginfo=origin)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +13,17 @@ from typing import Any
 from PIL import Image
 
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.explanation.explain import Explanation, View
 from alexnet_deploy.explanation.overlay import largest_of, overlay
 from alexnet_deploy.explanation.page import Card, EngineFacts, Panel, render_page
 from alexnet_deploy.explanation.settings import OcclusionSettings
-from alexnet_deploy.files import atomic_directory
+from alexnet_deploy.files import atomic_directory, is_inside
 from alexnet_deploy.pages.html import write_html
 from alexnet_deploy.pages.picture import embed_image
 
 PAGE, NUMBERS = "index.html", "explain.json"
+_IS_OURS = re.compile(rf"{re.escape(PAGE)}|{re.escape(NUMBERS)}|\d{{3,}}-.*-(occlusion|beside|grad-cam)\.png")
 _DIGITS = 6
 """Decimals of a probability: more than float32 logits give."""
 
@@ -153,16 +154,19 @@ def explanation_folder(path: Path, about: About) -> Iterator[ExplanationFolder]:
         folder.finish()
 
 
-def check_folder(path: Path) -> None:
+def check_folder(path: Path, photos: Iterable[Path] = ()) -> None:
     """UnavailableError unless ``path`` is missing, empty, or an earlier explanation and nothing else.
 
-    It would be replaced as a whole, and with it files of the user's.
+    It would be replaced as a whole, and with it files of the user's: so UsageError if one of ``photos`` lies in it.
     """
     if not path.is_dir():
         return
-    names = {each.name for each in path.iterdir()}
-    others = names - {PAGE, NUMBERS}
-    others = {name for name in others if not re.fullmatch(r"\d{3,}-.*-(occlusion|beside|grad-cam)\.png", name)}
+    for photo in photos:
+        if is_inside(photo, path):
+            raise UsageError(f"`output` {path}: holds the input {photo} and would be replaced; choose another folder")
+    entries = list(path.iterdir())
+    names = {each.name for each in entries}
+    others = {each.name for each in entries if not (each.is_file() and _IS_OURS.fullmatch(each.name))}
     if others or (names and NUMBERS not in names):
         reason = f"holds {min(others)}" if others else f"holds no {NUMBERS}"
         raise UnavailableError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alexnet_deploy.files.atomic import atomic_directory, atomic_file, check_directory, check_file
 from alexnet_deploy.files.cache import CACHE_VARIABLE, cache_folder
-from alexnet_deploy.files.names import is_text, shareable, text_path
+from alexnet_deploy.files.names import is_inside, is_text, shareable, text_path
 from alexnet_deploy.files.reading import open_regular, sha256_of
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "cache_folder",
     "check_directory",
     "check_file",
+    "is_inside",
     "is_text",
     "open_regular",
     "sha256_of",

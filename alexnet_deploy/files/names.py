@@ -46,6 +46,14 @@ def is_text(path: Path) -> bool:
     return True
 
 
+def is_inside(file: Path, folder: Path) -> bool:
+    """Whether ``file`` lies anywhere below ``folder``, or is it, behind all links."""
+    try:
+        return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
+    except (OSError, ValueError):  # a name with a NUL byte
+        return False
+
+
 def shareable(text: str) -> str:
     """``text`` without the places of this machine: its absolute paths below the current folder become relative.
 

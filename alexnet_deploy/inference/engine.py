@@ -49,7 +49,7 @@ def open_engine(
     full_decode: bool = False,
     tf32: bool = False,
     device: int | Devices | None = None,
-    features: bool = False,
+    features: bool | None = False,
     layer: str | None = None,
 ) -> OpenEngine:
     """Open ``engine``: a bundle (path, or name in ``store``), an ``.onnx`` file, or None for the newest of ``store``.
@@ -68,7 +68,7 @@ def open_engine(
 
     With ``features`` the engine ends at ``layer`` (None: the one before the last): a call returns the layer's output
     ``[N, F]``, of a quantised engine dequantised. Such an engine has no classes, so no ``predict``. A bundle that was
-    built to end at a layer needs ``features`` as well.
+    built to end at a layer needs ``features`` as well; None takes it as it takes one that names classes, each as it is.
 
     Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
     range, UnavailableError if this machine cannot run it, ProofError if its answers are not right.
@@ -82,7 +82,7 @@ def open_engine(
     with ExitStack() as resources:
         name = None if engine is None else str(engine)
         found = resources.enter_context(
-            resolve_engine(name, Path(store), import_options, verify=verify, features=features)
+            resolve_engine(name, Path(store), import_options, verify=verify, features=features is not False)
         )
         if features:
             folder = resources.enter_context(TemporaryDirectory(prefix=TEMPORARY))

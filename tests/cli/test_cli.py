@@ -151,7 +151,7 @@ def test_notes_and_missing_labels_name_flags(command: Command, here: Path, monke
     manifest = replace(load_manifest(folder)[0], notes=("no plan: try `runtime` openvino",))
     save_manifest(manifest, folder)
     assert "no plan: try --runtime openvino" in command("inspect", "alexnet-fp16").out
-    for module in ("evaluation.preprocessing", "sensitivity.layers"):
+    for module in ("evaluation.comparison.preprocessing", "sensitivity.layers"):
         unlabelled = f"alexnet_deploy.{module}.targets_if_labelled"
         monkeypatch.setattr(unlabelled, lambda *_: (None, "`data` holds no class folders"))
     reason = "--data holds no class folders"

@@ -237,7 +237,6 @@ class TestFeatureEngine:
             ("report", name, "--data", "photos/val"),
             ("explain", "photos/val", "--engine", name, "-o", "page.html"),
             ("mlperf", name, "--data", "photos/val"),
-            ("serve", name),
         ):
             done = command(*arguments)
             assert done.code == 1, arguments

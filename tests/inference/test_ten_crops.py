@@ -36,7 +36,7 @@ from tests.helpers.command import Command
 from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_model
 from tests.helpers.runners import FakeRunner, numbered_contract
 from training.data.lists.listing import list_class_folders
-from training.evaluate import collect_answers
+from training.results.evaluate import collect_answers
 
 SIDE = 8
 CONTRACT = dataclasses.replace(

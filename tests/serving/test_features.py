@@ -82,6 +82,14 @@ def test_a_photo_gets_the_vector_that_features_writes(
         np.testing.assert_array_equal(output(ask(featured, model, photo.read_bytes())), wanted)
 
 
+def test_an_onnx_file_that_ends_at_a_layer_is_served_as_well(
+    store: Path, files: list[Path], command: Command, tmp_path: Path
+) -> None:
+    wanted = vectors(command, store / "maps", tmp_path / "v.npz", files[0])
+    with serving(store, "maps/model.onnx", store=store) as server:
+        np.testing.assert_array_equal(output(ask(server, "model", files[0].read_bytes())), wanted)
+
+
 @pytest.mark.parametrize("engine", ["vector", "maps"])
 def test_all_ways_to_ask_get_the_same_bits(
     featured: Server, store: Path, files: list[Path], command: Command, tmp_path: Path, engine: str

@@ -18,8 +18,8 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES
 from training.data.lists.listing import list_class_folders, list_val_images
-from training.evaluate import evaluate_checkpoint
 from training.packing.pack import pack
+from training.results.evaluate import evaluate_checkpoint
 
 
 def with_bias(checkpoint: Checkpoint, *bias: float) -> Checkpoint:

@@ -19,8 +19,8 @@ from training.epochs import AT_TEST_SCALE, Epochs, epochs_of
 from training.loop.fit import Interrupted, fit
 from training.loop.record.writer import AT_CHANCE
 from training.loop.run import Run
-from training.outcome import AtChance, read_outcome
 from training.recipes.named import RECIPES
+from training.results.outcome import AtChance, read_outcome
 from training.test_scale import START, ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -18,7 +18,7 @@ from alexnet_deploy.profiling.latency import measure
 from alexnet_deploy.runtime.select import open_runner
 from training.compress.low_rank import count_weights
 from training.data.lists.listing import ImageList
-from training.evaluate import evaluate_checkpoint
+from training.results.evaluate import evaluate_checkpoint
 
 PARITY_IMAGES = 8
 

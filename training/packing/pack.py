@@ -11,11 +11,11 @@ import torch
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.lists.listing import list_val_images
-from training.evaluate import evaluate_checkpoint
 from training.output import check_output
 from training.packing.calibration import calibrated_as
 from training.packing.hf_folder import check_hf_folder, write_hf_folder
 from training.packing.scale import EVALUATION, at_scale
+from training.results.evaluate import evaluate_checkpoint
 
 
 def pack(

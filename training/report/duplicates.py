@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alexnet_deploy.features.near_copies import Looks, Pair
 from alexnet_deploy.model.architecture import FEATURE_SIDE
-from training.evaluate import OnFeatures
+from training.results.evaluate import OnFeatures
 
 # Legend: N image, H height, W width, C channel, F feature
 

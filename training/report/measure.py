@@ -21,10 +21,10 @@ from alexnet_deploy.probabilities import finite_rows, predicted_classes, probabi
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.lists.listing import ImageList
 from training.epochs import Epochs, epochs_of
-from training.evaluate import collect_answers
 from training.loop.run import EpochMetrics
 from training.report.duplicates import RunLooks
 from training.report.labels import doubted_labels
+from training.results.evaluate import collect_answers
 
 # Legend: N image, K class, Q pair of classes
 

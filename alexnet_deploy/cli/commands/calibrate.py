@@ -10,10 +10,10 @@ import typer
 from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs, running
+from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.cli.quantities import Share
-from alexnet_deploy.files import check_file
 
 if TYPE_CHECKING:  # SciPy is loaded with it; only the types are needed here
     from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, RejectionFit
@@ -65,7 +65,7 @@ def calibrate_confidence(
         if plot is not None:
             from alexnet_deploy.report.plots import FORMATS, plot_reliability
 
-            check_file(plot, "plot", formats=FORMATS)
+            check_output(plot, "plot", (data, outliers, evaluation_data, training_data), formats=FORMATS)
     check_targets(max_risk, coverage)
     bundle = find_bundle(engine, store)
     with running(bundle, store, runtime, threads) as opened, reporting() as report:

@@ -13,11 +13,11 @@ from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.files import check_file
 from alexnet_deploy.precision.float_source import refuse_bundle
 from alexnet_deploy.sensitivity.settings import DiagnoseSettings, StabilitySettings
 
@@ -57,7 +57,7 @@ def diagnose(
     if plot is not None:
         with needs("measure"):
             from alexnet_deploy.report.plots import FORMATS, plot_diagnosis
-        check_file(plot, "plot", formats=FORMATS)
+        check_output(plot, "plot", (onnx, data, calibration_data, import_options.labels), formats=FORMATS)
     with needs("cpu"):
         from alexnet_deploy.sensitivity.layers import diagnose
     refuse_bundle(onnx, opt.STORE)

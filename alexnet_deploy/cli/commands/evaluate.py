@@ -12,11 +12,11 @@ from rich.table import Table
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, note_passed_over
 from alexnet_deploy.cli.output.evaluation_json import evaluation_json
+from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, print_markdown, table
 from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError, printable, require_positive
-from alexnet_deploy.files import check_file
 from alexnet_deploy.precision.types import quantized_type
 from alexnet_deploy.report.settings import GALLERY_IMAGES
 from alexnet_deploy.runtime.select import Runtime
@@ -92,7 +92,9 @@ def evaluate(
         check_max_drop(max_drop)
     if gallery is not None:
         require_positive(gallery_images=gallery_images)
-        check_file(gallery, "gallery")
+        check_output(
+            gallery, "gallery", (data, outliers, *(engines or ()), import_options.labels), formats=(".html", ".htm")
+        )
     with reporting() as report:
         found = measured(
             engines,

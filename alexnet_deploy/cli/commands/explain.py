@@ -80,7 +80,7 @@ def explain(
         from alexnet_deploy.explanation.page import EngineFacts
         from alexnet_deploy.explanation.settings import occlusion_settings
     from alexnet_deploy.files import check_directory
-    from alexnet_deploy.images.sources import find_sources
+    from alexnet_deploy.images.sources import Source, find_sources
     from alexnet_deploy.runtime.select import RUNTIMES, split_runtime
 
     if checkpoint is not None and not grad_cam:
@@ -88,6 +88,8 @@ def explain(
     check_folder(output)
     check_directory(output)
     found = list(find_sources(photos))
+    files = [each.read if isinstance(each, Source) else each for each in found]
+    check_folder(output, [file for file in files if isinstance(file, Path)])
     opt.one_device(device)
     how = {"full_decode": full_decode, "device": device}
     with ExitStack() as stack:

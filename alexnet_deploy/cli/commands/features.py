@@ -13,10 +13,10 @@ from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.engines import needs, running
 from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
 from alexnet_deploy.cli.output.likeness import print_duplicates, print_neighbours
+from alexnet_deploy.cli.output import replace
 from alexnet_deploy.cli.output.tables import print_json, print_line, size
 from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.files import check_file
 
 if TYPE_CHECKING:
     from alexnet_deploy.features.space import FeatureSpace
@@ -251,7 +251,7 @@ def _check_html(html: Path | None) -> None:
     """Raise now what would stop the page after the work."""
     if html is None:
         return
-    check_file(html, "html", formats=(".html", ".htm"))
+    replace.check_output(html, "html", formats=(".html", ".htm"))
     with needs("measure"):
         import alexnet_deploy.features.sheet  # noqa: F401
 

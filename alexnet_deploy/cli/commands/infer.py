@@ -14,6 +14,7 @@ from alexnet_deploy.cli.engines import running
 from alexnet_deploy.cli.infer_rows import print_rows, write_rows
 from alexnet_deploy.cli.on_ray import infer_on_ray
 from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
+from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.terminal import note
 from alexnet_deploy.cli.signals import stop_on_signals
 from alexnet_deploy.errors import UsageError
@@ -128,7 +129,6 @@ def infer(
     Exit code 0: all classified; 1: error; 2: usage; 3: finished, but some inputs failed.
     """
     with starting():
-        from alexnet_deploy.images.identity.overwrite import refuse_to_replace
         from alexnet_deploy.images.sources import Shard, find_sources, is_address
         from alexnet_deploy.images.ten_crops import NO_MARGIN, NO_RULE, has_margin
         from alexnet_deploy.inference.predict import predict, require_threshold
@@ -164,7 +164,7 @@ def infer(
     format_ = format_ or "table"
     if file is not None:
         given = (engine, import_options.labels, from_file, *named)
-        refuse_to_replace(file, [name for name in given if name is not None])
+        check_output(file, "output", given)
     with stop_on_signals(watch is not None) as stop:
         if watch is not None:
             from alexnet_deploy.images.watch import watch_folder

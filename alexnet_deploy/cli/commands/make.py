@@ -16,6 +16,7 @@ from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.commands.look import print_bundle
 from alexnet_deploy.cli.engines import needs, running
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.tables import print_json, print_line, size
 from alexnet_deploy.cli.output.terminal import note, reporting
 from alexnet_deploy.cli.quantities import BatchSizes, Bytes
@@ -60,6 +61,7 @@ def export(
     with needs("export"):
         from alexnet_deploy.model.export import export_with_parity
 
+    check_output(output, "output", (weights, labels, parity_images), formats=(".onnx",))
     with reporting() as report:
         exported = export_with_parity(
             weights,

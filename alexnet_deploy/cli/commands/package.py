@@ -11,6 +11,8 @@ from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.output.tables import print_json, print_line, size
 from alexnet_deploy.cli.output.terminal import note
+from alexnet_deploy.errors import UsageError
+from alexnet_deploy.files import is_inside
 
 
 @opt.with_import_options
@@ -45,6 +47,9 @@ def package(
     from alexnet_deploy.serving.triton.configs import TritonSettings
     from alexnet_deploy.serving.triton.repository import package_triton
 
+    for engine in engines:
+        if is_inside(Path(engine), triton):
+            raise UsageError(f"`triton` {triton}: holds the input {engine} and would be replaced; name another folder")
     written = package_triton(
         engines,
         triton,

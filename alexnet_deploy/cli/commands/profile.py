@@ -16,11 +16,11 @@ from alexnet_deploy.bundle.store import resolve_engine, some_bundle_names
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import note_passed_over, running
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.replace import check_output, refuse_other_json
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers, Seconds
 from alexnet_deploy.errors import DeployError
-from alexnet_deploy.files import check_file
 from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.profiling.settings import ProfileSettings
 
@@ -92,7 +92,8 @@ def profile(
         for each in found:
             check_batch_sizes(each, settings.batch_sizes)
         if export_times is not None:
-            check_file(export_times, "export_times")
+            check_output(export_times, "export_times", (*names, import_options.labels), formats=(".json",))
+            refuse_other_json(export_times, "export_times", "a file of times", ("schema", "machine", "engines"))
         report = stack.enter_context(reporting())
         measured: list[EngineProfile] = []
         failed: list[DeployError] = []

@@ -13,11 +13,11 @@ import typer
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.replace import check_output, refuse_other_json
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Bytes, Milliseconds, Numbers, Seconds
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.files import check_file
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.report.settings import OPTIONAL_PARTS, PROFILE, Bounds, ReportRequest, Statistic
 
@@ -60,7 +60,7 @@ def report(
     with needs("measure"):
         from alexnet_deploy.report.file import read_report, write_report
         from alexnet_deploy.report.page import write_page
-    check_file(output, "output", formats=(".html", ".htm"))
+    check_output(output, "output", (data, photos, from_), formats=(".html", ".htm"))
     if data is None:
         assert from_ is not None
         write_page(read_report(from_), output)
@@ -69,7 +69,8 @@ def report(
     from alexnet_deploy.report.measure import measure_report
 
     json_file = output.with_suffix(".json")
-    check_file(json_file, "output")
+    check_output(json_file, "output")
+    refuse_other_json(json_file, "output", "a report", ("schema", "engines", "machine", "labels"))
     request = ReportRequest(
         data=data,
         photos=photos,

@@ -13,11 +13,12 @@ import typer
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
+from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.tables import add_row, print_line, table
 from alexnet_deploy.cli.output.terminal import note_written, out
 from alexnet_deploy.contract import NEW_DECODING, ArchitectureName, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.files import check_directory, check_file
+from alexnet_deploy.files import check_directory
 
 if TYPE_CHECKING:
     import onnx
@@ -58,7 +59,7 @@ def summary(
     if (activations is None) != (output is None):
         raise UsageError("`activations` and `output` belong together; give both, or none")
     if filters is not None:
-        check_file(filters, "filters", formats=(".png",))
+        check_output(filters, "filters", (model, activations, import_options.labels), formats=(".png",))
     if output is not None:
         if output.is_dir() and any(output.iterdir()):
             raise UsageError(f"`output` {output}: is not empty; name a new folder")
@@ -138,7 +139,7 @@ def _opened(model: str, num_classes: int | None, import_options: opt.ImportOptio
         from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 
         _refuse(num_classes, model)
-        with resolve_engine(model, store, import_options, verify=False) as engine:
+        with resolve_engine(model, store, import_options, verify=False, features=True) as engine:
             yield _Graph(model, load_onnx(engine.onnx_path), engine.contract)
         return
     if given := import_options.given():

@@ -24,11 +24,16 @@ def print_neighbours(answers: Sequence[Neighbours], metric: str) -> None:
             out.print(grid)
 
 
+def _count(number: int, one: str, several: str | None = None) -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
+
+
 def print_duplicates(found: Duplicates) -> None:
     """The groups of exact copies and a table of near ones."""
     copies = sum(len(group) - 1 for group in found.exact)
     print_line(
-        f"{found.images} images: {copies} exact copies in {len(found.exact)} groups, {len(found.near)} near pairs"
+        f"{_count(found.images, 'image')}: {_count(copies, 'exact copy', 'exact copies')} in "
+        f"{_count(len(found.exact), 'group')}, {_count(len(found.near), 'near pair')}"
     )
     for group in found.exact:
         print_line(f"same bytes: {'  '.join(group)}")

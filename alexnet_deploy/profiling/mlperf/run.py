@@ -91,7 +91,8 @@ def _target(output: Path, scenario: Scenario) -> Path:
     """The folder of a scenario's logs. UnavailableError if it cannot be written, InputError if it holds other files."""
     target = output / scenario
     check_directory(target)
-    others = sorted(path.name for path in target.iterdir() if path.name not in LOGS) if target.is_dir() else []
+    found = target.iterdir() if target.is_dir() else ()
+    others = sorted(path.name for path in found if path.name not in LOGS or not path.is_file())
     if others:
         raise InputError(f"{target}: holds {others[0]}, which is not a LoadGen log; choose another `output`")
     return target

@@ -55,7 +55,6 @@ def open_source(source: ModelSource, settings: Settings, in_use: str | None) -> 
 
 def open_copy(source: ModelSource, settings: Settings, concurrency: int) -> OpenEngine:
     """Open the engine for ``concurrency`` calls at the same time, with the options of the server."""
-    is_bundle = source.watched.name == MANIFEST
     return open_engine(
         source.path,
         runtime=source.runtime,
@@ -65,8 +64,7 @@ def open_copy(source: ModelSource, settings: Settings, concurrency: int) -> Open
         full_decode=settings.full_decode,
         tf32=settings.tf32,
         device=settings.device,
-        # Not for others: it would cut them.
-        features=is_bundle and load_manifest(source.path)[0].contract.features is not None,
+        features=None,
     )
 
 

@@ -17,8 +17,8 @@ from tests.helpers.repository import ROOT
 from training.compress.low_rank import Spectrum, decompose_hidden_layers
 from training.data.lists.listing import list_class_folders
 from training.data.loader import eval_batches
-from training.evaluate import evaluate_checkpoint
 from training.loop.device import loader_processes, pick_device
+from training.results.evaluate import evaluate_checkpoint
 
 
 def decomposed(checkpoint: Checkpoint, photos: Path) -> dict[str, Spectrum]:
@@ -31,7 +31,7 @@ def test_measuring_and_compressing_ask_for_the_device(
     tiny_checkpoint: Checkpoint, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch's meta device stands for a GPU: it knows shapes alone, and says so where a value is taken from it."""
-    for module in ("evaluate", "compress.low_rank"):
+    for module in ("results.evaluate", "compress.low_rank"):
         monkeypatch.setattr(f"training.{module}.pick_device", lambda: torch.device("meta"))
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
         evaluate_checkpoint(tiny_checkpoint, list_class_folders(photo_folder / "val"), workers=0)

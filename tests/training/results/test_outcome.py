@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from training.data.lists.listing import ImageList
 from training.epochs import Epochs
 from training.loop.run import EpochMetrics, Run
-from training.outcome import Outcome, chance_error, describe_accuracy, judge, judge_class_mean, wilson
+from training.results.outcome import Outcome, chance_error, describe_accuracy, judge, judge_class_mean, wilson
 from training.show import show_outcome
 
 

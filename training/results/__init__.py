@@ -1,0 +1,1 @@
+"""What a run reached, and how accurate a checkpoint is."""
