@@ -24,8 +24,8 @@ class Calibration:
     2020, Mix-n-Match, arXiv:2003.07329).
 
     ``top``: points (from, to) of a rising line. The largest p is mapped by it, and the others are multiplied by one
-    factor so that the sum stays 1. Before the first point and after the last the line is constant; it never takes the
-    largest p below the second.
+    factor so that the sum stays 1. Before the first point and after the last the line is constant; the
+    largest p stays above the second, and equal ones, which the logits do not tell apart, stay as they are.
     """
 
     mixture: tuple[float, float] | None = None

@@ -41,6 +41,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_SIDE = 4096
 """Largest input side: bounds the memory that a damaged or hostile contract can make us allocate."""
+LEAST_SIDE = 3
+"""Of maps that still tell the places of a picture apart."""
 MAX_FEATURES = 1 << 22
 """Most numbers per image of an inner layer, for the same reason. VGG's first layer has 3.2 million."""
 
@@ -153,6 +155,11 @@ class FeatureOutput:
     def width(self) -> int:
         """Numbers per image."""
         return math.prod(self.shape)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether the output is ``[C, H, W]`` and tells the places of a picture apart."""
+        return len(self.shape) == 3 and min(self.shape[1:]) >= LEAST_SIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from alexnet_deploy.contract import Activation, ModelContract
 
 # Legend: N image, K class, P point of a map
 
+_AHEAD = 2.0**-22
+"""Share by which a map leaves the largest probability above the second: two steps of float32, to which both round."""
+
 
 def softmax(logits_NK: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
     """Return softmax(logits / temperature) of each row; all logits must be finite."""
@@ -33,7 +36,8 @@ def activate(logits_NK: NDArray[np.floating], activation: Activation) -> NDArray
 def probabilities(logits_NK: NDArray[np.floating], contract: ModelContract) -> NDArray[np.float64]:
     """Return the probabilities that ``contract`` gives to each row: all of its calibration; rows must be finite.
 
-    Classes rank as their logits do.
+    Classes rank as their logits do, as far as float64 tells them apart. A map of the top probability leaves the first
+    class the first in float32 as well.
     """
     if contract.activation == "sigmoid":
         return sigmoid(logits_NK, contract.temperature)
@@ -56,7 +60,9 @@ def log_probabilities(logits_NK: NDArray[np.floating], contract: ModelContract) 
             log_uniform = np.log(uniform / log_NK.shape[1])
         mixed_NK: NDArray[np.float64] = np.logaddexp(np.logaddexp(*parts), log_uniform)
         return mixed_NK
-    return _with_top(log_NK, logits_NK.argmax(axis=1), np.array(calibration.top))
+    mapped_NK = _with_top(log_NK, logits_NK.argmax(axis=1), np.array(calibration.top))
+    alone_N1 = (logits_NK == logits_NK.max(axis=1, keepdims=True)).sum(axis=1, keepdims=True) == 1
+    return np.where(alone_N1, mapped_NK, log_NK)  # classes of the same, largest logit stay equal
 
 
 def _with_top(
@@ -70,8 +76,8 @@ def _with_top(
     others_NK = log_NK.copy()
     np.put_along_axis(others_NK, rows_N1, -np.inf, axis=1)
     others_NK = log_softmax(others_NK)  # the share of each of the others in what the first leaves
-    second_N = np.exp(others_NK.max(axis=1))
-    mapped_N = np.maximum(np.interp(top_N, *points_P2.T), second_N / (1 + second_N))
+    least_N = np.exp(others_NK.max(axis=1)) * (1 + _AHEAD)  # of what the first leaves, for it to stay the first
+    mapped_N = np.maximum(np.interp(top_N, *points_P2.T), least_N / (1 + least_N))
     result_NK = others_NK + np.log1p(-mapped_N)[:, None]
     np.put_along_axis(result_NK, rows_N1, np.log(mapped_N)[:, None], axis=1)
     return np.asarray(result_NK)

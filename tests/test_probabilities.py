@@ -62,8 +62,31 @@ def test_a_map_of_the_top_by_hand() -> None:
     contract = replace(BARE, calibration=Calibration(top=((0.4, 0.6), (0.6, 0.9))))
     assert probabilities(logits_NK, contract)[0] == pytest.approx([0.75, 0.15, 0.1])
     low = replace(BARE, calibration=Calibration(top=((0.0, 0.1), (1.0, 0.1))))
-    # never below the second: 0.6 (1 - p) = p
+    # as near to the second as it may be: 0.6 (1 - p) = p
     assert probabilities(logits_NK, low)[0] == pytest.approx([0.375, 0.375, 0.25])
+
+
+@given(LOGITS, calibrations().filter(lambda each: bool(each.top)), st.floats(0.05, 20), st.integers(0, 2))
+def test_a_map_leaves_the_first_class_the_first_in_float32(
+    logits_NK: np.ndarray, calibration: Calibration, temperature: float, shift: int
+) -> None:
+    """Also where two logits differ by one step of float32, and wherever the first one stands."""
+    logits_NK[0, 1] = np.nextafter(logits_NK[0, 0], np.float32(np.inf))
+    logits_NK = np.roll(logits_NK, shift, axis=1)
+    p_NK = probabilities(logits_NK, replace(BARE, temperature=temperature, calibration=calibration))
+    for rounded_NK in (p_NK, p_NK.astype(np.float32)):
+        best_NK = rounded_NK == rounded_NK.max(axis=1, keepdims=True)
+        assert (best_NK == (logits_NK == logits_NK.max(axis=1, keepdims=True))).all()
+
+
+def test_a_map_below_the_second_class_changes_no_answer() -> None:
+    """Each pair of near-equal classes, the larger one at any place: none becomes a tie."""
+    rng = np.random.default_rng(0)
+    logits_NK = np.log(rng.dirichlet([0.3] * 10, 3000)).astype(np.float32)
+    low = ModelContract("any", tuple("abcdefghij"), tuple("abcdefghij"), calibration=Calibration(top=((0.5, 0.01),)))
+    p_NK = probabilities(logits_NK, low)
+    assert (p_NK.argmax(axis=1) == logits_NK.argmax(axis=1)).all()
+    assert (p_NK.astype(np.float32).argmax(axis=1) == logits_NK.argmax(axis=1)).all()
 
 
 def test_a_mixture_by_hand() -> None:

@@ -103,6 +103,8 @@ def pack_command(
     )
     if result is not None:
         print_json(result)
+        if count := result.get("calibration_images"):
+            note(f"the calibration was fitted on {count} of these images, so NLL and ECE are too low", style="yellow")
     if hf is not None:
         note_written(hf)
 

@@ -9,7 +9,7 @@ from alexnet_deploy.bundle.manifest import MODEL
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.cut import cut_after, find_layer
-from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
+from alexnet_deploy.onnx_graph.onnx_file import layer_of, load_onnx, save_onnx, set_contract
 from alexnet_deploy.onnx_graph.weight_values import layers_with_weights
 from alexnet_deploy.precision.float_model import FloatModel
 
@@ -21,12 +21,12 @@ def require_layer(model: FloatModel, until: str) -> None:
     """
     graph = load_onnx(model.path)
     layer = find_layer(graph, until, source=model.source, parameter="until")
-    with_weights = [each.node.name for each in layers_with_weights(graph)]
+    with_weights = [layer_of(each.node) for each in layers_with_weights(graph)]
     cut_after(graph, layer, model.contract)
     if with_weights and not layers_with_weights(graph):
         raise UsageError(
             f"`until` {until}: {model.source} has no layer with weights up to there, so these are the pixels and no "
-            f"features; name {with_weights[0].rpartition('/')[0] or with_weights[0]} or a later layer"
+            f"features; name {with_weights[0]} or a later layer"
         )
 
 

@@ -31,14 +31,20 @@ def cut_engine(engine: Engine, layer: str | None, folder: Path) -> Engine:
     """``engine`` up to ``layer`` (None: the one before the last), as an ONNX file in ``folder``.
 
     It has no plan: a plan ends where it was built to end. An engine that ends at a layer already is returned as it is.
-    Raises UsageError that lists the layers for an unknown one, UnavailableError without the onnx package.
+    Raises UsageError that lists the layers for an unknown one, or for an engine that ends at another one, and
+    UnavailableError without the onnx package.
     """
     ends_at = engine.contract.features
     if ends_at is not None:
+        if layer == MAPS and not ends_at.has_places:
+            raise UsageError(
+                f"{engine.name}: is a feature engine: it ends at layer {ends_at.layer} {list(ends_at.shape)}, whose "
+                "output has no places of a picture, which this compares; name an engine for the whole network"
+            )
         if layer not in (None, MAPS, ends_at.layer):
             raise UsageError(
-                f"`layer` {layer}: {engine.name} is a feature engine and ends at layer {ends_at.layer}; leave it out, "
-                "or name an engine for the whole network"
+                f"{engine.name}: is a feature engine: it ends at layer {ends_at.layer} and cannot give the output of "
+                f"layer {layer}; name an engine for the whole network, or one that ends at {layer}"
             )
         return engine
     try:

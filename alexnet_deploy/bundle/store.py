@@ -50,7 +50,7 @@ def resolve_engine(
                 refuse_features(engine)
             yield engine
         return
-    directory = find_bundle(name, store) if name is not None else _newest_bundle(store, features=features)
+    directory = find_bundle(name, store) if name is not None else newest_bundle(store, features=features)
     if import_options != NO_IMPORT_OPTIONS:
         given = " and ".join(f"`{option}`" for option in import_options.given())
         raise UsageError(f"{given}: for an ONNX of another tool, and {directory} is a bundle; leave it out")
@@ -106,8 +106,11 @@ def some_bundle_names(store: Path) -> list[str]:
     return [directory.name for directory, _ in found]
 
 
-def _newest_bundle(store: Path, *, features: bool) -> Path:
-    """The newest bundle of ``store``; ArtifactError if it is damaged, as an older one would give other answers."""
+def newest_bundle(store: Path, *, features: bool = False) -> Path:
+    """The newest bundle of ``store``, with ``features`` also one whose output are features.
+
+    InputError without one, ArtifactError if it is damaged, as an older one would give other answers.
+    """
     bundles = list_bundles(store)
     found = [(directory, manifest) for directory, manifest in bundles if features or not _has_features(manifest)]
     if not found:

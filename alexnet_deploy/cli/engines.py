@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.bundle.manifest import CONFIDENCE, MODEL
 from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.output.terminal import note
@@ -71,6 +72,24 @@ def running(
         yield opened
 
 
+def note_other_runtime(opened: OpenEngine) -> None:
+    """Say where the rule for unknown answers was fitted, if another runtime runs it: each rounds in its own way."""
+    folder = opened.onnx_path.parent
+    if opened.onnx_path.name != MODEL or not (folder / CONFIDENCE).is_file():
+        return
+    from alexnet_deploy.evaluation.confidence.record import read_confidence
+
+    def runtime(description: str) -> str:
+        return description.partition(" on ")[0].rpartition(" ")[0]  # "OpenVINO 2026.4.1 on CPU"
+
+    fit = read_confidence(folder, opened.contract)
+    if fit is not None and all(runtime(fit.runtime) != runtime(each.description) for each in opened.cards):
+        note(
+            f"the rule for unknown answers was fitted in {fit.runtime}; another runtime rounds differently, so a few "
+            "marks near the threshold may differ from its"
+        )
+
+
 def files_of(engine: str | None, opened: OpenEngine) -> list[Path]:
     """All files of an engine: those of its bundle, or an ONNX with the files of its weights."""
     if engine is not None and engine.endswith(".onnx"):
@@ -99,13 +118,15 @@ def exit_where_left_out(unreadable: Sequence[str], images: int) -> None:
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Turn a missing package into the name of the extra that brings it."""
+    """Turn a missing package into the name of the extra that brings it; a fault of our own modules stays what it is."""
     try:
         yield
-    except ModuleNotFoundError as exc:
-        raise UnavailableError(f"this command needs {exc.name}; pip install 'alexnet-deploy[{extra}]'") from exc
     except ImportError as exc:
-        raise UnavailableError(
-            f"a package of this command cannot be imported ({one_line(exc, 200)}); reinstall: "
-            f"pip install --force-reinstall 'alexnet-deploy[{extra}]'"
-        ) from exc
+        if (exc.name or "").partition(".")[0] in ("alexnet_deploy", "training"):
+            raise
+        if not isinstance(exc, ModuleNotFoundError):
+            raise UnavailableError(
+                f"a package of this command cannot be imported ({one_line(exc, 200)}); reinstall: "
+                f"pip install --force-reinstall 'alexnet-deploy[{extra}]'"
+            ) from exc
+        raise UnavailableError(f"this command needs {exc.name}; pip install 'alexnet-deploy[{extra}]'") from exc

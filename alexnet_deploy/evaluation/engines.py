@@ -44,6 +44,8 @@ class EvaluatedEngine:
     """SHA-256 of its calibration images; None without a record."""
     temperature_hashes: frozenset[str] | None = None
     """SHA-256 of the images that its temperature was fitted on; None without a record."""
+    outlier_hashes: frozenset[str] = frozenset()
+    """SHA-256 of the outliers that chose the score of its rule for unknown answers."""
     passed_over: tuple[PassedOver, ...] = ()
     """Runtimes that were tried and cannot run it on this machine."""
     unused_gpu: bool = False
@@ -151,9 +153,29 @@ def refuse_shared(engines: Sequence[EvaluatedEngine], shared: Sequence[SharedIma
         refuse_shared_images(found.temperature or (), use, f"{effect}: {remedy}")
 
 
-def refuse_data_as_outliers(data: LabelledImages, outliers: LabelledImages) -> None:
-    """Raise InputError if an image of ``data`` is among the ``outliers``."""
+def refuse_outliers(
+    engines: Sequence[EvaluatedEngine],
+    data: LabelledImages,
+    outliers: LabelledImages,
+    *,
+    allow_calibration_images: bool = False,
+) -> None:
+    """Raise InputError if one of ``outliers`` shows a class, or is one of those that chose the rule of an engine.
+
+    It shows a class if it is among ``data`` or among the images that an engine's probabilities were fitted on. The
+    outliers of a rule are allowed with ``allow_calibration_images``.
+    """
     hash_of = image_hashes(outliers.files)
+    for engine in engines:
+        shared = shared_images(hash_of, engine.temperature_hashes or ())
+        use = f"fitted the probabilities of {engine.name} as an image of a class"
+        refuse_shared_images(shared, use, "an outlier shows none of the classes: give other images")
+        if not allow_calibration_images:
+            shared = shared_images(hash_of, engine.outlier_hashes)
+            use = f"is an outlier that chose the rule for unknown answers of {engine.name}"
+            refuse_shared_images(
+                shared, use, "it would find them too well: give other images, or `allow_calibration_images`"
+            )
     shared = shared_images(hash_of, image_hashes(data.files, sizes={f.stat().st_size for f in hash_of}).values())
     refuse_shared_images(shared, f"also lies in {data.root}", "an outlier shows none of the classes: give other images")
 
@@ -219,6 +241,7 @@ def _select(
 def _opened(name: str, engine: Engine, selected: SelectedRunner) -> EvaluatedEngine:
     folder = engine.onnx_path.parent
     calibration_hashes = temperature_hashes = None
+    outlier_hashes: frozenset[str] = frozenset()
     if engine.onnx_path.name == MODEL and (folder / MANIFEST).is_file():
         if (folder / CALIBRATION).is_file():
             calibration_hashes = read_record(folder / CALIBRATION).image_hashes
@@ -226,6 +249,7 @@ def _opened(name: str, engine: Engine, selected: SelectedRunner) -> EvaluatedEng
             calibration_hashes = frozenset()  # rounded to nearest, which needs no images
         if (fit := read_confidence(folder, engine.contract)) is not None:
             temperature_hashes = fit.image_hashes
+            outlier_hashes = frozenset(fit.outlier_sha256)
     return EvaluatedEngine(
         name=name,
         precision=engine.precision,
@@ -234,6 +258,7 @@ def _opened(name: str, engine: Engine, selected: SelectedRunner) -> EvaluatedEng
         onnx_path=engine.onnx_path,
         calibration_hashes=calibration_hashes,
         temperature_hashes=temperature_hashes,
+        outlier_hashes=outlier_hashes,
         passed_over=selected.passed_over,
         unused_gpu=selected.unused_gpu,
     )

@@ -17,7 +17,7 @@ from alexnet_deploy.evaluation.engines import (
     EvaluatedEngine,
     find_shared_images,
     open_engines,
-    refuse_data_as_outliers,
+    refuse_outliers,
     refuse_shared,
     unique_names,
 )
@@ -97,9 +97,9 @@ def evaluate(
     ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa; ``device`` is the number of a GPU, and
     chooses runtimes of GPUs only.
 
-    Raises InputError if the images calibrated an engine or its temperature, unless ``allow_calibration_images``;
-    UsageError if fewer than ``min_engines`` engines are open, before anything is measured; and the errors of
-    ``open_engines``, ``list_labelled`` and ``collect_answers``.
+    Raises InputError if the images calibrated an engine or its temperature, or if the outliers chose its rule, unless
+    ``allow_calibration_images``; UsageError if fewer than ``min_engines`` engines are open, before anything is
+    measured; and the errors of ``open_engines``, ``list_labelled``, ``refuse_outliers`` and ``collect_answers``.
     """
     with _own_names(), ExitStack() as stack:
         if latency_s is not None:
@@ -160,6 +160,8 @@ def evaluate_opened(
     if not allow_calibration_images:
         refuse_shared(engines, shared)
     names = unique_names(engines)
+    if outliers is not None:
+        refuse_outliers(engines, data, outliers, allow_calibration_images=allow_calibration_images)
     answers = collect_answers(
         [e.runner for e in engines], data, names=names, ten_crop=ten_crop, on_progress=on_progress
     )
@@ -167,7 +169,6 @@ def evaluate_opened(
     contracts = [contract_for_crops(e.runner.contract) if ten_crop else e.runner.contract for e in engines]
     outlier_answers = None
     if outliers is not None:
-        refuse_data_as_outliers(data, outliers)
         outlier_answers = collect_answers(
             [e.runner for e in engines], outliers, names=names, ten_crop=ten_crop, on_progress=on_progress
         )

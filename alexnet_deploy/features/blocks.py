@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +35,9 @@ class FeatureIndex(Protocol):
     def names(self, rows: Sequence[int]) -> list[str]:
         """The files of some rows."""
 
+    def all_names(self) -> Iterator[list[str]]:
+        """The files of all rows, in order and in parts."""
+
 
 def rows_per_block(width: int) -> int:
     """Vectors of ``width`` numbers that fit in a block."""
@@ -56,3 +61,10 @@ def checked(vectors_NF: NDArray[np.float32], path: Path) -> NDArray[np.float32]:
 def valid_text(name: str) -> str:
     """A file name need not be valid text: its odd bytes become ``\\\\udcXX``, as in the rows of ``infer``."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def path_of(name: str) -> Path:
+    """The file that ``valid_text`` named."""
+    if "\\udc" not in name or os.path.lexists(name):
+        return Path(name)
+    return Path(re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), name))

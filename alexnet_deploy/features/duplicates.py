@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Duplicates:
     """The copies in a set of images."""
 
     images: int
-    """Files that were looked at, readable or not."""
+    """Files that were looked at, readable or not; one that was named several times, or by a link, counts once."""
     exact: tuple[tuple[str, ...], ...]
     """Groups of files with the same bytes."""
     near: tuple[NearCopies, ...]
@@ -49,7 +50,8 @@ def find_duplicates(
 ) -> Duplicates:
     """Look for copies among ``images``; ``opened`` with ``features`` and ``layer="*"``.
 
-    ``images`` are files, folders (recursive) and glob patterns, or one of these.
+    ``images`` are files, folders (recursive) and glob patterns, or one of these. One file by two names, also by a
+    symbolic or hard link, is no copy: only its first name is looked at.
 
     Near copies are pairs with a likeness (``NearCopies.alike``) of ``threshold`` or more, 1 for the same picture.
     Memory grows by some 7 KB per image, time with the square of their number. ``on_images`` gets the number of images
@@ -61,7 +63,7 @@ def find_duplicates(
         raise UsageError(f"`threshold` {threshold}: give a likeness above 0 and up to 1, which is the same picture")
     features = opened.contract.features
     shape = () if features is None else features.shape
-    files = list(dict.fromkeys(images_of(images)))
+    files = _apart(images_of(images))
     groups = list(copies(files, range(len(files))))
     again = {number for group in groups for number in group[1:]}
     alone = [file for number, file in enumerate(files) if number not in again]
@@ -87,3 +89,16 @@ def find_duplicates(
     return Duplicates(
         len(files), tuple(tuple(str(files[number]) for number in group) for group in groups), near, tuple(failed)
     )
+
+
+def _apart(files: Iterable[Path]) -> list[Path]:
+    """``files`` without further names of one file on the disk."""
+    found: dict[object, Path] = {}
+    for file in files:
+        identity: object = file
+        with suppress(OSError, ValueError):  # reported when it is read; ValueError: a NUL byte in its name
+            state = file.stat()
+            if state.st_ino:  # some file systems have no number for a file
+                identity = (state.st_dev, state.st_ino)
+        found.setdefault(identity, file)
+    return list(found.values())

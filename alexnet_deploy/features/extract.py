@@ -126,8 +126,8 @@ def extract_features(
     """Write the features of ``images`` into ``output`` (.parquet or .npz), which appears whole at the end.
 
     ``opened`` was opened with ``features``. ``images`` are as for ``features_of``, or an iterator of image files, which
-    is read as it goes. Memory does not grow with their number. An image that cannot be read has no row: ``on_failure``
-    gets one line for each. ``on_rows`` gets the number of images so far.
+    is read as it goes. One that is named again has one row; memory grows by the names alone. An image that cannot be
+    read has no row: ``on_failure`` gets one line for each. ``on_rows`` gets the number of images so far.
 
     Raises InputError if no image has features (``output`` is then as it was), and as ``index.open_writer``.
     """
@@ -137,7 +137,7 @@ def extract_features(
     rows, failures = 0, 0
     first = ""
     with open_writer(path, space) as write:
-        for found in feature_rows(opened, images_of(images), batch=batch, workers=workers):
+        for found in feature_rows(opened, _once(images_of(images)), batch=batch, workers=workers):
             good = found.good
             if good:
                 write(good, found.vectors_NF)
@@ -150,3 +150,12 @@ def extract_features(
         if not rows:
             raise InputError(f"none of the {failures} images has features, so {path} is not written; first: {first}")
     return FeatureFile(path, space, rows, failures)
+
+
+def _once(images: Iterable[S]) -> Iterator[S]:
+    """``images`` without those that came before: a second row would only be a neighbour of the first."""
+    seen = set()
+    for image in images:
+        if (name := str(image)) not in seen:
+            seen.add(name)
+            yield image

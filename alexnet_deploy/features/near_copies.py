@@ -47,6 +47,7 @@ class Looks:
 
     def __init__(self) -> None:
         self._features: list[NDArray[np.float16]] = []
+        self._scales: list[NDArray[np.float32]] = []
         self._grey: list[NDArray[np.float32]] = []
 
     def add(self, features: NDArray[np.float32], pixels_NHWC: NDArray[np.uint8]) -> None:
@@ -57,7 +58,12 @@ class Looks:
             maps_MHW = features.reshape(-1, *features.shape[2:])
             features = _averaged(maps_MHW, min(_PLACES, *features.shape[2:]))
         count, height, width, channels = pixels_NHWC.shape
-        self._features.append(features.reshape(count, -1).astype(np.float16))
+        rows_NF = features.reshape(count, -1)
+        # float16 holds 6e-8 to 65504, activations are of any size: each row is divided by its largest number.
+        scales_N1 = np.abs(rows_NF).max(1, keepdims=True)
+        shares_NF = np.divide(rows_NF, scales_N1, out=np.zeros_like(rows_NF), where=scales_N1 > 0)
+        self._features.append(shares_NF.astype(np.float16))
+        self._scales.append(scales_N1)
         rows_NHW = pixels_NHWC.reshape(count, height, -1).astype(np.float32)
         grey_NSS = _averaged(rows_NHW, min(_GREY_SIDE, height, width), channels=channels)
         self._grey.append(grey_NSS.reshape(count, -1))
@@ -66,7 +72,9 @@ class Looks:
         """The pairs among all pictures so far, as ``find_pairs``."""
         if not self._features:
             return []
-        features_NF = np.concatenate(self._features).astype(np.float32)
+        scales_N1 = np.concatenate(self._scales)
+        # Against the largest of all, because the lengths of rows are squared; their angles stay as they are.
+        features_NF = np.concatenate(self._features) * (scales_N1 / (scales_N1.max() or 1))
         return find_pairs(features_NF - features_NF.mean(0), np.concatenate(self._grey), threshold)
 
 

@@ -14,7 +14,7 @@ from alexnet_deploy.errors import InputError, UsageError, require_one_of, requir
 from alexnet_deploy.features.blocks import FeatureIndex
 from alexnet_deploy.features.extract import feature_rows, images_of
 from alexnet_deploy.features.index import open_index
-from alexnet_deploy.features.search import Metric, nearest
+from alexnet_deploy.features.search import Metric, Nearest, nearest
 from alexnet_deploy.features.space import difference_between, space_of
 from alexnet_deploy.images.sources import Source
 from alexnet_deploy.inference.engine import OpenEngine
@@ -116,18 +116,28 @@ def neighbours_in(
 def _distinct(
     index: FeatureIndex, queries_QF: NDArray[np.float32], top: int, metric: Metric
 ) -> list[tuple[Neighbour, ...]]:
-    """The ``top`` nearest files of each query; rows of one file count once, so more of them may be needed."""
-    rows = top
-    while True:
-        found = nearest(index, queries_QF, top=rows, metric=metric)
-        names = iter(index.names([row for each in found for row in each.rows]))
-        files_Q = [[next(names) for _ in each.rows] for each in found]
-        if rows >= index.rows or all(len(set(files)) >= top for files in files_Q):
-            break
-        rows = min(4 * rows, index.rows)
-    answers = []
-    for each, files in zip(found, files_Q, strict=True):
-        first = dict(reversed(list(zip(files, each.scores, strict=True))))
-        best = sorted(first, key=files.index)[:top]
-        answers.append(tuple(Neighbour(file, first[file]) for file in best))
-    return answers
+    """The ``top`` nearest files of each query; rows of one file count once."""
+    top = min(top, index.rows)
+    found = nearest(index, queries_QF, top=top, metric=metric)
+    names = _names_of(index, found)
+    if any(len({names[row] for row in each.rows}) < top for each in found):
+        groups = _files(index)  # not at once: few indices have a file twice, and all names take memory
+        top = min(top, int(groups.max()) + 1)
+        found = nearest(index, queries_QF, top=top, metric=metric, groups=groups)
+        names = _names_of(index, found)
+    return [
+        tuple(Neighbour(names[row], score) for row, score in zip(each.rows, each.scores, strict=True)) for each in found
+    ]
+
+
+def _names_of(index: FeatureIndex, found: list[Nearest]) -> dict[int, str]:
+    rows = sorted({row for each in found for row in each.rows})
+    return dict(zip(rows, index.names(rows), strict=True))
+
+
+def _files(index: FeatureIndex) -> NDArray[np.int64]:
+    """A number per row that tells the files apart."""
+    numbers: dict[str, int] = {}
+    return np.fromiter(
+        (numbers.setdefault(name, len(numbers)) for names in index.all_names() for name in names), np.int64, index.rows
+    )

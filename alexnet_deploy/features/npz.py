@@ -103,8 +103,8 @@ class _NpzIndex:
         with self._entry("space", "U", 0) as (stream, _, kind):
             if kind.itemsize > 4 * FORMAT.max_bytes:
                 raise ValueError("its space is too large")
-            text = np.frombuffer(stream.read(kind.itemsize), kind)
-        self.space = FeatureSpace.from_json(str(text[0]), source=str(path))
+            (text,) = _texts(stream.read(kind.itemsize), kind)
+        self.space = FeatureSpace.from_json(text, source=str(path))
         with self._entry("files", "U", 1) as (_, shape, kind):
             self.rows = shape[0]
             if kind.itemsize > 4 * _LONGEST:
@@ -141,8 +141,21 @@ class _NpzIndex:
             start = stream.tell()
             for row in sorted(set(rows)):
                 stream.seek(start + row * kind.itemsize)
-                found[row] = str(np.frombuffer(stream.read(kind.itemsize), kind)[0])
+                (found[row],) = _texts(stream.read(kind.itemsize), kind)
         return [found[row] for row in rows]
+
+    def all_names(self) -> Iterator[list[str]]:
+        with _reading(self.path), self._entry("files", "U", 1) as (stream, (rows,), kind):
+            for names in _in_parts(stream.read, rows, _NAMES, kind.itemsize):
+                yield _texts(names, kind)
+
+
+def _texts(content: bytes, kind: np.dtype[Any]) -> list[str]:
+    """Texts of the type ``kind``; ValueError for numbers that are no characters, which NumPy does not check."""
+    characters = np.frombuffer(content, kind.byteorder + "u4")
+    if ((characters > 0x10FFFF) | ((characters >= 0xD800) & (characters < 0xE000))).any():
+        raise ValueError("a text has a number that is no character")
+    return [str(text) for text in np.frombuffer(content, kind)]
 
 
 def _in_parts(read: Callable[[int], bytes], rows: int, at_once: int, row_bytes: int) -> Iterator[bytes]:

@@ -121,3 +121,8 @@ class _ParquetIndex:
                 if not wanted:
                     break
             return [found[row] for row in rows]
+
+    def all_names(self) -> Iterator[list[str]]:
+        with _reading(self.path):
+            for batch in self._file.iter_batches(1 << 16, columns=["file"]):
+                yield batch.column(0).to_pylist()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.features.blocks import path_of
 from alexnet_deploy.features.duplicates import Duplicates
 from alexnet_deploy.features.neighbours import Neighbours
 from alexnet_deploy.features.search import Metric
@@ -85,7 +86,7 @@ def _cells(row: Iterable[tuple[str, str, str | None]]) -> list[_Cell]:
         picture = None
         if error is None:
             try:
-                picture = embed(Path(file), _SIDE)
+                picture = embed(path_of(file), _SIDE)
             except (InputError, ValueError) as exc:  # ValueError: a name with a NUL byte
                 error = str(exc)
         cells.append(_Cell(file, caption, picture, error))

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import onnx
 from onnx import TensorProto, helper
 
-from alexnet_deploy.contract import MAX_FEATURES, FeatureOutput, ModelContract
+from alexnet_deploy.contract import LEAST_SIDE, MAX_FEATURES, FeatureOutput, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, readers_in, remove_unused, tensors_read
 from alexnet_deploy.onnx_graph.element_types import element_types, makers_in
@@ -27,8 +27,6 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _QUANTISES = ("QuantizeLinear", "DequantizeLinear")
 _LISTED = 60
 """Names in an error; AlexNet has 22 layers. Of more, those that look like the one asked for."""
-_LEAST_SIDE = 3
-"""Of maps that still tell the places of a picture apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ def last_maps(model: onnx.ModelProto) -> Layer | None:
             break
         before.update(node.output)
     found = [each for each in layers_in(model) if len(each.shape) == 3 and each.tensor in before]
-    found = [each for each in found if min(each.shape[1:]) >= _LEAST_SIDE]
+    found = [each for each in found if min(each.shape[1:]) >= LEAST_SIDE]
     return found[-1] if found else None
 
 

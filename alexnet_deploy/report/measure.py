@@ -208,7 +208,7 @@ def _records(engine: Engine) -> dict[str, Any]:
         record = read_record(folder / CALIBRATION)
         found["calibration"] = FromImages(ImageSet(len(record.files), record.digest()), replace(record, files=()))
     if (fit := read_confidence(folder, engine.contract)) is not None:
-        found["fit"] = FromImages(ImageSet(fit.images, fit.digest()), replace(fit, sha256=()))
+        found["fit"] = FromImages(ImageSet(fit.images, fit.digest()), replace(fit, sha256=(), outlier_sha256=()))
     return found
 
 

@@ -15,9 +15,11 @@ import alexnet_deploy as ad
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.bundle.manifest import load_manifest
 from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.features.index import open_index, open_writer
 from alexnet_deploy.images.samples import sample_photos
 from tests.helpers.command import Command
 from tests.helpers.html_page import Page
+from tests.helpers.models.foreign_models import foreign_classifier
 
 PHOTOS = 24
 NAME = "alexnet-int8-features"
@@ -64,6 +66,12 @@ class TestFeatures:
         with ad.open_engine("alexnet-fp16", features=True) as engine:
             expected = ad.features_of(engine, files)
         np.testing.assert_allclose(np.array(table.column("vector").to_pylist()), expected, rtol=1e-6)
+
+    def test_a_photo_that_is_named_twice_has_one_row(self, command: Command, here: Path) -> None:
+        photo = "photos/val/n01_red/0.jpg"
+        assert command("features", photo, "photos/val", photo, "-o", "v.npz").code == 0
+        with np.load("v.npz") as found:
+            assert (found["files"][0], len(set(found["files"])), len(found["files"])) == (photo, 6, 6)
 
     def test_any_layer_and_an_unknown_one(self, command: Command, here: Path) -> None:
         assert command("features", "photos/val", "--layer", "features.5", "-o", "v.npz").code == 0
@@ -139,11 +147,39 @@ class TestNeighbours:
         assert bad["error"].startswith("bad.jpg: ")
         assert "bad.jpg: is not an image" in Page(Path("s.html").read_text(encoding="utf-8")).text
 
-    def test_a_file_that_is_listed_twice_counts_once(self, command: Command, here: Path) -> None:
+    @pytest.mark.parametrize("top", [5, 100])
+    def test_a_file_that_is_listed_twice_counts_once(self, top: int, command: Command, indexed: Path) -> None:
+        """An index of another program, or of two that were put together."""
         photo = "photos/val/n01_red/0.jpg"
-        assert command("features", *[photo] * 40, "photos/val", "-o", "v.npz").code == 0
-        (answer,) = json.loads(command("neighbours", photo, "--index", "v.npz", "--json").out)["queries"]
-        assert len({each["file"] for each in answer["neighbours"]}) == 5
+        with open_index(Path("v.npz")) as index:
+            names, (vectors,) = index.names(range(index.rows)), index.blocks()
+            own = names.index(photo)
+            with open_writer(Path("w.npz"), index.space) as write:
+                write([photo] * 300, np.repeat(vectors[own : own + 1], 300, axis=0))
+                write(names, vectors)
+        (once,) = json.loads(command("neighbours", photo, "--index", "v.npz", "--json", "--top", top).out)["queries"]
+        (twice,) = json.loads(command("neighbours", photo, "--index", "w.npz", "--json", "--top", top).out)["queries"]
+        assert twice == once
+        assert len(once["neighbours"]) == min(top, PHOTOS)
+
+    def test_the_layer_of_a_feature_engine_is_not_that_of_the_index(self, command: Command, built: Path) -> None:
+        done = command("features", "photos/val", "--engine", "alexnet-int8", "--layer", "features.5", "-o", "v.npz")
+        assert done.code == 0
+        done = command("neighbours", "photos/val", "--index", "v.npz", "--engine", NAME)
+        assert (done.code, "--layer" in done.error) == (2, False)
+        assert "it ends at layer classifier.5 and cannot give the output of layer features.5" in done.error
+
+    def test_a_model_of_another_tool(self, command: Command, here: Path) -> None:
+        """What ``features`` is told about it, ``neighbours`` and ``duplicates`` can be told as well."""
+        foreign_classifier(here / "foreign.onnx")
+        known = ("--engine", "foreign.onnx", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
+        assert command("features", "photos/val", *known, "-o", "v.npz").code == 0
+        done = command("neighbours", "photos/val/n01_red/0.jpg", "--index", "v.npz", *known)
+        assert (done.code, "1.0000  photos/val/n01_red/0.jpg" in done.out) == (0, True)
+        assert command("duplicates", "photos/val", *known).code == 0
+        for wrong in (("neighbours", "photos/val", "--index", "v.npz"), ("duplicates", "photos/val")):
+            done = command(*wrong, "--engine", "foreign.onnx")
+            assert (done.code, "give --mean and --std" in done.error) == (2, True)
 
     def test_the_index_of_another_engine(self, command: Command, indexed: Path) -> None:
         done = command("neighbours", "photos/val", "--index", "v.npz", "--engine", "alexnet-fp16")
@@ -195,9 +231,27 @@ class TestDuplicates:
         page = Page(Path("s.html").read_text(encoding="utf-8"))
         page.assert_runs_nothing()
         assert len(page.all("img")) == 4
-        assert (
-            "1 exact copies in 1 groups, 1 near pairs" in command("duplicates", folder, "--engine", "shipped.onnx").out
-        )
+        assert "1 exact copy in 1 group, 1 near pair" in command("duplicates", folder, "--engine", "shipped.onnx").out
+
+    def test_one_file_by_several_names_is_no_copy(self, command: Command, here: Path) -> None:
+        photo = here / "photos/val/n01_red/0.jpg"
+        folder = here / "links"
+        folder.mkdir()
+        (folder / "symbolic.jpg").symlink_to(photo)
+        (folder / "hard.jpg").hardlink_to(photo)
+        done = command("duplicates", "photos/val", here / "photos/val", folder, "--json")
+        found = json.loads(done.out)
+        assert (done.code, found["images"], found["exact"]) == (0, 6, [])
+        assert not any(Path(pair["first"]).samefile(pair["second"]) for pair in found["near"])
+        shutil.copy(photo, folder / "copy.jpg")
+        (group,) = json.loads(command("duplicates", "photos/val", folder, "--json").out)["exact"]
+        assert sorted(Path(file).name for file in group) == ["0.jpg", "copy.jpg"]
+
+    def test_the_last_hidden_layer_is_not_compared(self, command: Command, built: Path) -> None:
+        """There the pictures of a class are alike; the newest bundle may be one that ends there."""
+        assert "running alexnet-int8 (int8) up to layer features" in command("duplicates", "photos/val").err
+        done = command("duplicates", "photos/val", "--engine", NAME)
+        assert (done.code, "ends at layer classifier.5 [32], whose output has no places" in done.error) == (2, True)
 
     @pytest.mark.parametrize("threshold", ["0", "1.1", "nan"])
     def test_a_threshold_that_is_no_likeness(self, threshold: str, command: Command, here: Path) -> None:

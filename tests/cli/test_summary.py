@@ -23,6 +23,16 @@ def test_the_layers_of_a_bundle_and_of_an_onnx(command: Command, here: Path) -> 
         assert ran.out.splitlines()[-1].endswith("parameters in 8 layers with weights")
 
 
+def test_an_engine_that_ends_at_a_layer_is_a_model_as_well(command: Command, here: Path) -> None:
+    assert command("build-engine", "--until", "features.5", "--target", "sm89").code == 0
+    lines = [line.split() for line in command("summary", "alexnet-fp32-features").out.splitlines()]
+    assert ["features.0", "Conv", "16", "x", "55", "x", "55", "5,808"] in lines
+    assert lines[-1][-5:] == ["in", "2", "layers", "with", "weights"]
+    drawn = command("summary", "alexnet-fp32-features", "--filters", "f.png", "--activations", PHOTO, "-o", "sheets")
+    assert drawn.code == 0, drawn.err
+    assert len(list((here / "sheets").iterdir())) == 4  # features.1, 2, 4 and 5
+
+
 @pytest.mark.parametrize("model", ["tiny.safetensors", "alexnet-int8", "alexnet-fp16", "engines/alexnet.onnx"])
 def test_the_filters_are_the_same_picture_in_every_form(command: Command, here: Path, model: str) -> None:
     assert command("summary", "tiny.safetensors", "--filters", "expected.png").code == 0

@@ -63,6 +63,7 @@ class TestBoth:
         with open_index(written(tmp_path / f"v{suffix}")) as index:
             assert index.names([3, 0, 3]) == ["'=cmd|x.jpg", "a.jpg", "'=cmd|x.jpg"]
             assert index.names([]) == []
+            assert [name for part in index.all_names() for name in part] == index.names(range(5))
 
     def test_an_error_meanwhile_leaves_the_old_file(self, suffix: str, tmp_path: Path) -> None:
         path = written(tmp_path / f"v{suffix}")
@@ -181,6 +182,19 @@ class TestNpz:
         with pytest.raises(ArtifactError, match="compressed"):
             read(tmp_path / "v.npz")
 
+    @pytest.mark.parametrize("number", [0x110000, 0xFFFFFFFF, 0xD800, 0xDFFF])
+    @pytest.mark.parametrize("entry", ["files", "space"])
+    def test_numbers_that_are_no_characters(self, entry: str, number: int, tmp_path: Path) -> None:
+        """NumPy takes them, and raises SystemError when a text is made of them."""
+        arrays = {"space": np.array(SPACE.to_json()), "files": np.array(["abc"] * 5), "vectors": VECTORS}
+        kind = arrays[entry].dtype
+        numbers = np.ascontiguousarray(arrays[entry].reshape(-1)).view("<u4").copy()
+        numbers[1] = number
+        arrays[entry] = np.frombuffer(numbers.tobytes(), kind).reshape(arrays[entry].shape)
+        np.savez(tmp_path / "v.npz", **arrays)
+        with pytest.raises(ArtifactError, match="no character"):
+            read(tmp_path / "v.npz")
+
 
 class TestParquet:
     def test_other_tools_read_it(self, tmp_path: Path) -> None:
@@ -212,6 +226,13 @@ class TestParquet:
         pq.write_table(table.replace_schema_metadata({KEY: edited}), tmp_path / "v.parquet")
         with pytest.raises(ArtifactError, match="was edited"):
             read(tmp_path / "v.parquet")
+
+
+def test_a_file_whose_name_is_no_text_is_found_again(tmp_path: Path) -> None:
+    for name in ("odd\udce9.jpg", "plain.jpg", "literal\\udce9.jpg"):
+        file = tmp_path / name
+        file.write_bytes(b"")
+        assert blocks.path_of(blocks.valid_text(str(file))) == file
 
 
 def test_another_suffix(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 
 from alexnet_deploy.features import near_copies
 from alexnet_deploy.features.near_copies import Looks, find_pairs
@@ -74,3 +75,19 @@ def test_maps_and_pixels_are_averaged_in_any_size() -> None:
     expected = np.stack([maps[..., a:b, :].mean(-2) for a, b in ((0, 3), (2, 5), (4, 7))], axis=-2)
     expected = np.stack([expected[..., a:b].mean(-1) for a, b in ((0, 2), (2, 4), (4, 6))], axis=-1)
     np.testing.assert_allclose(averaged, expected.reshape(30, 3, 3), rtol=1e-5)  # sums in another order
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1, 1e5, 1e30])
+def test_activations_of_any_size(scale: float) -> None:
+    """float16 holds 6e-8 to 65504 only."""
+    rng = np.random.default_rng(0)
+    maps, pixels = rng.random((8, 5, 7, 6), np.float32), rng.integers(0, 256, (8, 20, 41, 3)).astype(np.uint8)
+    maps[4], pixels[4] = 0.97 * maps[1] + 0.03 * maps[2], pixels[1]
+    maps[6] = 0  # a picture that activates nothing
+    looks, scaled = Looks(), Looks()
+    looks.add(maps, pixels)
+    scaled.add(maps * np.float32(scale), pixels)
+    (expected,), (pair,) = looks.pairs(), scaled.pairs()
+    assert (pair.first, pair.second) == (1, 4)
+    assert expected.features > 0.9
+    assert pair.features == pytest.approx(expected.features, abs=1e-3)  # float16 has 11 bits

@@ -19,7 +19,7 @@ from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.inference.journal import open_journal
 from alexnet_deploy.inference.prediction import Prediction
-from alexnet_deploy.inference.to_file import settings_of
+from alexnet_deploy.inference.run_settings import settings_of
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
 from alexnet_deploy.precision.calibration.record import read_record
 from tests.helpers.command import Command

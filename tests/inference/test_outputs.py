@@ -18,7 +18,7 @@ from alexnet_deploy.inference.journal import open_journal
 from alexnet_deploy.inference.predict import predict
 from alexnet_deploy.inference.prediction import FullOutputs, Outputs, Prediction
 from alexnet_deploy.inference.ray.worker import PartWorker
-from alexnet_deploy.inference.to_file import settings_of
+from alexnet_deploy.inference.run_settings import settings_of
 from alexnet_deploy.inference.writers import Format, open_writer
 from alexnet_deploy.probabilities import probabilities
 from tests.helpers.command import Command

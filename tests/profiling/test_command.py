@@ -95,7 +95,7 @@ def test_what_was_passed_over_is_shown_unasked_only_beside_a_gpu(
         (["--threads", 0], 2, "--threads 0: must be 1 or more"),
         (["tiny-fp32", "nope"], 1, "nope: no such engine in engines/; it contains tiny-int8, tiny-fp32"),
         (["none.onnx"], 1, "none.onnx: no such ONNX file"),
-        (["--export-times", "engines"], 2, "--export-times engines: is not a plain file"),
+        (["--export-times", "engines"], 2, "--export-times engines: does not end in one of .json"),
         (["--export-times", "/proc/no/times.json"], 1, "/proc/no/times.json: cannot be written"),
         (["tiny-fp32", "--runtime", "tensorrt"], 1, "tiny-fp32 holds no TensorRT plan"),
         (["tiny-int8", "--runtime", "tensorrt"], 1, "tiny-int8: no plan for this machine (sm89.plan: "),
@@ -198,10 +198,11 @@ def test_a_full_disk_leaves_the_old_times(command: Command, here: Path, monkeypa
     def full() -> dict[str, str | int]:
         raise UnavailableError("times.json: no room left on the disk")
 
-    Path("times.json").write_text("old")
+    old = '{"schema": 1, "machine": {}, "engines": []}'
+    Path("times.json").write_text(old)
     monkeypatch.setattr(engine, "describe_machine", full)
     assert command("profile", "tiny-fp32", *SHORT, "--export-times", "times.json").code == 1
-    assert Path("times.json").read_text() == "old"
+    assert Path("times.json").read_text() == old
 
 
 def test_an_onnx_of_another_tool_takes_what_it_cannot_tell(command: Command, here: Path) -> None:

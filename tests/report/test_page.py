@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.evaluation.confidence.record import MethodRow
+from alexnet_deploy.evaluation.results import Interval
 from alexnet_deploy.pages.html import number
 from alexnet_deploy.report.charts import axis, dominated_by, roofline, trade_off
 from alexnet_deploy.report.data import Gap, Report
@@ -71,6 +73,24 @@ def test_the_page_shows_what_was_measured() -> None:
         "9.00", "8.00 ms at batch 8, OpenVINO 2026.4.1 on CPU",
     ):  # fmt: skip
         assert part in shown, part
+
+
+def test_a_calibration_is_shown_by_what_its_fit_had_not_seen() -> None:
+    """The fit's own images make it look too good; their numbers are not a result."""
+    report = sample_report()
+    first = report.engines[0]
+    assert first.fit is not None
+    row = MethodRow("beta on the top", True, 0.3, 1.5, Interval(0.5, 2.5))
+    record = dataclasses.replace(first.fit.record, method=row.method, methods=(row,))
+    first = dataclasses.replace(first, fit=dataclasses.replace(first.fit, record=record))
+    report = dataclasses.replace(report, engines=(first, *report.engines[1:]))
+    shown = " ".join(Page(render_page(report)).text.split())
+    assert "calibrated by beta on the top (temperature 1.25)" in shown
+    assert (
+        "Fitted on 500 other images; by cross-validation on them, the ECE without the part that chance adds is 1.5 %"
+        in shown
+    )
+    assert "where the ECE went" not in shown
 
 
 def test_the_data_are_in_the_page_twice_and_whole(tmp_path: Path) -> None:

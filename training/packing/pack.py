@@ -12,7 +12,7 @@ from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.lists.listing import list_val_images
 from training.output import check_output
-from training.packing.calibration import calibrated_as
+from training.packing.calibration import calibrated_as, images_of_the_fit
 from training.packing.hf_folder import check_hf_folder, write_hf_folder
 from training.packing.scale import EVALUATION, at_scale
 from training.results.evaluate import evaluate_checkpoint
@@ -31,7 +31,8 @@ def pack(
 ) -> dict[str, Any] | None:
     """Store ``checkpoint`` as float16 in ``output``, and as the folder ``hf``; return its accuracy on ``data``.
 
-    The recipe of ``output`` records the accuracy, and the folder's card states it. Without ``output`` the folder has
+    The recipe of ``output`` records the accuracy, and the folder's card states it. With ``calibration`` it also counts
+    the ``calibration_images``: those of ``data`` on which that was fitted. Without ``output`` the folder has
     the weights as they are, and ``data`` may be None: then nothing is measured. ``data`` and ``val_labels`` are as for
     ``list_val_images``, ``resize_to`` as for ``at_scale``, ``calibration`` as for ``calibrated_as``.
 
@@ -51,6 +52,9 @@ def pack(
     if output is not None:
         packed = _in_float16(packed, checkpoint)
     result = None if images is None else evaluate_checkpoint(packed, images, workers=workers)
+    if result is not None and images is not None and calibration is not None:
+        # NLL and ECE on images of the fit are too good, and whoever reads the result must know.
+        result |= {"calibration_images": images_of_the_fit(calibration, images.files)}
     if result is not None:
         packed = dataclasses.replace(packed, recipe=packed.recipe | {EVALUATION: result})
     if output is not None:

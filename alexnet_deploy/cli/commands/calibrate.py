@@ -9,13 +9,14 @@ import typer
 
 from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
-from alexnet_deploy.cli.engines import needs, running
+from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
 from alexnet_deploy.cli.output.replace import check_output
-from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_left_out, print_line, table
 from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.cli.quantities import Share
 
 if TYPE_CHECKING:  # SciPy is loaded with it; only the types are needed here
+    from alexnet_deploy.evaluation.confidence.calibrate import Calibrated
     from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, RejectionFit
 
 
@@ -69,7 +70,7 @@ def calibrate_confidence(
     check_targets(max_risk, coverage)
     bundle = find_bundle(engine, store)
     with running(bundle, store, runtime, threads) as opened, reporting() as report:
-        record = calibrate(
+        found = calibrate(
             bundle,
             opened,
             data,
@@ -80,13 +81,28 @@ def calibrate_confidence(
             training_data=training_data,
             on_progress=report,
         )
+    record = found.record
     if json_:
-        print_json({"bundle": bundle} | record.summary())
+        left_out = {"unreadable": found.unreadable, "copies": found.copies}
+        print_json({"bundle": bundle} | record.summary() | left_out)
     else:
         print_fit(bundle, record)
+        print_fit_left_out(found)
     if plot is not None:
         plot_reliability(record, plot)
         note_written(plot)
+    exit_where_left_out(found.unreadable, record.images + len(record.outlier_sha256))
+
+
+def print_fit_left_out(found: Calibrated) -> None:
+    """The files that had no part in the fit."""
+    print_left_out(found.unreadable)
+    if found.copies:
+        print_line(
+            f"{found.copies} files left out: copies of other images (same content), of which one counts, or of an "
+            "image that lies in folders of several classes",
+            style="yellow",
+        )
 
 
 def print_fit(bundle: Path, record: ConfidenceRecord) -> None:

@@ -11,9 +11,9 @@ import typer
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.collector import starting
 from alexnet_deploy.cli.engines import needs, running
+from alexnet_deploy.cli.output import replace
 from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
 from alexnet_deploy.cli.output.likeness import print_duplicates, print_neighbours
-from alexnet_deploy.cli.output import replace
 from alexnet_deploy.cli.output.tables import print_json, print_line, size
 from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import InputError, UsageError
@@ -78,13 +78,13 @@ def features(
     with starting():
         from alexnet_deploy.features.extract import extract_features
         from alexnet_deploy.features.index import check_output
-        from alexnet_deploy.images.identity.overwrite import refuse_to_replace, refusing_to_replace
+        from alexnet_deploy.images.identity.overwrite import refusing_to_replace
         from alexnet_deploy.images.sources import find_sources, is_address
 
     check_output(output)
     named = images or []
     given = (engine, import_options.labels, from_file, *named)
-    refuse_to_replace(output, [name for name in given if name is not None])
+    replace.check_output(output, "output", given)
     sources = find_sources(named, from_file=from_file, allow_http=allow_http)
     failed: list[str] = []
     how = {"verify": verify, "full_decode": full_decode, "tf32": tf32}
@@ -134,6 +134,7 @@ def features(
     _exit_if_failed(found.failed, found.rows + found.failed)
 
 
+@opt.with_import_options
 def neighbours(
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Images, folders or patterns to look up.")],
     index: Annotated[Path, typer.Option(help="File that features wrote.")],
@@ -151,6 +152,7 @@ def neighbours(
     runtime: opt.Runtime = "auto",
     batch: Batch = None,
     threads: opt.Threads = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -170,7 +172,9 @@ def neighbours(
         name = _engine_of(space, index, store) if engine is None else engine
         full = space.preprocessing.decoding == "full"
         layer = space.features.layer
-        with running(name, store, runtime, threads, features=True, layer=layer, full_decode=full) as opened:
+        with running(
+            name, store, runtime, threads, import_options, features=True, layer=layer, full_decode=full
+        ) as opened:
             require_same_space(found, opened)
             answers = neighbours_in(found, opened, sources, top=top, metric=metric, batch=batch)
     if html is not None:
@@ -194,6 +198,7 @@ def neighbours(
     _exit_if_failed(sum(answer.error is not None for answer in answers), len(answers))
 
 
+@opt.with_import_options
 def duplicates(
     images: opt.Images,
     engine: opt.Engine = None,
@@ -205,6 +210,7 @@ def duplicates(
     batch: Batch = None,
     workers: opt.Workers = None,
     threads: opt.Threads = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -215,13 +221,16 @@ def duplicates(
     """
     with starting():
         from alexnet_deploy.bundle.feature_engines import MAPS
+        from alexnet_deploy.bundle.store import newest_bundle
         from alexnet_deploy.features.duplicates import find_duplicates
         from alexnet_deploy.images.find import find_images
 
     _check_html(html)
     files = find_images(images)
+    # The last hidden layer, where a feature engine ends, tells copies badly: the default is a whole network.
+    named = str(newest_bundle(store)) if engine is None else engine
     with (
-        running(engine, store, runtime, threads, features=True, layer=MAPS) as opened,
+        running(named, store, runtime, threads, import_options, features=True, layer=MAPS) as opened,
         image_bars() as bars,
     ):
         task = bars.add_task("images", total=None)

@@ -10,7 +10,7 @@ import typer
 
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.collector import starting
-from alexnet_deploy.cli.engines import running
+from alexnet_deploy.cli.engines import note_other_runtime, running
 from alexnet_deploy.cli.infer_rows import print_rows, write_rows
 from alexnet_deploy.cli.on_ray import infer_on_ray
 from alexnet_deploy.cli.output.image_bars import count_meanwhile, image_bars
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.cli.infer_rows import Rounds
     from alexnet_deploy.images.sources import Source
 
+_BY_SUFFIX: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 _REMOTE_WORKERS = 16
 """Addresses are waited for rather than computed. More connections than this annoy a server."""
 
@@ -69,8 +70,8 @@ def infer(
         Format | None,
         typer.Option(
             "--format",
-            help="Format of the output. In csv, ' precedes text that looks like a formula.  [default: table; parquet "
-            "with --ray]",
+            help="Format of the output. In csv, ' precedes text that looks like a formula.  [default: that of "
+            "--output's suffix, else table; parquet with --ray]",
         ),
     ] = None,
     output: Annotated[
@@ -161,7 +162,7 @@ def infer(
         _exit_if_failed(failed, rows)
         return
     file = None if output is None else Path(output)
-    format_ = format_ or "table"
+    format_ = format_ or _format_of(file)
     if file is not None:
         given = (engine, import_options.labels, from_file, *named)
         check_output(file, "output", given)
@@ -184,6 +185,8 @@ def infer(
                 note(NO_MARGIN, style="yellow")
             if ten_crop and opened.contract.rejection is not None:
                 note(NO_RULE, style="yellow")
+            elif opened.contract.rejection is not None:
+                note_other_runtime(opened)
             runner = opened.side_by_side() or opened
 
             def classify(found: Iterator[Path | Source]) -> Iterator[Prediction]:
@@ -211,6 +214,12 @@ def infer(
                     format_=format_, resume=resume, overwrite=overwrite, watching=watch is not None,
                 )  # fmt: skip
     _exit_if_failed(failed, rows)
+
+
+def _format_of(file: Path | None) -> Format:
+    """The format that the name of the file says, so that no ``.parquet`` holds a table for people."""
+    suffix = "" if file is None else file.suffix.lower()
+    return _BY_SUFFIX.get(suffix, "table")
 
 
 def _exit_if_failed(failed: int, rows: int) -> None:

@@ -185,10 +185,19 @@ def _print_confidence(directory: Path, manifest: Manifest) -> None:
     if contract.calibration is not None:
         how += f" and {contract.calibration.describe()}"
     if record is not None:
-        print_line(
-            f"{how}, fitted on {record.images} images ({record.created}): "
-            f"ECE {record.before.ece_percent:.2f} -> {record.after.ece_percent:.2f} %"
-        )
+        print_line(f"{how}, fitted on {record.images} images ({record.created})")
+        row = record.cross_validated
+        if row is not None and row.ece_percent is not None and row.ece_interval is not None:
+            print_line(
+                f"on images that a fit has not seen (cross-validation): NLL {row.nll_nats:.4f}, ECE "
+                f"{row.ece_percent:.2f} % ({row.ece_interval.low:.2f}..{row.ece_interval.high:.2f}), without the part "
+                "that chance adds"
+            )
+        else:
+            print_line(
+                f"on the images of the fit, where it is too low: ECE {record.before.ece_percent:.2f} -> "
+                f"{record.after.ece_percent:.2f} %"
+            )
     elif contract.is_calibrated:
         print_line(f"{how}, from the bundle's source model; not fitted to the bundle")
     else:

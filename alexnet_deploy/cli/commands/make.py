@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,14 +15,18 @@ from alexnet_deploy.bundle.manifest import load_manifest
 from alexnet_deploy.bundle.plan_options import HardwareCompatibility, PlanOptions
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.commands.look import print_bundle
-from alexnet_deploy.cli.engines import needs, running
+from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
 from alexnet_deploy.cli.flags import in_flags
 from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.tables import print_json, print_line, size
 from alexnet_deploy.cli.output.terminal import note, reporting
 from alexnet_deploy.cli.quantities import BatchSizes, Bytes
-from alexnet_deploy.contract import ArchitectureName, BatchProfile
+from alexnet_deploy.contract import ArchitectureName, BatchProfile, ModelContract
 from alexnet_deploy.errors import DeployError, UsageError
+
+if TYPE_CHECKING:
+    from alexnet_deploy.adoption.import_options import ImportOptions
+    from alexnet_deploy.images.choose import CalibrationSet
 
 _DEFAULTS = BuildSettings()
 
@@ -220,7 +225,7 @@ def build_engine(
     precision = opt.precision_of(
         fp16=fp16 or max_drop is not None, int8=int8, fp8=fp8, int8_weights=int8_weights, int4=int4
     )
-    from alexnet_deploy.build.engine import build_engine, default_output
+    from alexnet_deploy.build.engine import build_engine, choose_calibration, default_output
     from alexnet_deploy.precision.calibration.cache import default_folder
     from alexnet_deploy.profiling.speedup import SpeedCheck
 
@@ -249,19 +254,31 @@ def build_engine(
     )
     if confidence_data is not None:
         with needs("measure"):  # before anything is built
+            from alexnet_deploy.cli.commands.calibrate import print_fit_left_out
             from alexnet_deploy.evaluation.confidence.calibrate import calibrate
+            from alexnet_deploy.evaluation.confidence.images import check_images
     speed = SpeedCheck(precision, min_speedup)
     build: Callable[..., Path] = build_engine
     if max_drop is not None and validation_data is not None:
         with needs("cpu"):
             from alexnet_deploy.sensitivity.search import build_within_drop
         build = partial(build_within_drop, max_drop=max_drop, validation_data=validation_data)
+    images: Path | CalibrationSet | None = calibration_data
+    if confidence_data is not None:
+        images = choose_calibration(precision, calibration_data, settings)
+        check_images(
+            confidence_data,
+            _contract_of(onnx, import_options),
+            model=str(onnx),
+            calibrated_by=() if images is None else images.sha256,
+            used_for={"validation_data": validation_data},
+        )
     with reporting() as report:
         bundle = build(
             onnx,
             output or default_output(onnx, precision, store, until=until),
             precision=precision,
-            calibration_data=calibration_data,
+            calibration_data=images,
             settings=settings,
             accept=speed,
             on_progress=report,
@@ -270,13 +287,12 @@ def build_engine(
     if confidence_data is not None:
         try:
             with running(bundle, store, "auto", None) as opened, reporting() as report:
-                fit = calibrate(
-                    bundle, opened, confidence_data, coverage=1, evaluation_data=validation_data, on_progress=report
-                )
+                found = calibrate(bundle, opened, confidence_data, coverage=1, on_progress=report)
         except DeployError:
             note(f"{bundle}/ is built; its probabilities were not calibrated on {confidence_data}", style="yellow")
             raise
-        more["confidence"] = fit.summary()
+        fit = found.record
+        more["confidence"] = fit.summary() | {"unreadable": found.unreadable, "copies": found.copies}
     print_bundle(bundle, load_manifest(bundle)[0], as_json=json_, more=more)
     if not json_:
         if confidence_data is not None:
@@ -284,5 +300,16 @@ def build_engine(
                 f"probabilities: {fit.method}, fitted on {fit.images} images; ECE {fit.before.ece_percent:.2f} -> "
                 f"{fit.after.ece_percent:.2f} % on them"
             )
+            print_fit_left_out(found)
         for line in speed.describe():
             note(in_flags(line))
+    if confidence_data is not None:
+        exit_where_left_out(found.unreadable, fit.images)
+
+
+def _contract_of(onnx: Path, options: ImportOptions) -> ModelContract:
+    """The contract that a bundle of ``onnx`` will have."""
+    from alexnet_deploy.adoption.adopt import adopt
+
+    with TemporaryDirectory() as scratch:
+        return adopt(onnx, Path(scratch) / "float.onnx", options)

@@ -15,10 +15,10 @@ from alexnet_deploy.files import check_file, open_regular
 def check_output(
     output: Path, parameter: str, inputs: Iterable[str | Path | None] = (), *, formats: Sequence[str] = ()
 ) -> None:
-    """UsageError or UnavailableError, before any work, if ``output`` cannot be written or would replace what it must not.
+    """UsageError or UnavailableError, before any work, if ``output`` cannot be written or would replace a wrong file.
 
     That is one of ``inputs`` (None: not given), an image, or a file of an engine bundle. ``formats`` are the suffixes
-    that its name may have (empty: any). Where one of them is ``.png``, a picture that this package drew may be replaced.
+    that its name may have (empty: any). Where one of them is ``.png``, a picture that this package drew is replaced.
     """
     from alexnet_deploy.images.identity.overwrite import refuse_to_replace
 

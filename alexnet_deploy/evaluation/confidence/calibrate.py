@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,18 @@ from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.evaluation.accuracy import confidence, reliability
 from alexnet_deploy.evaluation.answers import collect_answers
 from alexnet_deploy.evaluation.confidence.choose import choose_method
-from alexnet_deploy.evaluation.confidence.methods import HIGHEST, LOWEST, fit_temperature
+from alexnet_deploy.evaluation.confidence.images import (
+    distinct,
+    refuse_calibrated_by,
+    refuse_multi_label,
+    refuse_shared,
+    require_enough,
+)
+from alexnet_deploy.evaluation.confidence.methods import fit_temperature, temperature_range
 from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, Quality
 from alexnet_deploy.evaluation.confidence.rejection import check_targets, fit_rejection
 from alexnet_deploy.evaluation.confidence.store import store_fit
 from alexnet_deploy.files import sha256_of
-from alexnet_deploy.images.find import find_images
-from alexnet_deploy.images.identity.shared import image_hashes, refuse_shared_images, shared_images
 from alexnet_deploy.images.labelled import list_labelled, list_unlabelled
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
 from alexnet_deploy.precision.calibration.record import read_record
@@ -31,8 +37,16 @@ from alexnet_deploy.runtime.runner import Runner
 
 # Legend: N image, O outlier, K class
 
-MIN_IMAGES = 100
-"""100 images determine a temperature to about 9 % (one standard deviation), 1000 to 2 % (docs/confidence.md)."""
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """What was fitted, and the files that had no part in it."""
+
+    record: ConfidenceRecord
+    unreadable: tuple[str, ...]
+    """One line per file, of the images and of the outliers, that cannot be read."""
+    copies: int
+    """Images and outliers that are left out because another one has the same content."""
 
 
 def calibrate(
@@ -46,11 +60,12 @@ def calibrate(
     evaluation_data: Path | None = None,
     training_data: Path | None = None,
     on_progress: Progress = no_progress,
-) -> ConfidenceRecord:
+) -> Calibrated:
     """Fit the calibration and the rejection of ``bundle``, which ``runner`` runs, on labelled images; store them in it.
 
     ``outliers`` is a folder of images that show none of the classes. ``max_risk`` and ``coverage``, shares within 0..1,
-    are those of ``rejection.fit_rejection``.
+    are those of ``rejection.fit_rejection``. Of images with the same content one counts: copies say nothing new, and a
+    bound that takes them for other images would be wrong.
 
     The fit starts from the logits, so it replaces an earlier one. The bundle is swapped as a whole: its manifest, the
     contract inside ``model.onnx`` and ``confidence.json`` change together. Plans hold no contract and stay byte for
@@ -64,23 +79,26 @@ def calibrate(
     manifest = verify(bundle)
     if contract_in(load_onnx(bundle / MODEL), source=str(bundle / MODEL)) != manifest.contract:
         raise ArtifactError(f"{bundle}: {MANIFEST} and {MODEL} carry different contracts; build the bundle again")
-    if manifest.contract.activation == "sigmoid":
-        raise InputError(
-            f"{bundle}: is multi-label (sigmoid), and a folder names one class per image, not which others it shows: "
-            "no temperature can be fitted; use its scores as they are"
-        )
-    labelled = list_labelled(data, manifest.contract)
-    unlabelled = None if outliers is None else list_unlabelled(outliers)
-    hash_of = image_hashes(labelled.files)
-    _refuse_shared(bundle, hash_of, outliers=outliers, evaluation_data=evaluation_data, training_data=training_data)
+    refuse_multi_label(manifest.contract, str(bundle))
+    used_for = {"outliers": outliers, "evaluation_data": evaluation_data, "training_data": training_data}
+    labelled, hash_of, copies = distinct(list_labelled(data, manifest.contract))
+    if (bundle / CALIBRATION).is_file():
+        refuse_calibrated_by(hash_of, read_record(bundle / CALIBRATION).image_hashes, str(bundle))
+    refuse_shared(hash_of, used_for)
 
     answers = collect_answers([runner], labelled, on_progress=on_progress)
+    unreadable = answers.unreadable
     (logits_NK,) = answers.logits_NK
     require_fittable(logits_NK, answers.target_N, source=str(data))
     outlier_logits_OK = None
-    if unlabelled is not None:
-        (outlier_logits_OK,) = collect_answers([runner], unlabelled, on_progress=on_progress).logits_NK
+    outlier_sha256: tuple[str, ...] = ()
+    if outliers is not None:
+        unlabelled, hash_of_outlier, more_copies = distinct(list_unlabelled(outliers))
+        found = collect_answers([runner], unlabelled, on_progress=on_progress)
+        (outlier_logits_OK,) = found.logits_NK
         _require_finite(outlier_logits_OK, str(outliers))
+        outlier_sha256 = tuple(hash_of_outlier.get(file) or sha256_of(file) for file in found.files)
+        unreadable, copies = unreadable + found.unreadable, copies + more_copies
     choice = choose_method(logits_NK, answers.target_N, manifest.contract)
     rejection = fit_rejection(
         logits_NK,
@@ -104,20 +122,15 @@ def calibrate(
         calibration=choice.contract.calibration,
         methods=choice.rows,
         rejection=rejection,
+        outlier_sha256=outlier_sha256 if rejection is not None else (),
     )
     store_fit(bundle, manifest, record)
-    return record
+    return Calibrated(record, unreadable, copies)
 
 
 def require_fittable(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], *, source: str) -> None:
     """InputError, which names ``source``, if these answers determine no temperature."""
-    images = len(target_N)
-    if images < MIN_IMAGES:
-        raise InputError(f"{source}: {images} usable images are too few for a temperature; give {MIN_IMAGES} or more")
-    if len(np.unique(target_N)) < 2:
-        raise InputError(
-            f"{source}: all images are of one class, which is not enough to fit a temperature; give several classes"
-        )
+    require_enough(target_N.tolist(), source)
     _require_finite(logits_NK, source)
     centred_NK = logits_NK - logits_NK.mean(axis=1, keepdims=True, dtype=np.float64)
     # float32 kernels may differ in the last bits from image to image
@@ -127,13 +140,13 @@ def require_fittable(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64]
         )
     if (logits_NK.argmax(axis=1) == target_N).all():
         raise InputError(
-            f"{source}: all {images} answers are right, so the best temperature would be 0; "
+            f"{source}: all {len(target_N)} answers are right, so the best temperature would be 0; "
             "give more images, or harder ones"
         )
-    temperature = fit_temperature(logits_NK, target_N)
-    if not LOWEST * 1.01 < temperature < HIGHEST / 1.01:  # the search stops just before an end
+    temperature, (lowest, highest) = fit_temperature(logits_NK, target_N), temperature_range(logits_NK)
+    if not lowest * 1.01 < temperature < highest / 1.01:  # the search stops just before an end
         raise InputError(
-            f"{source}: no temperature within {LOWEST:g}..{HIGHEST:g} fits ({temperature:.3g} is at the end): the "
+            f"{source}: no temperature within {lowest:.3g}..{highest:.3g} fits ({temperature:.3g} is at the end): the "
             "answers hardly depend on the images; check the labels and the engine: alexnet-deploy evaluate"
         )
 
@@ -149,18 +162,3 @@ def _require_finite(logits_NK: NDArray[np.float32], source: str) -> None:
         raise InputError(
             f"{source}: the model's output on some images is not finite; try an engine of higher precision"
         )
-
-
-def _refuse_shared(bundle: Path, hash_of: dict[Path, str], **folders: Path | None) -> None:
-    """InputError if one of the images serves another purpose as well; ``folders`` by the names of the parameters."""
-    remedy = "a temperature must come from images used for nothing else: give"
-    if (bundle / CALIBRATION).is_file():
-        shared = shared_images(hash_of, read_record(bundle / CALIBRATION).image_hashes)
-        refuse_shared_images(shared, f"calibrated {bundle}", f"{remedy} other images")
-    sizes = {file.stat().st_size for file in hash_of}
-    for parameter, folder in folders.items():
-        if folder is None:
-            continue
-        shared = shared_images(hash_of, image_hashes(find_images([folder]), sizes=sizes).values())
-        use = f"also lies in `{parameter}` {folder}"
-        refuse_shared_images(shared, use, f"{remedy} folders that share no image")

@@ -18,7 +18,9 @@ from alexnet_deploy.probabilities import log_softmax, loss_nats
 # Legend: N image, K class, P point of a map
 
 LOWEST, HIGHEST = 0.02, 50.0
-"""Range of temperatures. Published networks lie within 0.5..5; at these ends the logits carry no information."""
+"""Range of temperatures, for logits of a spread of ``_SPREAD``. At these ends the logits carry no information."""
+_SPREAD = 3.0
+"""Standard deviation of an image's logits around their mean, in published networks, whose temperatures are 0.5..5."""
 _PRIOR = 2.0
 """Images that each step of an isotonic map gets in addition, right as often as the temperature alone says.
 
@@ -70,7 +72,7 @@ def ensemble(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], bare: 
         return -float(np.log(likelihood_N3 @ share_3).mean()), share_3
 
     found = minimize_scalar(
-        lambda log_t: shares(log_t)[0], bounds=_log_range(), method="bounded", options={"xatol": 1e-3}
+        lambda log_t: shares(log_t)[0], bounds=_log_range(logits_NK), method="bounded", options={"xatol": 1e-3}
     )
     _, raw, uniform = shares(found.x)[1].tolist()
     mixture = Calibration(mixture=(raw, min(uniform, 1 - raw)))
@@ -125,7 +127,7 @@ METHODS: dict[str, Method] = {
 
 
 def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64]) -> float:
-    """Return the temperature at which the true classes are most likely, within ``LOWEST``..``HIGHEST``.
+    """Return the temperature at which the true classes are most likely, within ``temperature_range``.
 
     The mean negative log likelihood is convex in 1 / T. It has one minimum over log T, which a bounded search finds.
     """
@@ -134,12 +136,23 @@ def fit_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64])
     def loss(log_t: float) -> float:
         return -float(log_softmax(logits_NK, math.exp(log_t))[rows, target_N].mean())
 
-    found = minimize_scalar(loss, bounds=_log_range(), method="bounded", options={"xatol": 1e-7})
+    found = minimize_scalar(loss, bounds=_log_range(logits_NK), method="bounded", options={"xatol": 1e-7})
     return math.exp(found.x)
 
 
-def _log_range() -> tuple[float, float]:
-    return math.log(LOWEST), math.log(HIGHEST)
+def temperature_range(logits_NK: NDArray[np.float32]) -> tuple[float, float]:
+    """``LOWEST`` and ``HIGHEST`` in the scale of these logits, which a model may choose at will."""
+    scale = _spread(logits_NK) / _SPREAD
+    return LOWEST * scale, HIGHEST * scale
+
+
+def _spread(logits_NK: NDArray[np.float32]) -> float:
+    return float(logits_NK.std(axis=1, dtype=np.float64).mean()) or _SPREAD  # equal logits have no scale
+
+
+def _log_range(logits_NK: NDArray[np.float32]) -> tuple[float, float]:
+    low, high = temperature_range(logits_NK)
+    return math.log(low), math.log(high)
 
 
 def _stored(contract: ModelContract) -> Fitted:
@@ -199,7 +212,8 @@ def _with_map(by: ModelContract, from_P: NDArray[np.float64], to_P: NDArray[np.f
 
 def _linear(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], *, shared: bool) -> Fitted:
     """softmax(a logits + b) with the most likely a (one number if ``shared``, else one per class) and b."""
-    x_NK, classes = logits_NK.astype(np.float64), logits_NK.shape[1]
+    scale, classes = _spread(logits_NK) / _SPREAD, logits_NK.shape[1]
+    x_NK = logits_NK.astype(np.float64) / scale  # the search takes steps near 1
     rows = np.arange(len(target_N))
 
     def split(w: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -214,10 +228,10 @@ def _linear(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], *, shar
         slope_a = slope_a_K.sum(keepdims=True) if shared else slope_a_K
         return -float(log_NK[rows, target_N].mean()), np.r_[slope_a, slope_b_K]
 
-    start = np.full(1 if shared else classes, 1 / fit_temperature(logits_NK, target_N))
+    start = np.full(1 if shared else classes, scale / fit_temperature(logits_NK, target_N))
     a_K, b_K = split(minimize(loss, np.r_[start, np.zeros(classes)], jac=True, method="L-BFGS-B").x)
 
     def losses(other_NK: NDArray[np.float32], other_N: NDArray[np.int64]) -> NDArray[np.float64]:
-        return -log_softmax(other_NK * a_K + b_K)[np.arange(len(other_N)), other_N]
+        return -log_softmax(other_NK.astype(np.float64) / scale * a_K + b_K)[np.arange(len(other_N)), other_N]
 
     return Fitted(losses, None)

@@ -19,12 +19,13 @@ from alexnet_deploy.evaluation.results import Interval, NonNegative, Reliability
 from alexnet_deploy.images.choose import images_digest
 from alexnet_deploy.json_format import JsonFormat
 
-ADDED_FIELDS = frozenset(("method",))
+ADDED_FIELDS = frozenset(("method", "outlier_sha256"))
 """Fields of a record that files of earlier versions lack."""
 FORMAT = JsonFormat(
     "confidence record", 1, "fit the calibration again: alexnet-deploy calibrate-confidence", added=ADDED_FIELDS
 )
 """About 70 bytes per image and 10 KiB in all; 64 MiB hold far more than ImageNet's validation images."""
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
@@ -96,7 +97,7 @@ class ConfidenceRecord:
     temperature: Annotated[float, Meta(gt=0)]
     classes: Annotated[int, Meta(ge=0)]
     """Number of the model's classes that have images."""
-    sha256: tuple[Annotated[str, Meta(pattern="^[0-9a-f]{64}$")], ...]
+    sha256: tuple[Sha256, ...]
     """SHA-256 of the image files, in the order in which they ran."""
     before: Quality
     """Uncalibrated."""
@@ -112,11 +113,18 @@ class ConfidenceRecord:
     methods: tuple[MethodRow, ...] = ()
     """All methods that were compared."""
     rejection: RejectionFit | None = None
+    outlier_sha256: tuple[Sha256, ...] = ()
+    """SHA-256 of the outliers, which chose the score of the rule."""
 
     @property
     def images(self) -> int:
         """Number of images that it was fitted on."""
         return len(self.sha256)
+
+    @property
+    def cross_validated(self) -> MethodRow | None:
+        """The quality of the chosen method on images that its fit had not seen; None in records that lack it."""
+        return next((row for row in self.methods if row.method == self.method), None)
 
     @property
     def image_hashes(self) -> frozenset[str]:
@@ -133,14 +141,15 @@ class ConfidenceRecord:
         return dataclasses.replace(contract, temperature=self.temperature, calibration=self.calibration, rejection=rule)
 
     def summary(self) -> dict[str, Any]:
-        """All fields, with the number and the digest of the images instead of their list."""
+        """All fields, with the number and the digest of the images instead of their list, and without the outliers."""
         raw = dataclasses.asdict(self)
-        del raw["sha256"]
+        del raw["sha256"], raw["outlier_sha256"]
         return {"images": self.images, "images_digest": self.digest()} | raw
 
     def to_json(self) -> str:
         """The record as JSON, with the digest of the images in their order."""
-        raw = {"schema": FORMAT.schema} | self.summary() | {"sha256": self.sha256}
+        hashes = {"sha256": self.sha256, "outlier_sha256": self.outlier_sha256}
+        raw = {"schema": FORMAT.schema} | self.summary() | hashes
         return json.dumps(raw, indent=1, allow_nan=False) + "\n"
 
 

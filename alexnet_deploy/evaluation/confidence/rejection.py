@@ -46,11 +46,11 @@ def fit_rejection(
 ) -> RejectionFit | None:
     """Choose a score and its threshold; None for a ``coverage`` of 1, which answers everything.
 
-    ``contract`` is calibrated. With ``max_risk`` the threshold with the largest coverage whose risk on other images is
-    at most that, with a confidence of 95 % (``risk_threshold``); else the one that ``coverage`` of the images reach
+    ``contract`` is calibrated. With ``max_risk`` a threshold whose risk on other images is at most that, with a
+    confidence of 95 % (``risk_threshold``); else the one that ``coverage`` of the images reach
     (None: ``COVERAGE``). The risk is that of the images; outliers only choose the score.
 
-    Raises InputError, which names ``source``, if no threshold meets ``max_risk``.
+    Raises InputError, which names ``source``, if the search finds no threshold that meets ``max_risk``.
     """
     check_targets(max_risk, coverage)
     if coverage == 1:
@@ -82,11 +82,13 @@ def fit_rejection(
 
 
 def risk_threshold(score_N: NDArray[np.float64], right_N: NDArray[np.bool_], max_risk: float, *, source: str) -> float:
-    """Return the threshold of the largest coverage whose risk is at most ``max_risk``, with a confidence of 95 %.
+    """Search for the threshold of a large coverage whose risk is at most ``max_risk``, with a confidence of 95 %.
 
     Selection with guaranteed risk: Geifman and El-Yaniv 2017, Selective classification for deep neural networks
     (arXiv:1705.08500), algorithm 2. A binary search over the thresholds; the bound of each step is that of Clopper and
-    Pearson at a confidence that holds for all steps and all scores together. Raises InputError if no step meets it.
+    Pearson at a confidence that holds for all steps and all scores together. The bound does not fall steadily with the
+    coverage, so a larger coverage that the search does not try may meet ``max_risk`` too: trying every threshold
+    would make the bound of each wider. Raises InputError if no step meets it.
     """
     rising_N = np.sort(score_N)
     wrong_N = (~right_N)[np.argsort(score_N, kind="stable")]
@@ -105,11 +107,16 @@ def risk_threshold(score_N: NDArray[np.float64], right_N: NDArray[np.bool_], max
             low = int(np.searchsorted(rising_N, rising_N[middle], side="right"))
     if found is None:
         raise InputError(
-            f"{source}: no threshold keeps the risk of an answer at or below {100 * max_risk:g} % with 95 % confidence "
-            f"(on these {images} images the lowest bound that was found is {100 * least:.1f} %); raise `max_risk`, or "
-            "give more images"
+            f"{source}: found no threshold that keeps the risk of an answer at or below {100 * max_risk:g} % with 95 % "
+            f"confidence (the lowest bound of the search on these {images} images is {_rounded_up(100 * least)} %); "
+            "raise `max_risk`, or give more images"
         )
     return found
+
+
+def _rounded_up(percent: float) -> str:
+    """With two decimals, so that the bound itself, given as `max_risk`, is met."""
+    return f"{math.ceil(100 * percent) / 100:.2f}"
 
 
 def upper_bound(wrong: int, answered: int, delta: float) -> float:

@@ -35,6 +35,7 @@ from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 from alexnet_deploy.evaluation.accuracy import confidence
 from alexnet_deploy.evaluation.answers import collect_answers
 from alexnet_deploy.evaluation.confidence.calibrate import calibrate, quality, require_fittable
+from alexnet_deploy.evaluation.confidence.choose import choose_method
 from alexnet_deploy.evaluation.confidence.methods import fit_temperature
 from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, read_confidence
 from alexnet_deploy.images.labelled import list_labelled
@@ -44,6 +45,7 @@ from alexnet_deploy.probabilities import probabilities
 from alexnet_deploy.runtime.select import open_runner
 from tests.evaluation.confidence.conftest import IMAGES
 from tests.helpers.command import Command
+from tests.helpers.photos import CLASSES
 
 
 def drawn_logits(count: int, temperature: float, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -69,6 +71,20 @@ def test_logits_scaled_scale_the_temperature(factor: float, seed: int) -> None:
     assert scaled == pytest.approx(factor * once, rel=1e-4)  # float32 logits, and a minimum is flat
 
 
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1.0, 1e4, 1e6])
+def test_a_model_may_have_logits_of_any_scale(factor: float) -> None:
+    """Dividing them by a constant is no fault of a model; all ways of calibrating find what they found before."""
+    logits_NK, target_N = drawn_logits(400, 1.5)
+    scaled_NK = logits_NK * np.float32(factor)
+    require_fittable(scaled_NK, target_N, source="photos")
+    once, scaled = (choose_method(each_NK, target_N, TEN) for each_NK in (logits_NK, scaled_NK))
+    assert scaled.chosen == once.chosen
+    assert scaled.contract.temperature == pytest.approx(factor * once.contract.temperature, rel=1e-4)
+    for a, b in zip(once.rows, scaled.rows, strict=True):
+        if a.method not in ("none", "ensemble of temperatures"):  # these two contain the bare softmax
+            assert b.nll_nats == pytest.approx(a.nll_nats, rel=1e-3)  # two searches that stop near the same minimum
+
+
 def test_at_the_fit_the_true_class_has_the_logit_that_the_model_expects() -> None:
     """The derivative of the likelihood by 1 / T is 0 exactly there, whatever found it."""
     logits_NK, target_N = drawn_logits(500, 1.7)
@@ -92,6 +108,7 @@ WARM = dataclasses.replace(TEN, temperature=2.0)
         (np.repeat(GOOD[:1], 200, axis=0), RIGHT, "every image alike"),
         (GOOD, GOOD.argmax(axis=1), "all 200 answers are right"),
         (GOOD, GOOD.argmin(axis=1), "no temperature within"),
+        (1e-4 * GOOD, GOOD.argmin(axis=1), "no temperature within"),
     ],
 )
 def test_what_tells_no_temperature(logits_NK: NDArray[np.float32], target_N: NDArray[np.int64], words: str) -> None:
@@ -160,7 +177,7 @@ EXACT, RUINED = Path("engines/exact"), Path("engines/ruined")
 
 def fitted(bundle: Path, data: Path = DATA, **more: Any) -> ConfidenceRecord:
     with closing(open_runner(open_bundle(bundle), "onnxruntime").runner) as runner:
-        return calibrate(bundle, runner, data, **more)
+        return calibrate(bundle, runner, data, **more).record
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -356,8 +373,38 @@ def test_its_own_calibration_replaces_a_borrowed_one_and_its_note(here: Path) ->
 
 
 def test_build_engine_says_what_it_made_where_data_tell_no_calibration(here: Path, command: Command) -> None:
-    ran = command("build-engine", "colours.onnx", "--confidence-data", "photos/val", "-o", "engines/mine")
+    for k, (name, colour) in enumerate(CLASSES.items()):
+        Path("easy", name).mkdir(parents=True)
+        for i in range(IMAGES):
+            picture = Image.new("RGB", (8, 8), colour)
+            picture.putpixel((i % 8, i // 8), (k, i, 0))
+            picture.save(f"easy/{name}/{i}.png")
+    ran = command("build-engine", "colours.onnx", "--confidence-data", "easy", "-o", "engines/mine")
     assert ran.code == 1
-    assert "engines/mine/ is built; its probabilities were not calibrated on photos/val" in ran.err
-    assert "6 usable images are too few" in ran.err.splitlines()[-1]
+    assert "engines/mine/ is built; its probabilities were not calibrated on easy" in ran.err
+    assert "all 120 answers are right" in ran.err.splitlines()[-1]
     assert not open_bundle(Path("engines/mine")).contract.is_calibrated
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda: shutil.rmtree("data/n01_red"), "80 usable images are too few"),
+        (lambda: os.rename("data/n01_red", "data/other"), "folder 'other' is not a class of this model"),
+        (lambda: copy_of(Path("photos/val/n01_red/0.jpg"), DATA / "n01_red/a.jpg"), "also lies in --validation-data"),
+        (
+            lambda: [copy_of(f, DATA / f.parent.name / f.name) for f in Path("photos/train").rglob("*.jpg")],
+            "calibrated",
+        ),
+    ],
+)
+def test_build_engine_refuses_confidence_data_before_it_builds(
+    here: Path, command: Command, spoil: Callable[[], object], words: str
+) -> None:
+    spoil()
+    quantised = ("--int8", "--calibration-data", "photos/train", "--calibration-images", "6", "--fp16")
+    drop = ("--max-drop", "100", "--validation-data", "photos/val")
+    ran = command("build-engine", "colours.onnx", "--confidence-data", "data", "-o", "engines/mine", *quantised, *drop)
+    assert ran.code == 1
+    assert words in ran.err.splitlines()[-1], ran.err
+    assert not Path("engines/mine").exists()

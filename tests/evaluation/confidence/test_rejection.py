@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -64,10 +66,22 @@ def test_a_tighter_bound_answers_less_and_the_numbers_are_those_of_the_images() 
 
 def test_a_risk_that_no_threshold_meets_is_one_line() -> None:
     with pytest.raises(
-        InputError, match=r"^photos: no threshold keeps the risk .* 0\.01 % .* raise `max_risk`"
+        InputError, match=r"^photos: found no threshold that keeps the risk .* 0\.01 % .* raise `max_risk`"
     ) as caught:
         fit_rejection(*answers(500), None, BARE, max_risk=0.0001, source="photos")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_bound_that_a_refusal_names_can_be_asked_for(seed: int) -> None:
+    logits_NK, target_N = answers(300, seed)
+    right_N, score_N = logits_NK.argmax(axis=1) == target_N, certainty(logits_NK, BARE, "max-probability")
+    with pytest.raises(InputError, match="found no threshold") as caught:
+        risk_threshold(score_N, right_N, 1e-6, source="x")
+    (named,) = re.findall(r"images is ([\d.]+) %", str(caught.value))
+    assert risk_threshold(score_N, right_N, float(named) / 100, source="x") in score_N
+    with pytest.raises(InputError, match="found no threshold"):
+        risk_threshold(score_N, right_N, (float(named) - 0.01) / 100, source="x")
 
 
 @pytest.mark.parametrize("coverage", [0.5, 0.9, None])

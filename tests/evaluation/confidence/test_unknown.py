@@ -115,7 +115,7 @@ def test_evaluate_measures_the_rule(here: Path, command: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--max-risk", "0.01%"), 1, "data: no threshold keeps the risk of an answer at or below 0.01 %"),
+        (("--max-risk", "0.01%"), 1, "data: found no threshold that keeps the risk of an answer at or below 0.01 %"),
         (("--outliers", "empty"), 1, "empty: "),
         (("--outliers", "unreadable"), 1, "unreadable: none of its images can be read"),
         (("--outliers", "gone"), 1, "gone: "),
@@ -162,3 +162,38 @@ def test_a_bundle_of_an_earlier_version_opens_unchanged(here: Path, command: Com
     logits = np.array(rows_of(command, "--outputs", "logits")[0]["logits"], np.float64)
     powers = np.exp(logits / 0.5 - (logits / 0.5).max())
     assert row["top"][0]["probability"] == pytest.approx(powers.max() / powers.sum(), rel=1e-5)
+
+
+def test_another_runtime_than_that_of_the_fit_is_said(here: Path, command: Command) -> None:
+    """Its marks near the threshold may differ, as each runtime rounds in its own way."""
+    command(*FIT)
+    words = "the rule for unknown answers was fitted in ONNX Runtime"
+
+    def said(runtime: str, engine: str = "exact") -> bool:
+        ran = command("infer", "data/n01_red/0.png", "--engine", engine, "--runtime", runtime)
+        assert ran.code == 0
+        return words in " ".join(ran.err.split())
+
+    assert said("openvino")
+    assert not said("onnxruntime")
+    assert not said("openvino", "ruined")  # has no rule
+
+
+def test_inspect_says_how_good_it_is_on_images_that_the_fit_has_not_seen(here: Path, command: Command) -> None:
+    found = json.loads(command(*FIT, "--json").out)
+    (row,) = (each for each in found["methods"] if each["method"] == found["method"])
+    shown = " ".join(command("inspect", "exact").out.split())
+    assert f"has not seen (cross-validation): NLL {row['nll_nats']:.4f}, ECE {row['ece_percent']:.2f} %" in shown
+    assert " -> " not in shown
+
+
+@pytest.mark.parametrize("outputs", ["top", "logits"])
+def test_without_a_format_the_suffix_of_the_file_says_it(here: Path, command: Command, outputs: str) -> None:
+    run = ("infer", "data", "--engine", "exact", "--runtime", "onnxruntime", "--outputs", outputs, "-o")
+    for name in ("rows.parquet", "rows.csv", "rows.jsonl", "rows.txt"):
+        assert command(*run, name).code == 0
+    assert pq.read_table("rows.parquet").num_rows == 120
+    with Path("rows.csv").open(newline="") as stream:
+        assert len([*csv.DictReader(stream)]) == 120
+    assert len([json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]) == 120
+    assert "{" not in Path("rows.txt").read_text()

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.images.identity.overwrite import refuse_to_replace, refusing_to_replace
@@ -53,3 +54,14 @@ def test_other_files_may_be_replaced(tmp_path: Path) -> None:
     for output in (tmp_path / "rows", tmp_path / "new", tmp_path):
         refuse_to_replace(output, ["a", tmp_path / "a", str(tmp_path / "gone")])
         assert list(refusing_to_replace(images, output)) == images
+
+
+def test_a_plot_may_be_drawn_again_unless_it_is_an_input(tmp_path: Path) -> None:
+    plot = tmp_path / "photos/plot.png"
+    plot.parent.mkdir()
+    Figure(figsize=(1, 1)).savefig(plot)
+    refuse_to_replace(plot, [tmp_path / "other"], is_picture=True)
+    with pytest.raises(UsageError, match="is an image of the input"):
+        refuse_to_replace(plot, [plot.parent], is_picture=True)
+    with pytest.raises(UsageError, match="which would be lost"):
+        refuse_to_replace(plot, [])

@@ -21,7 +21,7 @@ from alexnet_deploy.inference.ray.engine_files import EngineFiles, pack_engine, 
 from alexnet_deploy.inference.ray.parts import Part, cut_into_parts
 from alexnet_deploy.inference.ray.run import _refuse_unusable
 from alexnet_deploy.inference.ray.worker import PartAnswer, PartWorker, WorkerSettings
-from alexnet_deploy.inference.to_file import settings_of
+from alexnet_deploy.inference.run_settings import settings_of
 from tests.helpers.command import Command
 from tests.helpers.models.bundles import build_bundle
 
