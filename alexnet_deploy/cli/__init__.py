@@ -20,6 +20,7 @@ from alexnet_deploy.cli.commands import (
     diagnose,
     evaluate,
     explain,
+    export,
     features,
     infer,
     look,
@@ -38,7 +39,7 @@ from alexnet_deploy.cli.output.terminal import note, show_log
 from alexnet_deploy.errors import DeployError
 
 GROUPS = {
-    "Make": (make.export, make.build_engine),
+    "Make": (export.export, make.build_engine),
     "Run": (infer.infer, serve.serve, package.package),
     "Search": (features.features, features.neighbours, features.duplicates),
     "Prove": (

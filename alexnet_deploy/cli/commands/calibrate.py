@@ -11,12 +11,18 @@ from alexnet_deploy.bundle.store import find_bundle
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
 from alexnet_deploy.cli.output.replace import check_output
-from alexnet_deploy.cli.output.tables import add_row, print_json, print_left_out, print_line, table
+from alexnet_deploy.cli.output.tables import (
+    add_row,
+    print_copies_left_out,
+    print_json,
+    print_left_out,
+    print_line,
+    table,
+)
 from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.cli.quantities import Share
 
 if TYPE_CHECKING:  # SciPy is loaded with it; only the types are needed here
-    from alexnet_deploy.evaluation.confidence.calibrate import Calibrated
     from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord, RejectionFit
 
 
@@ -87,22 +93,12 @@ def calibrate_confidence(
         print_json({"bundle": bundle} | record.summary() | left_out)
     else:
         print_fit(bundle, record)
-        print_fit_left_out(found)
+        print_left_out(found.unreadable)
+        print_copies_left_out(found.copies)
     if plot is not None:
         plot_reliability(record, plot)
         note_written(plot)
     exit_where_left_out(found.unreadable, record.images + len(record.outlier_sha256))
-
-
-def print_fit_left_out(found: Calibrated) -> None:
-    """The files that had no part in the fit."""
-    print_left_out(found.unreadable)
-    if found.copies:
-        print_line(
-            f"{found.copies} files left out: copies of other images (same content), of which one counts, or of an "
-            "image that lies in folders of several classes",
-            style="yellow",
-        )
 
 
 def print_fit(bundle: Path, record: ConfidenceRecord) -> None:

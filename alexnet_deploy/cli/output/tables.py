@@ -64,6 +64,16 @@ def print_left_out(unreadable: tuple[str, ...]) -> None:
         print_line(f"{len(unreadable)} images left out: {unreadable[0]}", style="yellow")
 
 
+def print_copies_left_out(copies: int) -> None:
+    """One line if files were left out because of their content."""
+    if copies:
+        print_line(
+            f"{copies} files left out: copies of other images (same content), of which one counts, or of an image that "
+            "lies in folders of several classes",
+            style="yellow",
+        )
+
+
 def size(count: int) -> str:
     """A number of bytes, for people."""
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
