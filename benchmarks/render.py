@@ -19,8 +19,14 @@ HEAD = """\
 Rendered by `make bench` from [its JSON](../benchmarks/results). Ours and each peer run in turn on the same files,
 in the same environment, each pass in a process of its own. A cell is the median of the rounds and, in brackets, the
 lowest and the highest; a ratio is ours / peer, taken within each round. The machine is shared and noisy: believe the
-ratios before the numbers. [How each is measured](../benchmarks/README.md). Sections of days before 2026-11-28 are
-of the weights shipped until then.
+ratios before the numbers. [How each is measured](../benchmarks/README.md).
+"""
+TAIL = """\
+## Tried, and not kept
+
+- A second model of a fixed shape for batch 1 in OpenVINO: the same bits, 1 to 3 % less time per call on one core, but
+  twice the load time and memory (25 to 74 MiB more).
+- A batch size and a number of threads that `infer` chooses by itself: less than 3 %.
 """
 
 
@@ -38,7 +44,7 @@ def page(reports: Mapping[str, Report]) -> str:
         ways = "\n| side | how it was run |\n|---|---|\n" if report.how else ""
         ways += "".join(f"| {side} | {how} |\n" for side, how in report.how.items())
         parts.append(f"## {report.question}\n\n{where}{table(report)}\n{notes and notes + chr(10)}{ways}")
-    return "\n".join(parts)
+    return "\n".join([*parts, TAIL])
 
 
 def table(report: Report) -> str:
