@@ -57,12 +57,15 @@ def find_duplicates(
     Memory grows by some 7 KB per image, time with the square of their number. ``on_images`` gets the number of images
     so far, and of all that are not exact copies.
 
-    Raises UsageError for a threshold that is no share, InputError if no image can be read.
+    Raises UsageError for a threshold that is no share or an engine opened at another layer, InputError if no image can
+    be read.
     """
     if not 0 < threshold <= 1:  # NaN as well
         raise UsageError(f"`threshold` {threshold}: give a likeness above 0 and up to 1, which is the same picture")
     features = opened.contract.features
     shape = () if features is None else features.shape
+    if features is not None and not features.has_places:
+        _require_none_with_places(opened, features.layer)
     files = _apart(images_of(images))
     groups = list(copies(files, range(len(files))))
     again = {number for group in groups for number in group[1:]}
@@ -89,6 +92,18 @@ def find_duplicates(
     return Duplicates(
         len(files), tuple(tuple(str(files[number]) for number in group) for group in groups), near, tuple(failed)
     )
+
+
+def _require_none_with_places(opened: OpenEngine, layer: str) -> None:
+    """UsageError if the network has a layer that tells the places of a picture apart: it was to be opened there."""
+    from alexnet_deploy.onnx_graph.cut import last_maps
+    from alexnet_deploy.onnx_graph.onnx_file import load_onnx
+
+    if last_maps(load_onnx(opened.onnx_path)) is not None:
+        raise UsageError(
+            f"{opened.name}: gives the output of layer {layer}, which has no places of a picture, and this compares "
+            f"places; open it with `layer` '*', the last layer that has them"
+        )
 
 
 def _apart(files: Iterable[Path]) -> list[Path]:

@@ -133,9 +133,9 @@ class OpenEngine:
         self.runtime = selected.runner.runtime
         self.device = selected.runner.device
         self.description = selected.runner.description
-        self.passed_over = selected.passed_over
         self.make_pixels = make_pixels_of(selected.runner)
         """Makes memory to decode into, for ``in_batches``; None where decoders need none of the engine."""
+        self.passed_over = selected.passed_over
         """The runtimes that ``"auto"`` tried before this one, each with the reason against it."""
         self.unused_gpu = selected.unused_gpu
         """Whether it runs on the CPU although this machine has an NVIDIA GPU."""

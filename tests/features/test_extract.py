@@ -11,6 +11,7 @@ from onnx import TensorProto
 from PIL import Image
 
 import alexnet_deploy as ad
+from alexnet_deploy.errors import UsageError
 from alexnet_deploy.features.index import open_index
 from alexnet_deploy.images.samples import sample_photos
 from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier
@@ -56,3 +57,14 @@ def test_features_that_are_not_finite_have_no_row(tmp_path: Path) -> None:
         assert [Path(name).stem for name in index.names([0, 1])] == ["0white", "2grey"]
         (vectors,) = index.blocks()
     np.testing.assert_allclose(vectors[:, 0], np.log([255, 128]), rtol=1e-6)  # float32
+
+
+def test_copies_are_not_looked_for_at_a_layer_without_places(tiny_onnx: Path) -> None:
+    photos = sample_photos()[:3]
+    with (
+        ad.open_engine(tiny_onnx, features=True, runtime="onnxruntime") as engine,
+        pytest.raises(UsageError, match=r"has no places of a picture.*open it with `layer` '\*'"),
+    ):
+        ad.find_duplicates(engine, photos)
+    with ad.open_engine(tiny_onnx, features=True, layer="*", runtime="onnxruntime") as engine:
+        assert ad.find_duplicates(engine, photos).images == 3
