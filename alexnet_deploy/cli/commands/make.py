@@ -14,9 +14,9 @@ from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.bundle.manifest import load_manifest
 from alexnet_deploy.bundle.plan_options import HardwareCompatibility, PlanOptions
 from alexnet_deploy.cli import options as opt
-from alexnet_deploy.cli.commands.look import print_bundle
 from alexnet_deploy.cli.engines import exit_where_left_out, needs, running
 from alexnet_deploy.cli.flags import in_flags
+from alexnet_deploy.cli.output.bundle import print_bundle
 from alexnet_deploy.cli.output.tables import print_copies_left_out, print_left_out, print_line
 from alexnet_deploy.cli.output.terminal import note, reporting
 from alexnet_deploy.cli.quantities import BatchSizes, Bytes
