@@ -14,32 +14,19 @@ from typing import Annotated, Any
 import typer
 
 from alexnet_deploy import __version__
-from alexnet_deploy.cli.commands import (
-    calibrate,
-    compare,
-    diagnose,
-    evaluate,
-    explain,
-    export,
-    features,
-    infer,
-    look,
-    make,
-    mlperf,
-    package,
-    profile,
-    profile_layers,
-    report,
-    serve,
-    summary,
-)
+from alexnet_deploy.cli.commands.look import doctor, engines, explain, summary
+from alexnet_deploy.cli.commands.make import build_engine, export
+from alexnet_deploy.cli.commands.measure import mlperf, profile, profile_layers, report
+from alexnet_deploy.cli.commands.prove import calibrate, compare, diagnose, evaluate
+from alexnet_deploy.cli.commands.run import infer, package, serve
+from alexnet_deploy.cli.commands.search import features
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.output.standard_output import checked_standard_output
 from alexnet_deploy.cli.output.terminal import note, show_log
 from alexnet_deploy.errors import DeployError
 
 GROUPS = {
-    "Make": (export.export, make.build_engine),
+    "Make": (export.export, build_engine.build_engine),
     "Run": (infer.infer, serve.serve, package.package),
     "Search": (features.features, features.neighbours, features.duplicates),
     "Prove": (
@@ -58,7 +45,7 @@ GROUPS = {
         report.report,
         report.recommend,
     ),
-    "Look": (explain.explain, look.engines, look.inspect, summary.summary, look.doctor),
+    "Look": (explain.explain, engines.engines, engines.inspect, summary.summary, doctor.doctor),
 }
 """The commands, in the order in which they are read."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.bundle.plan_options import PlanOptions
-from alexnet_deploy.cli.commands import profile as profile_command
+from alexnet_deploy.cli.commands.measure import profile as profile_command
 from alexnet_deploy.machine.gpu import CardData
 from alexnet_deploy.profiling import engine as profiling_engine
 from alexnet_deploy.profiling.card_roofline import TENSOR_CORES, CardRoofline, card_roofline, ceilings, precision_of

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from alexnet_deploy.bundle.manifest import MODEL
-from alexnet_deploy.cli.commands import profile as profile_command
+from alexnet_deploy.cli.commands.measure import profile as profile_command
 from alexnet_deploy.cli.output import terminal
 from alexnet_deploy.contract import BatchProfile, Preprocessing
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError

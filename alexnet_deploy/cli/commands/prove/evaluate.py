@@ -53,7 +53,8 @@ def evaluate(
         bool, typer.Option("--ten-crop", help="Average ten views of each image; ten times as slow.")
     ] = False,
     outliers: Annotated[
-        Path | None, typer.Option(help="Folder of images that show none of the classes: how well they are told apart.")
+        Path | None,
+        typer.Option(help="Folder of images that show none of the classes: how well the scores separate them."),
     ] = None,
     gallery: Annotated[
         Path | None,

@@ -1,0 +1,1 @@
+"""Commands that make ONNX files and engines."""

@@ -1,0 +1,1 @@
+"""Commands that measure: latency, layers, MLPerf, a whole store."""

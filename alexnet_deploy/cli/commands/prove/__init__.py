@@ -1,0 +1,1 @@
+"""Commands that prove: accuracy, differences, what quantising costs, probabilities."""
