@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from contextlib import closing
 from pathlib import Path
@@ -17,11 +16,10 @@ from alexnet_deploy.build import engine
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.plans import BuiltPlan, BuiltPlans
 from alexnet_deploy.bundle.manifest import LayerPrecision, open_bundle, verify
-from alexnet_deploy.calibration import Calibration, Rejection
-from alexnet_deploy.contract import BatchProfile, Precision
+from alexnet_deploy.contract import BatchProfile, ModelContract, Precision
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.images.choose import choose_images
-from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
+from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.bundles import build_bundle
 
@@ -42,14 +40,9 @@ def test_bundle_holds_what_its_manifest_says(tiny_onnx: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_calibration_is_carried_and_a_rule_is_not(
-    tiny_onnx: Path, tmp_path: Path, photo_folder: Path, precision: Precision
+    fitted_onnx: tuple[Path, ModelContract], tmp_path: Path, photo_folder: Path, precision: Precision
 ) -> None:
-    model = load_onnx(tiny_onnx)
-    bare = contract_in(model, source="exported")
-    assert bare is not None
-    fitted = dataclasses.replace(bare, temperature=0.8, calibration=Calibration(top=((0.2, 0.3), (0.9, 0.8))))
-    set_contract(model, dataclasses.replace(fitted, rejection=Rejection("energy", 3.0)))
-    source = save_onnx(model, tmp_path / "fitted.onnx")
+    source, fitted = fitted_onnx
     images = {"calibration_data": photo_folder / "train", "calibration_images": 6} if precision == "int8" else {}
     made = build_bundle(source, tmp_path / "bundle", precision, **images)
     assert made.contract == fitted

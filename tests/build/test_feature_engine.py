@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import helper
 
-from alexnet_deploy.contract import Calibration, Precision, Rejection
+from alexnet_deploy.contract import ModelContract, Precision
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.cut import layers_in
-from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
+from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx
 from tests.helpers.models.bundles import build_bundle
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_no_note_is_about_probabilities(
-    tiny_onnx: Path, tmp_path: Path, photo_folder: Path, precision: Precision
+    fitted_onnx: tuple[Path, ModelContract], tmp_path: Path, photo_folder: Path, precision: Precision
 ) -> None:
-    model = load_onnx(tiny_onnx)
-    bare = contract_in(model, source="exported")
-    assert bare is not None
-    fitted = dataclasses.replace(bare, temperature=0.8, calibration=Calibration(top=((0.2, 0.3), (0.9, 0.8))))
-    set_contract(model, dataclasses.replace(fitted, rejection=Rejection("energy", 3.0)))
-    source = save_onnx(model, tmp_path / "fitted.onnx")
+    source, _ = fitted_onnx
     images = {"calibration_data": photo_folder / "train", "calibration_images": 6} if precision == "int8" else {}
     made = build_bundle(source, tmp_path / "bundle", precision, until="classifier.5", **images)
     assert not [note for note in made.notes if "probabilities" in note or "unknown" in note]
