@@ -158,7 +158,7 @@ class FeatureOutput:
 
     @property
     def has_places(self) -> bool:
-        """Whether the output is ``[C, H, W]`` and tells the places of a picture apart."""
+        """Whether the output is ``[C, H, W]`` with more than one place of the picture."""
         return len(self.shape) == 3 and min(self.shape[1:]) >= LEAST_SIDE
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.onnx_graph.cut import Layer
 
 MAPS = "*"
-"""As a layer: the last one that still tells the places of a picture apart, else the one before the last."""
+"""As a layer: the last one whose output still has places of the picture, else the one before the last."""
 
 
 def refuse_features(engine: Engine) -> None:

@@ -93,7 +93,7 @@ def evaluate(
     ``latency_s`` seconds (None: not at all). ``full_decode`` decodes every photo in full, whatever their contracts say.
     ``ten_crop`` averages the probabilities of the paper's ten views of each image (``inference.ten_crops``); the time
     of an image is then that of its ten views.
-    ``outliers`` is a folder of images that show none of the classes, to measure how well they are told apart.
+    ``outliers`` is a folder of images that show none of the classes, to measure how well the scores separate them.
     ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa; ``device`` is the number of a GPU, and
     chooses runtimes of GPUs only.
 

@@ -10,7 +10,7 @@ from PIL import Image
 # Legend: H height, W width, C channel (RGB)
 
 _COLOURS = colormaps["RdBu_r"]
-"""Blue below 0, red above: told apart with any of the common colour vision deficiencies."""
+"""Blue below 0, red above: distinct with any of the common colour vision deficiencies."""
 _STRONGEST = 0.8
 """Opacity of the largest value; the photo shows through everywhere."""
 _PAPER = 0.5

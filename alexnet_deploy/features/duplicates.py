@@ -95,7 +95,7 @@ def find_duplicates(
 
 
 def _require_none_with_places(opened: OpenEngine, layer: str) -> None:
-    """UsageError if the network has a layer that tells the places of a picture apart: it was to be opened there."""
+    """UsageError if the network has a layer with places of the picture: it was to be opened there."""
     from alexnet_deploy.onnx_graph.cut import last_maps
     from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 

@@ -170,7 +170,7 @@ class TestNeighbours:
         assert "it ends at layer classifier.5 and cannot give the output of layer features.5" in done.error
 
     def test_a_model_of_another_tool(self, command: Command, here: Path) -> None:
-        """What ``features`` is told about it, ``neighbours`` and ``duplicates`` can be told as well."""
+        """The options that ``features`` has for it, ``neighbours`` and ``duplicates`` have as well."""
         foreign_classifier(here / "foreign.onnx")
         known = ("--engine", "foreign.onnx", "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225")
         assert command("features", "photos/val", *known, "-o", "v.npz").code == 0

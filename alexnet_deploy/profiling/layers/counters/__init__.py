@@ -1,1 +1,1 @@
-"""What a runtime tells of the time of each layer."""
+"""The time of each layer, as a runtime reports it."""
