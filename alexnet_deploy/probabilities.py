@@ -36,7 +36,7 @@ def activate(logits_NK: NDArray[np.floating], activation: Activation) -> NDArray
 def probabilities(logits_NK: NDArray[np.floating], contract: ModelContract) -> NDArray[np.float64]:
     """Return the probabilities that ``contract`` gives to each row: all of its calibration; rows must be finite.
 
-    Classes rank as their logits do, as far as float64 tells them apart. A map of the top probability leaves the first
+    Classes rank as their logits do, as far as float64 separates them. A map of the top probability leaves the first
     class the first in float32 as well.
     """
     if contract.activation == "sigmoid":
