@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
@@ -36,7 +37,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     with _translated(path):
         target = Path(os.path.realpath(path))
-        if target.exists() and not target.is_file():
+        if not _is_missing_or(stat.S_ISREG, target):
             raise UnavailableError(f"{path}: is not a plain file and will not be replaced; choose another name")
         with workspace(target) as temporary:
             yield temporary
@@ -53,7 +54,7 @@ def check_file(path: Path, parameter: str, *, formats: Sequence[str] = ()) -> No
     if formats and path.suffix.lower() not in formats:
         raise UsageError(f"`{parameter}` {path}: does not end in one of {', '.join(formats)}; choose one of them")
     try:
-        if path.exists() and not path.is_file():
+        if not _is_missing_or(stat.S_ISREG, path):
             raise UsageError(f"`{parameter}` {path}: is not a plain file; name a file")
         target = Path(os.path.realpath(path))  # what writes it follows a link as well
         folder = next(parent for parent in target.parents if parent.exists())  # missing folders are made later
@@ -96,9 +97,17 @@ def check_directory(path: Path) -> None:
 
 def _directory_target(path: Path) -> Path:
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_dir():
+    if not _is_missing_or(stat.S_ISDIR, target):
         raise UnavailableError(f"{path}: a file of this name is in the way; move it, or choose another name")
     return target
+
+
+def _is_missing_or(kind: Callable[[int], bool], path: Path) -> bool:
+    """In one look: another writer may move the artifact away, and its own there, between two."""
+    try:
+        return kind(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
 
 
 def _fsync(path: Path) -> None:

@@ -9,12 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.files import atomic_directory, atomic_file, swap
+from alexnet_deploy.files import atomic_directory, atomic_file, check_directory, swap
 
 # Writes a directory of two files, waiting for a line on its standard input before each.
 STEPWISE = """
@@ -118,12 +119,31 @@ def test_two_containers_on_one_volume_are_two_writers(tmp_path: Path) -> None:
 def test_writers_that_swap_at_the_same_moment_all_succeed(tmp_path: Path, how: str) -> None:
     path = tmp_path / "bundle"
     processes = [start(AT_ONCE, path, text, how) for text in ("one", "two", "three")]
-    for process in processes:
-        _, error = process.communicate()
-        assert process.returncode == 0, error
+    errors = [process.communicate()[1] for process in processes]  # of all, before one fails: no pipe stays open
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
     assert len(contents(path)) == 1
     assert names(path) == {"a", "b"}
     assert names(tmp_path) == {"bundle"}
+
+
+def test_a_directory_that_comes_and_goes_is_never_taken_for_a_file(tmp_path: Path) -> None:
+    """What another writer's swap by two renames looks like to one that begins."""
+    path, aside, done = tmp_path / "bundle", tmp_path / "aside", threading.Event()
+    path.mkdir()
+
+    def rename_to_and_fro() -> None:
+        while not done.is_set():
+            path.rename(aside)
+            aside.rename(path)
+
+    other = threading.Thread(target=rename_to_and_fro)
+    other.start()
+    try:
+        for _ in range(2000):
+            check_directory(path)
+    finally:
+        done.set()
+        other.join()
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
