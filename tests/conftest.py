@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 # A busy machine makes any example slow; hypothesis would call that a failure.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
+
+
+def pytest_collection_finish() -> None:
+    """Seven thousand tests and their libraries live to the end: no later collection need look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

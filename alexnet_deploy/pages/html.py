@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ from alexnet_deploy.files import atomic_file
 DASH = "\N{EN DASH}"
 
 
-def environment(*packages: str, **filters: Any) -> jinja2.Environment:
+@functools.cache  # it holds the compiled templates
+def environment(*packages: str, **filters: Callable[..., Any]) -> jinja2.Environment:
     """Return the environment of ``templates/``: everything is escaped, and an unknown name is an error.
 
     ``packages`` are those with a folder ``templates`` of their own, whose pages include the styles of this room.
