@@ -24,4 +24,7 @@ def render(config: Path) -> Path:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"the site was not built:\n{done.stdout}{done.stderr}".rstrip())
-    return config.parent / "site"
+    site = config.parent / "site"
+    for page in (site / "ko").rglob("*.html"):  # the theme has one language for all pages; screen readers go by it
+        page.write_text(page.read_text(encoding="utf-8").replace('<html lang="en"', '<html lang="ko"', 1), "utf-8")
+    return site

@@ -88,6 +88,11 @@ def test_a_page_a_link_and_an_anchor_that_lead_nowhere_end_the_build(tmp_path: P
     assert [part for part in ("lost.md", "none.md", "#nowhere") if part not in words] == []
 
 
+@pytest.mark.parametrize(("place", "language"), [("index", "en"), ("ko/index", "ko"), ("ko/tutorial", "ko")])
+def test_a_page_says_which_language_it_is_in(site: Path, place: str, language: str) -> None:
+    assert [attributes["lang"] for tag, attributes in Tags(html_of(site, place)).found if tag == "html"] == [language]
+
+
 def test_every_command_has_a_page_with_all_its_flags(site: Path) -> None:
     named = list(all_commands())
     assert {program for program, _, _ in named} == {"alexnet-deploy", "python -m training"}
