@@ -1,4 +1,4 @@
-"""A bundle is whole, verified, never mixed up and found by its name; a manifest that is not one is an ArtifactError."""
+"""A bundle is whole, verified and never mixed up; a manifest that is not one is an ArtifactError."""
 
 from __future__ import annotations
 
@@ -14,63 +14,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.adoption.import_options import ImportOptions
-from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import (
     CALIBRATION,
     MANIFEST,
     MODEL,
-    LayerPrecision,
     Manifest,
-    Plan,
     load_manifest,
     open_bundle,
     save_manifest,
     verify,
-    write_bundle,
 )
 from alexnet_deploy.bundle.plan_options import PlanOptions
-from alexnet_deploy.bundle.store import bundle_names, find_bundle, resolve_engine
-from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import ArtifactError, InputError, UsageError
+from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.files import sha256_of
 from tests.helpers.json_values import json_values
+from tests.helpers.manifests import BUNDLE, PLAN, edit, write
 
-PLAN = Plan("sm89.plan", "tensorrt_rtx", "1.7.1.116", "sm89")
 OPTIONS = asdict(PlanOptions())
 ONE, GAP = {"min": 1, "opt": 1, "max": 1}, {"min": 8, "opt": 8, "max": 8}
-LAYER = LayerPrecision("classifier.1/Gemm", "Gemm", "int8", "int8", "fc6 + relu")
-BUNDLE = Manifest(
-    precision="int8",
-    contract=ModelContract("alexnet", ("Kirche", "tench"), ("n03028079", "n01440764"), temperature=1.5),
-    batch=BatchProfile(1, 4, 16),
-    tools={"onnx": "1.19.0", "tensorrt_rtx": "1.7.1.116"},
-    plans=(PLAN,),
-    achieved={PLAN.file: (LAYER,)},
-    notes=("ein Vermerk, größer als ASCII",),
-    created="2026-01-02T03:04:05+00:00",
-)
-
-
-def write(directory: Path, manifest: Manifest = BUNDLE, *, model: bytes = b"model") -> Path:
-    with write_bundle(directory) as temporary:
-        (temporary / MODEL).write_bytes(model)
-        (temporary / CALIBRATION).write_text("{}")
-        for plan in manifest.plans:
-            (temporary / plan.file).write_bytes(b"plan of " + model)
-        save_manifest(manifest, temporary)
-    return directory
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     return write(tmp_path / "engines" / "alexnet-int8")
-
-
-def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    raw = json.loads((bundle / MANIFEST).read_text())
-    change(raw)
-    (bundle / MANIFEST).write_text(json.dumps(raw))
 
 
 def list_file(raw: dict[str, Any], name: str) -> None:
@@ -248,67 +215,3 @@ def test_a_bundle_replaced_while_it_is_verified_is_read_anew(bundle: Path, monke
 
     monkeypatch.setattr("alexnet_deploy.bundle.manifest.sha256_of", slowly)
     assert verify(bundle) == newer
-
-
-class TestList:
-    def test_the_newest_comes_first_and_a_damaged_one_with_its_error(self, tmp_path: Path) -> None:
-        for name, day in (("a", 2), ("b", 3), ("c", 1)):
-            write(tmp_path / name, replace(BUNDLE, created=f"2026-01-0{day}T00:00:00+00:00"))
-        edit(write(tmp_path / "damaged"), lambda raw: raw.pop("contract"))
-        write(tmp_path / "unreadable")
-        (tmp_path / "unreadable" / MANIFEST).unlink()
-        (tmp_path / "unreadable" / MANIFEST).symlink_to("/proc/self/mem")  # opens, and fails to read, even for root
-        (tmp_path / "alexnet.onnx").touch()
-        write(tmp_path / ".hidden")
-        rows = list_bundles(tmp_path)
-        assert [path.name for path, found in rows if isinstance(found, Manifest)] == ["b", "a", "c"]
-        # Without a date in a manifest, the folder's time counts: here they are the newest.
-        assert {path.name for path, _ in rows[:2]} == {"damaged", "unreadable"}
-        assert "contract" in next(str(found) for path, found in rows if path.name == "damaged")
-
-    def test_no_store_is_an_empty_list(self, tmp_path: Path) -> None:
-        assert list_bundles(tmp_path / "nothing") == []
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    for name, month in (("old", 1), ("new", 3), ("middle", 2)):
-        write(tmp_path / name, replace(BUNDLE, created=f"2026-0{month}-01T00:00:00+00:00"))
-    return tmp_path
-
-
-def test_no_name_means_the_newest(store: Path) -> None:
-    assert bundle_names(store) == ["new", "middle", "old"]
-    with resolve_engine(None, store) as engine:
-        assert engine.name == "new"
-
-
-def test_a_name_in_the_store_or_a_path(store: Path) -> None:
-    assert find_bundle("old", store) == store / "old"
-    assert find_bundle(str(store / "old"), Path("elsewhere")) == store / "old"
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("{store}", r"is not an engine bundle \(a folder with bundle.json\) or an .onnx file"),
-        ("{store}/old/bundle.json", "is not an engine bundle"),
-        ("old@openvino", "no such engine; name the engine old here, and openvino as `runtime`$"),
-        ("{store}/new@tensorrt", "and tensorrt as `runtime`$"),
-    ],
-)
-def test_what_is_there_but_no_engine_is_not_reported_as_missing(store: Path, name: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        resolve_engine(name.format(store=store), store).__enter__()
-
-
-def test_unknown_name_and_empty_store_say_what_to_do(store: Path) -> None:
-    with pytest.raises(InputError, match=r"nope: no such engine in .*; it contains new, middle, old"):
-        find_bundle("nope", store)
-    with pytest.raises(InputError, match="holds no engine; build one"):
-        resolve_engine(None, store / "nothing").__enter__()
-
-
-def test_a_bundle_needs_no_description(store: Path) -> None:
-    with pytest.raises(UsageError, match=r"for an ONNX of another tool, and .* is a bundle"):
-        resolve_engine("old", store, ImportOptions((0.5,) * 3)).__enter__()

@@ -16,7 +16,8 @@ from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
 from alexnet_deploy.runtime.tensorrt.library import EXTRA, FULL, RTX, TensorRT
 from tests.helpers.command import Command, RunResult
 from tests.helpers.cuda_libraries import FakeCudart, cudart_module
-from tests.helpers.fake_device import FakeDevice, fake_tensorrt
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import fake_tensorrt
 from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT
 
 INFER = ("infer", "photos", "--engine", "planned", "--runtime", "tensorrt", "--no-verify", "--batch", 1)

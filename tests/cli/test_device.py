@@ -20,7 +20,7 @@ from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.settings import Settings
 from tests.helpers.cards import Cards
 from tests.helpers.command import Command
-from tests.helpers.fake_device import expected_logits
+from tests.helpers.fake_tensorrt import expected_logits
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT
 from tests.helpers.photos import save_photo

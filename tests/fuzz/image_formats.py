@@ -1,4 +1,4 @@
-"""Sound images of each format, and changes as the format allows them: its bytes, what was changed, what to expect."""
+"""Each format of an image, and changes as it allows them: the bytes, what was changed, what to expect."""
 
 from __future__ import annotations
 
@@ -6,61 +6,13 @@ import importlib
 import importlib.util
 import random
 from collections.abc import Callable
-from io import BytesIO
-from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from tests.fuzz import image_parts as parts
+from tests.fuzz import sound_images
 from tests.fuzz.image_parts import Part
 from tests.fuzz.mutate import damage
 
 Change = Callable[[bytes, random.Random], tuple[bytes, str, str]]
-_WIDTH, _HEIGHT = 60, 44
-
-
-def _picture() -> Image.Image:
-    """A picture with smooth and rough areas, in which every row and column differs."""
-    y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH]
-    rng = np.random.default_rng(5)
-    channels = (x * 4, y * 5, (x + y) * 2 + 20)
-    pixels = np.stack([np.clip(c + rng.normal(0, 8, c.shape), 0, 255) for c in channels], axis=-1)
-    return Image.fromarray(pixels.astype(np.uint8))
-
-
-def _saved(image: Image.Image, name: str, **options: Any) -> bytes:
-    stream = BytesIO()
-    image.save(stream, name, **options)
-    return stream.getvalue()
-
-
-def _turned() -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return exif.tobytes()
-
-
-def _with_alpha() -> Image.Image:
-    image = _picture().convert("RGBA")
-    image.putalpha(image.getchannel("R"))
-    return image
-
-
-def _grey16() -> Image.Image:
-    return Image.fromarray(np.asarray(_picture().convert("L")).astype(np.uint16) * 257)
-
-
-def _jpegs() -> list[bytes]:
-    image = _picture()
-    return [
-        _saved(image, "JPEG", quality=90),
-        _saved(image, "JPEG", quality=80, progressive=True),
-        _saved(image, "JPEG", quality=80, restart_marker_blocks=3, subsampling=0),
-        _saved(image, "JPEG", exif=_turned()),
-        _saved(image.convert("L"), "JPEG"),
-        _saved(image.convert("CMYK"), "JPEG"),
-    ]
 
 
 def _change_jpeg(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
@@ -99,18 +51,6 @@ def _change_jpeg(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
             return parts.jpeg(segments, scan), what, "any"
 
 
-def _pngs() -> list[bytes]:
-    image = _picture()
-    return [
-        _saved(image, "PNG"),
-        _saved(_with_alpha(), "PNG"),
-        _saved(image.quantize(16), "PNG", transparency=3),
-        _saved(_grey16(), "PNG"),
-        _saved(image.convert("1"), "PNG"),
-        _saved(image, "PNG", exif=_turned(), transparency=(10, 20, 30)),
-    ]
-
-
 def _change_png(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
     chunks = parts.png_parts(data)
     first = next(i for i, chunk in enumerate(chunks) if chunk.kind == b"IDAT")
@@ -147,16 +87,6 @@ def _change_png(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
             return parts.png(chunks), what, "any"
 
 
-def _webps() -> list[bytes]:
-    image = _picture()
-    return [
-        _saved(image, "WEBP", quality=80),
-        _saved(image, "WEBP", lossless=True),
-        _saved(_with_alpha(), "WEBP", quality=80, exif=_turned()),
-        _saved(image, "WEBP", save_all=True, append_images=[image.rotate(30)]),
-    ]
-
-
 def _change_webp(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
     chunks = parts.riff_parts(data)
     if rng.random() < 0.2:
@@ -165,34 +95,9 @@ def _change_webp(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
     return parts.riff(chunks), what, "any"
 
 
-def _tiffs() -> list[bytes]:
-    image = _picture()
-    grey = _grey16()
-    return [
-        _saved(image, "TIFF"),
-        *(_saved(image, "TIFF", compression=c) for c in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
-        _saved(grey, "TIFF"),
-        _saved(image.convert("1"), "TIFF", compression="group4"),
-        _saved(image.quantize(16), "TIFF"),
-        _saved(_with_alpha(), "TIFF"),
-        _saved(image.convert("CMYK"), "TIFF"),
-        _saved(Image.fromarray(np.asarray(grey).astype(np.float32) / 65535), "TIFF"),
-        _saved(image, "TIFF", save_all=True, append_images=[image.rotate(30)]),
-    ]
-
-
 def _change_tiff(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
     changed, what = parts.changed_tiff(data, rng)
     return changed, what, "any"
-
-
-def _gifs() -> list[bytes]:
-    image = _picture()
-    return [
-        _saved(image.quantize(64), "GIF"),
-        _saved(image.quantize(64), "GIF", interlace=0, transparency=5),
-        _saved(image, "GIF", save_all=True, append_images=[image.rotate(30)], duration=40),
-    ]
 
 
 def _change_gif(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
@@ -209,31 +114,11 @@ def _change_gif(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
             return data[:table] + damage(data[table:], rng, within=40), "frame header damaged", "any"
 
 
-def _bmps() -> list[bytes]:
-    image = _picture()
-    masks = bytearray(_saved(image.convert("RGBA"), "BMP"))
-    return [_saved(image, "BMP"), bytes(masks), _saved(image.quantize(16), "BMP"), _saved(image.convert("1"), "BMP")]
-
-
 def _change_header(size: int) -> Change:
     def change(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
         return damage(data, rng, within=size), "header damaged", "any"
 
     return change
-
-
-def _ppms() -> list[bytes]:
-    image = _picture()
-    text = " ".join(map(str, np.asarray(image).ravel())).encode()
-    wide = np.asarray(image).astype(">u2") * 257
-    size = b"%d %d" % image.size
-    return [
-        _saved(image, "PPM"), _saved(image.convert("L"), "PPM"), _saved(image.convert("1"), "PPM"),
-        b"P3\n" + size + b"\n255\n" + text, b"P6\n" + size + b"\n65535\n" + wide.astype(">u2").tobytes(),
-        b"P6\n" + size + b"\n254\n" + np.minimum(np.asarray(image), 254).tobytes(),
-        b"P2\n" + size + b"\n1000\n" + " ".join(map(str, np.asarray(image.convert("L")).ravel())).encode(),
-        _saved(Image.fromarray(np.asarray(image.convert("L")).astype(np.float32) / 255), "PPM"),
-    ]  # fmt: skip
 
 
 def _change_ppm(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
@@ -261,21 +146,6 @@ def _change_boxes(data: bytes, rng: random.Random) -> tuple[bytes, str, str]:
             return parts.boxes(found), what, "any"
 
 
-def _heics() -> list[bytes]:
-    module: Any = importlib.import_module("pillow_heif")
-    module.register_heif_opener()
-    return [_saved(_picture(), "HEIF", quality=80)]
-
-
-def _jxls() -> list[bytes]:
-    importlib.import_module("pillow_jxl")
-    return [_saved(_picture(), "JXL"), _saved(_picture(), "JXL", lossless=True)]
-
-
-def _both(name: str) -> list[bytes]:
-    return [_saved(_picture(), name), _saved(_with_alpha(), name)]
-
-
 def _is_installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
@@ -283,20 +153,20 @@ def _is_installed(name: str) -> bool:
 def image_formats() -> list[tuple[str, str, Callable[[], list[bytes]], Change]]:
     """Name, suffix, encoder and change of each format; HEIC and JPEG XL where a package can write them."""
     found: list[tuple[str, str, Callable[[], list[bytes]], Change]] = [
-        ("jpeg", ".jpg", _jpegs, _change_jpeg),
-        ("png", ".png", _pngs, _change_png),
-        ("webp", ".webp", _webps, _change_webp),
-        ("tiff", ".tif", _tiffs, _change_tiff),
-        ("gif", ".gif", _gifs, _change_gif),
-        ("bmp", ".bmp", _bmps, _change_header(70)),
-        ("ppm", ".ppm", _ppms, _change_ppm),
-        ("jpeg2000", ".jp2", lambda: _both("JPEG2000"), _change_boxes),
-        ("avif", ".avif", lambda: _both("AVIF"), _change_boxes),
-        ("tga", ".tga", lambda: _both("TGA"), _change_header(18)),
-        ("ico", ".ico", lambda: [_saved(_with_alpha(), "ICO", sizes=[(32, 32), (16, 16)])], _change_header(60)),
+        ("jpeg", ".jpg", sound_images.jpegs, _change_jpeg),
+        ("png", ".png", sound_images.pngs, _change_png),
+        ("webp", ".webp", sound_images.webps, _change_webp),
+        ("tiff", ".tif", sound_images.tiffs, _change_tiff),
+        ("gif", ".gif", sound_images.gifs, _change_gif),
+        ("bmp", ".bmp", sound_images.bmps, _change_header(70)),
+        ("ppm", ".ppm", sound_images.ppms, _change_ppm),
+        ("jpeg2000", ".jp2", lambda: sound_images.both("JPEG2000"), _change_boxes),
+        ("avif", ".avif", lambda: sound_images.both("AVIF"), _change_boxes),
+        ("tga", ".tga", lambda: sound_images.both("TGA"), _change_header(18)),
+        ("ico", ".ico", sound_images.icos, _change_header(60)),
     ]
     if _is_installed("pillow_heif"):
-        found.append(("heic", ".heic", _heics, _change_boxes))
+        found.append(("heic", ".heic", sound_images.heics, _change_boxes))
     if _is_installed("pillow_jxl"):
-        found.append(("jxl", ".jxl", _jxls, _change_boxes))
+        found.append(("jxl", ".jxl", sound_images.jxls, _change_boxes))
     return found

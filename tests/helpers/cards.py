@@ -16,7 +16,8 @@ from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
 from alexnet_deploy.runtime.tensorrt.library import TensorRT
 from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
-from tests.helpers.fake_device import FakeDevice, FakeMachine, current_gpu, fake_tensorrt
+from tests.helpers.fake_device import FakeDevice, current_gpu
+from tests.helpers.fake_tensorrt import FakeMachine, fake_tensorrt
 from tests.helpers.host_device import RecordingSession, cuda_runner_on_host
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
-from tests.helpers.fake_device import FakeDevice, FakeMachine, fake_tensorrt
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import FakeMachine, fake_tensorrt
 
 
 class FakeBundle:

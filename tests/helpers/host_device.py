@@ -6,12 +6,16 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.runtime.onnxruntime.cuda import CudaSession
 from alexnet_deploy.runtime.onnxruntime.cuda_runner import OnnxRuntimeCudaRunner
 from alexnet_deploy.runtime.onnxruntime.runner import session_options
 from tests.helpers.fake_device import FakeDevice
+from tests.helpers.models.onnx_models import TINY_CONTRACT
 
 
 class HostDevice(FakeDevice):
@@ -74,3 +78,9 @@ def cuda_runner_on_host(
     session = RecordingSession(open_session(onnx_path, session_options("fp32", threads=1)))
     opened = CudaSession(session, whole, graphs and whole)
     return OnnxRuntimeCudaRunner(opened, contract, onnx_path, device=device, on="cpu"), session
+
+
+def pixels(count: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Images for ``TINY_CONTRACT``."""
+    pre = TINY_CONTRACT.preprocessing
+    return np.random.default_rng(seed).integers(0, 256, (count, pre.height, pre.width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Image files in layouts that Pillow does not write."""
+"""Pictures of noise, and image files in layouts that Pillow does not write."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+
+RGB = np.random.default_rng(0).integers(1, 256, (20, 24, 3), dtype=np.uint8)
+"""Noise, in which no channel is 0."""
+GREY = RGB[..., 0].copy()
+GREY[0, :2] = 0, 255  # the whole range, which a stretched scale then leaves as it is
 
 _SIZES = {1: "B", 3: "H", 4: "I"}  # of the values of a TIFF tag: byte, short, long
 
@@ -126,3 +131,8 @@ def gif_within(
     descriptor = content.index(b",", 13 + palette)
     content[descriptor + 1 : descriptor + 5] = struct.pack("<HH", *at)
     return bytes(content)
+
+
+def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """A picture that no codec without loss makes smaller."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)

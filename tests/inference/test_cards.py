@@ -15,7 +15,8 @@ from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.runtime import select
 from alexnet_deploy.runtime.select import CALLS_PER_GPU
 from tests.helpers.cards import Cards
-from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import FakeMachine, expected_logits
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.models.onnx_models import CLASSES, SIDE, tiny_model
 from tests.helpers.photos import save_photo

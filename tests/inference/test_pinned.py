@@ -23,7 +23,8 @@ from alexnet_deploy.runtime import select
 from alexnet_deploy.runtime.cuda import memory
 from alexnet_deploy.runtime.cuda.memory import is_shared, shared_pixels
 from tests.helpers.cards import Cards
-from tests.helpers.fake_device import FakeDevice, expected_logits
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import expected_logits
 from tests.helpers.host_device import HostDevice, cuda_runner_on_host
 from tests.helpers.models.onnx_models import CLASSES, SIDE, TINY_CONTRACT, tiny_model
 from tests.helpers.photos import save_photo

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from alexnet_deploy.bundle.manifest import Engine
-from tests.helpers.fake_device import FakeMachine
+from tests.helpers.fake_tensorrt import FakeMachine
 from tests.helpers.models.onnx_models import tiny_engine
 
 

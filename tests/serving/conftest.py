@@ -23,3 +23,8 @@ def photos(workplace: Path) -> list[Path]:
     """The six photos of ``photos/val``."""
     with contextlib.chdir(workplace):
         return sorted(Path("photos/val").rglob("*.jpg"))
+
+
+@pytest.fixture
+def photo(workplace: Path, photos: list[Path]) -> bytes:
+    return (workplace / photos[0]).read_bytes()

@@ -183,3 +183,10 @@ def serving(
         assert found, server.log
         server.port, server.grpc_port = int(found[1]), int(found[2])
         yield server
+
+
+def answers(server: Server, photo: bytes) -> None:
+    """Assert that the server goes on."""
+    response = server.ask("POST", "/classify", photo)
+    assert response.status == 200
+    assert response.json()[0]["error"] is None

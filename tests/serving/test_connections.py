@@ -26,11 +26,6 @@ def small(workplace: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture
-def photo(workplace: Path, photos: list[Path]) -> bytes:
-    return (workplace / photos[0]).read_bytes()
-
-
 def head(target: str, *headers: str, method: str = "POST") -> bytes:
     return "\r\n".join((f"{method} {target} HTTP/1.1", "Host: x", *headers)).encode() + b"\r\n\r\n"
 

@@ -1,13 +1,11 @@
-"""Downloads against a real HTTP server on this machine: damaged, refused, too large, cached, cut and resumed."""
+"""Downloads against a real HTTP server on this machine: damaged, refused, too large and cached."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import threading
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -15,45 +13,11 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UnavailableError
+from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 from alexnet_deploy.model.weights import download as module
 from alexnet_deploy.model.weights.download import CHUNK_BYTES, expected_prefix, fetch
-from tests.helpers.weights_server import WEIGHTS, Answer, Server
-
-NAME = f"alexnet-owt-{hashlib.sha256(WEIGHTS).hexdigest()[:8]}.pth"
-OTHER = WEIGHTS[::-1]
-CUT = 2 * CHUNK_BYTES
-
-
-@dataclass
-class Download:
-    """``fetch`` into a fresh cache with recorded instead of slept waits."""
-
-    server: Server
-    cache: Path
-    waits: list[float] = field(default_factory=list)
-
-    def __call__(self, name: str = NAME, *, max_bytes: int = 1 << 20, **options: Any) -> Path:
-        url = f"{self.server.url}/models/{name}"
-        options = {"allow_http": True} | options
-        return fetch(url, cache=self.cache, max_bytes=max_bytes, tries=4, sleep=self.waits.append, **options)
-
-    def refused(self, kind: type[DeployError]) -> str:
-        """The message, which must be one line that names the URL."""
-        with pytest.raises(kind) as caught:
-            self()
-        message = str(caught.value)
-        assert "\n" not in message
-        assert message.startswith(self.server.url)
-        return message
-
-    def leftovers(self) -> set[str]:
-        return {path.name for path in self.cache.iterdir() if path.suffix != ".lock"}
-
-
-@pytest.fixture
-def download(server: Server, tmp_path: Path) -> Download:
-    return Download(server, tmp_path / "cache")
+from tests.helpers.weights_server import WEIGHTS, Answer
+from tests.model.weights.conftest import NAME, OTHER, Download
 
 
 def test_downloads_verifies_reports_and_leaves_only_the_file(download: Download) -> None:
@@ -278,88 +242,3 @@ def test_prefix_in_a_name_is_found(digest: bytes, suffix: str) -> None:
 )
 def test_name_without_a_prefix(name: str) -> None:
     assert expected_prefix(name) is None
-
-
-def test_cut_connection_is_resumed_where_it_stopped(download: Download) -> None:
-    download.server.answers = [Answer(cut_after=CUT), Answer()]
-    seen: list[tuple[str, int, int]] = []
-    assert download(on_progress=lambda *at: seen.append(at)).read_bytes() == WEIGHTS
-    assert len(download.server.asked) == 2
-    assert download.server.asked[1]["range"] == f"bytes={CUT}-"
-    assert download.server.asked[1]["if-range"] == '"v1"'
-    assert download.server.sent == [CUT, len(WEIGHTS) - CUT]
-    assert ("download", CUT, len(WEIGHTS)) in seen  # the bar goes on where it was, with the size of the whole
-    assert seen == sorted(seen)
-    assert len(download.waits) == 1
-
-
-def test_next_call_resumes_what_a_failed_one_left(download: Download) -> None:
-    download.server.answers = [Answer(cut_after=CUT), Answer(status=503, body=b"", etag="")]
-    download.refused(UnavailableError)
-    assert download.leftovers() == {f"{NAME}.part", f"{NAME}.validator"}
-    download.server.answers = [Answer()]
-    assert download().read_bytes() == WEIGHTS
-    assert download.server.asked[-1]["range"] == f"bytes={CUT}-"
-    assert download.leftovers() == {NAME}
-
-
-@pytest.mark.parametrize("second", [Answer(ranges=False), Answer(etag='"v2"')], ids=["no ranges", "another version"])
-def test_whole_file_in_answer_to_a_range_starts_over(download: Download, second: Answer) -> None:
-    download.server.answers = [Answer(body=WEIGHTS if not second.ranges else OTHER, cut_after=CUT), second]
-    assert download().read_bytes() == WEIGHTS
-    assert "range" in download.server.asked[1]
-    assert download.server.sent == [CUT, len(WEIGHTS)]
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        [Answer(body=OTHER, cut_after=CUT), Answer(etag='"v2"', if_range=False)],
-        [Answer(cut_after=CUT), Answer(range_start=CUT - 1), Answer()],
-    ],
-    ids=["of another version", "from another place"],
-)
-def test_a_range_that_does_not_fit_is_not_appended(download: Download, answers: list[Answer]) -> None:
-    download.server.answers = answers
-    assert download().read_bytes() == WEIGHTS
-    assert ["range" in request for request in download.server.asked] == [False, True, False]
-
-
-def test_server_that_sends_less_than_the_range_is_asked_on(download: Download) -> None:
-    download.server.answers = [Answer(cut_after=CUT), Answer(range_bytes=CHUNK_BYTES), Answer()]
-    assert download().read_bytes() == WEIGHTS
-    assert download.server.asked[2]["range"] == f"bytes={CUT + CHUNK_BYTES}-"
-
-
-@pytest.mark.parametrize("etag", ["", 'W/"weak"'])
-def test_without_a_strong_validator_nothing_is_resumed(download: Download, etag: str) -> None:
-    download.server.answers = [Answer(etag=etag, cut_after=CUT), Answer(etag=etag)]
-    assert download().read_bytes() == WEIGHTS
-    assert "range" not in download.server.asked[1]
-
-
-def test_date_serves_where_there_is_no_strong_etag(download: Download) -> None:
-    date = "Tue, 02 Jan 2024 03:04:05 GMT"
-    dated = Answer(etag="", if_range=False, headers={"Last-Modified": date})
-    download.server.answers = [replace(dated, cut_after=CUT), dated]
-    assert download().read_bytes() == WEIGHTS
-    assert download.server.asked[1]["if-range"] == date
-    assert download.server.sent == [CUT, len(WEIGHTS) - CUT]
-
-
-def leave_part(download: Download, part: bytes, validator: bytes) -> None:
-    download.cache.mkdir()
-    (download.cache / f"{NAME}.part").write_bytes(part)
-    (download.cache / f"{NAME}.validator").write_bytes(validator)
-
-
-def test_part_longer_than_the_file_is_thrown_away(download: Download) -> None:
-    leave_part(download, WEIGHTS + b"more", b'"v1"')
-    assert download().read_bytes() == WEIGHTS
-    assert ["range" in request for request in download.server.asked] == [True, False]
-
-
-def test_damaged_validator_only_costs_the_part(download: Download) -> None:
-    leave_part(download, OTHER[:CUT], b"\0\xff\r\nX-Injected: 1\n")
-    assert download().read_bytes() == WEIGHTS
-    assert "x-injected" not in download.server.asked[0]

@@ -24,7 +24,8 @@ from alexnet_deploy.profiling.layers.counters import openvino as openvino_counte
 from alexnet_deploy.profiling.layers.counters import tensorrt as tensorrt_counters
 from alexnet_deploy.profiling.layers.profile import profile_layers
 from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
-from tests.helpers.fake_device import FakeContext, FakeDevice, FakeMachine
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import FakeContext, FakeMachine
 from tests.helpers.models.onnx_models import PRECISIONS, named_engine
 from tests.profiling.layers.test_roofline import BY_HAND
 

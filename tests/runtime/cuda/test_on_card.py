@@ -24,7 +24,8 @@ from alexnet_deploy.runtime.runner import Runner
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
 from tests.helpers.cards import Cards
-from tests.helpers.fake_device import FakeDevice, current_gpu, expected_logits
+from tests.helpers.fake_device import FakeDevice, current_gpu
+from tests.helpers.fake_tensorrt import expected_logits
 from tests.helpers.host_device import HostDevice, RecordingSession
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.runners import run_steps

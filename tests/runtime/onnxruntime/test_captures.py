@@ -17,7 +17,7 @@ from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.runtime.cuda.captures import is_alone, present
 from alexnet_deploy.runtime.cuda.memory import shared_pixels
 from alexnet_deploy.runtime.onnxruntime.cuda_runner import OnnxRuntimeCudaRunner
-from tests.helpers.fake_device import FakeMachine
+from tests.helpers.fake_tensorrt import FakeMachine
 from tests.helpers.host_device import HostDevice, RecordingSession, cuda_runner_on_host
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.models.onnx_models import SIDE, TINY_CONTRACT

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fake_bundle import FakeBundle
-from tests.helpers.fake_device import FakeMachine
+from tests.helpers.fake_tensorrt import FakeMachine
 
 
 @pytest.fixture(params=[False, True], ids=["full", "rtx"])

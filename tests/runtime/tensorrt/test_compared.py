@@ -17,7 +17,7 @@ from alexnet_deploy.profiling.engine import try_engine
 from alexnet_deploy.profiling.settings import ProfileSettings
 from alexnet_deploy.runtime.select import SelectedRunner, open_runner
 from tests.helpers.fake_bundle import FakeBundle
-from tests.helpers.fake_device import FakeContext, expected_logits
+from tests.helpers.fake_tensorrt import FakeContext, expected_logits
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.models.onnx_models import Graph
 

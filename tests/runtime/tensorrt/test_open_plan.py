@@ -13,7 +13,7 @@ from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
 from tests.helpers.fake_bundle import FakeBundle
-from tests.helpers.fake_device import expected_logits
+from tests.helpers.fake_tensorrt import expected_logits
 from tests.helpers.models.foreign_models import random_pixels
 
 CLASSES = 3

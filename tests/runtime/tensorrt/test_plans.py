@@ -14,7 +14,8 @@ from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
 from alexnet_deploy.runtime.tensorrt.library import cause_in, installed
-from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import FakeMachine, expected_logits, fake_tensorrt
 
 SIDE, CLASSES = 4, 3
 CONTRACT, BATCH = FakeMachine.contract, FakeMachine.batch

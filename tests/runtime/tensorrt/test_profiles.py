@@ -13,7 +13,8 @@ from alexnet_deploy.bundle.manifest import Plan
 from alexnet_deploy.bundle.plan_options import PlanOptions, profile_for
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.runtime.tensorrt.runner import TensorRTRunner
-from tests.helpers.fake_device import FakeDevice, FakeEngine, FakeMachine, expected_logits, fake_tensorrt
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import FakeEngine, FakeMachine, expected_logits, fake_tensorrt
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.runners import run_steps
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
-from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import FakeMachine, expected_logits, fake_tensorrt
 from tests.helpers.models.foreign_models import random_pixels
 
 PIXELS = random_pixels(2, 4, seed=1)

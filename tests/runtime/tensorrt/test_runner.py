@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.runtime.tensorrt import plans as tensorrt_plans
 from alexnet_deploy.runtime.tensorrt.runner import MAX_GRAPHS, TensorRTRunner
-from tests.helpers.fake_device import FakeDevice, FakeMachine, expected_logits, fake_tensorrt
+from tests.helpers.fake_device import FakeDevice
+from tests.helpers.fake_tensorrt import FakeMachine, expected_logits, fake_tensorrt
 from tests.helpers.models.foreign_models import random_pixels
 from tests.helpers.runners import run_steps
 
