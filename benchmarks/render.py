@@ -10,7 +10,15 @@ from pathlib import Path
 
 from benchmarks.rounds import RESULTS, ROOT, Report, Row, Spread
 
-NAMES = ("engine_only", "onnxruntime_int8", "end_to_end", "end_to_end_12_megapixels", "scaling", "cold_start")
+NAMES = (
+    "engine_only",
+    "onnxruntime_int8",
+    "end_to_end",
+    "end_to_end_12_megapixels",
+    "scaling",
+    "cold_start",
+    "earlier",
+)
 """Sections, in the order of the page."""
 
 HEAD = """\

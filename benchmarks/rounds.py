@@ -110,9 +110,9 @@ def in_process(command: Sequence[str | Path]) -> dict[str, Any]:
     return result
 
 
-def stdout_of(command: Sequence[str | Path]) -> str:
-    """The output of ``command``; if it fails, the benchmark ends and shows the end of its error output."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=ROOT, check=False)
+def stdout_of(command: Sequence[str | Path], folder: Path = ROOT) -> str:
+    """The output of ``command``, run in ``folder``; if it fails, the benchmark ends with its last words."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: exit {done.returncode}\n{(done.stderr or done.stdout)[-2000:]}")
     return done.stdout

@@ -64,12 +64,12 @@ def link(photos: Path, folder: Path, size: int) -> Path:
     return folder
 
 
-def run(arguments: list[str | Path]) -> tuple[float, float]:
-    """Run ``alexnet-deploy``: seconds and peak memory in MiB. A failure ends the benchmark."""
+def run(arguments: list[str | Path], code: Path = ROOT) -> tuple[float, float]:
+    """Run the ``alexnet-deploy`` of the checkout ``code``: seconds, and peak memory in MiB. A failure ends it all."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "alexnet_deploy", *map(str, arguments)]
     with tempfile.TemporaryFile("w+") as stderr:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, cwd=code)
         _, status, usage = os.wait4(process.pid, 0)  # usage of this child, not the maximum over all children
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,7 +1,7 @@
 """uvicorn's HTTP protocol with what it lacks: limits of headers and connections, patience, refusals as JSON.
 
 It overrides callbacks of asyncio and httptools. Of uvicorn's own members it uses some that are no public interface;
-tests/serving/test_uvicorn.py says so when another version of uvicorn has them no longer.
+tests/serving/http/test_uvicorn.py says so when another version of uvicorn has them no longer.
 """
 
 from __future__ import annotations

@@ -30,15 +30,6 @@ def limited(workplace: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def large_image() -> bytes:
-    """30 million pixels of one colour in few bytes: some tenths of a second to decode."""
-    stream = io.BytesIO()
-    Image.new("L", (6000, 5000)).save(stream, "PNG")
-    assert len(stream.getvalue()) < MAX_BODY
-    return stream.getvalue()
-
-
 def test_more_than_the_queue_holds_is_refused_with_the_time_to_come_again(
     limited: Server, large_image: bytes, photo: bytes
 ) -> None:

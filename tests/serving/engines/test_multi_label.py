@@ -16,9 +16,9 @@ from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, set_cont
 from alexnet_deploy.probabilities import sigmoid
 from tests.helpers.command import Command
 from tests.helpers.models.bundles import build_bundle
+from tests.serving.http.test_rest import tensor, values
 from tests.serving.running import serving, start
 from tests.serving.test_classify import infer_rows
-from tests.serving.test_rest import tensor, values
 
 
 def test_a_multi_label_engine_answers_with_its_activation(

@@ -13,7 +13,6 @@ import pytest
 
 from alexnet_deploy.serving.http.limits import MAX_HEADER_BYTES
 from tests.serving.running import Server, serving
-from tests.serving.test_limits import large_image  # noqa: F401  a fixture
 
 CONNECTIONS = 4
 
@@ -138,7 +137,7 @@ def test_a_client_that_asks_for_much_and_leaves_is_no_error(small: Server, photo
     assert small.ask("GET", "/v2").status == 200  # ``start`` sees a traceback in the log
 
 
-def test_a_full_queue_refuses_before_it_reads(small: Server, large_image: bytes) -> None:  # noqa: F811
+def test_a_full_queue_refuses_before_it_reads(small: Server, large_image: bytes) -> None:
     """No body ever comes: without room it is refused at once, and not after ``--idle``."""
     over = threading.Event()
 
