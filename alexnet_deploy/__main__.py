@@ -8,8 +8,9 @@ def run() -> None:
     """Run the command line; Ctrl-C while it is still loading ends it as quietly as later."""
     gc.disable()  # a command turns it on: see cli/collector.py
     try:
-        from alexnet_deploy.cli import main
+        from alexnet_deploy.cli import collector, main
 
+        collector.is_ours = True
         main()
     except KeyboardInterrupt:
         sys.exit(130)

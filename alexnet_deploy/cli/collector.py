@@ -11,17 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+is_ours = False
+"""Whether the process is the command's, so ``__main__`` turned the collector off; another program's is left alone."""
+
+
 def started() -> None:
-    """Turn the collector on where ``__main__`` turned it off: it will never look at what is there now."""
-    if not gc.isenabled():
+    """Turn the collector on: it will never look at what is there now."""
+    if is_ours and not gc.isenabled():
         gc.freeze()
         gc.enable()
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """A block in which a command goes on to import and to open; in a process that is not the command's, no change."""
-    if not (gc.isenabled() and gc.get_freeze_count()):
+    """A block in which a command goes on to import and to open."""
+    if not (is_ours and gc.isenabled()):
         yield
         return
     gc.disable()
