@@ -10,7 +10,6 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 is_ours = False
 """Whether the process is the command's, so ``__main__`` turned the collector off; another program's is left alone."""
 
