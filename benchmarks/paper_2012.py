@@ -93,6 +93,8 @@ def look(path: Path) -> Image.Image:
     """Columns: the photos of docs/explain.md. Rows: what the networks see, and the occlusion of each."""
     runners = [TorchRunner(shipped_checkpoint()), TorchRunner(path)]
     side, paper = 124, Image.new("RGB", (len(EXPLAINED) * 128, 3 * 128), "white")
+    known = runners[0].contract
+    labels = dict(zip(known.class_ids, known.labels, strict=True))
     correlations = []
     for file in sample_photos():
         maps, answers = [], []
@@ -102,7 +104,7 @@ def look(path: Path) -> Image.Image:
             target = int(runner(seen[None]).argmax())
             found = occlude(runner, seen, target, occlusion_settings(runners[1].contract.preprocessing), batch=32)
             maps.append(found)
-            answers.append(f"{runner.contract.labels[target]} {100 * found.probability:.0f} %")
+            answers.append(f"{labels[runner.contract.class_ids[target]]} {100 * found.probability:.0f} %")
         alike = agreement(maps[0].drop_YX, maps[1].drop_YX)
         print(f"{file.name}: alexnet {answers[0]}, alexnet-2012 {answers[1]}; {alike.verdict}")
         if alike.rank_correlation is not None:
