@@ -40,8 +40,8 @@ demo: engines/alexnet-fp16/bundle.json engines/alexnet-int8/bundle.json
 	$(BIN)/alexnet-deploy infer samples --engine alexnet-int8 --top-k 3
 	$(BIN)/alexnet-deploy profile alexnet-fp16 alexnet-int8
 
-# At most four workers: each loads torch and all runtimes. All tests of a file run in one worker, so a fixture of a file
-# is made once.
+# One worker per core, at most four: each loads torch and all runtimes. All tests of a file run in one worker, so a
+# fixture of a file is made once.
 test: .venv/.dev
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile
 

@@ -25,14 +25,6 @@ hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """For ``-n auto``: one more than there are cores, since tests of servers, signals and kills wait for others."""
-    from alexnet_deploy.machine.cpu import cores
-
-    return cores() + 1
-
-
 def pytest_collection_finish() -> None:
     """Seven thousand tests and their libraries live to the end: no later collection need look at them again."""
     gc.collect()
