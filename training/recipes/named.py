@@ -75,8 +75,8 @@ RECIPES: dict[str, Recipe] = {
             pixel_std=(1 / 255, 1 / 255, 1 / 255),
         ),
         _FINETUNE,
-        # For trained weights and other classes. Not measured yet: as "finetune" but for ten times the
-        # rate in the last layer, which alone is drawn anew, 20 epochs, and no average.
+        # For trained weights and other classes: as "finetune" but for ten times the rate in the last layer, which alone
+        # is drawn anew, 20 epochs, and no average. docs/training.md compares its numbers with others.
         dataclasses.replace(_FINETUNE, name="transfer", epochs=20, ema_decay=None, head_lr=1e-3),
     )
 }
