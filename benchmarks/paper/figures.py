@@ -1,6 +1,6 @@
 """The pictures of docs/paper.md and docs/explain.md, from the shipped weights and the sample photos alone.
 
-    python -m benchmarks.paper_figures
+    python -m benchmarks.paper.figures
 
 It writes docs/pictures/*.png, each below 100 kB, and prints the numbers that the pages quote.
 """

@@ -1,7 +1,7 @@
 """``alexnet-2012`` beside ``alexnet``: the numbers and pictures of docs/paper.md for a checkpoint that is not shipped.
 
     python -m training train imagenette --arch alexnet-2012 --recipe paper --lr 0.0003 --output runs/2012
-    python -m benchmarks.paper_2012 runs/2012/checkpoint.safetensors
+    python -m benchmarks.paper.alexnet_2012 runs/2012/checkpoint.safetensors
 
 It compares with the shipped weights: the first filters of both, of random ones and of each half of the paper's 96, and
 where both look on the sample photos of classes that they know. It writes docs/pictures/*-2012.png.
@@ -30,7 +30,7 @@ from alexnet_deploy.model.architecture import AlexNet, initialise
 from alexnet_deploy.model.checkpoint import load_checkpoint, shipped_checkpoint
 from alexnet_deploy.model.inside import feature_maps, first_convolution
 from alexnet_deploy.model.torch_runner import TorchRunner
-from benchmarks.paper_figures import EXPLAINED, FOLDER, MOST_BYTES, photo
+from benchmarks.paper.figures import EXPLAINED, FOLDER, MOST_BYTES, photo
 
 # Legend: F filter, C channel, H height, W width
 

@@ -1,0 +1,1 @@
+"""The pictures and numbers of the guide to the paper."""
