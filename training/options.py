@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 from typer import Argument, Option
 
 from training.distil.distillation import TEMPERATURE, WEIGHT, TeacherView
-from training.recipes.recipe import Balance
+from training.recipes.recipe import Balance, TrainingPrecision
 
 Settings = TypeVar("Settings")
 
@@ -51,6 +51,12 @@ def _loader_processes() -> int:
     return loader_processes()
 
 
+def _default_precision() -> TrainingPrecision:
+    from training.loop.device import default_precision
+
+    return default_precision()
+
+
 Workers = Annotated[
     int,
     Option(
@@ -59,6 +65,14 @@ Workers = Annotated[
         default_factory=_loader_processes,
         show_default="2; for a GPU one per core, 16 at most",
         help="Processes that decode images.",
+    ),
+]
+TrainIn = Annotated[
+    TrainingPrecision,
+    Option(
+        default_factory=_default_precision,
+        show_default="bf16; without instructions for it fp16 on CUDA, fp32 on a CPU",
+        help="Precision of the matrix products; fp16 needs CUDA.",
     ),
 ]
 Teacher = Annotated[

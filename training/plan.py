@@ -13,6 +13,7 @@ from training.data.lists.listing import ImageList
 from training.data.lists.splits import list_splits
 from training.data.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE
 from training.distil.distillation import TeacherSettings, plan_distillation
+from training.loop.device import default_precision, emulates_bf16
 from training.loop.run import LoopSettings, Run
 from training.recipes.named import get_recipe
 from training.recipes.recipe import Balance, Recipe, RecipeName, apply_overrides
@@ -141,5 +142,8 @@ def run_notes(run: Run, settings: TrainSettings) -> Iterator[str]:
     asked = dataclasses.replace(asked_recipe(settings), pixel_std=run.recipe.pixel_std)  # which a source decides
     if not settings.is_only_test_scale and (changed := describe_fit(asked, run.recipe, images)) is not None:
         yield changed
+    if run.precision == "bf16" and emulates_bf16():
+        faster = default_precision()
+        yield f"`precision` bf16: this processor has no instructions for it; {faster} is many times as fast"
     if run.start is None and images < MIN_STEPS * asked.batch:
         yield FINE_TUNE_INSTEAD

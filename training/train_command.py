@@ -16,7 +16,6 @@ from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.progress import no_progress
 from training.data.preflight import PreflightReport
 from training.folds import FOLDS_FILE, cross_validate
-from training.loop.run import TrainingPrecision
 from training.loop.stop import stop_signals
 from training.options import (
     MAX_SEED,
@@ -31,6 +30,7 @@ from training.options import (
     ScaleRate,
     Teacher,
     Temperature,
+    TrainIn,
     Val,
     ValLabels,
     View,
@@ -118,7 +118,7 @@ def train_command(
         bool, Option("--full-decode", help="Decode large JPEGs in full for a crop that needs less.")
     ] = False,
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Seed of weights, order, crops and dropout.")] = 0,
-    precision: Annotated[TrainingPrecision, Option(help="Precision of the matrix products; fp16 needs CUDA.")] = "bf16",
+    precision: TrainIn,
     compile: Annotated[bool, Option("--compile", help="Compile the network with torch.compile.")] = False,
     val_every: Annotated[int, Option(min=1, help="Epochs from one validation to the next.")] = 1,
     save_every_s: Annotated[

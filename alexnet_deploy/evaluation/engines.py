@@ -22,8 +22,9 @@ from alexnet_deploy.images.identity.shared import image_hashes, refuse_shared_im
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.precision.types import is_weights_only
+from alexnet_deploy.runtime.openers import RUNTIMES
 from alexnet_deploy.runtime.runner import Runner
-from alexnet_deploy.runtime.select import GPU_RUNTIMES, RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime
+from alexnet_deploy.runtime.select import GPU_RUNTIMES, PassedOver, SelectedRunner, open_runner, split_runtime
 
 ALL_RUNTIMES = "all"
 

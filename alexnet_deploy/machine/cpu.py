@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Collection
 from pathlib import Path
+
+_SUM_BYTES_IN_32_BITS = frozenset(("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"))
+_X86 = frozenset(("x86_64", "amd64", "i386", "i686"))
 
 
 def usable_cpus() -> tuple[int, ...]:
@@ -28,6 +32,16 @@ def cpu_model(root: Path = Path("/")) -> str:
 def cpu_flags(root: Path = Path("/")) -> frozenset[str]:
     """Instruction sets by their name in Linux, such as ``avx512_vnni``; empty on another system."""
     return frozenset(_cpuinfo(root, "flags|Features").split())
+
+
+def saturates_int8(flags: Collection[str] | None = None) -> bool:
+    """Whether the usual int8 kernels can overflow on a processor with ``flags`` (None: on this one).
+
+    Without VNNI (Intel before 2019, AMD before Zen 4), x86 processors add up products of bytes by pairs in 16 bits,
+    where 255 x 127 x 2 becomes 32767. Where the system does not name the instruction sets, exact comes before fast.
+    """
+    found = cpu_flags() if flags is None else flags
+    return platform.machine().lower() in _X86 and _SUM_BYTES_IN_32_BITS.isdisjoint(found)
 
 
 def describe_machine(root: Path = Path("/")) -> dict[str, str | int]:

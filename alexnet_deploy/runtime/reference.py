@@ -20,7 +20,7 @@ from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.bundle.plan_options import profile_for
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.machine.cpu import cpu_model
+from alexnet_deploy.machine.cpu import cpu_flags, cpu_model
 from alexnet_deploy.machine.gpu import driver_version
 from alexnet_deploy.machine.packages import onnxruntime_version
 from alexnet_deploy.precision.types import is_weights_only
@@ -85,6 +85,7 @@ def judge(
         "driver": driver_version() if on_gpu else "",
         "reference": reference,
         "cpu": cpu_model(),
+        "instructions": " ".join(sorted(cpu_flags())),  # a virtual machine names its processor vaguely
     }
     compared = False
 

@@ -45,7 +45,7 @@ class Runner(Protocol):
 
     contract: ModelContract
     runtime: str
-    """A key of ``select.RUNTIMES``, or ``"torch"``."""
+    """A key of ``openers.RUNTIMES``, or ``"torch"``."""
     device: str
     """``"cpu"``, or the compute capability of the GPU, such as ``"sm89"``."""
     description: str

@@ -1,20 +1,23 @@
 """How far do few photos get, from drawn and from trained weights? One training run per class count, size and seed.
 
-    nice python -m benchmarks.training.few_images imagenette --output runs/few [--only small transfer ways] [--seeds 3]
+    nice python -m benchmarks.training.few_images imagenette --output runs/few [--only transfer/5x50 ways]
 
 ``small``: 3 and 10 classes of 5 to 200 photos, all defaults, from drawn weights and with ``--start shipped`` (which
 knows these very classes: it says what a user gets whose photos resemble the source's). ``transfer``: a network that was
 trained on five of the classes learns the five others. ``ways``: freezing, rates of the last layer and distillation at
-50 photos a class of that transfer. Start it again after a stop: it resumes the run and skips what has finished. The
-tables are written as ``few.md`` and ``few.json``.
+50 photos a class of that transfer. Each finished run is a row of ``results/few_images.jsonl``, which a new start leaves
+out; a run that was stopped is resumed. Several may run at once, with another ``--only`` each. ``few.md`` in
+``--output`` has the tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -23,10 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rounds import ROOT
+from benchmarks.rounds import RESULTS, ROOT
 
 STOPPED = 130
 """Exit code of a run that a signal ended: its sender wants no further run."""
+FINISHED = RESULTS / "few_images.jsonl"
+"""One line per finished run."""
 RANK = ("--dense-rank", "148")
 """The size of the shipped network, for all runs of the transfer: it takes a third of the time."""
 SOURCE = (*RANK, "--epochs", "30")
@@ -79,19 +84,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", default=("small", "transfer", "ways"))
+    parser.add_argument("--only", nargs="*", default=("small", "transfer", "ways"), help="beginnings of cases' names")
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     data, output = asked.data.resolve(), asked.output.resolve()
     source = output / "source"
-    if set(asked.only) & {"transfer", "ways"}:
+    chosen = [case for case in cases(source) if case.name.startswith(tuple(asked.only))]
+    if any(case.group != "small" for case in chosen):
         stop_if(train(manifest(data, output, (0, 5), None, 0), source, 0, SOURCE))
     for seed in range(asked.seeds):  # one seed of everything first
-        for case in cases(source):
-            if case.group in asked.only:
-                data_csv = manifest(data, output, case.classes, case.per_class, seed)
-                stop_if(train(data_csv, output / case.name / str(seed), seed, case.flags))
-                write_tables(output, list(cases(source)), asked.seeds)
+        for case in chosen:
+            if any((one.case, one.seed) == (case.name, seed) for one in finished()):
+                continue
+            run = output / case.name / str(seed)
+            photos = manifest(data, output, case.classes, case.per_class, seed)
+            # Validation takes longer than training here; how fast it learns is a question of the transfer alone.
+            code = train(photos, run, seed, case.flags, val_every=20 if case.group == "small" else 4)
+            stop_if(code)
+            if code in (0, 1) and (run / "metrics.jsonl").is_file():  # 1: a network at chance is a result
+                record(outcome(case.name, seed, run, at_chance=code == 1))
+                shutil.rmtree(run)  # of full size 24 would take 5 GB
+            (output / "few.md").write_text("\n".join(table(list(cases(source)), finished())) + "\n")
 
 
 def stop_if(code: int) -> None:
@@ -118,62 +131,62 @@ def manifest(data: Path, output: Path, classes: tuple[int, int], per_class: int 
     return path
 
 
-def train(data: Path, run: Path, seed: int, flags: Sequence[str]) -> int:
-    """One run, or the rest of it; its exit code, 0 if it has finished before."""
-    if (run / "code").is_file():
-        return 0
+def train(data: Path, run: Path, seed: int, flags: Sequence[str], val_every: int = 4) -> int:
+    """One run, or the rest of it; its exit code."""
     resume = ["--resume"] if (run / "state.safetensors").is_file() else []
     print(f"\n{run}", flush=True)
     command = [sys.executable, "-m", "training", "train", str(data), "--output", str(run), "--seed", str(seed)]
-    command += ["--val-every", "4", "--skip-preflight", "--skip-report", *flags, *resume]
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if code in (0, 1) and (run / "metrics.jsonl").is_file():
-        (run / "code").write_text(str(code))
-        (run / "state.safetensors").unlink(missing_ok=True)
-        if run.name != "source":  # 24 of full size would take 5 GB
-            for weights in run.glob("checkpoint*.safetensors"):
-                weights.unlink()
-    return code
+    command += ["--val-every", str(val_every), "--cache", "--skip-preflight", "--skip-report", *flags, *resume]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one run reached."""
 
-    top1: float
+    case: str
+    seed: int
+    top1_percent: float
     epochs: int
     """Epochs until it was within a point of its last top-1."""
     at_chance: bool
 
 
-def outcome(run: Path) -> Outcome | None:
-    """None while it has not finished."""
-    if not (run / "code").is_file():
-        return None
+def outcome(case: str, seed: int, run: Path, *, at_chance: bool) -> Outcome:
+    """Read from the record of a finished run."""
     rows: list[dict[str, Any]] = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     measured = [(row["epoch"], row["val_top1_percent"]) for row in rows if row["val_top1_percent"] is not None]
     last = measured[-1][1]
-    return Outcome(last, next(epoch for epoch, top1 in measured if top1 >= last - 1), (run / "code").read_text() == "1")
+    epochs = next(epoch for epoch, top1 in measured if top1 >= last - 1)
+    return Outcome(case, seed, round(last, 2), epochs, at_chance)
 
 
-def write_tables(output: Path, of: Sequence[Case], seeds: int) -> None:
-    """``few.md`` and ``few.json`` from all finished runs."""
-    lines = ["| classes | photos each | weights | top-1 % (lowest..highest) | epochs to within a point | refused |"]
-    lines.append("|---|---|---|---|---|---|")
-    found = []
+def finished() -> list[Outcome]:
+    """All runs that have finished, here or before."""
+    lines = FINISHED.read_text(encoding="utf-8").splitlines() if FINISHED.is_file() else []
+    return [Outcome(**json.loads(line)) for line in lines]
+
+
+def record(one: Outcome) -> None:
+    """One line more, in one write, so two processes cannot mix theirs."""
+    with FINISHED.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(dataclasses.asdict(one)) + "\n")
+
+
+def table(of: Sequence[Case], runs: Sequence[Outcome]) -> Iterator[str]:
+    """The finished runs of each case as rows of Markdown."""
+    yield "| classes | photos each | weights | top-1 % (lowest..highest) | epochs to within a point | refused |"
+    yield "|---|---|---|---|---|---|"
     for case in of:
-        done = [one for seed in range(seeds) if (one := outcome(output / case.name / str(seed))) is not None]
+        done = [one for one in runs if one.case == case.name]
         if not done:
             continue
-        top1, epochs = [one.top1 for one in done], [one.epochs for one in done]
+        top1 = [one.top1_percent for one in done]
         spread = f"{statistics.mean(top1):.1f} ({min(top1):.1f}..{max(top1):.1f}), {len(done)} seeds"
         refused = sum(one.at_chance for one in done)
         count = f"{case.classes[1] - case.classes[0]}"
         cells = (count, str(case.per_class or "all"), f"{case.group}: {case.way}", spread)
-        lines.append(f"| {' | '.join(cells)} | {statistics.median(epochs):g} | {refused or ''} |")
-        found.append({"case": case.name, "top1_percent": top1, "epochs": epochs, "at_chance": refused})
-    (output / "few.json").write_text(json.dumps(found, indent=1) + "\n")
-    (output / "few.md").write_text("\n".join(lines) + "\n")
+        yield f"| {' | '.join(cells)} | {statistics.median(one.epochs for one in done):g} | {refused or ''} |"
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from alexnet_deploy.evaluation.engines import SharedImages, find_shared_images, 
 from alexnet_deploy.images.labelled import list_labelled
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, set_contract
+from alexnet_deploy.runtime.openers import RUNTIMES
 from alexnet_deploy.runtime.runner import AnyBatch
-from alexnet_deploy.runtime.select import RUNTIMES
 from tests.helpers.photos import CLASSES
 from tests.helpers.runners import FakeRunner
 

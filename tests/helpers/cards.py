@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.runtime import select
+from alexnet_deploy.runtime import openers
 from alexnet_deploy.runtime.cuda import device as device_module
 from alexnet_deploy.runtime.cuda import on_card
 from alexnet_deploy.runtime.runner import Runner
@@ -83,8 +83,8 @@ class Cards:
         self.sessions: dict[int, RecordingSession] = {}
         self.tf32: list[bool] = []
         """Of each session that was opened."""
-        self._monkeypatch.setitem(select.RUNTIMES, "tensorrt", plan)
-        self._monkeypatch.setitem(select.RUNTIMES, "onnxruntime-cuda", session)
+        self._monkeypatch.setitem(openers.RUNTIMES, "tensorrt", plan)
+        self._monkeypatch.setitem(openers.RUNTIMES, "onnxruntime-cuda", session)
 
     def _on(self, index: int | None, open_runner: Callable[[Any], Runner]) -> Runner:
         if index is None:

@@ -12,7 +12,7 @@ import pytest
 
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.inference.engine import open_engine
-from alexnet_deploy.runtime import select
+from alexnet_deploy.runtime import openers
 from alexnet_deploy.runtime.select import CALLS_PER_GPU
 from tests.helpers.cards import Cards
 from tests.helpers.fake_device import FakeDevice
@@ -159,14 +159,14 @@ def test_if_one_gpu_cannot_open_it_the_others_release_it(model: Path, cards: Car
 
 def test_all_gpus_have_the_runtime_of_the_first(model: Path, cards: Cards, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the answer for a photo would depend on which GPU was free."""
-    plain = select.RUNTIMES["tensorrt"]
+    plain = openers.RUNTIMES["tensorrt"]
 
     def not_on_the_second(engine: Any, options: Any) -> Any:
         if options.device == 1:
             raise UnavailableError("no plan for it")
         return plain(engine, options)
 
-    monkeypatch.setitem(select.RUNTIMES, "tensorrt", not_on_the_second)
+    monkeypatch.setitem(openers.RUNTIMES, "tensorrt", not_on_the_second)
     with pytest.raises(UnavailableError, match=r"^no plan for it$"):
         open_engine(model, device="all", verify=False)
     assert live(cards) == [0, 0, 0]

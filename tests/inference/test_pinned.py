@@ -19,7 +19,7 @@ from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.inference.prediction import Prediction
 from alexnet_deploy.inference.side_by_side import SideBySide
-from alexnet_deploy.runtime import select
+from alexnet_deploy.runtime import openers
 from alexnet_deploy.runtime.cuda import memory
 from alexnet_deploy.runtime.cuda.memory import is_shared, shared_pixels
 from tests.helpers.cards import Cards
@@ -123,7 +123,7 @@ def test_onnxruntime_reads_it_as_well(
     def on_host(engine: Engine, options: Any) -> Any:
         return cuda_runner_on_host(engine.onnx_path, engine.contract, device=card)[0]
 
-    monkeypatch.setitem(select.RUNTIMES, "onnxruntime-cuda", on_host)
+    monkeypatch.setitem(openers.RUNTIMES, "onnxruntime-cuda", on_host)
     with opened(model, "onnxruntime-cuda") as engine:
         found = [row.values for row in engine.predict(photos, batch=batch, outputs="logits")]
     np.testing.assert_allclose(found, expected, rtol=1e-5)  # the same kernels, in sessions with other threads

@@ -18,7 +18,8 @@ from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime import select
 from alexnet_deploy.runtime.cuda.device import current_capability
-from alexnet_deploy.runtime.select import MAX_CALLS_PER_CORE, RUNTIMES, PassedOver, Runtime, open_runner
+from alexnet_deploy.runtime.openers import RUNTIMES
+from alexnet_deploy.runtime.select import MAX_CALLS_PER_CORE, PassedOver, Runtime, open_runner
 from tests.helpers.models.onnx_models import TINY_CONTRACT
 
 no_gpu = pytest.mark.skipif(
@@ -48,6 +49,23 @@ class TestChoice:
         assert str(cuda).startswith(
             "onnxruntime-cuda: the installed ONNX Runtime has no CUDA; pip install 'alexnet-deploy[gpu]'"
         )
+
+    @no_gpu
+    @pytest.mark.parametrize(
+        ("precision", "saturates", "runtime"),
+        [
+            ("int8", True, "onnxruntime"),
+            ("int8+fp16", True, "onnxruntime"),
+            ("int8", False, "openvino"),
+            ("int8-weights", True, "openvino"),
+            ("fp32", True, "openvino"),
+        ],
+    )
+    def test_int8_takes_the_runtime_that_is_exact_and_fast_here(
+        self, precision: str, saturates: bool, runtime: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(select, "saturates_int8", lambda: saturates)
+        assert open_runner(dataclasses.replace(engine, precision=precision)).runner.runtime == runtime
 
     @pytest.mark.parametrize("present", [False, True])
     def test_a_gpu_that_is_not_used_is_reported(

@@ -63,6 +63,15 @@ class TestRun:
         assert again.code == 0
         assert last(again) == last(result)
 
+    @pytest.mark.parametrize("flags", [("--precision", "bf16"), ()])
+    def test_it_says_that_the_asked_precision_is_slow_here(
+        self, train: Command, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+    ) -> None:
+        monkeypatch.setattr("training.loop.device.cpu_flags", lambda: frozenset({"avx2"}))
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        said = train("--epochs", "1", "--lr", "0.003", *flags).err
+        assert ("--precision bf16: this processor has no instructions for it; fp32" in said) == bool(flags)
+
     def test_a_file_that_cannot_be_read_does_not_count(self, train: Command, photos: Path, tmp_path: Path) -> None:
         """The recipe is that of the images that are left, also when the run is resumed."""
         (photos / "n01_red" / "0.jpg").write_bytes(b"")

@@ -9,10 +9,13 @@ from contextlib import AbstractContextManager
 import torch
 
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.machine.cpu import cores, cpu_flags
+from training.recipes.recipe import TrainingPrecision
 
 MAX_LOADERS = 16
 """Of one training process: each takes some hundred MiB."""
+_MULTIPLY_BF16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
+"""Instruction sets of x86 and ARM that multiply bfloat16, as Linux names them."""
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
@@ -33,6 +36,23 @@ def pick_device(rank: int = 0) -> torch.device:
         torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         return torch.device("cuda", index)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def default_precision() -> TrainingPrecision:
+    """bf16 where the device multiplies in it; else fp16 on CUDA and fp32 on a CPU.
+
+    Without such instructions bfloat16 is emulated: on a CPU with AVX2 a step of AlexNet takes some 15 times as long as
+    in float32. CUDA has them from compute capability 8.0 on, and float16 from 7.0 on.
+    """
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if torch.backends.mps.is_available() or not _MULTIPLY_BF16.isdisjoint(cpu_flags()) else "fp32"
+
+
+def emulates_bf16() -> bool:
+    """Whether training in bf16 would be slower than in fp32; False where the system does not say."""
+    known = torch.cuda.is_available() or (not torch.backends.mps.is_available() and bool(cpu_flags()))
+    return known and default_precision() != "bf16"
 
 
 def loader_processes() -> int:

@@ -6,9 +6,9 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alexnet_deploy.contract import NEW_DECODING, ModelContract, Preprocessing
 from alexnet_deploy.errors import UsageError, require_positive
@@ -16,10 +16,9 @@ from alexnet_deploy.model.architecture import Architecture
 from alexnet_deploy.model.checkpoint import Checkpoint
 from training.data.lists.listing import ImageList
 from training.distil.distillation import Distillation
+from training.loop.device import default_precision
 from training.loop.standardise import have_mean_0
-from training.recipes.recipe import Recipe
-
-TrainingPrecision = Literal["bf16", "fp16", "fp32"]
+from training.recipes.recipe import Recipe, TrainingPrecision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class LoopSettings:
     seed: int = 0
     workers: int = 2
     resume: bool = False
-    precision: TrainingPrecision = "bf16"
+    precision: TrainingPrecision = field(default_factory=default_precision)
     """Precision of the matrix products, by autocast; fp32: no autocast. Weights are always float32."""
     cache: bool = False
     """Decode every training picture once, in full, into a file in ``output`` that lives as long as the run."""

@@ -21,9 +21,9 @@ from training.distil.teacher import Teaching
 from training.loop.device import without_tf32
 from training.loop.freezing import hold, parameter_groups
 from training.loop.loss import LabelLoss
-from training.loop.run import Run, TrainingPrecision
+from training.loop.run import Run
 from training.loop.standardise import standardise_convolutions
-from training.recipes.recipe import Recipe
+from training.recipes.recipe import Recipe, TrainingPrecision
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

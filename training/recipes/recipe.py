@@ -20,6 +20,7 @@ from alexnet_deploy.errors import UsageError
 
 RecipeName = Literal["torchvision", "modern", "paper", "finetune", "transfer"]
 Balance = Literal["none", "sampler", "loss"]
+TrainingPrecision = Literal["bf16", "fp16", "fp32"]
 
 _Count = Annotated[int, Meta(ge=1, le=10_000)]
 _Share = Annotated[float, Meta(ge=0, le=1)]

@@ -16,7 +16,7 @@ from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.profiling.layers import profile as layer_profile
 from alexnet_deploy.profiling.layers.counters import onnxruntime_cuda as counters
 from alexnet_deploy.profiling.layers.profile import profile_layers
-from alexnet_deploy.runtime import select
+from alexnet_deploy.runtime import openers, select
 from alexnet_deploy.runtime.cuda.device import current_capability
 from alexnet_deploy.runtime.onnxruntime.cuda import CUDA, CudaSession
 from tests.helpers.gpu import require_gpu
@@ -48,7 +48,7 @@ def process(monkeypatch: pytest.MonkeyPatch) -> Mock:
         return cuda_runner_on_host(engine.onnx_path, engine.contract)[0]
 
     monkeypatch.setattr(counters, "open_on_cuda", open_here)
-    monkeypatch.setitem(select.RUNTIMES, "onnxruntime-cuda", open_runner)
+    monkeypatch.setitem(openers.RUNTIMES, "onnxruntime-cuda", open_runner)
     made = Mock(return_value=Here())
     monkeypatch.setattr(counters, "IsolatedProcess", made)
     return made

@@ -13,7 +13,7 @@ import pytest
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.machine.onnx_session import open_session
-from alexnet_deploy.runtime import select
+from alexnet_deploy.runtime import openers, select
 from alexnet_deploy.runtime.cuda import device as device_module
 from alexnet_deploy.runtime.cuda import on_card
 from alexnet_deploy.runtime.cuda.on_card import open_on_card
@@ -147,7 +147,7 @@ class TestOnnxRuntimeCuda:
             return CudaSession(Session(open_session(path, session_options("fp32"))), True, False, index)
 
         device = HostDevice(index=1, count=2)
-        monkeypatch.setattr(select, "require_cuda_package", lambda: None)
+        monkeypatch.setattr(openers, "require_cuda_package", lambda: None)
         monkeypatch.setattr(onnxruntime_cuda_runner, "open_on_cuda", open_on_cuda)
         for module in (device_module, on_card):
             monkeypatch.setattr(module, "open_device", lambda index=0: device)
@@ -188,7 +188,7 @@ class TestChoice:
                 open_runner(engine, runtime, device=7)
 
     def test_the_lists_of_runtimes_agree(self) -> None:
-        assert set(select.GPU_RUNTIMES) < set(select.RUNTIMES)
+        assert set(select.GPU_RUNTIMES) < set(openers.RUNTIMES)
         assert set(select.CALLS_PER_GPU) <= set(select.GPU_RUNTIMES)
 
 

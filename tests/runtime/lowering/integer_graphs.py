@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.precision.qdq import insert_qdq, quantizable
 from alexnet_deploy.precision.types import QuantizedType
+from alexnet_deploy.runtime.onnxruntime.runner import session_options
 from tests.helpers.models.graphs import graph_model
 
 CHANNELS, SIDE, BATCH = 4, 9, 3
@@ -94,8 +95,7 @@ def quantised(model: onnx.ModelProto, rng: np.random.Generator, dtype: Quantized
 
 
 def run(model: onnx.ModelProto, images: NDArray[Any], level: str) -> NDArray[Any]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options = session_options("int8")
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     session = open_session(model.SerializeToString(), options)
     (found,) = session.run(None, {session.get_inputs()[0].name: images})

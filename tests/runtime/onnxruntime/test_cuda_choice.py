@@ -14,7 +14,7 @@ from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.machine.onnx_session import open_session
 from alexnet_deploy.profiling import engine as profiling
 from alexnet_deploy.profiling.settings import ProfileSettings
-from alexnet_deploy.runtime import select
+from alexnet_deploy.runtime import openers, select
 from alexnet_deploy.runtime.onnxruntime import cuda as onnxruntime_cuda
 from alexnet_deploy.runtime.onnxruntime import cuda_runner as onnxruntime_cuda_runner
 from alexnet_deploy.runtime.onnxruntime.runner import session_options
@@ -38,7 +38,7 @@ class TestChoice:
         opened = Mock(side_effect=start)
         monkeypatch.setattr(select, "require_cuda_package", lambda: None)
         monkeypatch.setattr(select, "has_nvidia_gpu", lambda: True)
-        monkeypatch.setitem(select.RUNTIMES, "onnxruntime-cuda", opened)
+        monkeypatch.setitem(openers.RUNTIMES, "onnxruntime-cuda", opened)
         return opened
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -83,7 +83,8 @@ class TestChoice:
 
     @pytest.mark.parametrize("tf32", [False, True])
     def test_tf32_is_for_who_allows_it(self, tf32: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(select.RUNTIMES, "onnxruntime-cuda", select._onnxruntime_cuda)
+        monkeypatch.setattr(openers, "require_cuda_package", lambda: None)
+        monkeypatch.setitem(openers.RUNTIMES, "onnxruntime-cuda", openers._onnxruntime_cuda)
         asked = Mock(side_effect=UnavailableError("stop here"))
         monkeypatch.setattr(onnxruntime_cuda_runner, "open_on_cuda", asked)
         with pytest.raises(UnavailableError, match="stop here"):
@@ -136,7 +137,7 @@ def test_a_gpu_that_is_lost_in_the_middle_keeps_the_rows_so_far(
         session.run_with_iobinding = run_until_lost  # type: ignore[method-assign]
         return runner
 
-    monkeypatch.setitem(select.RUNTIMES, "onnxruntime-cuda", open_on_host)
+    monkeypatch.setitem(openers.RUNTIMES, "onnxruntime-cuda", open_on_host)
     out = tmp_path / "rows.csv"
     asked: list[object] = ["infer", *photos, "--engine", engine.onnx_path, "--runtime", "onnxruntime-cuda"]
     asked += ["--no-verify", "--batch", 1, "--format", "csv", "--output", out]

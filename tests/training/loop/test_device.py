@@ -17,7 +17,7 @@ from tests.helpers.repository import ROOT
 from training.compress.low_rank import Spectrum, decompose_hidden_layers
 from training.data.lists.listing import list_class_folders
 from training.data.loader import eval_batches
-from training.loop.device import loader_processes, pick_device
+from training.loop.device import default_precision, emulates_bf16, loader_processes, pick_device
 from training.results.evaluate import evaluate_checkpoint
 
 
@@ -84,6 +84,32 @@ def test_a_gpu_has_as_many_loaders_as_there_are_cores_for_it(monkeypatch: pytest
     assert loader_processes() == 1
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert loader_processes() == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision", "emulated"),
+    [
+        ("avx512_vnni avx512_bf16", "bf16", False),
+        ("asimd bf16", "bf16", False),  # ARM
+        ("avx avx2 fma avx512f", "fp32", True),
+        ("", "fp32", False),  # a system that does not say: without a warning
+    ],
+)
+def test_a_processor_trains_in_what_it_multiplies(
+    monkeypatch: pytest.MonkeyPatch, flags: str, precision: str, emulated: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr("training.loop.device.cpu_flags", lambda: frozenset(flags.split()))
+    assert (default_precision(), emulates_bf16()) == (precision, emulated)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("ampere", "precision"), [(True, "bf16"), (False, "fp16")])
+def test_an_older_gpu_trains_in_float16(monkeypatch: pytest.MonkeyPatch, ampere: bool, precision: str) -> None:
+    """torch calls bfloat16 supported on every card, where its emulation counts."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or ampere)
+    assert (default_precision(), emulates_bf16()) == (precision, not ampere)
 
 
 @pytest.mark.gpu

@@ -81,7 +81,8 @@ def explain(
         from alexnet_deploy.explanation.settings import occlusion_settings
     from alexnet_deploy.files import check_directory
     from alexnet_deploy.images.sources import Source, find_sources
-    from alexnet_deploy.runtime.select import RUNTIMES, split_runtime
+    from alexnet_deploy.runtime.openers import RUNTIMES
+    from alexnet_deploy.runtime.select import split_runtime
 
     if checkpoint is not None and not grad_cam:
         raise UsageError("`checkpoint` is for Grad-CAM; leave one of --checkpoint and --no-grad-cam out")
