@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from alexnet_deploy.errors import UnavailableError, one_line
-from alexnet_deploy.machine.cpu import cores, cpu_flags, cpu_model
+from alexnet_deploy.machine.cpu import cores, cpu_flags, cpu_model, saturates_int8
 from alexnet_deploy.machine.gpu import nvidia_smi
 
 CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "i8mm")
@@ -104,8 +104,10 @@ def _tried(title: str, found: str, try_it: Callable[[], str], fix: str, *, verb:
 
 
 def _cpu(root: Path) -> Check:
-    features = " ".join(feature for feature in CPU_FEATURES if feature in cpu_flags(root))
-    return Check("CPU", "ok", f"{cpu_model(root)}, {cores()} usable cores, {features or 'features unknown'}")
+    flags = cpu_flags(root)
+    features = " ".join(feature for feature in CPU_FEATURES if feature in flags)
+    slow = "; without VNNI, so INT8 runs in exact kernels, which gain less" if saturates_int8(flags) else ""
+    return Check("CPU", "ok", f"{cpu_model(root)}, {cores()} usable cores, {features or 'features unknown'}{slow}")
 
 
 def gpu(ask: Callable[[], str | None]) -> Check:

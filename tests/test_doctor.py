@@ -128,12 +128,15 @@ def test_nvidia_smi_is_asked_and_may_hang_or_be_missing(monkeypatch: pytest.Monk
     assert gpu(nvidia_smi).found == "nvidia-smi: it does not answer (TimeoutExpired)"
 
 
-def test_cpu_features_of_a_cpuinfo(tmp_path: Path) -> None:
+def test_cpu_features_of_a_cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text("model name\t: A CPU\nflags\t\t: fpu avx2 avx512_vnni\n\nmodel name\t: A\n")
     assert doctor._cpu(tmp_path).found.startswith("A CPU, ")
     assert doctor._cpu(tmp_path).found.endswith(" usable cores, avx2 avx512_vnni")
-    assert "features unknown" in doctor._cpu(tmp_path / "none").found
+    assert "features unknown; without VNNI" in doctor._cpu(tmp_path / "none").found
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert doctor._cpu(tmp_path / "none").found.endswith("features unknown")
 
 
 def test_the_command_prints_rows_and_its_exit_code_is_for_scripts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -26,6 +27,8 @@ import openvino as ov  # noqa: E402
 from openvino.passes import ConstantFolding, Manager  # noqa: E402
 
 # Legend: N batch, H height, W width, C channel (RGB), K class
+
+_log = logging.getLogger(__name__)
 
 DESCRIPTION = f"OpenVINO {ov.__version__.split('-')[0]} on CPU"
 
@@ -120,23 +123,26 @@ def compiled_model(onnx_path: Path, *, threads: int | None = None, concurrency: 
         with text_path(onnx_path) as name:
             model = _core().read_model(name)
         quantise_before_concat(model)
-        if saturates_int8():
-            _multiply_in_float32(model)
+        if saturates_int8() and _multiply_in_float32(model):
+            _log.debug("%s: OpenVINO multiplies in float32: its int8 kernels overflow on this processor", onnx_path)
         return _core().compile_model(model, "CPU", config)
     except RuntimeError as exc:
         raise InputError(f"{onnx_path}: OpenVINO refuses it ({reason(exc)}); try `runtime` onnxruntime") from exc
 
 
-def _multiply_in_float32(model: Any) -> None:
-    """Let the layers of ``model`` read weights in float32 where activations are quantised; these are still rounded.
+def _multiply_in_float32(model: Any) -> bool:
+    """Let the layers of a ``model`` with quantised activations read weights in float32; whether it is such a model.
 
-    OpenVINO takes its int8 kernels only for quantised weights. It has none that are exact where ``saturates_int8``:
-    there its logits for ``alexnet-int8`` were off by up to 31 % of their range, and are by 1 % with this (2026.4).
+    The activations are still rounded. OpenVINO takes its int8 kernels only for quantised weights, and has none that are
+    exact where ``saturates_int8``: there its logits for ``alexnet-int8`` were off by up to 31 % of their range, and are
+    by 1 % with this (2026.4).
     """
-    if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
-        folding = Manager()
-        folding.register_pass(ConstantFolding())
-        folding.run_passes(model)
+    if all(node.get_type_name() != "FakeQuantize" for node in model.get_ops()):
+        return False
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
+    return True
 
 
 @functools.cache
