@@ -47,7 +47,7 @@ def test_several_files_get_the_rows_of_infer(
     answer = server.ask("POST", f"/classify?engine={engine}&top_k=2", body, headers)
     assert answer.status == 200
     with contextlib.chdir(workplace):
-        runtime = "onnxruntime" if "@" in engine else "openvino"
+        runtime = "onnxruntime" if "@" in engine else "auto"
         wanted = infer_rows(command, *files, "--engine", f"engines/{name}", "--top-k", 2, "--runtime", runtime)
     rows = answer.json()
     assert rows == wanted

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.machine.cpu import saturates_int8
 from alexnet_deploy.profiling.costs import Costs
 from alexnet_deploy.profiling.layer_profile import Bandwidth, LayerProfile, LayerRow, Peak, Roofline
 from alexnet_deploy.profiling.layers import roofline
@@ -50,10 +51,11 @@ def test_peaks_have_far_more_arithmetic_than_bytes() -> None:
 @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
 def test_a_real_runtime_is_measured_at_what_it_computes(small: None, runtime: str) -> None:
     found = measure_roofline(runtime, {"fp32", "int8", "fp8"}, threads=1)
-    assert [peak.precision for peak in found.peaks] == ["fp32", "int8"]
+    multiplies_float32 = runtime == "openvino" and saturates_int8()
+    assert [peak.precision for peak in found.peaks] == ["fp32", "int8"][: 1 if multiplies_float32 else 2]
     assert all(peak.gflop_per_s > 0 for peak in found.peaks)
     integer = {"openvino": r"_(i8|I8)$", "onnxruntime": "^(QGemm|QLinearConv|MatMulInteger)$"}[runtime]
-    assert re.search(integer, found.peaks[1].kernel), found.peaks[1].kernel
+    assert multiplies_float32 or re.search(integer, found.peaks[1].kernel), found.peaks[1].kernel
     assert found.threads == 1
     assert min(found.bandwidth.cache_gb_per_s, found.bandwidth.memory_gb_per_s) > 0
     again = measure_roofline(runtime, {"fp32"}, threads=1)

@@ -43,8 +43,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     with Image.open(data / COPIED) as original:
         original.resize((2 * original.width, 2 * original.height)).save(data / COPY, quality=80)
     save_photo(data / MISLABELLED, (0, 20, 255), seed=7)  # bluer than the blue ones, so above their mean probability
-    run = run_of(data, root / "run", epochs=5, batch=9)
-    run = changed(run, recipe={"ema_decay": None, "lr": 0.003, "warmup_epochs": 1}, arch={"dropout": 0.0})
+    run = run_of(data, root / "run", epochs=5, batch=3)
+    run = changed(run, recipe={"ema_decay": None, "lr": 0.001, "warmup_epochs": 1}, arch={"dropout": 0.0})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.loop.record.writer.plot_curves", lambda rows, out: out)
         train_run(run, TrainSettings(workers=0))
