@@ -204,7 +204,7 @@ def test_without_its_extra_the_next_step_is_told(tmp_path: Path) -> None:
 def test_a_folder_becomes_a_checkpoint(photo_folder: Path, tmp_path: Path) -> None:
     fast = ["augment=none", "sides=[[0, 64]]"]
     settings = TrainSettings(
-        dense_rank=4, epochs=1, batch=9, lr=0.002, workers=0, overrides=fast, save_every_s=0, skip_report=True
+        dense_rank=4, epochs=1, batch=9, lr=0.0005, workers=0, overrides=fast, save_every_s=0, skip_report=True
     )
     reports: list[PreflightReport] = []
     epochs: list[tuple[EpochMetrics, int]] = []
