@@ -101,7 +101,9 @@ def _sound_onnxruntime(precision: str) -> dict[str, Any]:
     options: dict[str, Any] = {"execution_accelerators": {"gpu_execution_accelerator": [cuda]}}
     if runs_unoptimised(precision):
         options["graph"] = {"level": 2}
-    elif precision.startswith("fp8"):  # the extended ones compute an FP8 Gemm wrongly (runtime/onnxruntime/runner.py)
+    elif quantized_type(precision) in ("int8", "fp8"):
+        # The extended ones compute an FP8 Gemm wrongly (runtime/onnxruntime/runner.py). Some layers of int8 they turn
+        # into integers, which gains nothing, and overflows on a processor where ``saturates_int8``.
         options["graph"] = {"level": -1}
     return options
 

@@ -127,6 +127,22 @@ def small_scales(path: Path) -> Path:
     return g.save(g.node("Cast", x, to=TensorProto.FLOAT), path, ["N", SIDE, SIDE, 3], TensorProto.UINT8)
 
 
+def large_sums(path: Path) -> Path:
+    """An int8 net whose products are as large as bytes allow: two of them exceed 16 bits."""
+    g = Graph()
+    x = g.node("Transpose", g.node("Cast", "pixels", to=TensorProto.FLOAT), perm=[0, 3, 1, 2])
+    one, zero = g.constant(np.array(1, np.float32)), g.constant(np.array(0, np.uint8))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, one, zero), one, zero)
+    weight_scale, weight_zero = g.constant(np.array(1e-3, np.float32)), g.constant(np.array(0, np.int8))
+    weight = g.constant(np.full((8, 3, 3, 3), 127, np.int8))
+    x = g.node("Conv", x, g.node("DequantizeLinear", weight, weight_scale, weight_zero), pads=[1] * 4)
+    step = g.constant(np.array(4, np.float32))
+    x = g.node("DequantizeLinear", g.node("QuantizeLinear", x, step, zero), step, zero)
+    x = g.node("Flatten", g.node("GlobalAveragePool", x))
+    x = g.node("Gemm", x, g.weight(CLASSES, 8), g.weight(CLASSES), transB=1)
+    return g.save(x, path, ["N", SIDE, SIDE, 3], TensorProto.UINT8)
+
+
 def with_contract(path: Path) -> Path:
     """Add ``TINY_CONTRACT`` and the number of its classes to a file of ``Graph.save``."""
     model = load_onnx(path)
