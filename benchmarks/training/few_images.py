@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rounds import RESULTS, ROOT
+from benchmarks.rounds import RESULTS, ROOT, environment
+from training.loop.device import default_precision
 
 STOPPED = 130
 """Exit code of a run that a signal ended: its sender wants no further run."""
@@ -150,6 +151,8 @@ class Outcome:
     epochs: int
     """Epochs until it was within a point of its last top-1."""
     at_chance: bool
+    measured: dict[str, str]
+    """When, on which processor and in which precision."""
 
 
 def outcome(case: str, seed: int, run: Path, *, at_chance: bool) -> Outcome:
@@ -158,7 +161,9 @@ def outcome(case: str, seed: int, run: Path, *, at_chance: bool) -> Outcome:
     measured = [(row["epoch"], row["val_top1_percent"]) for row in rows if row["val_top1_percent"] is not None]
     last = measured[-1][1]
     epochs = next(epoch for epoch, top1 in measured if top1 >= last - 1)
-    return Outcome(case, seed, round(last, 2), epochs, at_chance)
+    here = environment()
+    measured = {"date": here["date"], "cpu": here["CPU"], "precision": default_precision()}
+    return Outcome(case, seed, round(last, 2), epochs, at_chance, measured)
 
 
 def finished() -> list[Outcome]:
