@@ -67,7 +67,7 @@ Workers = Annotated[
         help="Processes that decode images.",
     ),
 ]
-TrainIn = Annotated[
+MatrixPrecision = Annotated[
     TrainingPrecision,
     Option(
         default_factory=_default_precision,

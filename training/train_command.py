@@ -26,11 +26,11 @@ from training.options import (
     Exclude,
     Folds,
     LearningRate,
+    MatrixPrecision,
     ScaleEpochs,
     ScaleRate,
     Teacher,
     Temperature,
-    TrainIn,
     Val,
     ValLabels,
     View,
@@ -118,7 +118,7 @@ def train_command(
         bool, Option("--full-decode", help="Decode large JPEGs in full for a crop that needs less.")
     ] = False,
     seed: Annotated[int, Option(min=0, max=MAX_SEED, help="Seed of weights, order, crops and dropout.")] = 0,
-    precision: TrainIn,
+    precision: MatrixPrecision,
     compile: Annotated[bool, Option("--compile", help="Compile the network with torch.compile.")] = False,
     val_every: Annotated[int, Option(min=1, help="Epochs from one validation to the next.")] = 1,
     save_every_s: Annotated[

@@ -69,6 +69,7 @@ class TestRun:
     ) -> None:
         monkeypatch.setattr("training.loop.device.cpu_flags", lambda: frozenset({"avx2"}))
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
         said = train("--epochs", "1", "--lr", "0.003", *flags).err
         assert ("--precision bf16: this processor has no instructions for it; fp32" in said) == bool(flags)
 

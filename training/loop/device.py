@@ -41,7 +41,7 @@ def pick_device(rank: int = 0) -> torch.device:
 def default_precision() -> TrainingPrecision:
     """bf16 where the device multiplies in it; else fp16 on CUDA and fp32 on a CPU.
 
-    Without such instructions bfloat16 is emulated: on a CPU with AVX2 a step of AlexNet takes some 15 times as long as
+    Without such instructions bfloat16 is emulated: on a CPU with AVX2 a step of AlexNet takes 17 times as long as
     in float32. CUDA has them from compute capability 8.0 on, and float16 from 7.0 on.
     """
     if torch.cuda.is_available():
