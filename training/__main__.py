@@ -15,26 +15,13 @@ from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.output.standard_output import checked_standard_output
 from alexnet_deploy.cli.output.tables import print_json
 from alexnet_deploy.cli.output.terminal import note, note_written
-from alexnet_deploy.errors import DeployError, UnavailableError
-
-try:
-    with needs("train"):
-        import torch.distributed as dist
-
-        from alexnet_deploy.model.checkpoint import load_checkpoint
-        from training.compress.command import compress_command
-        from training.data.lists.listing import list_val_images
-        from training.loop.stop import Interrupted
-        from training.options import CheckpointFile, ResizeTo, ValLabels, Workers
-        from training.packing.pack import pack
-        from training.packing.scale import at_scale
-        from training.report.command import report_command
-        from training.results.evaluate import evaluate_checkpoint
-        from training.train import leads
-        from training.train_command import train_command
-except UnavailableError as exc:
-    note(f"error: {exc}", style="red")
-    sys.exit(exc.exit_code)
+from alexnet_deploy.errors import DeployError
+from training.compress.command import compress_command
+from training.loop.stop import Interrupted
+from training.options import CheckpointFile, ResizeTo, ValLabels, Workers
+from training.processes import leads, leave_group
+from training.report.command import report_command
+from training.train_command import train_command
 
 
 class _Commands(CommandGroup):
@@ -68,6 +55,12 @@ def evaluate_command(
     workers: Workers,
 ) -> None:
     """Measure top-1 and top-5 of a checkpoint, in total and per class, as JSON."""
+    with needs("train"):
+        from alexnet_deploy.model.checkpoint import load_checkpoint
+        from training.data.lists.listing import list_val_images
+        from training.packing.scale import at_scale
+        from training.results.evaluate import evaluate_checkpoint
+
     loaded = at_scale(load_checkpoint(checkpoint), resize_to)
     images = list_val_images(data, loaded.contract.class_ids, val_labels)
     result = evaluate_checkpoint(loaded, images, workers=workers, ten_crop=ten_crop, confusion=confusion)
@@ -91,6 +84,9 @@ def pack_command(
     workers: Workers,
 ) -> None:
     """Store a checkpoint as float16 and measure the accuracy that it then has, or write it for the Hugging Face hub."""
+    with needs("train"):
+        from training.packing.pack import pack
+
     result = pack(
         checkpoint,
         output,
@@ -145,8 +141,7 @@ def main(arguments: list[str]) -> int:
 
 def _exit(code: int) -> None:
     """Exit; as one of several processes, immediately when its work is done."""
-    if dist.is_initialized() and code in (0, Interrupted.exit_code):
-        dist.destroy_process_group()
+    if code in (0, Interrupted.exit_code) and leave_group():
         # On a CPU, gloo's threads sometimes abort at interpreter exit, after all work is done and written.
         sys.stdout.flush()
         sys.stderr.flush()

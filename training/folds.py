@@ -20,11 +20,12 @@ from training.data.lists.folds import fold_splits
 from training.data.lists.splits import list_training
 from training.data.preflight import PreflightReport
 from training.loop.run import OnEpoch, no_epochs
-from training.loop.state import STATE_FILE
 from training.plan import TrainSettings, plan_run
+from training.processes import is_distributed
 from training.results.outcome import AtChance, Outcome, describe_chance, judge_class_mean, wilson
+from training.run_files import STATE_FILE
 from training.start.begin import StartReport, no_report
-from training.train import is_distributed, train_run
+from training.train import train_run
 
 FOLDS_FILE = "folds.json"
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 from typer import Argument, Option
 
-from training.distil.distillation import TEMPERATURE, WEIGHT, TeacherView
+from alexnet_deploy.cli.engines import needs
+from training.choices import TEMPERATURE, WEIGHT, TeacherView
 from training.recipes.recipe import Balance, TrainingPrecision
 
 Settings = TypeVar("Settings")
@@ -46,13 +47,15 @@ ResizeTo = Annotated[
 
 
 def _loader_processes() -> int:
-    from training.loop.device import loader_processes  # with torch, which --help does not need
+    with needs("train"):
+        from training.loop.device import loader_processes  # with torch, which --help does not need
 
     return loader_processes()
 
 
 def _default_precision() -> TrainingPrecision:
-    from training.loop.device import default_precision
+    with needs("train"):
+        from training.loop.device import default_precision
 
     return default_precision()
 

@@ -20,11 +20,12 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from alexnet_deploy.progress import Progress, no_progress
 from training.epochs import AT_TEST_SCALE, epochs_of
 from training.loop.fit import fit
-from training.loop.record.writer import CHECKPOINT, set_aside
+from training.loop.record.writer import set_aside
 from training.loop.run import EpochMetrics, OnEpoch, Run, no_epochs
-from training.loop.state import STATE_FILE, check_no_run
+from training.loop.state import check_no_run
 from training.recipes.recipe import Recipe
 from training.results.outcome import AtChance, describe_accuracy, describe_chance, is_at_chance, judge
+from training.run_files import CHECKPOINT, STATE_FILE
 
 FOLDER = "test-scale"
 """Run directory of the last epochs, inside that of the run."""

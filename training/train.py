@@ -16,14 +16,16 @@ from alexnet_deploy.errors import DeployError, ProofError, UnavailableError
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.preflight import PreflightReport, inspect_data
 from training.loop.fit import fit
-from training.loop.record.writer import CHECKPOINT, set_aside
+from training.loop.record.writer import set_aside
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_run_folder
 from training.loop.stop import Interrupted
 from training.plan import TrainSettings, asked_recipe, fitted_recipe, plan_run, run_notes
+from training.processes import is_distributed, leads
 from training.report.files import write_report
 from training.report.images import DataSettings
 from training.results.outcome import Outcome, chance_error, read_outcome
+from training.run_files import CHECKPOINT
 from training.start.begin import StartReport, no_report
 from training.test_scale import check_last_epochs, end_at_test_scale
 
@@ -159,16 +161,6 @@ def _report(run: Run, *, on_note: Callable[[str], None], on_progress: Progress) 
     except KeyboardInterrupt as exc:
         model = run.output / CHECKPOINT
         raise Interrupted(f"{model}: is finished, its report was stopped; {later} {run.output}") from exc
-
-
-def is_distributed() -> bool:
-    """Whether torchrun started this process."""
-    return "RANK" in os.environ
-
-
-def leads() -> bool:
-    """Whether this is the only process, or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _make_writable(output: Path) -> None:

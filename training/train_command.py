@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from typer import Argument, BadParameter, Option
 
+from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import flag_of, in_flags
 from alexnet_deploy.cli.output.terminal import note, note_written, reporting
 from alexnet_deploy.cli.quantities import Seconds
 from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.progress import no_progress
-from training.data.preflight import PreflightReport
-from training.folds import FOLDS_FILE, cross_validate
+from training.choices import Activation, Freeze, Lrn, Pool, Resize
 from training.loop.stop import stop_signals
 from training.options import (
     MAX_SEED,
@@ -38,12 +38,12 @@ from training.options import (
     Workers,
     settings_from,
 )
-from training.plan import TrainSettings
+from training.processes import is_distributed, leads
 from training.recipes.recipe import RecipeName
-from training.results.outcome import Outcome
-from training.show import show_epoch, show_fold, show_folds, show_outcome, show_preflight, show_start
-from training.start.network import Activation, Freeze, Lrn, Pool, Resize
-from training.train import PREFLIGHT_FILE, is_distributed, leads, train
+
+if TYPE_CHECKING:
+    from training.data.preflight import PreflightReport
+    from training.results.outcome import Outcome
 
 _SAVE_EVERY_S = Seconds(600)
 
@@ -146,7 +146,14 @@ def train_command(
     resume: Annotated[bool, Option("--resume", help="Continue the run in --output.")] = False,
 ) -> None:
     """Train a member of the AlexNet family on a folder of labelled images."""
-    settings = settings_from(TrainSettings, locals())
+    options = locals()  # before imported names join them
+    with needs("train"):
+        from training.folds import FOLDS_FILE, cross_validate
+        from training.plan import TrainSettings
+        from training.show import show_epoch, show_fold, show_folds, show_outcome, show_preflight, show_start
+        from training.train import PREFLIGHT_FILE, train
+
+    settings = settings_from(TrainSettings, options)
 
     def on_preflight(report: PreflightReport) -> None:
         show_preflight(report, settings.allowed(), partial(flag_of, train_command))

@@ -28,7 +28,7 @@ from typing import Any
 
 from benchmarks.rounds import RESULTS, ROOT, environment
 from training.loop.device import default_precision
-from training.loop.record.writer import AT_CHANCE
+from training.run_files import AT_CHANCE
 
 STOPPED = 130
 """Exit code of a run that a signal ended: its sender wants no further run."""

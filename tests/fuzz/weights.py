@@ -22,8 +22,9 @@ from tests.fuzz.kind import Case, UncheckedError, WrongError
 from tests.fuzz.mutate import ODD_INTS, cut, damage, damaged_json
 from tests.helpers.models.tiny_runs import TINY, run_of
 from tests.helpers.photos import CLASSES, save_photo
-from training.loop.state import STATE_FILE, RunState, load_state, save_state
+from training.loop.state import RunState, load_state, save_state
 from training.loop.step import Trainer
+from training.run_files import STATE_FILE
 
 _DTYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 

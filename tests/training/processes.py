@@ -15,8 +15,10 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-import training.compress.command
-import training.train_command  # noqa: F401 (both for the server, which imports this module)
+import training.compress.compress
+import training.folds
+import training.show
+import training.train_command  # noqa: F401 (all for the server, which imports this module)
 
 torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports torch's compiler
 

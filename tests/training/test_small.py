@@ -20,9 +20,9 @@ from tests.helpers.command import Command, RunResult
 from tests.helpers.models.tiny_runs import TINY
 from tests.helpers.photos import CLASSES, save_photo
 from training import folds
-from training.loop.record.writer import AT_CHANCE
 from training.loop.run import Run
 from training.plan import TrainSettings
+from training.run_files import AT_CHANCE
 
 pytestmark = pytest.mark.usefixtures("no_curves", "tiny_network")
 

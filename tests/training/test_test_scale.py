@@ -17,10 +17,10 @@ from tests.helpers.models import tiny_runs as tiny
 from training.data.loader import TrainingCrops
 from training.epochs import AT_TEST_SCALE, Epochs, epochs_of
 from training.loop.fit import Interrupted, fit
-from training.loop.record.writer import AT_CHANCE
 from training.loop.run import Run
 from training.recipes.named import RECIPES
 from training.results.outcome import AtChance, read_outcome
+from training.run_files import AT_CHANCE
 from training.test_scale import START, ScaleSettings, check_last_epochs, end_at_test_scale, recipe_at_test_scale
 
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -193,11 +194,40 @@ def test_help_lists_the_commands(cli: Command) -> None:
     assert "..." not in out.partition("Commands:")[2], "each first sentence is whole"
 
 
-def test_without_its_extra_the_next_step_is_told(tmp_path: Path) -> None:
-    program = "import runpy, sys; sys.modules['matplotlib'] = None; runpy.run_module('training', run_name='__main__')"
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+def without(packages: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``python -m training`` where none of these packages can be imported."""
+    program = (
+        f"import runpy, sys; sys.modules |= dict.fromkeys({packages}); runpy.run_module('training', None, '__main__')"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        ("torch", ("train", "photos", "--output", "run")),
+        ("matplotlib", ("train", "photos", "--output", "run")),
+        ("torch", ("train", "photos", "--output", "run", "--workers", "0", "--precision", "fp32")),
+        ("torch", ("evaluate", "c.safetensors", "photos")),
+        ("torch", ("compress", "c.safetensors", "photos", "--rank", "4")),
+        ("torch", ("pack", "c.safetensors")),
+        ("torch", ("pack", "c.safetensors", "--workers", "0")),
+        ("torch", ("report", "run", "--workers", "0")),
+    ],
+)
+def test_without_its_extra_the_next_step_is_told(missing: str, arguments: tuple[str, ...]) -> None:
+    ran = without([missing], *arguments)
     assert ran.returncode == 1
-    assert re.fullmatch(r"error: this command needs matplotlib\S*; pip install 'alexnet-deploy\[train\]'\n", ran.stderr)
+    needed = rf"error: this command needs {missing}\S*; pip install 'alexnet-deploy\[train\]'\n"
+    assert re.fullmatch(needed, ran.stderr)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(("--help",), 0), (("train", "--help"), 0), (("train", "photos"), 2)])
+def test_help_and_usage_errors_need_no_heavy_library(arguments: tuple[str, ...], code: int) -> None:
+    """Loading them took seven seconds of a processor before the first line."""
+    ran = without(["torch", "torchvision", "onnx", "scipy", "matplotlib"], *arguments)
+    assert (ran.returncode, "Traceback" in ran.stderr) == (code, False)
 
 
 @pytest.mark.usefixtures("no_curves")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from rich.table import Table
 from typer import Argument, Option
 
+from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.options import Duration, Json
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers, Seconds
 from alexnet_deploy.errors import UsageError
-from training.compress.compress import CompressSettings, compress, measure_ranks, run_folder
-from training.compress.low_rank import count_weights
-from training.compress.rank_table import RankRow
 from training.loop.stop import stop_signals
 from training.options import (
     MAX_SEED,
@@ -35,7 +33,9 @@ from training.options import (
     Workers,
     settings_from,
 )
-from training.show import show_epoch
+
+if TYPE_CHECKING:
+    from training.compress.rank_table import RankRow
 
 _DURATION_S = Seconds(3)
 
@@ -79,7 +79,13 @@ def compress_command(
         raise UsageError("give one of --rank, --energy and --table; --table shows the cost of ranks")
     if ranks is not None and (output is not None or epochs or test_scale_epochs):
         raise UsageError("--table: only measures; leave --output, --epochs and --test-scale-epochs out")
-    settings = settings_from(CompressSettings, locals())
+    options = locals()  # before imported names join them
+    with needs("train"):
+        from training.compress.compress import CompressSettings, compress, measure_ranks, run_folder
+        from training.compress.low_rank import count_weights
+        from training.show import show_epoch
+
+    settings = settings_from(CompressSettings, options)
     if ranks is not None:
         with reporting() as on_progress:
             rows = measure_ranks(checkpoint, data, ranks, settings, duration_s=duration_s, on_progress=on_progress)

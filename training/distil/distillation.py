@@ -8,18 +8,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint
+from training.choices import TEMPERATURE, WEIGHT, TeacherView
 from training.data.lists.class_names import match_classes
 from training.data.lists.listing import ImageList
 from training.recipes.recipe import Recipe
-
-TeacherView = Literal["same", "single", "ten-crop"]
-
-TEMPERATURE, WEIGHT = 2.0, 0.9
-"""Defaults. Hinton et al. (arXiv:1503.02531) give the labels "a considerably lower weight"."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,12 @@ from training.data.prefetch import on_device
 from training.loop.best import best_epoch, stops_early
 from training.loop.device import keep_freed_memory, pick_device
 from training.loop.divergence import WINDOW, DivergenceCheck
-from training.loop.record.writer import CHECKPOINT, RunWriter
+from training.loop.record.writer import RunWriter
 from training.loop.run import EpochMetrics, OnEpoch, Run, as_json, no_epochs
-from training.loop.state import STATE_FILE, RunState, check_run_folder, load_state, no_run, save_state
+from training.loop.state import RunState, check_run_folder, load_state, no_run, save_state
 from training.loop.step import Trainer, autocast
 from training.loop.stop import Interrupted, Stop, stop_signals
+from training.run_files import CHECKPOINT, STATE_FILE
 
 
 def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress) -> Path:

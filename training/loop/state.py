@@ -23,8 +23,8 @@ from training.loop.freezing import held_parameters
 from training.loop.run import EpochMetrics, Run, as_json
 from training.loop.step import Trainer
 from training.recipes.recipe import OPTIONS, Recipe
+from training.run_files import STATE_FILE
 
-STATE_FILE = "state.safetensors"
 _KEY = "alexnet_deploy.training"
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alexnet_deploy.errors import DeployError
-from training.loop.state import STATE_FILE
+from training.run_files import STATE_FILE
 
 
 class Interrupted(DeployError):

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument
 
+from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.output.terminal import note_written, reporting
-from alexnet_deploy.model.checkpoint import load_checkpoint
-from alexnet_deploy.progress import Progress, no_progress
-from training.data.lists.splits import list_splits
-from training.data.preflight import inspect_data
-from training.loop.record.writer import CHECKPOINT
 from training.options import Val, ValLabels, Workers
-from training.report.files import write_report
-from training.report.images import DataSettings, read_data_settings
-
-OTHER_IMAGES = (
-    "The images are not those of the run: files were added, removed or renamed, or other splits were given. If the "
-    "run trained on some of these validation images, the accuracy is too high."
-)
 
 
 def report_command(
@@ -35,47 +23,9 @@ def report_command(
     workers: Workers,
 ) -> None:
     """Measure a run, and write its report.html, card.md and suspects.txt."""
+    with needs("train"):
+        from training.report.again import report_run
+
     with reporting() as on_progress:
         written = report_run(run, data, val=val, val_labels=val_labels, workers=workers, on_progress=on_progress)
     note_written(*written)
-
-
-def report_run(
-    run: Path,
-    data: Path | None = None,
-    *,
-    val: Path | None = None,
-    val_labels: Path | None = None,
-    workers: int = 2,
-    on_progress: Progress = no_progress,
-) -> tuple[Path, Path]:
-    """Write the report of the run directory ``run`` on ``data``; None: the images that the run recorded.
-
-    Returns the page and the card. ``val`` and ``val_labels`` are as for ``train``. Raises the errors of
-    ``list_splits`` and ``write_report``; InputError or ArtifactError if the run does not say where its images are.
-    """
-    recipe = load_checkpoint(run / CHECKPOINT).recipe
-    if data is None:
-        settings = read_data_settings(run)
-        if val is not None:  # it stands for the validation split of the run
-            settings = dataclasses.replace(settings, val=val, val_labels=None, val_share=None)
-    else:
-        seed = recipe.get("seed")
-        settings = DataSettings(data, seed if isinstance(seed, int) else 0, val=val)
-    if val_labels is not None:
-        settings = dataclasses.replace(settings, val_labels=val_labels)
-    train_images, val_images = list_splits(
-        settings.data,
-        val=settings.val,
-        val_labels=settings.val_labels,
-        val_share=settings.val_share,
-        exclude=settings.exclude,
-        seed=settings.seed,
-    )
-    if settings.allow_unreadable:
-        threads, count = max(1, workers), len(train_images.files)
-        readable = inspect_data(train_images, val_images, threads=threads, on_progress=on_progress).readable
-        train_images, val_images = train_images.where(readable[:count]), val_images.where(readable[count:])
-    same = recipe.get("data") == train_images.digest() + val_images.digest()
-    notes = () if same else (OTHER_IMAGES,)
-    return write_report(run, train_images, val_images, workers=workers, notes=notes, on_progress=on_progress)

@@ -13,11 +13,11 @@ from alexnet_deploy.files import atomic_file, open_regular
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.lists.listing import ImageList
-from training.loop.record.writer import CHECKPOINT, METRICS
 from training.loop.run import EpochMetrics
 from training.report.card import card_text
 from training.report.measure import Photo, RunReport, measure_run
 from training.report.page import class_names, write_page
+from training.run_files import CHECKPOINT, METRICS
 
 PAGE, CARD, SUSPECTS = "report.html", "card.md", "suspects.txt"
 

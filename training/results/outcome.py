@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from alexnet_deploy.errors import ProofError
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from training.epochs import AT_TEST_SCALE, Epochs, epochs_of
-from training.loop.record.writer import CHECKPOINT, METRICS
 from training.loop.run import EpochMetrics, Run
+from training.run_files import CHECKPOINT, METRICS
 
 CLEARLY_ABOVE = 1.5
 """An accuracy of so many times that of one constant answer is not called chance, however few images measured it."""

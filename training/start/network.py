@@ -6,21 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.json_format import decode_json, read_users_file
 from alexnet_deploy.model.architecture import Architecture, get_architecture
+from training.choices import Activation, Freeze, Lrn, Pool, Resize
 from training.recipes.recipe import Recipe
 from training.start.begin import StartReport
 from training.start.sources import Source
-
-Activation = Literal["relu", "tanh"]
-Lrn = Literal["none", "before-pool", "after-pool"]
-Pool = Literal["overlapping", "plain"]
-Resize = Literal["shorter-side", "stretch"]
-Freeze = Literal["none", "features", "all-but-head"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ from alexnet_deploy.model.state_dict import find_state_dict, fit_architecture
 from alexnet_deploy.model.weights.download import shown_url
 from alexnet_deploy.model.weights.weights_file import OTHER_TOOL, read_weights_file
 from alexnet_deploy.progress import Progress, no_progress
-from training.loop.record.writer import CHECKPOINT
+from training.run_files import CHECKPOINT
 from training.start.hugging_face import CONFIG, HubFolder, read_hub_folder
 
 _IMAGENET_CLASSES = 1000

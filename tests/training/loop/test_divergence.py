@@ -12,8 +12,8 @@ from alexnet_deploy.model.architecture import get_architecture
 from tests.helpers.models.tiny_runs import SMALL_PICTURES, rows_of
 from training.loop.divergence import CHANCE_EPOCHS, SETTLED_STEPS, WINDOW, DivergenceCheck
 from training.loop.run import EpochMetrics, Run
-from training.loop.state import STATE_FILE
 from training.recipes.named import get_recipe
+from training.run_files import STATE_FILE
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 

@@ -24,8 +24,8 @@ from tests.helpers.models import tiny_runs as tiny
 from training.data.augment import measure_colours
 from training.loop.fit import Interrupted, fit
 from training.loop.run import EpochMetrics, Run, as_json
-from training.loop.state import STATE_FILE
 from training.recipes.named import get_recipe
+from training.run_files import STATE_FILE
 
 CHECKPOINT = "checkpoint.safetensors"
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -28,7 +28,7 @@ from tests.helpers.repository import ROOT
 from tests.training.processes import TrainingProcess
 from training.data.lists.listing import list_class_folders
 from training.loop.run import Run
-from training.loop.state import STATE_FILE
+from training.run_files import STATE_FILE
 
 pytestmark = pytest.mark.usefixtures("no_curves")  # in this process
 
@@ -75,7 +75,7 @@ def test_a_killed_decoding_process_is_one_line(
         # A later end might be noticed where Python can only warn of it: in a __del__.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
-    monkeypatch.setattr("training.train_command.show_epoch", kill_a_decoder)
+    monkeypatch.setattr("training.show.show_epoch", kill_a_decoder)
     result = cli(*train(photo_folder, tmp_path / "run", "--epochs", "1000"))
     assert (result.code, f"{result.error}\n") == (1, KILLED)
 

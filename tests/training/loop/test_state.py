@@ -23,9 +23,10 @@ from tests.helpers.models import tiny_runs as tiny
 from training.loop.device import pick_device
 from training.loop.fit import Interrupted
 from training.loop.run import Run
-from training.loop.state import STATE_FILE, check_run_folder, load_state
+from training.loop.state import check_run_folder, load_state
 from training.loop.step import Trainer
 from training.recipes.named import get_recipe
+from training.run_files import STATE_FILE
 
 KEY = "alexnet_deploy.training"
 pytestmark = pytest.mark.usefixtures("no_curves")

@@ -15,9 +15,8 @@ from alexnet_deploy.model.checkpoint import load_checkpoint
 from tests.helpers.models.tiny_runs import metrics_of, rows_of
 from tests.helpers.photos import CLASSES
 from training.loop.record import writer
-from training.loop.record.writer import CHECKPOINT, METRICS
 from training.loop.run import Run
-from training.loop.state import STATE_FILE
+from training.run_files import CHECKPOINT, METRICS, STATE_FILE
 
 
 def test_two_epochs_learn_and_leave_a_whole_record(tiny_run: Run) -> None:

@@ -19,7 +19,7 @@ from tests.training.report.conftest import COPIED, COPY, MISLABELLED, Finished
 from training.data.lists.exclude import exclude_images
 from training.loop.run import Run
 from training.plan import TrainSettings
-from training.report.command import OTHER_IMAGES
+from training.report.again import OTHER_IMAGES
 from training.report.files import read_metrics
 from training.report.measure import RunReport, measure_run
 from training.train import train_run

@@ -20,7 +20,7 @@ from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.model.architecture import AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint, shipped_checkpoint
 from tests.training.start import files
-from training.loop.record.writer import CHECKPOINT
+from training.run_files import CHECKPOINT
 from training.start.sources import Source, read_source, read_teacher
 
 WEIGHTS = files.small_weights()

@@ -18,11 +18,7 @@ from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from training.loop.record.curves import plot_curves
 from training.loop.run import EpochMetrics, Run
 from training.loop.standardise import plain_weights
-
-METRICS = "metrics.jsonl"
-CHECKPOINT = "checkpoint.safetensors"
-AT_CHANCE = "checkpoint-at-chance.safetensors"
-"""Name of the checkpoint of a run that learned nothing."""
+from training.run_files import AT_CHANCE, CHECKPOINT, METRICS
 
 
 def set_aside(checkpoint: Path) -> Path:
