@@ -48,7 +48,7 @@ ResizeTo = Annotated[
 
 def _loader_processes() -> int:
     with needs("train"):
-        from training.loop.device import loader_processes  # with torch, which --help does not need
+        from training.loop.device import loader_processes
 
     return loader_processes()
 

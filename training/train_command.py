@@ -146,14 +146,13 @@ def train_command(
     resume: Annotated[bool, Option("--resume", help="Continue the run in --output.")] = False,
 ) -> None:
     """Train a member of the AlexNet family on a folder of labelled images."""
-    options = locals()  # before imported names join them
     with needs("train"):
         from training.folds import FOLDS_FILE, cross_validate
         from training.plan import TrainSettings
         from training.show import show_epoch, show_fold, show_folds, show_outcome, show_preflight, show_start
         from training.train import PREFLIGHT_FILE, train
 
-    settings = settings_from(TrainSettings, options)
+    settings = settings_from(TrainSettings, locals())
 
     def on_preflight(report: PreflightReport) -> None:
         show_preflight(report, settings.allowed(), partial(flag_of, train_command))

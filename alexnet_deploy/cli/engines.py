@@ -124,6 +124,8 @@ def needs(extra: str) -> Iterator[None]:
     except ImportError as exc:
         if (exc.name or "").partition(".")[0] in ("alexnet_deploy", "training"):
             raise
+        if isinstance(exc.__cause__, KeyboardInterrupt):  # as pybind11 reports Ctrl-C: "initialization failed"
+            raise KeyboardInterrupt from exc
         if not isinstance(exc, ModuleNotFoundError):
             raise UnavailableError(
                 f"a package of this command cannot be imported ({one_line(exc, 200)}); reinstall: "

@@ -17,6 +17,7 @@ from alexnet_deploy.cli.faults import one_line_faults
 from alexnet_deploy.cli.flags import with_flags
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError
 from tests.helpers.models.colour_models import hostile_classifier
+from tests.helpers.repository import ROOT
 
 
 def _too_large_for_numpy() -> None:
@@ -83,9 +84,9 @@ def test_the_message_of_a_file_in_a_workspace_names_the_artifact() -> None:
 
 
 LOADING = """
-import os, signal, sys
+import importlib, os, signal, sys
 
-wanted = sys.argv[1]
+wanted, program, *arguments = sys.argv[1:]
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
@@ -95,19 +96,27 @@ class Interrupt:
 # A background job of a shell script inherits that this signal is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.meta_path.insert(0, Interrupt())
-from alexnet_deploy.__main__ import run
-sys.argv = ["alexnet-deploy", "engines"]
-run()
+sys.argv = [program, *arguments]
+importlib.import_module(f"{program}.__main__").run()
 """
 
 
-@pytest.mark.parametrize("module", ["alexnet_deploy.cli", "typer", "rich.console", "msgspec"])
-def test_ctrl_c_while_it_loads_ends_it_quietly(tmp_path: Path, module: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        *(("alexnet_deploy engines", module) for module in ("alexnet_deploy.cli", "typer", "rich.console", "msgspec")),
+        *(
+            ("training train photos --output run", module)
+            for module in ("training.commands", "typer", "torch._C", "scipy")
+        ),
+    ],
+)
+def test_ctrl_c_while_it_loads_ends_it_quietly(tmp_path: Path, command: str, module: str) -> None:
     (tmp_path / "engines/x").mkdir(parents=True)
     (tmp_path / "engines/x/bundle.json").touch()
-    done = subprocess.run(
-        [sys.executable, "-c", LOADING, module], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    program = [sys.executable, "-c", LOADING, module, *command.split()]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
 
 

@@ -25,6 +25,15 @@ def test_a_broken_package_is_to_be_installed_again(tmp_path: Path, monkeypatch: 
             import broken_package  # type: ignore[import-not-found] # noqa: F401
 
 
+def test_ctrl_c_while_a_package_loads_blames_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "interrupted_package.py").write_text(
+        "raise ImportError('initialization failed') from KeyboardInterrupt()"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(KeyboardInterrupt), needs("measure"):
+        import interrupted_package  # type: ignore[import-not-found] # noqa: F401
+
+
 @pytest.mark.parametrize(
     "line", ["from alexnet_deploy.errors import NoSuchError", "import alexnet_deploy.no_such_module"]
 )

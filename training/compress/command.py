@@ -79,13 +79,12 @@ def compress_command(
         raise UsageError("give one of --rank, --energy and --table; --table shows the cost of ranks")
     if ranks is not None and (output is not None or epochs or test_scale_epochs):
         raise UsageError("--table: only measures; leave --output, --epochs and --test-scale-epochs out")
-    options = locals()  # before imported names join them
     with needs("train"):
         from training.compress.compress import CompressSettings, compress, measure_ranks, run_folder
         from training.compress.low_rank import count_weights
         from training.show import show_epoch
 
-    settings = settings_from(CompressSettings, options)
+    settings = settings_from(CompressSettings, locals())
     if ranks is not None:
         with reporting() as on_progress:
             rows = measure_ranks(checkpoint, data, ranks, settings, duration_s=duration_s, on_progress=on_progress)

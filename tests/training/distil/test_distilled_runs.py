@@ -15,7 +15,8 @@ from tests.helpers.command import Command
 from tests.helpers.models import tiny_runs as tiny
 from tests.helpers.photos import CLASSES
 from tests.training.distil.conftest import MakeTeacher
-from training.distil.distillation import TeacherSettings, TeacherView, plan_distillation
+from training.choices import TeacherView
+from training.distil.distillation import TeacherSettings, plan_distillation
 from training.distil.teacher import TARGETS_FILE, Teachers
 from training.loop.fit import Interrupted
 from training.loop.run import Run
