@@ -12,7 +12,7 @@ from typing import Any
 import typer.main
 
 from alexnet_deploy.cli import GROUPS, app
-from training.commands import app as training
+from training.cli.commands import app as training
 
 PROGRAMS: dict[str, typer.Typer] = {"alexnet-deploy": app, "python -m training": training}
 FOLDER = "commands"

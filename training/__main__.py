@@ -6,7 +6,7 @@ import sys
 def run() -> None:
     """Run the command line; Ctrl-C while it is still loading ends it as quietly as later."""
     try:
-        from training.commands import exit_with, main
+        from training.cli.commands import exit_with, main
 
         exit_with(main(sys.argv[1:]))
     except KeyboardInterrupt:

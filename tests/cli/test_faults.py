@@ -107,7 +107,7 @@ importlib.import_module(f"{program}.__main__").run()
         *(("alexnet_deploy engines", module) for module in ("alexnet_deploy.cli", "typer", "rich.console", "msgspec")),
         *(
             ("training train photos --output run", module)
-            for module in ("training.commands", "typer", "torch._C", "scipy")
+            for module in ("training.cli.commands", "typer", "torch._C", "scipy")
         ),
     ],
 )

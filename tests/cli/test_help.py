@@ -23,7 +23,7 @@ from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UsageError
 from tests.helpers.command import Command
 from tests.helpers.repository import ROOT
-from training.commands import app as training
+from training.cli.commands import app as training
 
 PACKAGE = Path(alexnet_deploy.__file__).parent
 COMMANDS = [command for commands in GROUPS.values() for command in commands]

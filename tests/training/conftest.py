@@ -10,7 +10,7 @@ import pytest
 from alexnet_deploy.model.architecture import get_architecture
 from tests.helpers.command import Command, RunResult
 from tests.helpers.models.tiny_runs import TINY, run_of
-from training.commands import main
+from training.cli.commands import main
 from training.loop.run import Run
 from training.plan import TrainSettings
 

@@ -15,11 +15,6 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
-import training.compress.compress
-import training.folds
-import training.show
-import training.train_command  # noqa: F401 (all for the server, which imports this module)
-
 torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports torch's compiler
 
 _server = multiprocessing.get_context("forkserver")

@@ -40,7 +40,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Arrange]:
         def reporting() -> Iterator[Progress]:
             yield on_progress
 
-        monkeypatch.setattr("training.train_command.reporting", reporting)
+        monkeypatch.setattr("training.cli.train.reporting", reporting)
 
     yield arrange
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

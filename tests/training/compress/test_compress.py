@@ -18,7 +18,7 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from tests.helpers.command import Command
 from tests.helpers.models.tiny_runs import TINY, identical
 from tests.helpers.photos import CLASSES, save_photo
-from training.compress.command import rank_table
+from training.cli.compress import rank_table
 from training.compress.rank_table import RankRow
 from training.loop import fit
 from training.loop.run import Run

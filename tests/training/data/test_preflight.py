@@ -13,10 +13,10 @@ from rich.console import Console
 from alexnet_deploy.errors import InputError
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES, save_photo
+from training.cli.show import preflight_table
 from training.data.lists.listing import list_class_folders
 from training.data.preflight import ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE, PreflightReport, inspect_data
 from training.loop.run import Run
-from training.show import preflight_table
 
 EVERYTHING = (ALLOW_LEAK, ALLOW_TWO_CLASSES, ALLOW_UNREADABLE)
 LEAK, MEMORY = (

@@ -75,7 +75,7 @@ def test_a_killed_decoding_process_is_one_line(
         # A later end might be noticed where Python can only warn of it: in a __del__.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
-    monkeypatch.setattr("training.show.show_epoch", kill_a_decoder)
+    monkeypatch.setattr("training.cli.show.show_epoch", kill_a_decoder)
     result = cli(*train(photo_folder, tmp_path / "run", "--epochs", "1000"))
     assert (result.code, f"{result.error}\n") == (1, KILLED)
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.cli.show import show_outcome
 from training.data.lists.listing import ImageList
 from training.epochs import Epochs
 from training.loop.run import EpochMetrics, Run
 from training.results.outcome import Outcome, chance_error, describe_accuracy, judge, judge_class_mean, wilson
-from training.show import show_outcome
 
 
 def outcome_of(run: Run, top1: float, counts: tuple[int, ...], class_mean: float | None = None) -> Outcome:

@@ -11,7 +11,7 @@ from torch.distributed.run import parse_args
 from alexnet_deploy.model.checkpoint import load_checkpoint, save_checkpoint
 from tests.training.processes import TrainingProcess
 from tests.training.start.files import small_checkpoint
-from training.train_command import train_command
+from training.cli.train import train_command
 
 
 def written(output: Path) -> Path:

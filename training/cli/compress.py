@@ -16,8 +16,7 @@ from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, ta
 from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers, Seconds
 from alexnet_deploy.errors import UsageError
-from training.loop.stop import stop_signals
-from training.options import (
+from training.cli.options import (
     MAX_SEED,
     Batch,
     ConvRate,
@@ -33,6 +32,7 @@ from training.options import (
     Workers,
     settings_from,
 )
+from training.loop.stop import stop_signals
 
 if TYPE_CHECKING:
     from training.compress.rank_table import RankRow
@@ -80,9 +80,9 @@ def compress_command(
     if ranks is not None and (output is not None or epochs or test_scale_epochs):
         raise UsageError("--table: only measures; leave --output, --epochs and --test-scale-epochs out")
     with needs("train"):
+        from training.cli.show import show_epoch
         from training.compress.compress import CompressSettings, compress, measure_ranks, run_folder
         from training.compress.low_rank import count_weights
-        from training.show import show_epoch
 
     settings = settings_from(CompressSettings, locals())
     if ranks is not None:

@@ -16,12 +16,12 @@ from alexnet_deploy.cli.output.standard_output import checked_standard_output
 from alexnet_deploy.cli.output.tables import print_json
 from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import DeployError
-from training.compress.command import compress_command
+from training.cli.compress import compress_command
+from training.cli.options import CheckpointFile, ResizeTo, ValLabels, Workers
+from training.cli.report import report_command
+from training.cli.train import train_command
 from training.loop.stop import Interrupted
-from training.options import CheckpointFile, ResizeTo, ValLabels, Workers
 from training.processes import leads, leave_group
-from training.report.command import report_command
-from training.train_command import train_command
 
 
 class _Commands(CommandGroup):

@@ -16,8 +16,7 @@ from alexnet_deploy.cli.quantities import Seconds
 from alexnet_deploy.contract import ArchitectureName
 from alexnet_deploy.progress import no_progress
 from training.choices import Activation, Freeze, Lrn, Pool, Resize
-from training.loop.stop import stop_signals
-from training.options import (
+from training.cli.options import (
     MAX_SEED,
     BalanceClasses,
     Batch,
@@ -38,6 +37,7 @@ from training.options import (
     Workers,
     settings_from,
 )
+from training.loop.stop import stop_signals
 from training.processes import is_distributed, leads
 from training.recipes.recipe import RecipeName
 
@@ -147,9 +147,9 @@ def train_command(
 ) -> None:
     """Train a member of the AlexNet family on a folder of labelled images."""
     with needs("train"):
+        from training.cli.show import show_epoch, show_fold, show_folds, show_outcome, show_preflight, show_start
         from training.folds import FOLDS_FILE, cross_validate
         from training.plan import TrainSettings
-        from training.show import show_epoch, show_fold, show_folds, show_outcome, show_preflight, show_start
         from training.train import PREFLIGHT_FILE, train
 
     settings = settings_from(TrainSettings, locals())

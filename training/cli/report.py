@@ -9,7 +9,7 @@ from typer import Argument
 
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.output.terminal import note_written, reporting
-from training.options import Val, ValLabels, Workers
+from training.cli.options import Val, ValLabels, Workers
 
 
 def report_command(
