@@ -15,6 +15,11 @@ from multiprocessing.connection import Connection
 import pytest
 import torch
 
+# For the server, which imports this module: what the commands load when they begin.
+import training.compress.compress
+import training.folds
+import training.results.evaluate  # noqa: F401
+
 torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # the first optimizer imports torch's compiler
 
 _server = multiprocessing.get_context("forkserver")
