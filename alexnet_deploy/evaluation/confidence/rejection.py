@@ -22,9 +22,9 @@ from alexnet_deploy.probabilities import certainty
 COVERAGE = 0.95
 """Where neither a risk nor a coverage is asked for: one image in twenty is marked."""
 CONFIDENCE = 0.95
-STARTS = (0.25, 0.5, 0.75)
-"""Coverages where the search for a bounded risk starts. More of them make every bound wider; with fewer, a risk that
-only few images meet is refused. Chosen by simulation (docs/confidence.md)."""
+STARTS = (0.05, 0.25, 0.6)
+"""Coverages where the search for a bounded risk starts; no rule answers less than the first of them. More of them make
+every bound wider. Chosen by simulation (docs/confidence.md)."""
 DELTA = (1 - CONFIDENCE) / (len(STARTS) * len(get_args(Score)))
 """What the bounds of one start and one score may be wrong by, so that all of them hold with ``CONFIDENCE``."""
 
@@ -90,13 +90,13 @@ def risk_threshold(score_N: NDArray[np.float64], right_N: NDArray[np.bool_], max
     """Return the threshold of the largest coverage found whose risk is at most ``max_risk``, with 95 % confidence.
 
     Fixed sequence testing: Angelopoulos, Bates, Candes, Jordan and Lei 2021, Learn then test (arXiv:2110.01052),
-    algorithm 1. From each of ``STARTS`` the threshold falls, past one image after the other, for as long as Clopper and
-    Pearson's bound meets ``max_risk``. Each sequence ends at its first failure, so only the starts share the confidence
-    (with the scores that were compared), and not the thousands of thresholds. Raises InputError if no start meets it.
+    algorithm 1. From each of ``STARTS`` the threshold falls from score to score for as long as Clopper and Pearson's
+    bound meets ``max_risk``. Each sequence ends at its first failure, so only the starts and the scores that were
+    compared share the confidence, and not the thousands of thresholds. Raises InputError if no start meets it.
     """
     order_N = np.argsort(-score_N, kind="stable")
     falling_N, wrong_N = score_N[order_N], np.cumsum(~right_N[order_N])
-    ends = np.r_[np.flatnonzero(np.diff(falling_N)), len(falling_N) - 1]  # equal scores pass together
+    ends = np.r_[np.flatnonzero(falling_N[1:] != falling_N[:-1]), len(falling_N) - 1]  # equal scores pass together
     bounds = upper_bounds(wrong_N[ends], ends + 1, DELTA)
     starts = np.searchsorted(ends + 1, np.ceil(np.array(STARTS) * len(falling_N)))
     # Whoever reaches a later start without a failure goes on from it, so the last start that passes goes furthest.
