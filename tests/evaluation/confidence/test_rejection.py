@@ -34,6 +34,24 @@ def answers(images: int, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np
     return logits_NK, (logits_NK + rng.gumbel(size=logits_NK.shape)).argmax(axis=1)
 
 
+def by_the_book(score_N: NDArray[np.float64], right_N: NDArray[np.bool_], max_risk: float) -> int:
+    """How many images algorithm 1 of Learn then test answers, step by step; 0 for none.
+
+    The hypothesis that the risk is above ``max_risk`` falls where so few mistakes have a chance of DELTA at most.
+    """
+    thresholds = sorted(set(score_N), reverse=True)
+    answered = 0
+    for start in STARTS:
+        for threshold in thresholds:
+            passing_N = score_N >= threshold
+            if passing_N.sum() < start * len(score_N):
+                continue
+            if binom.cdf((passing_N & ~right_N).sum(), passing_N.sum(), max_risk) > DELTA:
+                break
+            answered = max(answered, int(passing_N.sum()))
+    return answered
+
+
 def test_the_bound_is_clopper_and_pearsons() -> None:
     """At the bound, as few mistakes as were seen have a chance of exactly delta."""
     assert binom.cdf(3, 100, upper_bounds(3, 100, 0.05)) == pytest.approx(0.05)
@@ -89,24 +107,6 @@ def test_a_sequence_that_ends_early_does_not_hide_a_later_start() -> None:
     assert answered == by_the_book(score_N, right_N, 0.1) > 600
 
 
-def by_the_book(score_N: NDArray[np.float64], right_N: NDArray[np.bool_], max_risk: float) -> int:
-    """How many images algorithm 1 of Learn then test answers, step by step; 0 for none.
-
-    The hypothesis that the risk is above ``max_risk`` falls where so few mistakes have a chance of DELTA at most.
-    """
-    thresholds = sorted(set(score_N), reverse=True)
-    answered = 0
-    for start in STARTS:
-        for threshold in thresholds:
-            passing_N = score_N >= threshold
-            if passing_N.sum() < start * len(score_N):
-                continue
-            if binom.cdf((passing_N & ~right_N).sum(), passing_N.sum(), max_risk) > DELTA:
-                break
-            answered = max(answered, int(passing_N.sum()))
-    return answered
-
-
 @pytest.mark.parametrize("seed", range(300))
 def test_the_threshold_is_that_of_learn_then_test(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -114,10 +114,8 @@ def test_the_threshold_is_that_of_learn_then_test(seed: int) -> None:
     score_N = rng.integers(0, rng.integers(1, 200), images).astype(np.float64)  # from all equal to hardly any
     if seed % 3 == 0:
         score_N[score_N == score_N.max()] = np.inf
-    # Most mistakes among the uncertain, none, or among the certain.
-    right_N = rng.random(images) < (0.98, 1, 0.7)[seed % 3] - rng.choice((0.4, 0, -0.3)) * (
-        score_N < np.median(score_N)
-    )
+    more = rng.choice((0.4, 0, -0.3))  # mistakes among the uncertain, or among the certain
+    right_N = rng.random(images) < (0.98, 1, 0.7)[seed % 3] - more * (score_N < np.median(score_N))
     max_risk = rng.uniform(0.02, 0.5)
     expected = by_the_book(score_N, right_N, max_risk)
     answered = 0
