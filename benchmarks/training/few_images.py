@@ -4,8 +4,8 @@
 
 ``small``: 3 and 10 classes of 5 to 200 photos, all defaults, from drawn weights and with ``--start shipped`` (which
 knows these very classes: it says what a user gets whose photos resemble the source's). ``transfer``: a network that was
-trained on five of the classes learns the five others. ``ways``: freezing, rates of the last layer and distillation at
-50 photos a class of that transfer. Each finished run is a row of ``results/few_images.jsonl``, which a new start leaves
+trained on five of the classes learns the five others. ``ways``: freezing, learning rates and longer runs at 50 photos
+a class of that transfer. Each finished run is a row of ``results/few_images.jsonl``, which a new start leaves
 out; a run that was stopped is resumed. Several may run at once, with another ``--only`` each. ``few.md`` in
 ``--output`` has the tables.
 """
@@ -77,6 +77,7 @@ def cases(source: Path) -> Iterator[Case]:
         ("head at 3e-3", ("--head-lr", "3e-3")),
         ("all at 3e-4", ("--lr", "3e-4")),
         ("40 epochs", ("--epochs", "40")),
+        ("the recipe of drawn weights", ("--recipe", "modern")),
     ):
         yield Case("ways", others, 50, way, (*start, *flags))
 
