@@ -147,7 +147,11 @@ class Engine:
 
     def content_sha256(self) -> str:
         """SHA-256 of what a runtime computes with."""
-        return self.sha256 or sha256_of(self.onnx_path)
+        if self.sha256 is None:
+            from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
+
+            return onnx_sha256(self.onnx_path)
+        return self.sha256
 
 
 @contextmanager

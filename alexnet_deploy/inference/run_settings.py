@@ -10,7 +10,6 @@ from pathlib import Path
 from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, load_manifest
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.files import sha256_of
 
 _LONG = 60  # characters
 ADDED_SETTINGS = {
@@ -39,10 +38,12 @@ def _short(value: object) -> str:
 
 
 def _content_of(onnx_path: Path) -> str:
-    """SHA-256 of an engine: the one that its bundle records, which was checked when it was opened, or of its file."""
+    """SHA-256 of an engine: the one that its bundle records, which was checked when it was opened, or of its files."""
     if onnx_path.name == MODEL and (onnx_path.parent / MANIFEST).is_file():
         return load_manifest(onnx_path.parent)[1][MODEL].sha256
-    return sha256_of(onnx_path)
+    from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
+
+    return onnx_sha256(onnx_path)
 
 
 def refuse_difference(path: Path, old: Mapping[str, object], new: Mapping[str, str]) -> None:

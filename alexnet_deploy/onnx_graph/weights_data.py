@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from alexnet_deploy.files import open_regular
+from alexnet_deploy.files import open_regular, sha256_of
 from alexnet_deploy.onnx_graph.limits import MAX_MODEL_BYTES, subgraphs
 
 _SUB_BYTE_BITS = {
@@ -35,7 +37,10 @@ def read_external_data(model: onnx.ModelProto, path: Path) -> None:
         if total > MAX_MODEL_BYTES:
             raise ValueError(f"its tensors have more than {MAX_MODEL_BYTES >> 20} MiB")
         entries = {entry.key: entry.value for entry in tensor.external_data}
-        file = _inside(entries.get("location", ""), path, tensor.name)
+        try:
+            file = _inside(entries.get("location", ""), path)
+        except ValueError as exc:
+            raise ValueError(f"tensor {tensor.name}: {exc}") from exc
         offset, length = _number(entries, "offset", 0, tensor), _number(entries, "length", expected, tensor)
         if length != expected:
             raise ValueError(f"tensor {tensor.name}: has {length} bytes of data, its shape needs {expected}")
@@ -49,16 +54,40 @@ def read_external_data(model: onnx.ModelProto, path: Path) -> None:
 
 
 def external_files(path: Path) -> set[Path]:
-    """The other files in which the ONNX at ``path`` keeps values of its tensors."""
+    """The other files in which the ONNX at ``path`` keeps values of its tensors; none if it is no ONNX.
+
+    OSError if it cannot be read. Whether they exist, and lie where they may, ``read_external_data`` checks.
+    """
+    return {path.parent / location for location in _locations(path)}
+
+
+def _locations(path: Path) -> set[str]:
     with open_regular(path) as stream:
-        model = onnx.load_model_from_string(stream.read())
+        content = stream.read()
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError:
+        return set()
     return {
-        path.parent / entry.value
+        entry.value
         for tensor in tensors_of(model)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
     }
+
+
+def onnx_sha256(path: Path) -> str:
+    """SHA-256 of the ONNX at ``path``: of its bytes or, if it keeps values in other files, of its hash and theirs.
+
+    Two networks that differ in their weights alone may have the same bytes there. OSError if one cannot be read,
+    ValueError if one lies outside the model's folder.
+    """
+    own, others = sha256_of(path), sorted(_locations(path))
+    if not others:
+        return own
+    lines = [own, *(f"{name} {sha256_of(_inside(name, path))}" for name in others)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check_tensors(model: onnx.ModelProto) -> None:
@@ -139,13 +168,13 @@ def _read(file: Path, offset: int, length: int) -> bytes:
         return stream.read(length)
 
 
-def _inside(location: str, path: Path, name: str) -> Path:
+def _inside(location: str, path: Path) -> Path:
     """The real file that ``location`` names; ValueError if it lies outside the model's folder."""
     parts = location.replace("\\", "/").split("/")
     if not location or "\0" in location or ".." in parts or Path(location).is_absolute() or ":" in parts[0]:
-        raise ValueError(f"tensor {name}: its file {location!r} is not named relative to the model's folder")
+        raise ValueError(f"its file {location!r} is not named relative to the model's folder")
     file = Path(os.path.realpath(path.parent / location))
     folders = {Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent}
     if not any(file.is_relative_to(folder) for folder in folders):
-        raise ValueError(f"tensor {name}: its file {location!r} leads out of the model's folder")
+        raise ValueError(f"its file {location!r} leads out of the model's folder")
     return file

@@ -18,7 +18,7 @@ from alexnet_deploy.inference.journal import journal_of
 from alexnet_deploy.inference.prediction import Answer, Prediction
 from alexnet_deploy.inference.run_settings import settings_of
 from alexnet_deploy.inference.to_file import FileResult, predict_to_file
-from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_model
+from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_model, weights_beside
 
 
 class Classifier:
@@ -158,3 +158,10 @@ def test_settings_tell_engines_and_preprocessing_apart(tmp_path: Path) -> None:
     ]
     differing = [[key for key in mine if other[key] != mine[key]] for other in others]
     assert differing == [["engine"], ["preprocessing.interpolation"], ["temperature"], ["labels"], ["top_k"]]
+
+
+def test_settings_tell_weights_beside_a_model_apart(tmp_path: Path) -> None:
+    one, two = (
+        settings_of(weights_beside(tmp_path / "tiny.onnx", scale), TINY_CONTRACT, top_k=5)["engine"] for scale in (1, 2)
+    )
+    assert one != two

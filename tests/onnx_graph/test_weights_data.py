@@ -12,8 +12,10 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.files import sha256_of
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx
-from tests.helpers.models.onnx_models import tiny_classifier
+from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
+from tests.helpers.models.onnx_models import tiny_classifier, weights_beside
 
 
 @pytest.fixture
@@ -112,6 +114,33 @@ class TestRefused:
         model.write_bytes(found.SerializeToString())
         with pytest.raises(InputError, match=r"its tensors have more than 2047 MiB"):
             load_onnx(model)
+
+
+class TestHash:
+    def test_other_weights_are_another_model(self, tmp_path: Path) -> None:
+        model = weights_beside(tmp_path / "net.onnx")
+        own, whole = sha256_of(model), onnx_sha256(model)
+        assert onnx_sha256(weights_beside(tmp_path / "net.onnx", 2)) != whole
+        assert sha256_of(model) == own, "as the graph is the same"
+        weights_beside(tmp_path / "net.onnx")
+        assert onnx_sha256(model) == whole
+
+    def test_the_folder_does_not_matter(self, model: Path, tmp_path: Path) -> None:
+        found = onnx_sha256(model)
+        assert onnx_sha256(model.parent.rename(tmp_path / "moved") / model.name) == found
+
+    def test_weights_in_the_file_are_part_of_its_bytes(self, tmp_path: Path) -> None:
+        model = tiny_classifier(tmp_path / "net.onnx")
+        assert onnx_sha256(model) == sha256_of(model)
+
+    def test_what_is_no_onnx_is_its_bytes(self, tmp_path: Path) -> None:
+        (tmp_path / "net.onnx").write_bytes(b"half of a mod")
+        assert onnx_sha256(tmp_path / "net.onnx") == sha256_of(tmp_path / "net.onnx")
+
+    @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", ""])
+    def test_no_file_outside_the_folder_is_read(self, model: Path, location: str) -> None:
+        with pytest.raises(ValueError, match="is not named relative to the model's folder"):
+            onnx_sha256(edit(model, set_entry("location", location)))
 
 
 def inline(change: Callable[[onnx.GraphProto], object], folder: Path) -> Path:

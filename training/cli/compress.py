@@ -106,7 +106,7 @@ def compress_command(
 
 
 def rank_table(rows: Sequence[RankRow]) -> Table:
-    """Print the rows for people; the first one is the full model, whose size is 100 %."""
+    """The rows for people; the first one is the full model, whose size is 100 %."""
     full = rows[0]
     grid = table(">rank", ">parameters", ">of full", ">MiB float16", ">energy kept", ">top-1", ">batch 1")
     for row in rows:

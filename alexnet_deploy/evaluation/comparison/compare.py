@@ -20,9 +20,9 @@ from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.answers import Answers, collect_answers, find_or_choose
 from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines, unique_names
-from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.inference.batches import read_batches
+from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
 from alexnet_deploy.probabilities import kl_nats, predicted_classes
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.select import split_runtime
@@ -240,10 +240,10 @@ def gate(found: Comparison, *, max_error: float | None = None, min_agreement: fl
 
 
 def _same_graph(a: Path | None, b: Path | None) -> bool:
-    """Whether two ONNX files are the same, byte for byte."""
+    """Whether two ONNX files are the same, byte for byte, and so are the files of their weights."""
     if a is None or b is None:
         return False
-    return a.samefile(b) or (a.stat().st_size == b.stat().st_size and sha256_of(a) == sha256_of(b))
+    return a.samefile(b) or (a.stat().st_size == b.stat().st_size and onnx_sha256(a) == onnx_sha256(b))
 
 
 def _compare_layers(a: EvaluatedEngine, b: EvaluatedEngine, files: tuple[Path, ...]) -> tuple[LayerDifference, ...]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
+from pathlib import Path
 
-from alexnet_deploy.bundle.manifest import MANIFEST, load_manifest
+from alexnet_deploy.bundle.manifest import load_manifest
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.files import open_regular, sha256_of
+from alexnet_deploy.files import open_regular
 from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.serving.engines.engine import LoadedEngine
 from alexnet_deploy.serving.engines.instances import open_instances
@@ -17,6 +18,7 @@ from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.settings import Settings
 
 _VERSION_DIGITS = 12  # 48 bits: enough to tell the versions of one model apart
+_WATCHED_MODELS = 256  # whose files of weights are kept in mind, else a look would read the model each time
 _ATTEMPTS = 5  # of reading an engine that is being replaced; each takes seconds
 
 
@@ -29,9 +31,23 @@ def discard(loaded: LoadedEngine | None) -> None:
 def look(source: ModelSource) -> object:
     """Something that differs once the engine has been replaced, also by itself; None while there is none."""
     with suppress(OSError):
-        found = os.lstat(source.path), os.stat(source.path), os.stat(source.watched)
-        return tuple((each.st_dev, each.st_ino, each.st_ctime_ns, each.st_size) for each in found)
+        found = _stamp(os.lstat(source.path)), _stamp(os.stat(source.path)), _stamp(os.stat(source.watched))
+        if source.is_bundle:
+            return found
+        return found, *(_stamp(os.stat(file)) for file in _weights_of(source.path, found))
     return None
+
+
+def _stamp(of: os.stat_result) -> tuple[int, ...]:
+    return of.st_dev, of.st_ino, of.st_ctime_ns, of.st_size
+
+
+@lru_cache(_WATCHED_MODELS)
+def _weights_of(onnx_path: Path, stamps: tuple[tuple[int, ...], ...]) -> tuple[Path, ...]:
+    """The other files of the ONNX that has these ``stamps``."""
+    from alexnet_deploy.onnx_graph.weights_data import external_files
+
+    return tuple(sorted(external_files(onnx_path)))
 
 
 def open_source(source: ModelSource, settings: Settings, in_use: str | None) -> LoadedEngine | None:
@@ -69,7 +85,7 @@ def open_copy(source: ModelSource, settings: Settings, concurrency: int) -> Open
 
 
 def _proof(source: ModelSource) -> str | None:
-    if source.watched.name != MANIFEST:
+    if not source.is_bundle:
         return None
     manifest = load_manifest(source.path)[0]
     if (features := manifest.feature_verification) is not None:
@@ -86,11 +102,16 @@ def _proof(source: ModelSource) -> str | None:
 
 
 def _version(source: ModelSource) -> str:
-    """The beginning of the SHA-256 of the manifest, which holds those of all files, or of the ONNX file."""
+    """The beginning of the SHA-256 of the manifest, which holds those of all files, or of the ONNX and its weights."""
     try:
-        if source.watched.name == MANIFEST:
+        if source.is_bundle:
             with open_regular(source.watched) as stream:
                 return hashlib.sha256(stream.read()).hexdigest()[:_VERSION_DIGITS]
-        return sha256_of(source.watched)[:_VERSION_DIGITS]
+        from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
+
+        return onnx_sha256(source.path)[:_VERSION_DIGITS]
     except OSError as exc:
-        raise InputError(f"{source.path}: cannot be read ({exc.strerror}); build the bundle again") from exc
+        repair = "build the bundle again" if source.is_bundle else "put its files in place"
+        raise InputError(f"{exc.filename or source.path}: cannot be read ({exc.strerror}); {repair}") from exc
+    except ValueError as exc:
+        raise InputError(f"{source.path}: {exc}; save the model with its weights beside it") from exc

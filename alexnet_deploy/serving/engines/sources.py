@@ -24,9 +24,14 @@ class ModelSource:
     import_options: ImportOptions = NO_IMPORT_OPTIONS
 
     @property
+    def is_bundle(self) -> bool:
+        """Whether it is a bundle, and not an ONNX file."""
+        return self.path.suffix != ".onnx"
+
+    @property
     def watched(self) -> Path:
-        """The file that changes when the engine does."""
-        return self.path / MANIFEST if self.path.suffix != ".onnx" else self.path
+        """The file that changes when the engine does; the weights of an ONNX may change in files beside it."""
+        return self.path / MANIFEST if self.is_bundle else self.path
 
 
 def find_sources(

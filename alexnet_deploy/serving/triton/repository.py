@@ -31,6 +31,7 @@ from alexnet_deploy.errors import ArtifactError, InputError, UsageError, printab
 from alexnet_deploy.files import atomic_directory, check_directory, sha256_of
 from alexnet_deploy.json_format import JsonFormat, convert
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, fixed_batch, load_onnx
+from alexnet_deploy.onnx_graph.weights_data import external_files
 from alexnet_deploy.serving.triton import configs, kserve
 from alexnet_deploy.serving.triton.choose import (
     ANSWER,
@@ -128,6 +129,9 @@ def _write_model(folder: Path, model: TritonModel, settings: TritonSettings, *, 
             _copy(model.engine, path, own / name)
     else:
         _copy(model.engine, model.engine.onnx_path, own / "model.onnx")
+        for file in external_files(own / "model.onnx"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _copy(model.engine, model.engine.onnx_path.parent / file.relative_to(own), file)
         # Read from the copy: the original could be replaced meanwhile by a model with other labels.
         if contract_in(load_onnx(own / "model.onnx"), source=model.engine.name) != model.engine.contract:
             raise ArtifactError(f"{model.engine.name}: was replaced while it was read; package it again")

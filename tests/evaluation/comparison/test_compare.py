@@ -36,7 +36,7 @@ from tests.helpers.answers import given_answers
 from tests.helpers.command import Command
 from tests.helpers.models.colour_models import hostile_classifier
 from tests.helpers.models.foreign_models import random_pixels
-from tests.helpers.models.onnx_models import SIDE, tiny_classifier
+from tests.helpers.models.onnx_models import SIDE, tiny_classifier, weights_beside
 
 CONTRACT = ModelContract("any", ("a", "b", "c"), ("a", "b", "c"))
 NAN = float("nan")
@@ -258,6 +258,14 @@ def test_one_engine_on_two_runtimes(here: Path) -> None:
     assert [side.runner.split()[0] for side in (found.a, found.b)] == ["ONNX", "OpenVINO"]
     assert found.same_graph
     assert seen[-1] == ("images", 3, 3)
+
+
+def test_a_graph_with_other_weights_beside_it_is_another(here: Path) -> None:
+    for folder, scale in (("a", 1.0), ("b", 1.01)):
+        (here / folder).mkdir()
+        weights_beside(here / folder / "net.onnx", scale)
+    assert (here / "a/net.onnx").read_bytes() == (here / "b/net.onnx").read_bytes()
+    assert not compare("a/net.onnx", "b/net.onnx", here / "photos", images=3).same_graph
 
 
 def test_one_graph_has_no_layers_to_compare(here: Path, run: Command) -> None:

@@ -173,3 +173,15 @@ def named_engine(folder: Path, precision: str = "fp32", *, batch: int | str = "N
             seen[node.op_type] += 1
     onnx.save(model, path)
     return Engine(f"tiny-{precision}", path, TINY_CONTRACT, precision, None)
+
+
+def weights_beside(path: Path, scale: float = 1.0) -> Path:
+    """``tiny_model`` with its weights, times ``scale``, in ``NAME.data``: the ONNX has the same bytes for any scale."""
+    model = onnx.load(tiny_model(path))
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array((values * scale).astype(values.dtype), tensor.name))
+    data = path.with_suffix(".data")
+    data.unlink(missing_ok=True)  # onnx would append to it
+    onnx.save(model, path, save_as_external_data=True, location=data.name, size_threshold=0)
+    return path

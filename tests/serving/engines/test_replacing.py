@@ -14,12 +14,14 @@ import onnx
 import pytest
 
 from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, load_manifest, save_manifest
-from alexnet_deploy.errors import ArtifactError
+from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.files.swap import swap_in
+from alexnet_deploy.serving.engines.loading import discard, look, open_source
 from alexnet_deploy.serving.engines.models import Models
-from alexnet_deploy.serving.engines.sources import find_sources
+from alexnet_deploy.serving.engines.sources import ModelSource, find_sources
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.settings import Settings
+from tests.helpers.models.onnx_models import SIDE, weights_beside
 
 
 class Exchange:
@@ -107,3 +109,37 @@ def test_a_bundle_that_is_back_again_lends_its_name_to_no_other(
             np.testing.assert_allclose(logits_NK, right[version], atol=1e-4, err_msg=f"{leaves}, {returns}")
             answered += 1
     assert answered > times, "most exchanges do not matter, or are noticed and the bundle is read again"
+
+
+class TestWeightsBesideAnOnnx:
+    """A graph with other weights has the same bytes: what tells the two apart lies in another file."""
+
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> ModelSource:
+        return ModelSource("net", weights_beside(tmp_path / "net.onnx"), "onnxruntime")
+
+    def version_and_logits(self, source: ModelSource, in_use: str | None) -> tuple[str, np.ndarray]:
+        loaded = open_source(source, Settings(), in_use)
+        assert loaded is not None
+        logits_NK = loaded.instances.first(np.full((1, SIDE, SIDE, 3), 90, np.uint8))
+        discard(loaded)
+        return loaded.version, logits_NK
+
+    def test_other_weights_are_another_version(self, source: ModelSource) -> None:
+        seen, (version, logits_NK) = look(source), self.version_and_logits(source, None)
+        weights_beside(source.path, 2)
+        assert look(source) != seen
+        other_version, other_NK = self.version_and_logits(source, version)
+        assert other_version != version
+        assert np.abs(other_NK).max() > 2 * np.abs(logits_NK).max()  # five layers of twice the weights: about 32 times
+
+    def test_the_file_of_the_weights_alone_is_rewritten(self, source: ModelSource) -> None:
+        seen, data = look(source), source.path.with_suffix(".data")
+        data.write_bytes(data.read_bytes()[::-1])
+        assert look(source) != seen
+
+    def test_the_file_of_the_weights_is_gone(self, source: ModelSource) -> None:
+        source.path.with_suffix(".data").unlink()
+        assert look(source) is None
+        with pytest.raises(InputError, match=r"net\.data: cannot be read \(No such file or directory\); put its files"):
+            open_source(source, Settings(), None)

@@ -19,7 +19,7 @@ from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, graph_inputs, load_
 from alexnet_deploy.serving.triton.repository import RECORD
 from tests.helpers.command import Command
 from tests.helpers.models.bundles import build_bundle
-from tests.helpers.models.onnx_models import CLASSES, SIDE, tiny_model
+from tests.helpers.models.onnx_models import CLASSES, SIDE, tiny_model, weights_beside
 from tests.serving.triton.reading import config_of, models_in, sizes
 
 TYPES = {"TYPE_UINT8": TensorProto.UINT8, "TYPE_FP32": TensorProto.FLOAT}
@@ -47,6 +47,12 @@ def test_config_is_what_the_model_has(command: Command, here: Path) -> None:
         assert [warm["batch_size"] for warm in config["model_warmup"]] == [1, engine.batch.opt, engine.batch.max]
         assert (folder / "labels.txt").read_text().splitlines() == list(engine.contract.labels)
         assert (folder / "1/model.onnx").read_bytes() == engine.onnx_path.read_bytes()
+
+
+def test_weights_beside_an_onnx_come_along(command: Command, here: Path) -> None:
+    model = weights_beside(here / "net.onnx")
+    assert command("package", "net.onnx", "--triton", "repo").code == 0
+    assert load_onnx(Path("repo/net/1/model.onnx")) == load_onnx(model)
 
 
 def test_preprocess_adds_an_ensemble(command: Command, here: Path) -> None:
