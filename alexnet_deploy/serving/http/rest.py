@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ _SMALL = 16 << 10
 """Bytes of everything but names and data: millions of outputs or dimensions take a gigabyte once they are objects."""
 _STEP = 1 << 16
 _SPACES, _DIGITS = b" \t\r\n", b"0123456789"
+_NESTED = re.compile(rb"\s*\[\s*\[")
 
 
 class _Input(msgspec.Struct):
@@ -177,7 +179,7 @@ def _content(name: str, shape: tuple[int, ...], data: msgspec.Raw) -> bytes | li
     if values > max(math.prod(shape), 1):
         raise BadRequestError(f"input {name}: {values} values for shape {list(shape)}")
     try:
-        is_nested = b"".join(bytes(view[:8]).split()).startswith(b"[[")
+        is_nested = _NESTED.match(data) is not None
         if name == IMAGE:
             texts = [text for (text,) in _NESTED_TEXTS.decode(data)] if is_nested else _TEXTS.decode(data)
             return [base64.b64decode(text, validate=True) for text in texts]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from alexnet_deploy.serving.protocol.admission.fields import require_few_fields
 from alexnet_deploy.serving.protocol.messages import METHODS
+from alexnet_deploy.serving.refusals import BadRequestError
 from tests.serving.running import Server
 
 _COPIES = 4  # of a body: its pieces, joined, and what a parser takes of it
@@ -81,12 +84,34 @@ def test_a_grpc_message_is_counted_before_it_becomes_objects(server: Server, fie
     assert server.peak_bytes() - before < _COPIES * message.ByteSize() + _MORE
 
 
-def test_nested_numbers_are_those_of_the_flat_list(server: Server) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"\xa0\x06\x01",  # field 100, which no message has: a number,
+        b"\xa1\x06" + bytes(8),  # eight bytes,
+        b"\xa2\x06\x02ab",  # text,
+        b"\xa5\x06" + bytes(4),  # four bytes,
+        b"\xa3\x06\xa4\x06",  # and an empty group
+        b"\x2a\x06\xa3\x06\x08\x01\xa4\x06",  # an input with a group that holds a number
+    ],
+    ids=["number", "eight bytes", "text", "four bytes", "group", "group in an input"],
+)
+def test_no_unknown_field_hides_those_after_it(first: bytes) -> None:
+    message = METHODS["ModelInfer"][0]
+    content = first + b"\x2a\x00" * 100_000  # empty inputs
+    assert len(message.FromString(content).inputs) >= 100_000, "a parser steps over the unknown field"
+    with pytest.raises(BadRequestError, match=r"more than 10000 fields|has a group \(field 100\)"):
+        require_few_fields(message.DESCRIPTOR, content)
+
+
+@pytest.mark.parametrize("indent", [None, 1, 2, 12], ids=lambda indent: f"indent {indent}")
+def test_nested_numbers_are_those_of_the_flat_list(server: Server, indent: int | None) -> None:
     rows = [[[(3 * x + 24 * y + c) % 256 for c in range(3)] for x in range(8)] for y in range(8)]
     flat = [value for row in rows for pixel in row for value in pixel]
     answers = []
     for data in (flat, [rows]):
-        answer = server.infer("exact", {"inputs": [PIXELS | {"data": data}]})
+        body = json.dumps({"inputs": [PIXELS | {"data": data}]}, indent=indent).encode()
+        answer = server.ask("POST", "/v2/models/exact/infer", body)
         assert answer.status == 200, answer
         answers.append(answer.json()["outputs"])
     assert answers[0] == answers[1]

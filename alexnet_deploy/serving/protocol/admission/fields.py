@@ -9,13 +9,14 @@ from alexnet_deploy.serving.refusals import BadRequestError
 _FEW = 64 << 10  # bytes that cannot hold so many that it matters
 _MOST = 10_000  # one field per image, and a few for everything else
 _LONGEST = 1 << 10  # bytes of numbers that take eight each: the sizes of a shape, while values of pixels take four
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _BYTES, _GROUP, _GROUP_END, _FIXED32 = 0, 1, 2, 3, 4, 5
 
 
 def require_few_fields(message: Any, content: bytes) -> None:
     """BadRequestError for more fields than any useful message has; ``message`` is the descriptor of ``content``.
 
-    Bytes that are no such message pass: whoever parses them refuses them.
+    A group is refused as well: no message of the protocol has one, and a parser would step over it. Bytes that are no
+    message at all pass: whoever parses them refuses them.
     """
     if len(content) > _FEW:
         try:
@@ -46,6 +47,8 @@ def _count(message: Any, content: bytes, at: int, end: int, count: int) -> int:
             at += size
         elif kind in (_FIXED64, _FIXED32):
             at += 8 if kind == _FIXED64 else 4
+        elif kind in (_GROUP, _GROUP_END):
+            raise BadRequestError(f"the request has a group (field {key >> 3}); no message of the protocol has one")
         else:
             raise IndexError
     return count
