@@ -228,7 +228,12 @@ def _quieten_pillow() -> None:
 
 
 def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation of a decoded image; None if it has none. UnsupportedFormatError for a huge EXIF."""
+    """The EXIF orientation by which a decoded image is still to be turned, if any; UnsupportedFormatError for huge EXIF.
+
+    A JPEG XL has an orientation of its own, by which its decoder turns it; that in EXIF is ignored (ISO/IEC 18181-2).
+    """
+    if image.format == "JXL" and not getattr(image, "jpeg", False):  # a JPEG in it is decoded as any other
+        return None
     exif = len(image.info.get("exif") or b"") or len(image.info.get("Raw profile type exif", "")) // 2
     refuse_parts(exif, MOST_EXIF, "bytes of EXIF")
     try:

@@ -82,6 +82,36 @@ def test_a_picture_without_its_last_bytes_lacks_two_blocks_at_most() -> None:
             assert wrong.size == 0 or wrong.min(axis=0)[0] >= 70 - 70 % 16 - 16  # in the last row of blocks
 
 
+def in_scans_of_one_component() -> tuple[bytes, list[bytes]]:
+    """A baseline JPEG up to its first scan, and a scan for each of its three components, which has no other data.
+
+    Each is the only scan of a grey JPEG, with the tables of the first.
+    """
+    channels = Image.open(io.BytesIO(jpeg())).convert("YCbCr").split()
+    heads, scans = [], []
+    for number, channel in enumerate(channels, 1):
+        stream = io.BytesIO()
+        channel.save(stream, "JPEG", quality=60)
+        content = stream.getvalue()
+        frame, scan = content.index(b"\xff\xc0"), content.index(b"\xff\xda")
+        rest = content[frame + 2 + int.from_bytes(content[frame + 2 : frame + 4], "big") : scan]
+        components = b"".join(bytes([component, 0x11, 0]) for component in (1, 2, 3))
+        size = content[frame + 4 : frame + 9]
+        heads.append(content[:frame] + b"\xff\xc0\0\x11" + size + b"\3" + components + rest)
+        scans.append(b"\xff\xda\0\x08\1" + bytes([number, 0]) + b"\0\x3f\0" + content[scan + 10 : -2])
+    return heads[0], scans
+
+
+def test_every_component_has_a_scan() -> None:
+    head, scans = in_scans_of_one_component()
+    whole = head + b"".join(scans) + END
+    np.testing.assert_array_equal(np.asarray(open_rgb(whole)), pixels_of(whole))
+    for some in (scans[:1], scans[:2], scans[1:], scans[2:]):
+        for end in (b"", END):
+            with pytest.raises(InputError, match="cut off"):
+                open_rgb(head + b"".join(some) + end)
+
+
 def test_more_scans_than_any_encoder_makes_are_refused() -> None:
     """Each scan costs a pass over the picture: some bytes could keep a decoder busy for hours."""
     content = jpeg(mode="L", progressive=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -75,3 +76,45 @@ def test_every_format_is_refused_by_its_header(codec: str) -> None:
     if codec in ("JXL", "JPEG", "PNG", "BMP", "PPM"):
         with pytest.raises(InputError, match="above the limit of 59999"):
             open_rgb(content[: len(content) * 3 // 4], max_pixels=59_999)
+
+
+TURNED = bytes.fromhex(
+    "ff0ac72d10030800010090004b2825d6615150100035e63f06e5056200382412caf12fb3eeef0708f7cf0bb29aa77e0f"
+)
+"""64 x 32, white with a red square of 16 at the upper left and a blue one at the lower right, encoded losslessly by
+pillow-jxl; then the bits ``1 101 000`` (LSB first) took the place of extra_fields in its ImageMetadata, which makes its
+orientation 6: a decoder turns it clockwise (ISO/IEC 18181-1, D.3)."""
+
+
+def test_only_the_orientation_of_the_codestream_counts() -> None:
+    pytest.importorskip("pillow_jxl", reason="pillow_jxl is not installed: extra `formats`")
+
+    def box(kind: bytes, content: bytes) -> bytes:
+        return (len(content) + 8).to_bytes(4, "big") + kind + content
+
+    stored = Image.new("RGB", (64, 32), "white")
+    stored.paste("red", (0, 0, 16, 16))
+    stored.paste("blue", (48, 16, 64, 32))
+    upright = stored.transpose(Image.Transpose.ROTATE_270).tobytes()
+    start = box(b"JXL ", b"\r\n\x87\n") + box(b"ftyp", b"jxl \0\0\0\0jxl ")
+    for orientation in (None, 1, 3, 6):  # a right encoder writes 6 into both
+        exif = Image.Exif()
+        exif[0x0112] = orientation or 0
+        written = b"" if orientation is None else box(b"Exif", bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0"))
+        found = open_rgb(start + written + box(b"jxlc", TURNED))
+        assert (found.size, found.tobytes()) == ((32, 64), upright), orientation
+    for half in (TURNED[: len(TURNED) // 2], start + box(b"jxlc", TURNED)[: len(TURNED) // 2]):
+        with pytest.raises(InputError):
+            open_rgb(half)
+
+
+def test_a_jpeg_within_is_turned_by_its_exif(tmp_path: Path) -> None:
+    """As the JPEG itself is: it is decoded from its own bytes, which libjxl gives back."""
+    pytest.importorskip("pillow_jxl", reason="pillow_jxl is not installed: extra `formats`")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    jpeg, within = tmp_path / "photo.jpg", io.BytesIO()
+    Image.linear_gradient("L").resize((64, 32)).save(jpeg, "JPEG", exif=exif)
+    Image.open(jpeg).save(within, "JXL", lossless_jpeg=True)
+    assert open_rgb(within.getvalue()).tobytes() == open_rgb(jpeg).tobytes()
+    assert open_rgb(within.getvalue()).size == (32, 64)

@@ -58,6 +58,19 @@ def test_grey_with_alpha_is_laid_over_white(kind: str, extra: int) -> None:
     assert grey(values, photometric=0, extra=(extra,))[0].tolist()[:2] == [0, 255]
 
 
+@pytest.mark.parametrize("white_is_zero", [False, True], ids=["light", "ink"])
+@pytest.mark.parametrize("premultiplied", [False, True], ids=["straight", "premultiplied"])
+def test_a_half_transparent_grey_is_halfway_to_white(premultiplied: bool, white_is_zero: bool) -> None:
+    """Of black, dark grey and white, 128 of 255 opaque: 255 - (255 - grey) * 128 / 255, by hand."""
+    alpha, greys = 128, np.array([0, 55, 255])
+    stored = 255 - greys if white_is_zero else greys
+    if premultiplied:
+        stored = np.rint(stored * alpha / 255).astype(int)
+    values = np.dstack([stored[None], np.full((1, 3), alpha)]).astype("u1")
+    found = grey(values, photometric=0 if white_is_zero else 1, extra=(1 if premultiplied else 2,))
+    np.testing.assert_allclose(found[0], [127, 155, 255], atol=1)  # what is stored is rounded
+
+
 @pytest.mark.parametrize("compressed", [False, True], ids=["raw", "deflate"])
 @pytest.mark.parametrize("planar", [False, True], ids=["interleaved", "planes"])
 @pytest.mark.parametrize("kind", ["u1", "u2"])

@@ -35,7 +35,8 @@ class Layout:
     sampling: dict[int, tuple[int, int]] = field(default_factory=dict)  # of each component: across, down
     ends: list[int] = field(default_factory=list)  # of the data of each scan
     end: int = 0  # of the image: behind its end marker
-    bits: dict[tuple[int, int], int] = field(default_factory=dict)  # lowest bit of (component, coefficient) so far
+    bits: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Lowest bit of (component, coefficient) so far; empty if one scan has them all."""
 
     @property
     def is_progressive(self) -> bool:
@@ -77,7 +78,11 @@ def jpeg_layout(content: bytes) -> Layout:
                 raise ValueError("it is cut off")
             if not layout.is_progressive and len(components) == len(layout.sampling):
                 break  # the only scan; what follows is not needed
-            at, first, last, low = end, segment[-3], segment[-2], segment[-1] & 15
+            at = end
+            if layout.is_progressive:
+                first, last, low = segment[-3], segment[-2], segment[-1] & 15
+            else:
+                first, last, low = 0, 63, 0  # libjpeg reads all of them, whatever the scan says
             layout.bits |= {(c, k): low for c in components for k in range(first, last + 1)}
             if len(layout.ends) > _MAX_SCANS:
                 raise ValueError(f"it has more than {_MAX_SCANS} scans")
@@ -85,7 +90,7 @@ def jpeg_layout(content: bytes) -> Layout:
             parsed.add(kind, segment)
     if not layout.ends:
         raise ValueError("it has no picture")
-    if layout.is_progressive and any(layout.bits.get((c, k), 1) for c in layout.sampling for k in range(64)):
+    if layout.bits and any(layout.bits.get((c, k), 1) for c in layout.sampling for k in range(64)):
         raise ValueError("it is cut off: the last scans are missing")
     return layout
 

@@ -168,7 +168,10 @@ def grey_of(page: TiffPage) -> Image.Image:
     if page.alpha and samples.ndim == 2:
         samples = samples.reshape(*stored.shape, 2)
     grey = scale_grey(samples[..., 0] if page.alpha else samples, limits=page.limits, inverted=page.white_is_zero)
-    return Image.fromarray(_on_white(grey, samples[..., 1], page.alpha == 1) if page.alpha else grey)
+    premultiplied = page.alpha == 1
+    if not page.alpha or (premultiplied and page.white_is_zero):
+        return Image.fromarray(grey)  # ink times its alpha, taken from white: it lies on white already
+    return Image.fromarray(_on_white(grey, samples[..., 1], premultiplied))
 
 
 def _on_white(grey: NDArray[np.uint8], alpha: NDArray[np.unsignedinteger], premultiplied: bool) -> NDArray[np.uint8]:
