@@ -228,7 +228,7 @@ def _quieten_pillow() -> None:
 
 
 def _orientation(image: Image.Image) -> object:
-    """The EXIF orientation by which a decoded image is still to be turned, if any; UnsupportedFormatError for huge EXIF.
+    """The EXIF orientation by which a decoded image is still to be turned; UnsupportedFormatError for a huge EXIF.
 
     A JPEG XL has an orientation of its own, by which its decoder turns it; that in EXIF is ignored (ISO/IEC 18181-2).
     """

@@ -14,6 +14,7 @@ from alexnet_deploy.images.codecs.checked.jpeg2000 import JPEG2000_STARTS, open_
 from alexnet_deploy.images.codecs.checked.webp import webp_size
 from alexnet_deploy.images.codecs.formats import name_of_format, open_with_package, pillow_formats, require_size
 from alexnet_deploy.images.codecs.own.bmp import has_bitfields, open_bitfields
+from alexnet_deploy.images.codecs.own.bmp_runs import has_runs, open_runs
 from alexnet_deploy.images.codecs.own.ico import ICO_START, open_ico
 from alexnet_deploy.images.codecs.own.png import PNG_START, open_png
 from alexnet_deploy.images.codecs.own.ppm import is_ppm, open_ppm
@@ -37,6 +38,8 @@ def open_other(stream: BinaryIO, head: bytes, path: Path | None, max_pixels: int
         return open_jpeg2000(read_whole(stream), max_pixels)
     if head.startswith(b"BM") and has_bitfields(head):
         return open_bitfields(read_whole(stream), max_pixels)
+    if has_runs(head):
+        return open_runs(read_whole(stream), max_pixels)
     if is_ppm(head):
         return open_ppm(read_whole(stream), max_pixels)
     if (size := webp_size(head)) is not None:

@@ -162,6 +162,53 @@ def test_without_its_package_a_format_names_it(module: str, monkeypatch: pytest.
         open_rgb(content)
 
 
+def packed_bmp(data: bytes, size: tuple[int, int], bits: int = 8, *, dib: bool = False) -> bytes:
+    """A BMP of runs with the palette: colour i is (i, 10 i, 255 - i), modulo 256."""
+    palette = b"".join(bytes([255 - i, 10 * i % 256, i, 0]) for i in range(1 << bits))  # blue first
+    kind = {8: 1, 4: 2}[bits]
+    header = struct.pack("<IiiHHIIiiII", 40, *size, 1, bits, kind, len(data), 0, 0, 0, 0)
+    start = struct.pack("<2sIII", b"BM", 54 + len(palette) + len(data), 0, 54 + len(palette))
+    return (b"" if dib else start) + header + palette + data
+
+
+@pytest.mark.parametrize("dib", [False, True], ids=["bmp", "dib"])
+@pytest.mark.parametrize(
+    ("bits", "data", "rows"),
+    [
+        (8, b"\3\7\2\5\0\0" + b"\0\5abcde\0" + b"\0\0" + b"\5\1\0\1", ["7,7,7,5,5", "97,98,99,100,101", "1,1,1,1,1"]),
+        (8, b"\5\1\5\2\0\0\5\2\0\0\5\3", ["1,1,1,1,1", "2,2,2,2,2", "3,3,3,3,3"]),  # too long, and no end
+        (8, b"\2\6\0\0\0\0\0\2\3\0\2\7\0\1", ["6,6,0,0,0", "0,0,0,0,0", "0,0,0,7,7"]),  # an empty row, a step
+        (8, b"\0\2\1\2\1\4\0\1", ["0,0,0,0,0", "0,0,0,0,0", "0,4,0,0,0"]),
+        (4, b"\5\x12\0\0\0\5\x34\x56\x70\0\0\0\2\x9a\0\1", ["1,2,1,2,1", "3,4,5,6,7", "9,10,0,0,0"]),
+    ],
+    ids=["runs and single pixels", "no end", "an empty row", "a step up", "four bits"],
+)
+def test_bmp_of_runs(bits: int, data: bytes, rows: list[str], dib: bool) -> None:
+    """By hand after the format's description; the first row of the file is the lowest of the picture."""
+    wanted = [[[i, 10 * i % 256, 255 - i] for i in map(int, row.split(","))] for row in reversed(rows)]
+    content = packed_bmp(data, (5, 3), bits, dib=dib)
+    assert np.asarray(open_rgb(content)).tolist() == wanted
+    for cut in range(len(content) - len(data), len(content) - 2):
+        with pytest.raises(InputError, match="cut off"):
+            open_rgb(content[:cut])
+
+
+@pytest.mark.parametrize(
+    ("data", "size", "cause"),
+    [
+        (b"\1\7" * 4_100_000, (3000, 3000), "has more than 4000000 runs of pixels"),
+        (b"\0\2\0\0" * 4_100_000, (3000, 3000), "has more than 4000000 runs of pixels"),
+        (b"\1\7\0\1", (100_000, 100_000), "has more than .* pixels|pixels, above the limit"),
+        (b"\1\7\0\1", (0, 5), "damaged"),
+        (b"\1\7\0\1", (-5, 5), "damaged"),
+    ],
+    ids=["tiny runs", "steps to nowhere", "too large", "no width", "negative width"],
+)
+def test_bmp_of_runs_that_is_hostile(data: bytes, size: tuple[int, int], cause: str) -> None:
+    with pytest.raises(InputError, match=cause):
+        open_rgb(packed_bmp(data, size))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_heif_is_decoded_upright(orientation: int) -> None:
     """The file says twice how it is turned, in its container and in its EXIF: it is turned once."""
