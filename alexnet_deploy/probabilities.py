@@ -56,7 +56,7 @@ def log_probabilities(logits_NK: NDArray[np.floating], contract: ModelContract) 
     if calibration.mixture is not None:
         raw, uniform = calibration.mixture
         with np.errstate(divide="ignore"):  # log(0): a part without a share
-            parts = (log_NK + np.log(1 - raw - uniform), log_softmax(logits_NK) + np.log(raw))
+            parts = (log_NK + np.log(max(0.0, 1 - raw - uniform)), log_softmax(logits_NK) + np.log(raw))
             log_uniform = np.log(uniform / log_NK.shape[1])
         mixed_NK: NDArray[np.float64] = np.logaddexp(np.logaddexp(*parts), log_uniform)
         return mixed_NK

@@ -95,6 +95,17 @@ def test_a_map_below_the_second_class_changes_no_answer() -> None:
     assert (p_NK.astype(np.float32).argmax(axis=1) == logits_NK.argmax(axis=1)).all()
 
 
+@pytest.mark.parametrize("raw", [0.9, 0.8, 0.7, 0.6, 0.3, 1.0])
+def test_shares_that_leave_nothing_for_the_third_part(raw: float) -> None:
+    """In binary 1 - 0.9 - 0.1 is below 0."""
+    contract = replace(BARE, temperature=0.5, calibration=Calibration(mixture=(raw, round(1 - raw, 9))))
+    uniform = (1 - raw) / BARE.outputs
+    logits_NK = np.zeros((1, BARE.outputs))
+    logits_NK[0, 0] = np.log(3)
+    others = raw / (BARE.outputs + 2) + uniform
+    np.testing.assert_allclose(probabilities(logits_NK, contract)[0, 1:], others)
+
+
 def test_a_mixture_by_hand() -> None:
     contract = replace(BARE, temperature=0.5, calibration=Calibration(mixture=(0.3, 0.2)))
     p, q = np.array([0.25, 0.09, 0.04]) / 0.38, np.array([0.5, 0.3, 0.2])

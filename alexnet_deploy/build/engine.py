@@ -25,6 +25,7 @@ from alexnet_deploy.errors import InputError, ProofError, UnavailableError, Usag
 from alexnet_deploy.files import is_inside
 from alexnet_deploy.images.choose import CalibrationSet, choose_images
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract
+from alexnet_deploy.precision.calibration.record import require_names
 from alexnet_deploy.precision.float_model import FloatModel, import_float_model
 from alexnet_deploy.precision.settings import CalibrationSettings
 from alexnet_deploy.precision.types import float_type, instead_of_float16, is_weights_only, method_for, quantized_type
@@ -126,9 +127,11 @@ def choose_calibration(
             f"{dtype} needs `calibration_data`: without the value ranges of real images its scales would be guesses; "
             "give a folder of photos like those of production, not the ones you evaluate on"
         )
-    if isinstance(calibration_data, CalibrationSet):
-        return calibration_data
-    return choose_images(Path(calibration_data), count=settings.calibration_images, seed=settings.seed)
+    chosen = calibration_data
+    if not isinstance(chosen, CalibrationSet):
+        chosen = choose_images(Path(chosen), count=settings.calibration_images, seed=settings.seed)
+    require_names(chosen)
+    return chosen
 
 
 def default_output(onnx: Path, precision: Precision, store: Path = STORE, *, until: str | None = None) -> Path:

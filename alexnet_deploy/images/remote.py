@@ -21,7 +21,7 @@ TRIES = 3
 WAIT_S = 0.5
 """Before the second try; twice that before the third."""
 MAX_SECONDS = 60.0
-"""For one image, all tries together."""
+"""For one image, all tries together; a server that is silent is left after a quarter of that."""
 _TIMEOUT_S = (10.0, 15.0)  # to connect; of silence while reading
 _BLOCK = 1 << 16
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -51,9 +51,11 @@ def find_remote(address: str, max_bytes: int, *, allow_http: bool = False) -> It
         if _scheme(address) not in ("http", "https"):
             raise UsageError(f"{address}: is no valid address; check it")
         if _is_plain(address) and not allow_http:
-            raise UsageError(f"{address}: is plain http, which others can change on the way; use https or `allow_http`")
+            raise _plain_http(address)
         _import("requests", address)
         return iter([(address, partial(_read_http, address, max_bytes, allow_http))])
+    if not allow_http and any(_scheme(part) == "http" for part in address.split("::")):  # as fsspec chains them
+        raise _plain_http(address)
     _import("fsspec", address)
     _filesystem_class(scheme, address)
     return _find_in_store(address, max_bytes)
@@ -190,20 +192,33 @@ def _session() -> Any:
 
 
 def _body(address: str, response: Any, max_bytes: int, deadline: float) -> bytes:
+    import requests
+    from urllib3.exceptions import DecodeError, HTTPError
+
     announced = response.headers.get("Content-Length", "")
     _bound(address, int(announced) if announced.isdecimal() else 0, max_bytes)
     data = bytearray()
-    for block in response.iter_content(_BLOCK):
-        data += block
-        _bound(address, len(data), max_bytes)
-        if time.monotonic() > deadline:
-            raise InputError(f"{address}: takes more than {MAX_SECONDS:.0f} s; download it first")
+    try:
+        # What has arrived: to wait for a whole block would let a server that sends single bytes hold a thread for days.
+        while block := response.raw.read1(_BLOCK, decode_content=True):
+            data += block
+            _bound(address, len(data), max_bytes)
+            if time.monotonic() > deadline:
+                raise InputError(f"{address}: takes more than {MAX_SECONDS:.0f} s; download it first")
+    except DecodeError as exc:
+        raise requests.exceptions.ContentDecodingError(exc) from exc
+    except HTTPError as exc:
+        raise requests.ConnectionError(exc) from exc
     return bytes(data)
 
 
 def _bound(address: str, size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise InputError(f"{address}: has more than {max_bytes >> 20} MiB; download it first")
+
+
+def _plain_http(address: str) -> UsageError:
+    return UsageError(f"{address}: is plain http, which others can change on the way; use https or `allow_http`")
 
 
 def _is_plain(url: str) -> bool:

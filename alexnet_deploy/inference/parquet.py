@@ -64,7 +64,8 @@ def parquet_writer(path: Path | BinaryIO, full: FullOutputs | None = None) -> It
                 flush()
 
         yield write
-        flush()
+        if rows:  # an empty group would have no statistics
+            flush()
 
 
 def _valid(value: object) -> object:

@@ -84,9 +84,9 @@ class ModelMetrics:
         self._batch_seconds.observe(compute_s)
         self.statistics.batch(images, compute_s)
 
-    def queue(self, images: int) -> None:
-        """So many images wait now."""
-        self._queue_images.set(images)
+    def queue(self, change: int) -> None:
+        """So many images more wait, or fewer."""
+        self._queue_images.inc(change)
 
     def steps(self, decode_s: float | None, queue_s: float, compute_s: float) -> None:
         """One request was answered; ``decode_s`` is None if it brought pixels."""

@@ -104,7 +104,7 @@ def _compare(
             original, onnx_path, options, contract.preprocessing, pixels_NHWC, batch=fixed_batch(ours)
         )
     except InputError as exc:
-        return Verdict(None, (*notes, f"not compared with the original: {one_line(exc)}"))
+        return Verdict(None, (*notes, f"not compared with the original: {one_line(exc)}"), may_change=True)
     finite_N = np.isfinite(logits_NK).all(axis=1) & np.isfinite(scores_NK).all(axis=1)
     reason = against_scores(scores_NK[finite_N], logits_NK[finite_N], contract, options.activation, limit)
     return Verdict(reason, notes)

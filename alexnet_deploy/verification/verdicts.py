@@ -24,13 +24,16 @@ class Verdict:
 
     reason: str | None
     notes: tuple[str, ...] = ()
+    may_change: bool = False
+    """What hindered the comparison may pass, such as too little memory: it is tried again next time."""
 
 
 def remembered(key: Mapping[str, str], compare: Callable[[], Verdict]) -> Verdict:
     """The verdict of ``compare`` for ``key``, from the cache folder if an earlier run has left it there.
 
     ``key`` holds everything that the verdict depends on, besides the version of this package. A cache that cannot be
-    read or written costs only time. Errors of ``compare`` pass and are not remembered.
+    read or written costs only time. Errors of ``compare`` pass. They are not remembered, nor is a verdict that may
+    change.
     """
     try:
         file = _file_of(key)
@@ -39,6 +42,8 @@ def remembered(key: Mapping[str, str], compare: Callable[[], Verdict]) -> Verdic
     with contextlib.suppress(DeployError, OSError):
         return _FORMAT.read(file, Verdict)
     verdict = compare()
+    if verdict.may_change:
+        return verdict
     with contextlib.suppress(DeployError, OSError), atomic_file(file) as temporary:
         raw = {"schema": _FORMAT.schema} | dataclasses.asdict(verdict)
         temporary.write_text(json.dumps(raw) + "\n", encoding="utf-8")

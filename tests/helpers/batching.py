@@ -44,7 +44,7 @@ class Engine:
         assert compute_s >= 0
 
     def queue_length(self) -> int:
-        return self.queue[-1]
+        return sum(self.queue)
 
     async def has_started(self) -> None:
         await asyncio.to_thread(self.started.acquire)

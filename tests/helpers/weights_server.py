@@ -24,6 +24,7 @@ class Answer:
     range_start: int | None = None  # where a range begins, whatever was asked
     range_bytes: int | None = None  # the most that one range answer holds
     cut_after: int | None = None  # body bytes sent before the connection is closed
+    stalls: bool = False  # instead of being closed, it stays open and silent until the client leaves
     announce: bool = True
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -71,6 +72,8 @@ def serving() -> Iterator[Server]:
             part = body[: answer.cut_after]
             state.sent.append(len(part))  # before the write: the client may be done with it before this thread goes on
             self.wfile.write(part)
+            if answer.stalls:
+                self.rfile.read(1)
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test output clean."""

@@ -226,6 +226,26 @@ def test_a_server_that_sends_for_ever_is_left(server: Server, monkeypatch: pytes
     assert "takes more than 0 s" in error(source)
 
 
+def test_a_server_is_left_before_it_has_sent_a_whole_block(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one that sends a byte now and then holds a thread for days: none of its silences is long enough."""
+    monkeypatch.setattr(remote, "MAX_SECONDS", 0.0)
+    server.answers = [Answer(cut_after=10, stalls=True)]
+    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
+    assert "takes more than 0 s" in error(source)
+
+
+def test_a_damaged_encoding_is_an_error_of_its_image(server: Server) -> None:
+    server.answers = [Answer(b"no gzip", headers={"Content-Encoding": "gzip"})]
+    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
+    assert "cannot be downloaded" in error(source)
+
+
+def test_plain_http_behind_another_address_is_refused(server: Server) -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed: extra `cloud`")
+    with pytest.raises(UsageError, match=r"is plain http, .*; use https or `allow_http`"):
+        find_sources([f"zip://a.jpg::{server.url}/x.zip"])
+
+
 def test_what_passes_is_tried_again(server: Server) -> None:
     server.answers = [Answer(status=503), Answer(Path("photos/a.jpg").read_bytes())]
     (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)

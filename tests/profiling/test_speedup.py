@@ -148,7 +148,7 @@ def test_a_bound_inside_the_interval_refuses_nothing_and_that_is_said(
     assert check.to_dict()["reached"] is None
 
 
-@given(st.lists(st.tuples(st.floats(0.001, 1000), st.floats(0.001, 1000)), min_size=5, max_size=40))
+@given(st.lists(st.tuples(st.floats(0.001, 1000), st.floats(0.001, 1000)), min_size=7, max_size=40))
 def test_times_agree_with_the_ratio_and_the_interval_encloses_it(rounds: list[tuple[float, float]]) -> None:
     found = summarise(rounds, "a runtime", 1)
     assert found.ratio == pytest.approx(found.float_ms / found.engine_ms)
@@ -156,7 +156,7 @@ def test_times_agree_with_the_ratio_and_the_interval_encloses_it(rounds: list[tu
     assert (found.engine_ms, found.float_ms) in rounds
 
 
-@pytest.mark.parametrize("count", [5, 8, 11, 30, 101])
+@pytest.mark.parametrize("count", [7, 8, 11, 31, 101])
 def test_the_interval_encloses_the_median_with_the_confidence_that_is_stated(count: int) -> None:
     found = summarise([(1.0, 1.0 + i) for i in range(count)], "a runtime", 1)
     outside = int(found.low) - 1
@@ -165,7 +165,7 @@ def test_the_interval_encloses_the_median_with_the_confidence_that_is_stated(cou
     def confidence(outside: int) -> float:
         return 1 - 2 * sum(math.comb(count, i) for i in range(outside + 1)) / 2**count
 
-    assert confidence(outside + 1) < 0.93 <= confidence(outside)
+    assert confidence(outside + 1) < 1 - 0.07 / 3 <= confidence(outside)
 
 
 def test_one_disturbed_round_does_not_widen_the_interval() -> None:
@@ -176,7 +176,12 @@ def test_one_disturbed_round_does_not_widen_the_interval() -> None:
 
 @pytest.mark.parametrize(
     ("ratios", "bound", "rounds"),
-    [([0.9, 1.3], 1.1, speedup.MOST_ROUNDS), ([1.3], 1.1, speedup.ROUNDS), ([0.9, 1.3], None, speedup.ROUNDS)],
+    [
+        ([0.9, 1.3], 1.1, speedup.MOST_ROUNDS),
+        ([1.3], 1.1, speedup.ROUNDS),
+        ([0.9, 1.3], None, speedup.ROUNDS),
+        ([1.3, 0.9, 0.9, *[1.3] * 40], 1.1, speedup.MORE_ROUNDS),  # not at the 14th round, when it first is above
+    ],
 )
 def test_it_is_measured_longer_while_the_interval_contains_the_bound(
     ratios: list[float], bound: float | None, rounds: int, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.errors import ArtifactError, ProofError
 from alexnet_deploy.inference.engine import open_engine
+from alexnet_deploy.runtime.onnxruntime import runner as onnxruntime_runner
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.verification.photos import photo_pixels
 from tests.helpers.models.onnx_models import (
@@ -114,6 +115,18 @@ class TestMemory:
         verdict.write_text(content)
         open_runner(engine).runner.close()
         assert verdict.read_text() == whole
+
+    def test_a_reference_that_had_no_memory_is_tried_again(
+        self, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*args: object, **options: object) -> None:
+            raise RuntimeError("bad allocation")
+
+        engine = pooled_engine(tmp_path / "pooled.onnx")
+        with monkeypatch.context() as patch:
+            patch.setattr(onnxruntime_runner, "open_session", fails)
+            assert open_runner(engine).runner.runtime == "openvino", "nothing says that it is wrong"
+        assert open_runner(engine).runner.runtime == "onnxruntime"
 
     def test_no_place_for_a_cache_costs_only_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / "file").write_text("not a folder")

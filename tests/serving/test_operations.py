@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import shutil
@@ -200,13 +201,18 @@ def test_metrics_count_requests_images_batches_and_steps(workplace: Path, photo:
         server.ask("POST", "/classify?engine=ruined", photo)
         server.ask("POST", "/classify", b"none")
         server.ask("POST", "/classify", b"")
+        both = [base64.b64encode(content).decode() for content in (photo, b"none")]
+        given = {"name": "image", "datatype": "BYTES", "shape": [2], "data": both}
+        assert server.infer("exact", {"inputs": [given]}).status == 400, "refused as a whole: no image is answered"
+        assert server.infer("exact", {"inputs": [given], "outputs": [{"name": "error"}]}).status == 200
         with pytest.raises(Exception, match="NOT_FOUND"):
             server.call("ModelInfer", model_name="none")
         assert server.metric('requests_total{code="200",model="ruined",operation="classify",protocol="http"}') == 1
         assert server.metric('requests_total{code="400",model="exact",operation="classify",protocol="http"}') == 1
         assert server.metric('requests_total{code="NOT_FOUND",model="",operation="infer",protocol="grpc"}') == 1
         assert server.metric('images_total{model="ruined",outcome="answered"}') == 1
-        assert server.metric('images_total{model="exact",outcome="failed"}') == 1
+        assert server.metric('images_total{model="exact",outcome="answered"}') == 1
+        assert server.metric('images_total{model="exact",outcome="failed"}') == 1 + 2 + 1
         for step in ("decode", "queue", "compute"):
             assert server.metric(f'{step}_seconds_count{{model="ruined"}}') == 1
         assert server.metric('batch_images_sum{model="ruined"}') == 1

@@ -129,8 +129,13 @@ def _failed_rows(folder: Folder, name: str, part: Part, outputs: Outputs) -> int
     metadata = file.metadata
     if metadata.num_rows != part.rows or not file.schema_arrow.equals(schema_of(outputs)):
         return None
-    groups = map(metadata.row_group, range(metadata.num_row_groups))
-    return sum(int(group.num_rows - _chunk(group, "error").statistics.null_count) for group in groups)
+    failed = 0
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        statistics = _chunk(group, "error").statistics
+        if group.num_rows and statistics is None:
+            return None
+        failed += int(group.num_rows - statistics.null_count) if group.num_rows else 0
+    return failed
 
 
 def _chunk(group: Any, column: str) -> Any:

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from alexnet_deploy.contract import ADDED_FIELDS, Precision, Preprocessing
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.files import sha256_of
+from alexnet_deploy.files import is_text, sha256_of
 from alexnet_deploy.images.choose import CalibrationSet, images_digest
 from alexnet_deploy.json_format import JsonFormat
 from alexnet_deploy.precision.types import Method
@@ -87,6 +87,20 @@ class CalibrationRecord:
                 raise InputError(f"{path}: is not the recorded calibration image; restore the recorded one")
         hashes = tuple(image.sha256 for image in self.files)
         return CalibrationSet(root, tuple(root / image.file for image in self.files), hashes, self.seed)
+
+
+def require_names(chosen: CalibrationSet) -> None:
+    """InputError for an image whose name no record can hold; before the work, as the record comes at its end."""
+    for image in recorded_files(chosen):
+        if not is_text(Path(image.file)):
+            raise InputError(
+                f"{chosen.root / image.file}: its name is not valid Unicode, which the calibration record cannot hold; "
+                "rename it"
+            )
+        if not _lies_below(image.file):
+            raise InputError(
+                f"{chosen.root / image.file}: on another system its name is a path out of the folder; rename it"
+            )
 
 
 def recorded_files(chosen: CalibrationSet) -> tuple[CalibrationImage, ...]:

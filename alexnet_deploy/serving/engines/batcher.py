@@ -49,8 +49,8 @@ class Observer(Protocol):
     def batch(self, images: int, compute_s: float) -> None:
         """``images`` were computed in one call."""
 
-    def queue(self, images: int) -> None:
-        """So many images wait now."""
+    def queue(self, change: int) -> None:
+        """So many images more wait; if negative, fewer. After a reload two batchers of a model have their queues."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Batcher:
                 "try again later"
             )
         self._reserved += images
-        self._observer.queue(self._reserved)
+        self._observer.queue(images)
         place = Place(self._free, images)
         try:
             yield place
@@ -129,7 +129,7 @@ class Batcher:
 
     def _free(self, images: int) -> None:
         self._reserved -= images
-        self._observer.queue(self._reserved)
+        self._observer.queue(-images)
 
     async def compute(self, place: Place, pixels_NHWC: NDArray[np.uint8]) -> Computed:
         """The logits of all ``pixels_NHWC``, N >= 1, which must not change meanwhile.

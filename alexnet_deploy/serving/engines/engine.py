@@ -130,10 +130,15 @@ class ServedEngine:
         errors = (None,) * len(pixels_NHWC)
         return Result(computed.logits_NK, errors, 0.0, computed.queue_s, computed.compute_s)
 
-    def count(self, result: Result) -> None:
-        """Count the images of an answer."""
-        good = len(result.logits_NK)
-        self._metrics.answered(good, result.images - good)
+    @contextmanager
+    def counted(self, result: Result) -> Iterator[None]:
+        """For the block that makes the answer: then count its images, all as failed if they are refused together."""
+        good = 0
+        try:
+            yield
+            good = len(result.logits_NK) - int(not_finite(result).sum())
+        finally:
+            self._metrics.answered(good, result.images - good)
 
     def require_room(self) -> None:
         """BusyError if the queue has no room for one more image: a request is refused before its body is read."""

@@ -175,8 +175,8 @@ class _Handlers:
                 _note(request, images=len(given))
                 work = engine.classify_images(given) if isinstance(given, list) else engine.classify_pixels(given)
                 result = await _while_connected(request, work)
-                engine.count(result)
-                outputs = tensors.make_outputs(engine, result, wanted.outputs)
+                with engine.counted(result):
+                    outputs = tensors.make_outputs(engine, result, wanted.outputs)
                 count(result)
             size = 4 * len(given) * engine.contract.outputs
             content, head_bytes = await engine.in_pool(size, write_response, engine, wanted, outputs)
@@ -203,8 +203,8 @@ class _Handlers:
                 images = await self._images(engine, request, body)
                 _note(request, images=len(images))
                 result = await _while_connected(request, engine.classify_images(images))
-                engine.count(result)
-                rows = rows_of([image.name for image in images], result, engine, top_k, threshold)
+                with engine.counted(result):
+                    rows = rows_of([image.name for image in images], result, engine, top_k, threshold)
                 count(result)
         headers = _timing(result) | {"x-engine-version": engine.version, "content-type": "application/json"}
         return Response(msgspec.json.encode(rows), headers=headers)

@@ -31,8 +31,8 @@ async def infer(models: Models, request: Any, facts: dict[str, Any], timeout_s: 
             result = await engine.classify_images(given, timeout_s)
         else:
             result = await engine.classify_pixels(given, timeout_s)
-        engine.count(result)
-        made = tensors.make_outputs(engine, result, outputs)
+        with engine.counted(result):
+            made = tensors.make_outputs(engine, result, outputs)
         count(result)
     response = answer("ModelInfer", model_name=engine.name, model_version=engine.version, id=request.id)
     for output in made:

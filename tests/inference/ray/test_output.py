@@ -14,6 +14,7 @@ import pytest
 
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError, UnavailableError, UsageError
 from alexnet_deploy.images.sources import Source
+from alexnet_deploy.inference import parquet
 from alexnet_deploy.inference.parquet import parquet_writer
 from alexnet_deploy.inference.prediction import Answer, Prediction
 from alexnet_deploy.inference.ray.folders import Folder, folder_of
@@ -46,6 +47,24 @@ def rows_of(part: Part, failed: int = 0) -> bytes:
 
 def write(folder: Folder, part: Part, failed: int = 0) -> None:
     folder.write(part_name(part, RECORDED), rows_of(part, failed))
+
+
+def test_a_part_whose_last_group_of_rows_is_full(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet, "ROW_GROUP", 3)
+    begin(folder, RECORDED, PARTS, resume=False, overwrite=False)
+    write(folder, PARTS[0], failed=1)
+    assert begin(folder, RECORDED, PARTS, resume=True, overwrite=False) == {0: 1}
+
+
+def test_a_part_with_an_empty_group_of_rows(folder: Folder) -> None:
+    """As earlier versions wrote it after a full one: it has no statistics."""
+    begin(folder, RECORDED, PARTS, resume=False, overwrite=False)
+    rows, sink = pq.read_table(BytesIO(rows_of(PARTS[0], failed=1))), BytesIO()
+    with pq.ParquetWriter(sink, rows.schema) as writer:
+        writer.write_table(rows)
+        writer.write_table(rows[:0])
+    folder.write(part_name(PARTS[0], RECORDED), sink.getvalue())
+    assert begin(folder, RECORDED, PARTS, resume=True, overwrite=False) == {0: 1}
 
 
 def test_a_run_goes_on_with_the_parts_that_are_missing(folder: Folder) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +105,27 @@ class TestReader:
 
 
 class TestOfABundle:
+    @pytest.mark.parametrize(
+        ("name", "cause"),
+        [
+            (b"caf\xe9.jpg", "is not valid Unicode, which the calibration record cannot hold; rename it"),
+            (b"C:\\photos\\a.jpg", "on another system its name is a path out of the folder; rename it"),
+            (b"a\\..\\b.jpg", "on another system its name is a path out of the folder; rename it"),
+        ],
+    )
+    @pytest.mark.parametrize("precision", ["int8", "int4"])
+    def test_a_name_that_it_cannot_hold_is_refused_before_the_work(
+        self, name: bytes, cause: str, precision: str, tiny_onnx: Path, tmp_path: Path, photo_folder: Path
+    ) -> None:
+        """An archive of another system unpacks to such names."""
+        root = tmp_path / "photos"
+        root.mkdir()
+        photo = next((photo_folder / "train").rglob("*.jpg"))
+        shutil.copy(photo, root / os.fsdecode(name))
+        with pytest.raises(InputError, match=re.escape(cause)):
+            build_bundle(tiny_onnx, tmp_path / "bundle", precision, root, calibration_images=1)
+        assert not (tmp_path / "bundle").exists()
+
     def test_it_is_complete_and_brings_the_bundle_back(
         self, tiny_onnx: Path, tmp_path: Path, photo_folder: Path
     ) -> None:

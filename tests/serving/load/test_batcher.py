@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import UnavailableError
+from alexnet_deploy.serving.engines.batcher import Batcher
+from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.refusals import BusyError, EngineError, NotReadyError
 from tests.helpers.batching import HOUR, Engine, Watched, ask, run, soon
 
@@ -129,6 +131,26 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room() -> No
         assert await ask(batcher, 4) == [4]
         assert engine.queue_length() == 0
         await batcher.close()
+
+    run(body)
+
+
+def test_the_queues_before_and_after_a_reload_are_one_number() -> None:
+    async def body() -> None:
+        metrics, old, new = Metrics(), Engine(is_open=False), Engine()
+        before, after = (
+            Batcher([e], max_batch=4, max_delay_s=0.0, max_queue=9, observer=metrics.of_model("m")) for e in (old, new)
+        )
+        running = asyncio.create_task(ask(before, 1))
+        await old.has_started()
+        waiting = asyncio.create_task(ask(before, 2, 3))
+        await soon(lambda: b'queue_images{model="m"} 2.0' in metrics.text())
+        assert await ask(after, 4) == [4]
+        assert b'queue_images{model="m"} 2.0' in metrics.text()
+        old.gate.set()
+        await asyncio.gather(running, waiting)
+        assert b'queue_images{model="m"} 0.0' in metrics.text()
+        await asyncio.gather(before.close(), after.close())
 
     run(body)
 
