@@ -19,7 +19,7 @@ from alexnet_deploy.contract import LEAST_SIDE, MAX_FEATURES, FeatureOutput, Mod
 from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, readers_in, remove_unused, tensors_read
 from alexnet_deploy.onnx_graph.element_types import element_types, makers_in
-from alexnet_deploy.onnx_graph.layers import LAYERS
+from alexnet_deploy.onnx_graph.layers import LAYERS, pads_to_blocks, products_before_bias
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, graph_inputs, layer_of, set_contract, weights_sha256
 from alexnet_deploy.onnx_graph.sizes import without_weights
 
@@ -42,9 +42,14 @@ class Layer:
 
 
 def layers_in(model: onnx.ModelProto) -> list[Layer]:
-    """The layers of ``model`` in its order: what is computed from the image, in floats of a known size per image."""
+    """The layers of ``model`` in its order: what is computed from the image, in floats of a known size per image.
+
+    A dense layer that int4 has split into several nodes is one, with the name and the output that it had before.
+    """
     graph = model.graph
     types, shapes = element_types(model), _shapes_per_image(model)
+    products = products_before_bias(graph)
+    inside = {product.output[0] for product in products.values()}
     from_image = {value.name for value in graph_inputs(model)}
     found = []
     for node in graph.node:
@@ -52,8 +57,11 @@ def layers_in(model: onnx.ModelProto) -> list[Layer]:
             continue
         from_image.update(node.output)
         tensor = node.output[0]
-        if node.op_type not in _QUANTISES and types.get(tensor) in _FLOATS and tensor in shapes:
-            found.append(Layer(layer_of(node), node.name, tensor, shapes[tensor]))
+        if node.op_type in _QUANTISES or tensor in inside or pads_to_blocks(node):
+            continue
+        if types.get(tensor) in _FLOATS and tensor in shapes:
+            layer = products.get(tensor, node)
+            found.append(Layer(layer_of(layer), layer.name, tensor, shapes[tensor]))
     return found
 
 
@@ -83,7 +91,7 @@ def layer_before_last(model: onnx.ModelProto, *, source: str) -> Layer:
         makers = makers_in(model.graph)
         layers = {layer.tensor: layer for layer in layers_in(model)}
         maker = makers.get(last.input[0])
-        while maker is not None and maker.op_type in (*_QUANTISES, "Cast"):
+        while maker is not None and (maker.op_type in (*_QUANTISES, "Cast") or pads_to_blocks(maker)):
             maker = makers.get(maker.input[0])
         if maker is not None and maker.output[0] in layers:
             return layers[maker.output[0]]

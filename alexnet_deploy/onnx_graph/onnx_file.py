@@ -22,6 +22,8 @@ OPSET = 21
 """The first opset whose Q/DQ allow float16 scales for int8 and float8, which int8+fp16 needs."""
 IR_VERSION = 10
 """The IR that goes with opset 21; newer ones are refused by runtimes a year old."""
+_OF_A_GEMM = (("Gemm", "MatMul"), ("Gemm/Add", "Add"))
+"""Ends of the names of the nodes that int4 makes of a Gemm, and their operators."""
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -188,4 +190,5 @@ def precision_in(model: onnx.ModelProto) -> Precision:
 def layer_of(node: onnx.NodeProto) -> str:
     """The PyTorch module of a node of our export (``features.0`` for ``features.0/Conv``), else the node's name."""
     module, _, op = node.name.partition("/")
-    return module if module and op == node.op_type else node.name or node.output[0]
+    ours = op == node.op_type or (op, node.op_type) in _OF_A_GEMM
+    return module if module and ours else node.name or node.output[0]

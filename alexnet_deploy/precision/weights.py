@@ -92,7 +92,10 @@ class WeightQuantiser:
         graph.initializer.extend(kept)
 
     def _in_blocks(self, node: onnx.NodeProto, edit: _Edit) -> list[onnx.NodeProto]:
-        """The nodes that take the place of a dense layer; the product keeps its name, and the last one its output."""
+        """The nodes that take the place of a dense layer; the product keeps its name, and the last one its output.
+
+        ``onnx_graph.layers`` knows the Pad and the Add by their names.
+        """
         x, w = node.input[:2]
         rounded_KN, scale_SN = self._rounding(node, edit.weights[w])
         assert INT4.block is not None

@@ -14,6 +14,7 @@ from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.cut import cut_after, find_layer, last_maps, layer_before_last, layers_in
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx
 from alexnet_deploy.onnx_graph.taps import TensorSession
+from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.onnx_models import CLASSES, PRECISIONS, SIDE, TINY_CONTRACT, Graph, named_engine, tiny_model
 
@@ -89,6 +90,45 @@ class TestNames:
         )
         assert {"back", "flat", "last"} <= {layer.name for layer in layers_in(model)}
         assert not {"turned", "mean of all"} & {layer.name for layer in layers_in(model)}
+
+
+class TestInt4:
+    """A Gemm becomes a MatMul and an Add, after a Pad where 128 does not divide its inputs; it is one layer still."""
+
+    @pytest.fixture(params=["ours", "TorchScript"])
+    def models(self, request: pytest.FixtureRequest, tiny_onnx: Path, tmp_path: Path) -> list[onnx.ModelProto]:
+        """The float model and the int4 one, whose dense layers have large biases."""
+        model = load_onnx(tiny_onnx)
+        outputs = {tensor.name: tensor.dims[0] for tensor in model.graph.initializer if len(tensor.dims) == 2}
+        for node in model.graph.node:
+            if request.param == "TorchScript":
+                node.name = f"/{node.name.replace('.', '/')}"
+            if node.op_type == "Gemm":
+                bias = np.full(outputs[node.input[1]], 20, np.float32)
+                node.input.append(f"{node.name}.bias")
+                model.graph.initializer.append(onnx.numpy_helper.from_array(bias, node.input[2]))
+        save_onnx(model, tmp_path / "float.onnx")
+        to_quantized(tmp_path / "float.onnx", tmp_path / "int4.onnx", precision="int4", batches=None)
+        return [load_onnx(tmp_path / name) for name in ("float.onnx", "int4.onnx")]
+
+    def test_each_layer_of_the_float_model_is_there_with_its_bias(self, models: list[onnx.ModelProto]) -> None:
+        pixels_NHWC = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
+        names = {name for layer in layers_in(models[0]) for name in (layer.name, layer.node, layer.tensor)}
+        found = [{name: find_layer(each, name, source="it") for name in names} for each in models]
+        values = [
+            TensorSession(each, [layer.tensor for layer in layers.values()], source="it")(pixels_NHWC)
+            for each, layers in zip(models, found, strict=True)
+        ]
+        for name in names:
+            exact, rounded = (all_[each[name].tensor] for all_, each in zip(values, found, strict=True))
+            assert exact.shape == rounded.shape
+            # 4 bits in three layers; a dense layer without its bias of 20 would differ by most of its values.
+            assert np.abs(exact - rounded).max() < 0.3 * np.abs(exact).max(), name
+
+    def test_the_nodes_that_it_adds_are_no_layers(self, models: list[onnx.ModelProto]) -> None:
+        names = [[layer.node for layer in layers_in(model)] for model in models]
+        assert names[1] == [*names[0], "logits/Cast"]
+        assert [layer_before_last(model, source="it").shape for model in models] == [(32,), (32,)]
 
 
 class TestCut:

@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError
+from alexnet_deploy.onnx_graph.layers import products_before_bias
 from alexnet_deploy.onnx_graph.onnx_file import layer_of, load_onnx
 from alexnet_deploy.onnx_graph.taps import TensorSession
 
@@ -89,9 +90,10 @@ class ErrorSums:
 def compare_layers(onnx_a: Path, onnx_b: Path, pixels: Iterable[NDArray[np.uint8]]) -> list[LayerDifference]:
     """Compare the layers of two graphs on the same ``pixels`` ``[N, H, W, 3]``, in the order of graph A.
 
-    A layer of B is the node with the same operator and name, or else the one whose output tensor has the same name:
-    the precision transforms of this package keep both, except for the tensor before the last cast of a float16 graph.
-    Nodes that only move or cast numbers are not compared. Memory holds the tensors of one batch, twice.
+    A layer of B is the node with the same operator and name, or else the one with the same operator whose output tensor
+    has the same name: the precision transforms of this package keep both, except for the tensor before the last cast of
+    a float16 graph. A Gemm is also found where int4 has made a MatMul and an Add of it. Nodes that only move or cast
+    numbers are not compared. Memory holds the tensors of one batch, twice.
 
     Raises InputError if the graphs have no layer in common, or a layer has different shapes.
     """
@@ -99,13 +101,13 @@ def compare_layers(onnx_a: Path, onnx_b: Path, pixels: Iterable[NDArray[np.uint8
     pairs = list(_common_layers(model_a, model_b))
     if not pairs:
         raise InputError(f"{onnx_a} and {onnx_b} have no layer in common; compare two builds of one model")
-    a = TensorSession(model_a, [node.output[0] for node, _ in pairs], source=str(onnx_a))
-    b = TensorSession(model_b, [name for _, name in pairs], source=str(onnx_b))
+    a = TensorSession(model_a, [name for _, name, _ in pairs], source=str(onnx_a))
+    b = TensorSession(model_b, [name for _, _, name in pairs], source=str(onnx_b))
     errors = [ErrorSums() for _ in pairs]
     for pixels_NHWC in pixels:
         values_a, values_b = a(pixels_NHWC), b(pixels_NHWC)
-        for (node, name_b), error in zip(pairs, errors, strict=True):
-            x, y = values_a[node.output[0]], values_b[name_b]
+        for (node, name_a, name_b), error in zip(pairs, errors, strict=True):
+            x, y = values_a[name_a], values_b[name_b]
             if x.shape != y.shape:
                 raise InputError(
                     f"{onnx_a} and {onnx_b}: layer {node.name} has shapes {list(x.shape)} and {list(y.shape)}; "
@@ -115,17 +117,28 @@ def compare_layers(onnx_a: Path, onnx_b: Path, pixels: Iterable[NDArray[np.uint8
                 error.add(x, y)
     return [
         LayerDifference(layer_of(node), node.op_type, e.sqnr_db, e.cosine, e.max_abs, e.mean_abs)
-        for (node, _), e in zip(pairs, errors, strict=True)
+        for (node, _, _), e in zip(pairs, errors, strict=True)
         if e.count
     ]
 
 
-def _common_layers(model_a: onnx.ModelProto, model_b: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
-    """Yield each layer of A with the name of its output tensor in B."""
-    by_output = {(node.op_type, node.output[0]): node.output[0] for node in model_b.graph.node}
-    by_name = {(node.op_type, node.name): node.output[0] for node in model_b.graph.node if node.name}
-    for node in model_a.graph.node:
-        if node.op_type not in _NOT_COMPARED:
-            other = by_name.get((node.op_type, node.name)) or by_output.get((node.op_type, node.output[0]))
-            if other is not None:
-                yield node, other
+def _common_layers(model_a: onnx.ModelProto, model_b: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str, str]]:
+    """Yield each layer of A with the names of its output tensor in A and in B."""
+    layers_b = list(_layers(model_b))
+    by_output = {(op, tensor): tensor for op, _, tensor in layers_b}
+    by_name = {(op, node.name): tensor for op, node, tensor in layers_b if node.name}
+    for op, node, tensor in _layers(model_a):
+        other = by_name.get((op, node.name)) or by_output.get((op, tensor))
+        if other is not None:
+            yield node, tensor, other
+
+
+def _layers(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.NodeProto, str]]:
+    """Yield the operator (MatMul for a Gemm), the node and the output tensor of each layer."""
+    products = products_before_bias(model.graph)
+    inside = {product.output[0] for product in products.values()}
+    for node in model.graph.node:
+        tensor = node.output[0]
+        if node.op_type not in _NOT_COMPARED and tensor not in inside:
+            layer = products.get(tensor, node)
+            yield "MatMul" if layer.op_type == "Gemm" else layer.op_type, layer, tensor

@@ -164,6 +164,17 @@ def test_every_layer_of_the_float_graph_has_its_quantised_one(tmp_path: Path, pr
     assert by_layer["classifier"].cosine > 0.99
 
 
+def test_int4_has_the_dense_layers_too(tmp_path: Path) -> None:
+    """Also from int4 to float: a Gemm has become a MatMul, and an Add behind it."""
+    path, pixels = tiny_classifier(tmp_path / "a.onnx"), random_pixels(3, SIDE)
+    to_quantized(path, tmp_path / "b.onnx", precision="int4", batches=None)
+    for a, b, op in (("a", "b", "Gemm"), ("b", "a", "MatMul")):
+        rows = compare_layers(tmp_path / f"{a}.onnx", tmp_path / f"{b}.onnx", [pixels])
+        dense = [row for row in rows if row.op in ("Gemm", "MatMul", "Add")]
+        assert [(row.layer, row.op) for row in dense] == [("gemm_13", op), ("gemm_14", op)]
+        assert all(10 < row.sqnr_db < 40 for row in dense)  # 4 bits
+
+
 def test_fp16_differs_by_its_rounding(tmp_path: Path) -> None:
     path = hostile_classifier(tmp_path / "a.onnx", outlier=1.0)
     to_fp16(path, tmp_path / "b.onnx")
