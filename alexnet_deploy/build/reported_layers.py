@@ -27,7 +27,9 @@ _LAYER = re.compile(
     r"Outputs: \[.*\].*?, Metadata: (?P<metadata>.*)"
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<type>\w+)")
-_NODE = re.compile(r"\[ONNX Layer: (.*?)(?: \| .*?)?\]")
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=\x1f|$|[\s,;]*\[ONNX Layer: )")
+_MORE = " | "
+"""What TensorRT writes between the name of a node and where it comes from, such as a function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class EngineLayer:
     name: str
     kind: str
     nodes: frozenset[str]
+    """The names of its ONNX nodes, and texts that may be such names."""
     inputs: tuple[str, ...]
     constants: tuple[tuple[str, int], ...]
 
@@ -55,7 +58,7 @@ def layers_from_log(report: str) -> list[EngineLayer]:
                 EngineLayer(
                     name=match["name"],
                     kind=match["kind"],
-                    nodes=frozenset(_NODE.findall(match["metadata"])),
+                    nodes=_nodes(match["metadata"]),
                     inputs=tuple(_report_type(t["type"]) for t in _TENSOR.finditer(match["inputs"])),
                     constants=tuple(
                         (_report_type(t["type"]), math.prod(map(int, filter(None, t["dims"].split(",")))))
@@ -82,7 +85,7 @@ def layers_from_inspector(text: str) -> list[EngineLayer]:
             EngineLayer(
                 name=raw["Name"],
                 kind=raw.get("LayerType", ""),
-                nodes=frozenset(_NODE.findall(raw.get("Metadata", ""))),
+                nodes=_nodes(raw.get("Metadata", "")),
                 inputs=tuple(
                     _report_type(str(t.get("Datatype") or t.get("Format/Datatype", ""))) for t in raw.get("Inputs", ())
                 ),
@@ -90,6 +93,15 @@ def layers_from_inspector(text: str) -> list[EngineLayer]:
             )
         )
     return layers
+
+
+def _nodes(metadata: str) -> frozenset[str]:
+    """The names in ``metadata``. One may hold ``_MORE`` itself, so the text up to each ``_MORE`` may be a name."""
+    found: set[str] = set()
+    for text in _NODE.findall(metadata):
+        parts = text.split(_MORE)
+        found.update(_MORE.join(parts[:count]) for count in range(1, len(parts) + 1))
+    return frozenset(found)
 
 
 def _report_type(text: str) -> str:

@@ -47,6 +47,17 @@ def test_every_layer_gets_what_the_onnx_asks(precision: str, tmp_path: Path) -> 
     assert len({layer.engine_layer for layer in made.achieved}) == 5
 
 
+def test_names_that_hold_the_marks_of_the_report(tmp_path: Path) -> None:
+    model = onnx.load(tiny_classifier(tmp_path / "m.onnx"))
+    names = ("features[0]/Conv", "blocks[0][1]", "a] [b", "head | last/Gemm", "c | d | e")
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    for node, name in zip(layers, names, strict=True):
+        node.name = name
+    onnx.save(model, tmp_path / "m.onnx")
+    (made,) = built(tmp_path / "m.onnx", "sm89").plans
+    assert [(layer.node, layer.got) for layer in made.achieved] == [(name, "fp32") for name in names]
+
+
 def test_fp8_has_no_kernel_for_the_first_convolution_of_alexnet(tmp_path: Path) -> None:
     g = Graph()
     x = g.node("Conv", g.quantised("pixels", "fp8"), g.quantised(g.weight(64, 3, 11, 11), "fp8"), strides=[4, 4])
@@ -144,7 +155,11 @@ def test_the_inspectors_json() -> None:
     layers = reported_layers.layers_from_inspector(json.dumps({"Layers": [TENSORRT_10, TENSORRT_11, "a name alone"]}))
     assert layers == [
         reported_layers.EngineLayer(
-            "conv1 + relu1", "CaskConvolution", frozenset({"conv1", "relu1"}), ("int8",), (("int8", 432),)
+            "conv1 + relu1",
+            "CaskConvolution",
+            frozenset({"conv1", "relu1", "relu1 | block (function)"}),
+            ("int8",),
+            (("int8", 432),),
         ),
         reported_layers.EngineLayer(
             "__myl_FcAdd_myl0_3", "kgen", frozenset({"fc"}), ("fp16",), (("fp16", 10), ("fp16", 640))
