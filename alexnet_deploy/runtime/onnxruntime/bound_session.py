@@ -55,8 +55,12 @@ class SharedState:
             larger = [size for size in self.ran if size > count]
             size = count if count in self.came else min(larger, default=count)
             self.came.add(count)
-            self.ran.add(size)
             return size
+
+    def note(self, size: int) -> None:
+        """A batch of ``size`` ran: one that fails, for want of memory say, is no size to pad smaller ones to."""
+        with self.lock:
+            self.ran.add(size)
 
 
 def with_padding(pixels_NHWC: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
@@ -201,6 +205,7 @@ class BoundSession:
     def _run(self, buffers: _Buffers, graph: int | None) -> None:
         self._session.run_with_iobinding(buffers.binding, self._shared.options(graph))
         buffers.binding.synchronize_outputs()
+        self._shared.note(len(buffers.pixels_NHWC))
 
     def _download(self, buffers: _Buffers) -> None:
         self._device.download(buffers.logits_NK, buffers.output, self._stream)

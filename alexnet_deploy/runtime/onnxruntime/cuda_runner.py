@@ -129,6 +129,7 @@ class OnnxRuntimeCudaRunner:
             padded_NHWC = with_padding(pixels_NHWC, self._shared.padded(len(pixels_NHWC)))
             feeds = {self.contract.input_name: padded_NHWC}
             (logits_NK,) = session.run([self.contract.output_name], feeds, self._shared.options())
+            self._shared.note(len(padded_NHWC))
             return np.asarray(logits_NK, np.float32)[: len(pixels_NHWC)]
 
     def steps(self, pixels_NHWC: NDArray[np.uint8]) -> Steps:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.runtime.onnxruntime.bound_session import MAX_KEPT, SharedState, with_padding
 from alexnet_deploy.runtime.onnxruntime.cuda_runner import OnnxRuntimeCudaRunner
 from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner
@@ -59,21 +59,39 @@ def test_any_series_of_batches_has_the_answers_of_each_alone(
     assert device is None or device.live == set()
 
 
+def sizes_run(counts: list[int]) -> list[int]:
+    """The batch sizes that images in these ``counts`` run at, one after the other."""
+    state, sizes = SharedState(captures=False, graphs=False), []
+    for count in counts:
+        sizes.append(state.padded(count))
+        state.note(sizes[-1])
+    return sizes
+
+
 class TestPadding:
     def test_the_last_shorter_batch_runs_at_the_size_of_the_others(self) -> None:
-        state = SharedState(captures=False, graphs=False)
-        assert [state.padded(count) for count in (32, 32, 32, 7)] == [32, 32, 32, 32]
+        assert sizes_run([32, 32, 32, 7]) == [32, 32, 32, 32]
 
     def test_a_size_that_comes_again_is_worth_its_own_search(self) -> None:
-        state = SharedState(captures=False, graphs=False)
-        assert [state.padded(count) for count in (32, 7, 3, 7, 3, 2)] == [32, 32, 32, 7, 3, 3]
+        assert sizes_run([32, 7, 3, 7, 3, 2]) == [32, 32, 32, 7, 3, 3]
+
+    @pytest.mark.parametrize("bound_memory", [True, False])
+    def test_a_size_that_failed_is_none_to_pad_to(self, bound_memory: bool, engine: Engine, device: HostDevice) -> None:
+        runner, session = cuda_runner_on_host(
+            engine.onnx_path, TINY_CONTRACT, device=device if bound_memory else None, graphs=False
+        )
+        session.error = RuntimeError("Failed to allocate memory for requested buffer of size 2147483648")
+        with pytest.raises(UnavailableError):
+            runner(pixels(6))
+        session.error = None
+        for count in (3, 2):
+            runner(pixels(count))
+        assert session.sizes == [3, 3]
 
     @given(st.lists(st.integers(1, 64), max_size=40))
     def test_it_is_the_count_or_one_that_ran(self, counts: list[int]) -> None:
-        state = SharedState(captures=False, graphs=False)
         ran: set[int] = set()
-        for index, count in enumerate(counts):
-            size = state.padded(count)
+        for index, (count, size) in enumerate(zip(counts, sizes_run(counts), strict=True)):
             assert size == count or (size > count and size in ran and count not in counts[:index])
             ran.add(size)
 
