@@ -12,7 +12,10 @@ from alexnet_deploy.precision.settings import CalibrationSettings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings(CalibrationSettings):
-    """Settings of ``build_engine``; those of calibration and ``exclude`` are for int8 and fp8 only."""
+    """Settings of ``build_engine``; those of calibration and ``exclude`` are for quantised precisions only.
+
+    Weights alone (int4, int8-weights) are calibrated only if there is calibration data.
+    """
 
     calibration_cache: str | Path | None = None
     """Folder that keeps calibration values between runs; None: measure them."""

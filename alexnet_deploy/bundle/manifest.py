@@ -4,7 +4,7 @@
       bundle.json        this module's manifest: contract, precision, hashes, tools, targets, proof
       model.onnx         the typed ONNX: runs in ONNX Runtime and OpenVINO on any machine
       sm89.plan          raw TensorRT plan, one per target GPU (zero or more)
-      calibration.json   record of its calibration (int8 and fp8 only)
+      calibration.json   record of its calibration, if images calibrated it
       confidence.json    the fit that its temperature comes from (calibrate-confidence)
 
 All metadata is in the manifest, and a plan is plain TensorRT: any TensorRT program can load it.

@@ -1,5 +1,5 @@
-"""Turn a float32 ONNX into a typed one: float16 casts, or Q/DQ nodes with scales measured on calibration images.
+"""Turn a float32 ONNX into a typed one: float16 casts, Q/DQ nodes with measured scales, or weights alone quantised.
 
 Other rooms use ``to_fp16`` and ``to_quantized`` (convert), ``import_float_model`` (float_model), ``read_record``
-(calibration_record), and the names in ``types``.
+(calibration.record), and the names in ``types``.
 """
