@@ -32,7 +32,8 @@ def cast_to_float16(model: onnx.ModelProto, *, keep: frozenset[str] = frozenset(
 
     Nodes named in ``keep``, and operators without a float16 form, stay float32 between two casts. Raises InputError
     for a weight too large for float16, for a graph with control flow, and for one whose types cannot be inferred. A
-    bound too large for float16, such as the largest float32 in a Clip, becomes float16's largest number.
+    bound too large for float16, such as the largest float32 in a Clip, becomes float16's largest number. A single
+    number too small for it becomes its smallest: it may keep a divisor from 0, and 0 / 0 is not finite.
     """
     return _Float16Caster(model, keep).run()
 
@@ -199,6 +200,9 @@ def _to_float16(values: np.ndarray, name: str, clamped: int = 0) -> np.ndarray:
     beyond = np.isinf(half) & np.isfinite(values)
     bounds = beyond & (np.sign(values) == clamped)
     half[bounds] = np.copysign(np.finfo(np.float16).max, values[bounds])
+    if half.size == 1:
+        vanished = (half == 0) & (values != 0)
+        half[vanished] = np.copysign(np.finfo(np.float16).smallest_subnormal, values[vanished])
     if np.any(beyond & ~bounds):
         raise InputError(f"{name}: {np.abs(values[beyond]).max():.3g} exceeds float16's 65504; build it without fp16")
     return half

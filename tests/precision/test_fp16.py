@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
@@ -145,6 +145,31 @@ class TestStaysFloat:
         assert types(half)["r"] == FLOAT
         assert types(half)[nodes_by_name(half)["y"].input[1]] == FLOAT16
         np.testing.assert_allclose(run_graph(half, x=X)[0], X + np.arange(3), rtol=ROUNDED)
+
+
+GUARDED = {
+    "Clip": "n = ReduceL2 (x, axis); d = Clip (n, e); y = Div (x, d)",
+    "Max": "n = ReduceL2 (x, axis); d = Max (n, e); y = Div (x, d)",
+    "Add": "n = ReduceMean (x, axis); d = Add (n, e); y = Div (x, d)",
+    "constant": "n = ReduceL2 (x, axis); c = Constant <value_float = 1e-12> (); d = Max (n, c); y = Div (x, d)",
+}
+
+
+class TestVanishing:
+    @pytest.mark.parametrize("guard", GUARDED)
+    @pytest.mark.parametrize("size", [1e-12, 1e-8])
+    def test_a_guarded_division_by_0_is_none_in_float16(self, guard: str, size: float) -> None:
+        """``F.normalize`` of a row of zeros is such a row: its bound of 1e-12 must not become 0."""
+        half = cast_to_float16(model_of(GUARDED[guard], e=np.float32(size), axis=[1]))
+        (found,) = run_graph(half, x=np.array([[0, 0, 0], [3, 0, 4]], np.float32))
+        divisor = 7 / 3 if guard == "Add" else 5
+        np.testing.assert_allclose(found, [[0, 0, 0], [3 / divisor, 0, 4 / divisor]], rtol=ROUNDED)
+
+    def test_numbers_keep_their_sign_and_those_of_a_weight_may_vanish(self) -> None:
+        numbers = {"a": np.float32(-1e-9), "b": np.float32([1e-9, 0, 1])}
+        half = initializers(cast_to_float16(model_of("s = Add (x, a); y = Mul (s, b)", **numbers)))
+        found = {name: numpy_helper.to_array(half[f"{name}/fp16"]).tolist() for name in numbers}
+        assert found == {"a": -(2.0**-24), "b": [0, 0, 1]}
 
 
 class TestRefused:
