@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,14 @@ def to_quantized(
     if dtype is None:
         raise UsageError(f"precision {precision}: does not quantise; choose int8, fp8, int8-weights or int4")
     found = calibrate(
-        onnx_path, dtype=dtype, batches=batches, method=method, exclude=exclude, cache=cache, source=source
+        onnx_path,
+        dtype=dtype,
+        batches=batches,
+        method=method,
+        exclude=exclude,
+        cache=cache,
+        source=source,
+        float16=float_type(precision) == "fp16",
     )
     if float_type(precision) == "fp16":
         _refuse_overflow(found, source or str(onnx_path), precision)
@@ -148,17 +156,20 @@ def calibrate(
     exclude: str | None = None,
     cache: CalibrationCache | None = None,
     source: str | None = None,
+    float16: bool = False,
 ) -> Quantiser:
-    """The quantiser of a float32 model, calibrated. Arguments and errors are those of ``to_quantized``."""
+    """The quantiser of a float32 model, calibrated. Arguments and errors are those of ``to_quantized``.
+
+    ``float16`` is for a model whose other numbers become float16, the scales with them.
+    """
     method = method_for(dtype, method)
     source = source or str(onnx_path)
     model = load_onnx(onnx_path)
     weights = weights_sha256(model)
     if any(map(is_quantised, model.graph.node)):
         raise InputError(f"{source}: is already quantised; give the float model")
-    if is_weights_only(dtype):
-        # Blocks of int4 need opset 21, and a model with our contract may be older.
-        model = at_our_opset(model, Path(source))
+    # Blocks of int4, fp8 and float16 scales need newer opsets than a model with our contract may have.
+    model = at_our_opset(model, Path(source))
     name_nodes(model)  # the code below finds nodes by name
     nodes = quantizable(model, dtype, exclude)
     if not nodes:
@@ -190,7 +201,7 @@ def calibrate(
             cache.save(weights, observed)
     thresholds = choose_thresholds(model, observed, _inputs(nodes), method)
     found = Calibration(weights, {t: observed[t].largest for t in thresholds}, thresholds, from_cache)
-    return Quantiser(model, nodes, found, lambda graph, chosen: insert_qdq(graph, list(chosen), thresholds, dtype))
+    return Quantiser(model, nodes, found, partial(insert_qdq, thresholds=thresholds, dtype=dtype, float16=float16))
 
 
 def _weights_alone(

@@ -16,6 +16,8 @@ TensorRT does not parse an int32 one. Nothing is quantised after an op, so logit
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -33,7 +35,7 @@ from alexnet_deploy.precision.weights import DENSE
 LARGEST: dict[QuantizedType, float] = {"int8": 127.0, "fp8": 448.0}
 """Largest magnitude of symmetric int8 and of float8 E4M3FN."""
 SMALLEST_SCALE = 2.0**-24
-"""The smallest float16 above 0: scales become float16 in int8+fp16."""
+"""The smallest float16 above 0: scales become float16 in int8+fp16 and fp8+fp16."""
 FP8_CONV_MIN_CHANNELS = 16
 
 
@@ -65,25 +67,30 @@ def quantizable(model: onnx.ModelProto, dtype: QuantizedType, exclude: str | Non
 
 
 def insert_qdq(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], thresholds: dict[str, float], dtype: QuantizedType
+    model: onnx.ModelProto,
+    nodes: Sequence[onnx.NodeProto],
+    thresholds: dict[str, float],
+    dtype: QuantizedType,
+    *,
+    float16: bool = False,
 ) -> None:
     """Insert Q/DQ before ``nodes``, in place; a tensor that feeds several nodes is quantised once.
 
     ``thresholds`` holds the largest magnitude of each input activation, by tensor name. The weights are finite:
-    ``convert.calibrate`` refuses others.
+    ``convert.calibrate`` refuses others. With ``float16`` the scales are float16 numbers: weights that were rounded to
+    other scales than those in the file would all be too large or too small, by up to half where a scale is tiny.
     """
     graph = model.graph
     weights = initializers(model)
     chosen = {node.name for node in nodes}
-    inserted = _Inserted(names_in(graph), dtype)
+    inserted = _Inserted(names_in(graph), dtype, float16)
     body: list[onnx.NodeProto] = []
     quantised: dict[tuple[str, int | None], str] = {}
     for node in graph.node:
         if node.name in chosen:
             x, w = node.input[0], node.input[1]
             if (x, None) not in quantised:
-                scale = np.float32(max(thresholds[x] / LARGEST[dtype], SMALLEST_SCALE))
-                quantised[x, None], pair = inserted.activation(x, scale)
+                quantised[x, None], pair = inserted.activation(x, thresholds[x])
                 body += pair
             axis = None if dtype == "fp8" else output_axis(node)
             if (w, axis) not in quantised:  # two nodes may read one weight along different axes
@@ -102,21 +109,22 @@ def insert_qdq(
 class _Inserted:
     """Makes the Q/DQ nodes of one graph under names that it does not have yet, and collects their tensors."""
 
-    def __init__(self, taken: set[str], dtype: QuantizedType) -> None:
+    def __init__(self, taken: set[str], dtype: QuantizedType, float16: bool) -> None:
         self._taken = taken
         self._dtype = dtype
+        self._float16 = float16
         self.tensors: list[TensorProto] = []
 
-    def activation(self, x: str, scale: np.float32) -> tuple[str, list[onnx.NodeProto]]:
+    def activation(self, x: str, threshold: float) -> tuple[str, list[onnx.NodeProto]]:
         """The name of the dequantised ``x``, and its QuantizeLinear and DequantizeLinear."""
-        operands = self._scale_and_zero(x, np.asarray(scale))
+        operands = self._scale_and_zero(x, _scale(np.asarray(threshold), self._dtype, self._float16))
         quantise = self._linear("QuantizeLinear", x, [x, *operands], "q")
         dequantise = self._linear("DequantizeLinear", x, [quantise.output[0], *operands], "dq")
         return dequantise.output[0], [quantise, dequantise]
 
     def weight(self, w: str, values: NDArray[np.float32], axis: int | None) -> tuple[str, onnx.NodeProto]:
         """The name of the dequantised weight, and its DequantizeLinear."""
-        rounded, scale = _quantized_weight(values, axis, self._dtype)
+        rounded, scale = _quantized_weight(values, axis, self._dtype, self._float16)
         operands = [self._add(f"{w}/q", rounded), *self._scale_and_zero(w, scale)]
         dequantise = self._linear("DequantizeLinear", w, operands, "dq")
         if axis is not None:
@@ -138,7 +146,7 @@ class _Inserted:
 
 
 def _quantized_weight(
-    weight: NDArray[np.float32], axis: int | None, dtype: QuantizedType
+    weight: NDArray[np.float32], axis: int | None, dtype: QuantizedType, float16: bool
 ) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
     """Round a weight to ``dtype`` with one scale per output channel (``axis``) or one for all (None)."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
@@ -146,9 +154,23 @@ def _quantized_weight(
     # A channel of zeros has no range. With a tiny scale the int32 that ONNX Runtime makes of its bias (1.32,
     # WeightBiasQuantization) would overflow.
     largest = np.where(largest == 0, largest.max(), largest)
-    scale = np.maximum(largest / LARGEST[dtype], SMALLEST_SCALE).astype(np.float32)
+    scale = _scale(largest, dtype, float16)
     if dtype == "int8":
         values: NDArray[np.generic] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
     else:
         values = np.clip(weight / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)
-    return values, scale.reshape(-1) if axis is not None else np.asarray(scale, np.float32)
+    return values, scale.reshape(-1) if axis is not None else scale
+
+
+def _scale(largest: NDArray[np.floating[Any]], dtype: QuantizedType, float16: bool) -> NDArray[np.float32]:
+    """The scale with which the largest number of ``dtype`` covers ``largest``, with ``float16`` the next float16 up.
+
+    A scale beyond float16 stays: ``cast_to_float16`` refuses it.
+    """
+    scale = np.asarray(np.maximum(largest / LARGEST[dtype], SMALLEST_SCALE), np.float32)
+    if not float16:
+        return scale
+    with np.errstate(over="ignore"):
+        half = scale.astype(np.float16)
+        half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
+    return np.where(np.isinf(half), scale, half.astype(np.float32))

@@ -18,7 +18,7 @@ from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import DeployError, InputError, UsageError
-from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onnx, weights_sha256
+from alexnet_deploy.onnx_graph.onnx_file import OPSET, contract_in, load_onnx, precision_in, save_onnx, weights_sha256
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.precision.types import METHODS
 from alexnet_deploy.runtime.select import open_runner
@@ -149,6 +149,38 @@ class TestQuantised:
         floats |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
         assert floats == {"logits"}
         assert sum(node.op_type == "Cast" for node in graph.node) == 3  # pixels in, the model's own, logits out
+
+    @pytest.mark.parametrize("precision", ["fp8", "fp8+fp16", "int8+fp16"])
+    def test_an_old_opset_is_raised(self, precision: Precision, fp32: Path, tmp_path: Path) -> None:
+        """A model that carries our contract need not be at our opset, where fp8 and float16 scales exist."""
+        old = load_onnx(fp32)
+        old.opset_import[0].version = 17  # its operators are the same there
+        save_onnx(old, tmp_path / "old.onnx")
+        for name, source in (("new", fp32), ("old", tmp_path / "old.onnx")):
+            to_quantized(source, tmp_path / f"{name}-q.onnx", precision=precision, batches=batches, method="max")
+        new_NK, old_NK = (
+            answers(tmp_path / f"{name}-q.onnx", "onnxruntime", precision, noise(2)) for name in ("new", "old")
+        )
+        np.testing.assert_array_equal(old_NK, new_NK)
+        found = load_onnx(tmp_path / "old-q.onnx")
+        assert [entry.version for entry in found.opset_import] == [OPSET]
+        assert precision_in(found) == precision
+
+    def test_small_weights_keep_their_size_beside_float16(self, fp32: Path, tmp_path: Path) -> None:
+        """Their scales are subnormal in float16: near 3e-7 such numbers lie a fifth apart."""
+        model, factor = load_onnx(fp32), np.float32(2**-13)
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) == 4:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * factor, tensor.name))
+                break
+        small, out = save_onnx(model, tmp_path / "small.onnx"), tmp_path / "out.onnx"
+        to_quantized(small, out, precision="int8+fp16", batches=batches, method="max")
+        graph = load_onnx(out).graph
+        tensors = {each.name: numpy_helper.to_array(each).astype(np.float32) for each in graph.initializer}
+        rounded = tensors[f"{tensor.name}/q"] * tensors[f"{tensor.name}/scale/fp16"][:, None, None, None]
+        exact = numpy_helper.to_array(tensor)
+        gain_O = (rounded * exact).sum(axis=(1, 2, 3)) / (exact * exact).sum(axis=(1, 2, 3))
+        np.testing.assert_allclose(gain_O, 1, atol=0.005)
 
     def test_nodes_without_names_are_told_apart(self, fp32: Path, tmp_path: Path) -> None:
         model = load_onnx(fp32)

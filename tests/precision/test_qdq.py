@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
+from alexnet_deploy.precision.fp16 import cast_to_float16
 from alexnet_deploy.precision.qdq import SMALLEST_SCALE, insert_qdq, quantizable
 from alexnet_deploy.precision.types import QuantizedType
 from tests.helpers.models.graphs import graph_model, run_graph
@@ -249,6 +250,24 @@ class TestExtremes:
         insert_qdq(model, quantizable(model, "int8"), {"x": 1.0, "h": 4.0}, "int8")
         (y,) = run_graph(model, basic=True, x=0.1 * random(3, 16, 2, 2))
         np.testing.assert_allclose(y[:, 2], 2.0, atol=4 / 127)  # one step of h
+
+    @pytest.mark.parametrize("dtype", ["int8", "fp8"])
+    @pytest.mark.parametrize("largest", [1.0, 3e-3, 1e-4, 3e-5, 1e-6])
+    def test_weights_are_rounded_to_the_float16_scale_that_the_file_holds(
+        self, largest: float, dtype: QuantizedType
+    ) -> None:
+        weight = random(8, 32, 1, 1)
+        weight *= largest / np.abs(weight).max()
+        model = conv_model(32, weight)
+        insert_qdq(model, quantizable(model, dtype), {"x": largest}, dtype, float16=True)
+        half = cast_to_float16(model)
+        for each in ("x", "w"):
+            assert np.all(array(half, f"{each}/scale/fp16") == array(model, f"{each}/scale"))
+        values, scale = (array(half, name).astype(np.float32) for name in ("w/q", "w/scale/fp16"))
+        scale = scale.reshape(-1, 1, 1, 1)
+        # fp8 has 3 bits of mantissa, and no step below 2**-9.
+        step = scale if dtype == "int8" else scale * np.maximum(np.abs(values) / 8, 2**-9)
+        assert np.all(np.abs(values * scale - weight) <= 0.501 * step)
 
     def test_every_scale_has_a_float16(self) -> None:
         """int8+fp16 turns them into float16, where a smaller one would become 0."""
