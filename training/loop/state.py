@@ -174,10 +174,13 @@ def _slots(tensors: dict[str, Tensor], state: RunState, trainer: Trainer) -> dic
     optimizer = trainer.optimizer
     adam = isinstance(optimizer, torch.optim.AdamW)
     names = ("step", "exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",) * bool(trainer.run.recipe.momentum)
-    # Before its first step it has none; with a loss scale the first steps may have been skipped.
+    given = {key.split(".")[1] for key in tensors if key.startswith("optimizer.")}
+    # Before its first step it has none; with a loss scale the first steps may have been skipped. SGD then lacks those
+    # of each layer that has just begun to learn.
     may_lack = state.step == 0 or trainer.scaler.is_enabled()
-    if may_lack and not any(key.startswith("optimizer.") for key in tensors):
+    if may_lack and not given:
         return {}
+    may_lack_some = trainer.scaler.is_enabled() and not adam
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     recipe = trainer.run.recipe
     epoch = max(state.step - 1, 0) // recipe.steps_per_epoch(len(trainer.run.train.files))
@@ -185,7 +188,7 @@ def _slots(tensors: dict[str, Tensor], state: RunState, trainer: Trainer) -> dic
     return {
         f"optimizer.{index}.{name}": torch.zeros(()) if name == "step" else parameter.detach()
         for index, parameter in enumerate(parameters)
-        if id(parameter) not in held
+        if id(parameter) not in held and (str(index) in given or not may_lack_some)
         for name in names
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -157,9 +156,11 @@ def seed_from(*numbers: int) -> int:
 
 
 def _optimizer(model: AlexNet, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    # Fused: one pass over the weights instead of seven; for AlexNet's 57 million 40 instead of 170 ms per step.
-    fused: dict[str, Any] = {"fused": device.type in ("cpu", "cuda")}
     groups = parameter_groups(model, recipe)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, **fused)
-    return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, **fused)
+        # Not fused: torch's fused SGD refuses a layer that begins to learn after others, and where the loss scale skips
+        # the first step it keeps uninitialised memory as momentum. On one core 180 instead of 90 ms per step.
+        return torch.optim.SGD(groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay)
+    # Fused: one pass over the weights instead of seven; for AlexNet's 57 million 40 instead of 170 ms per step.
+    fused = device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)

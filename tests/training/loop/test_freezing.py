@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +19,9 @@ from tests.helpers.models.tiny_runs import SMALL_PICTURES, identical, interrupt_
 from tests.helpers.photos import CLASSES
 from training.loop.fit import Interrupted, fit
 from training.loop.freezing import parameter_groups
-from training.loop.run import Run
+from training.loop.run import EpochMetrics, Run
 from training.loop.standardise import have_mean_0, plain_weights, standardise_convolutions
+from training.loop.state import RunState, load_state, save_state
 from training.loop.step import Trainer
 from training.recipes.named import get_recipe
 
@@ -97,9 +100,10 @@ def test_a_step_moves_each_layer_by_its_rate(tiny_run: Run) -> None:
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_unfreezing_resumes_bit_by_bit(tiny_run: Run) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_unfreezing_resumes_bit_by_bit(tiny_run: Run, optimizer: str) -> None:
     """Epochs of three steps: stopped while frozen, after the first and after the second layer learns."""
-    run = tuned(tiny_run, freeze="all-but-head", unfreeze_every=1, epochs=3)
+    run = tuned(tiny_run, freeze="all-but-head", unfreeze_every=1, epochs=3, optimizer=optimizer)
     whole = dataclasses.replace(run, output=run.output / "whole")
     rows_of(whole)
     for step, resume in ((2, False), (4, True), (7, True)):
@@ -107,6 +111,22 @@ def test_unfreezing_resumes_bit_by_bit(tiny_run: Run) -> None:
             fit(dataclasses.replace(run, resume=resume), on_progress=interrupt_at(step))
     fit(dataclasses.replace(run, resume=True))
     assert identical(weights_of(run.output), weights_of(whole.output))
+
+
+def test_a_layer_whose_first_step_the_loss_scale_skipped_is_resumed(tiny_run: Run, tmp_path: Path) -> None:
+    """Float16's scale as on a GPU; the gradients of the first step of the second epoch overflow."""
+    run = tuned(tiny_run, freeze="all-but-head", unfreeze_every=1, optimizer="sgd", ema_decay=None)
+    trainer, other = (Trainer(run, torch.device("cpu"), rank=0) for _ in range(2))
+    batch = torch.randint(256, (6, 64, 64, 3), dtype=torch.uint8), torch.arange(6) % 3
+    for epoch, scale in ((0, 1.0), (1, math.inf)):
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        trainer.begin_epoch(epoch)
+        trainer.step(3 * epoch, 1e-3, *batch)
+    trainer.scaler = other.scaler = torch.amp.GradScaler("cpu")
+    state = RunState(4, run.config(), [EpochMetrics(1, 1e-3, 1.0, 1.0, 50.0, 1.0, 0.0)])
+    save_state(tmp_path / "state.safetensors", state, trainer)
+    assert load_state(tmp_path / "state.safetensors", run.config(), other).step == 4
+    assert len(other.optimizer.state_dict()["state"]) == 2  # weight and bias of the last layer
 
 
 class TestStandardised:

@@ -13,11 +13,12 @@ from torch import nn
 from alexnet_deploy.errors import UsageError
 from alexnet_deploy.model.architecture import AlexNet, get_architecture, initialise
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint
-from tests.helpers.models.tiny_runs import rows_of, run_of
+from tests.helpers.models.tiny_runs import identical, rows_of, run_of
 from training.loop.run import Run
 from training.loop.standardise import plain_weights, standardise_convolutions
 from training.loop.step import Trainer, check_precision
 from training.recipes.named import get_recipe
+from training.recipes.recipe import RecipeName
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -67,6 +68,23 @@ def test_the_first_logits_are_those_of_the_start(two_steps: Run, tiny_checkpoint
         logits_NK = Trainer(tuned, torch.device("cpu"), rank=0).final.eval()(x_NCHW)
         # channels-last sums in another order
         torch.testing.assert_close(logits_NK, tiny_checkpoint.build()(x_NCHW), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["torchvision", "finetune"])
+def test_a_first_step_that_overflows_changes_nothing(two_steps: Run, recipe: RecipeName) -> None:
+    """Float16's loss scale begins so high that it often does; the scale skips that step."""
+    run = dataclasses.replace(two_steps, recipe=get_recipe(recipe))
+    trainer = Trainer(run, torch.device("cpu"), rank=0)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=math.inf)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    torch.use_deterministic_algorithms(True)  # which fills uninitialised memory with NaN
+    try:
+        trainer.step(0, 0.1, torch.randint(256, (6, 64, 64, 3), dtype=torch.uint8), torch.arange(6) % 3)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert identical(trainer.model.state_dict(), before)
+    moments = [value for slot in trainer.optimizer.state_dict()["state"].values() for value in slot.values()]
+    assert not any(bool(torch.as_tensor(value).any()) for value in moments)
 
 
 @pytest.fixture
