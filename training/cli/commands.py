@@ -63,6 +63,8 @@ def evaluate_command(
 
     loaded = at_scale(load_checkpoint(checkpoint), resize_to)
     images = list_val_images(data, loaded.contract.class_ids, val_labels)
+    for text in images.notes:
+        note(text)
     result = evaluate_checkpoint(loaded, images, workers=workers, ten_crop=ten_crop, confusion=confusion)
     print_json(result)
 

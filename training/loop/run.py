@@ -95,6 +95,10 @@ class Run(LoopSettings):
             | ({"teacher": self.distillation.config()} if self.distillation else {})
         )
 
+    def former_data(self) -> str:
+        """``data`` of the configuration as earlier runs recorded it."""
+        return self.train.former_digest() + self.val.former_digest()
+
     @property
     def crop_preprocessing(self) -> Preprocessing:
         """The preprocessing of training crops, with their rule of decoding: a checkpoint has none."""

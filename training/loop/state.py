@@ -74,7 +74,7 @@ def check_run_folder(run: Run, *, unknown: Collection[str] = ()) -> None:
     if run.resume:
         with _opened(path) as (_, state):
             config = {key: value for key, value in run.config().items() if key not in unknown}
-            _check_same({key: value for key, value in state.config.items() if key in config}, config, run.output)
+            _check_same({key: value for key, value in state.config.items() if key in config}, config, run)
             if not unknown:
                 _check_progress(state, run)
     else:
@@ -98,7 +98,7 @@ def load_state(path: Path, config: dict[str, Any], trainer: Trainer) -> RunState
     Raises InputError if there is none or it belongs to another configuration, ArtifactError if it is damaged.
     """
     with _opened(path) as (file, state):
-        _check_same(state.config, config, path.parent)
+        _check_same(state.config, config, trainer.run)
         _check_progress(state, trainer.run)
         _check_scale(state, trainer)
         tensors = tensors_in(file)
@@ -212,9 +212,11 @@ def _opened(path: Path) -> Iterator[tuple[Any, RunState]]:
         raise ArtifactError(f"{path}: is not a readable training state ({cause}); start a new run") from exc
 
 
-def _check_same(had: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    """InputError that names the fields in which two configurations differ."""
+def _check_same(had: dict[str, Any], now: dict[str, Any], run: Run) -> None:
+    """InputError that names the fields in which two configurations of ``run`` differ."""
     old, new = _flat(had), _flat(now)
+    if old.get("data") == run.former_data():
+        old["data"] = new["data"]
     old = {key: value for key, value in _defaults().items() if key in new} | old
     differs = [key for key in old | new if old.get(key) != new.get(key)]
     # Another recipe or architecture differs in a dozen fields, which all follow from its name.
@@ -229,7 +231,7 @@ def _check_same(had: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
         ]
         more = f" (and {len(differs) - _NAMED} more)" if len(differs) > _NAMED else ""
         raise InputError(
-            f"{folder}: this run had {', '.join(named)}{more}; use the same settings and data, or another `output`"
+            f"{run.output}: this run had {', '.join(named)}{more}; use the same settings and data, or another `output`"
         )
 
 

@@ -55,6 +55,7 @@ def report_run(
         threads, count = max(1, workers), len(train_images.files)
         readable = inspect_data(train_images, val_images, threads=threads, on_progress=on_progress).readable
         train_images, val_images = train_images.where(readable[:count]), val_images.where(readable[count:])
-    same = recipe.get("data") == train_images.digest() + val_images.digest()
-    notes = () if same else (OTHER_IMAGES,)
+    both = (train_images, val_images)
+    known = ("".join(each.digest() for each in both), "".join(each.former_digest() for each in both))
+    notes = () if recipe.get("data") in known else (OTHER_IMAGES,)
     return write_report(run, train_images, val_images, workers=workers, notes=notes, on_progress=on_progress)

@@ -144,6 +144,7 @@ def test_each_list_gives_the_same_classes_whether_named_or_found(flat: Path, tmp
         ("ILSVRC_0.JPEG 0\nILSVRC_0.JPEG 1\n", "gives ILSVRC_0.JPEG the classes 0 and 1; remove one line"),
         ("ILSVRC_0.JPEG 0\n\nILSVRC_1.JPEG\n", "line 3 ('ILSVRC_1.JPEG') is not a file and its class like the first"),
         ("n01_red\nn01_red 0\nn03_blue\n", "line 2 ('n01_red 0') is not a class alone like the first; fix it"),
+        ("n01_red\n0\nn03_blue\n", "ILSVRC_1.JPEG has the number 0 and others have a class id; write class ids"),
     ],
 )
 def test_a_list_that_does_not_fit_is_one_line(flat: Path, tmp_path: Path, text: str, message: str) -> None:
@@ -153,6 +154,15 @@ def test_a_list_that_does_not_fit_is_one_line(flat: Path, tmp_path: Path, text: 
         listing.list_flat_folder(flat, IDS, labels)
     assert str(caught.value).startswith(f"{labels}: ")
     assert message in str(caught.value)
+
+
+def test_the_digest_has_the_classes_of_a_list(flat: Path, tmp_path: Path) -> None:
+    lists = [tmp_path / "one.txt", tmp_path / "other.txt"]
+    for path, classes in zip(lists, ("0\n0\n2\n", "0\n1\n2\n"), strict=True):
+        path.write_text(classes)
+    one, other = (listing.list_flat_folder(flat, IDS, path) for path in lists)
+    assert one.digest() != other.digest()
+    assert one.former_digest() == other.former_digest() != one.digest()
 
 
 def test_a_list_that_is_missing_or_cannot_be_read_is_one_line(flat: Path, tmp_path: Path) -> None:

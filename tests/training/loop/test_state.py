@@ -87,6 +87,19 @@ def test_a_state_from_before_fields_were_added_is_resumed(stopped: Run) -> None:
         check_run_folder(balanced)
 
 
+def test_a_state_from_before_labels_counted_is_resumed(stopped: Run) -> None:
+    """One with a list of labels for its validation images; with other labels it is another run."""
+    stopped = tiny.changed(stopped, val={"classes_from": "labels"})
+    state, tensors = parts(stopped)
+    assert state["config"]["data"] == stopped.former_data()
+    resume(stopped)
+    check_run_folder(stopped)
+    write(stopped, state | {"config": state["config"] | {"data": stopped.config()["data"]}}, tensors)
+    check_run_folder(stopped)
+    with pytest.raises(InputError, match="this run had other data"):
+        check_run_folder(tiny.changed(stopped, val={"targets": stopped.val.targets[::-1]}))
+
+
 def test_a_run_keeps_its_rule_of_decoding(stopped: Run) -> None:
     """One from before there was a rule decoded in full, as one with a cache does."""
     state, tensors = parts(stopped)

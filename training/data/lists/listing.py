@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.errors import InputError, UsageError
-from alexnet_deploy.files import open_regular
 from alexnet_deploy.images.find import find_images, is_clutter
+from training.data.lists.label_list import class_numbers, read_classes
 from training.data.lists.manifest import is_manifest, read_manifest
 from training.data.lists.split_folders import Splits, check_class_folders, find_split_folders, subfolders
 
@@ -31,19 +31,25 @@ class ImageList:
     class_ids: tuple[str, ...]
     files: tuple[Path, ...]
     targets: tuple[int, ...]
-    by_manifest: bool = False
-    """The classes come from a manifest, not from the names of folders."""
+    classes_from: Literal["folders", "manifest", "labels"] = "folders"
+    """``labels``: a list for images without class folders."""
     notes: tuple[str, ...] = ()
     """How the folders were understood, where that is not plain; one sentence each, for people."""
 
     def digest(self) -> str:
-        """SHA-256 over class names and relative paths: equal if two runs have the same list."""
-        lines = [*self.class_ids, *map(self._entry, self.files, self.targets)]
-        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+        """SHA-256 over class names and relative paths, with the class where no path has it: equal if two lists are."""
+        return self._digest(with_classes=self.classes_from != "folders")
 
-    def _entry(self, file: Path, target: int) -> str:
-        path = file.relative_to(self.root) if file.is_relative_to(self.root) else file
-        return f"{path}\t{self.class_ids[target]}" if self.by_manifest else str(path)
+    def former_digest(self) -> str:
+        """The same without the classes of a list of labels, as earlier runs recorded it."""
+        return self._digest(with_classes=self.classes_from == "manifest")
+
+    def _digest(self, *, with_classes: bool) -> str:
+        lines = [*self.class_ids]
+        for file, target in zip(self.files, self.targets, strict=True):
+            path = file.relative_to(self.root) if file.is_relative_to(self.root) else file
+            lines.append(f"{path}\t{self.class_ids[target]}" if with_classes else str(path))
+        return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
 
     def where(self, mask: NDArray[np.bool_]) -> ImageList:
         """The files for which ``mask`` is true, with the same classes."""
@@ -101,30 +107,14 @@ def list_flat_folder(folder: Path, class_ids: tuple[str, ...], labels: Path | No
     """ImageNet's validation images as they are published: all in one folder, their classes in a file.
 
     ``labels`` (else one of the usual names beside the folder or above it) has one line per image: Kaggle's CSV
-    ``ImageId,PredictionString``, ``file class`` with a class id or a number among the sorted ids, or a class id alone,
-    in the order of the sorted file names. Raises InputError if a line names an unknown class or a file has no line.
+    ``ImageId,PredictionString``, ``file class`` with a class id or a number among the sorted ids, or a class alone, in
+    the order of the sorted files. A file is named by its path below the folder; its name, with or without the suffix,
+    is enough where no other file has it. Raises InputError if a line names an unknown class or a file has no line.
     """
     path = labels or _find_labels(folder)
-    files = sorted(find_images([folder]))
-    try:
-        with open_regular(path) as stream:
-            text = stream.read().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"{path}: is not a readable list of labels ({exc}); give another with `val_labels`") from exc
-    rows = _label_rows(text, path)
-    if rows and len(rows[0]) == 1:
-        if len(rows) != len(files):
-            raise InputError(f"{path}: has {len(rows)} lines for {len(files)} images in {folder}; write one per image")
-        class_of = {file.stem: row[0] for file, row in zip(files, rows, strict=True)}
-    else:
-        class_of = {}
-        for row in rows:
-            name = Path(row[0]).stem
-            if class_of.setdefault(name, row[1]) != row[1]:
-                raise InputError(f"{path}: gives {row[0]} the classes {class_of[name]} and {row[1]}; remove one line")
-    numbers = {class_id: number for number, class_id in enumerate(class_ids)}
-    targets = [_class_number(class_of.get(file.stem), numbers, file, path) for file in files]
-    return ImageList(folder, class_ids, tuple(files), tuple(targets))
+    files = tuple(sorted(find_images([folder])))
+    targets, notes = class_numbers(read_classes(path, folder, files), class_ids, files, path)
+    return ImageList(folder, class_ids, files, targets, notes=notes, classes_from="labels")
 
 
 def list_val_images(folder: Path, class_ids: tuple[str, ...], labels: Path | None = None) -> ImageList:
@@ -179,7 +169,7 @@ def _list_manifest(path: Path, split: str, class_ids: tuple[str, ...] | None) ->
         raise InputError(f"{path}: class {unknown[0]!r} is not in the training data; rename or remove its lines")
     numbers = {class_id: number for number, class_id in enumerate(class_ids)}
     files, targets = tuple(row.file for row in chosen), tuple(numbers[row.label] for row in chosen)
-    return ImageList(path.parent, class_ids, files, targets, by_manifest=True)
+    return ImageList(path.parent, class_ids, files, targets, classes_from="manifest")
 
 
 def _find_labels(folder: Path) -> Path:
@@ -191,28 +181,3 @@ def _find_labels(folder: Path) -> Path:
             "give the list of their classes with `val_labels`"
         )
     return found
-
-
-def _label_rows(text: str, source: Path) -> list[list[str]]:
-    """The file and its class of each line, or the class alone; InputError where one line differs from the first."""
-    numbered = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if numbered and numbered[0][1].startswith("ImageId,"):
-        lines = csv.reader(line for _, line in numbered[1:])
-        return [[row[0], row[1].split()[0]] for row in lines if len(row) == 2 and row[1].strip()]
-    rows = [line.split()[:2] for _, line in numbered]
-    for (number, line), row in zip(numbered, rows, strict=True):
-        if len(row) != len(rows[0]):
-            expected = "a class alone" if len(rows[0]) == 1 else "a file and its class"
-            raise InputError(
-                f"{source}: line {number} ({line.strip()[:80]!r}) is not {expected} like the first; fix it"
-            )
-    return rows
-
-
-def _class_number(found: str | None, numbers: dict[str, int], file: Path, labels: Path) -> int:
-    if found is None:
-        raise InputError(f"{labels}: has no line for {file.name}; give the list of these images")
-    number = numbers.get(found, int(found) if found.isdecimal() else -1)
-    if not 0 <= number < len(numbers):
-        raise InputError(f"{labels}: {file.name} has class {found!r}, which is not in the training data")
-    return number
