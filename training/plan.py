@@ -20,6 +20,7 @@ from training.recipes.recipe import Balance, Recipe, RecipeName, apply_overrides
 from training.recipes.small_data import MIN_STEPS, describe_fit, fit_to_data
 from training.start.begin import StartReport, begin_with, no_report
 from training.start.network import NetworkSettings, architecture_for, check_freeze, labels_for, preprocessing_for
+from training.start.seen import MAY_KNOW, may_know, seen_note
 from training.start.sources import read_source, read_teacher
 from training.test_scale import ScaleSettings, recipe_at_test_scale
 
@@ -103,6 +104,8 @@ def plan_run(
     if source is not None:
         start, report = begin_with(source, arch, class_ids, init=recipe.init, seed=settings.seed)
         on_start(report)
+        begun = start.recipe["started_from"] | {MAY_KNOW: may_know(source, train_images, val_images)}
+        start = dataclasses.replace(start, recipe={"started_from": begun})
     check_freeze(recipe, report)
     return Run(
         arch=arch,
@@ -135,9 +138,11 @@ def fitted_recipe(settings: TrainSettings, images: int) -> Recipe:
 
 
 def run_notes(run: Run, settings: TrainSettings) -> Iterator[str]:
-    """What to tell before the run: how the folders were understood, and what little data changed."""
+    """What to tell before the run: how folders were understood, what the start may know, what little data changed."""
     yield from run.train.notes
     yield from run.val.notes
+    if run.start is not None and (doubt := seen_note(run.start.recipe)) is not None:
+        yield doubt
     images = len(run.train.files)
     asked = dataclasses.replace(asked_recipe(settings), pixel_std=run.recipe.pixel_std)  # which a source decides
     if not settings.is_only_test_scale and (changed := describe_fit(asked, run.recipe, images)) is not None:

@@ -25,6 +25,7 @@ from training.loop.run import EpochMetrics
 from training.report.duplicates import RunLooks
 from training.report.labels import doubted_labels
 from training.results.evaluate import collect_answers
+from training.start.seen import seen_note
 
 # Legend: N image, K class, Q pair of classes
 
@@ -198,7 +199,7 @@ def measure_run(
         # Those that mislead come first; the sort keeps the most alike first within each kind.
         copies=tuple(sorted(copies, key=lambda pair: -2 * pair.crosses_classes - pair.crosses_splits)),
         doubted=(*_doubted(answers, photos[0]), *_doubted(of_training, photos[1])),
-        notes=tuple(notes),
+        notes=(*notes, *([] if (doubt := seen_note(checkpoint.recipe)) is None else [doubt])),
     )
 
 

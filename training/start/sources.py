@@ -14,8 +14,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,8 @@ class Source:
     """Tensors of the file that are not AlexNet's."""
     notes: tuple[str, ...] = ()
     """What was found in a file of another tool and assumed about it, one sentence each, for people."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """How a checkpoint of ours was made."""
 
 
 def read_source(source: str | Path, *, option: str = "start", on_progress: Progress = no_progress) -> Source:
@@ -102,7 +105,7 @@ def read_teacher(source: str | Path) -> Checkpoint:
 
 def _ours(name: str, path: Path) -> Source:
     checkpoint = load_checkpoint(path)
-    return Source(name, checkpoint.arch, checkpoint.contract, checkpoint.weights, True)
+    return Source(name, checkpoint.arch, checkpoint.contract, checkpoint.weights, True, recipe=checkpoint.recipe)
 
 
 def _folder(name: str, folder: Path) -> Source:

@@ -20,8 +20,10 @@ from training.data.lists.exclude import exclude_images
 from training.loop.run import Run
 from training.plan import TrainSettings
 from training.report.again import OTHER_IMAGES
+from training.report.card import card_text
 from training.report.files import read_metrics
 from training.report.measure import RunReport, measure_run
+from training.start.seen import MAY_KNOW
 from training.train import train_run
 
 
@@ -43,6 +45,13 @@ def section(text: str, start: str, end: str) -> str:
 
 
 class TestNumbers:
+    def test_that_the_start_may_know_the_images_is_said_beside_them(self, finished: Finished) -> None:
+        run, checkpoint = finished.run, load_checkpoint(finished.output / "checkpoint.safetensors")
+        started = {"source": "x", MAY_KNOW: True}
+        doubtful = dataclasses.replace(checkpoint, recipe=checkpoint.recipe | {"started_from": started})
+        report = measure_run("tiny", doubtful, (), run.train, run.val, workers=0)
+        assert "- The run began with weights that know its classes, and may have been" in card_text(report)
+
     def test_those_of_the_page_and_the_card_are_those_of_evaluate(self, finished: Finished, cli: Command) -> None:
         checkpoint = finished.output / "checkpoint.safetensors"
         _, out, _ = cli("evaluate", checkpoint, finished.data / "val", "--confusion", "--workers", "0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,12 @@ from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_ch
 from tests.helpers.command import Command
 from tests.helpers.photos import CLASSES
 from tests.training.start.files import SMALL, small_checkpoint, small_weights
+from training.data.lists.folds import fold_splits
+from training.data.lists.splits import list_splits, list_training
 from training.loop.run import Run
 from training.recipes.named import get_recipe
+from training.start.seen import MAY_KNOW, may_know
+from training.start.sources import read_source
 
 RED, GREEN, BLUE = CLASSES
 RAW = (1 / 255, 1 / 255, 1 / 255)
@@ -67,6 +72,51 @@ class TestTaken:
         assert run.start is not None
         rows = small_weights()["classifier.6.weight"][[1, 2, 0]]
         assert torch.equal(run.start.weights["classifier.6.weight"], rows)
+
+    @pytest.mark.parametrize(
+        ("class_ids", "recorded", "doubtful"),
+        [
+            ((RED, GREEN, BLUE), "nothing", True),
+            ((RED, "b", "c"), "other images", True),
+            ((RED, GREEN, BLUE), "these images", False),
+            ((RED, GREEN, BLUE), "these images, from others", True),
+            (("a", "b", "c"), "other images", False),
+        ],
+    )
+    def test_weights_that_may_know_the_validation_images_are_noted(
+        self,
+        train: Command,
+        planned: list[Run],
+        photo_folder: Path,
+        tmp_path: Path,
+        class_ids: tuple[str, ...],
+        recorded: str,
+        doubtful: bool,
+    ) -> None:
+        digest = "".join(images.digest() for images in list_splits(photo_folder))
+        recipe: dict[str, Any] = {"data": digest if recorded.startswith("these") else "0" * len(digest)}
+        if recorded == "these images, from others":
+            recipe["started_from"] = {"source": "x", MAY_KNOW: True}
+        checkpoint = dataclasses.replace(small_checkpoint(*class_ids), recipe={} if recorded == "nothing" else recipe)
+        result = train("--start", saved(tmp_path, checkpoint))
+        assert ("may have been trained on some of its validation images; the accuracy" in result.err) == doubtful
+        run = planned[0]
+        assert run.start is not None
+        assert run.start.recipe["started_from"][MAY_KNOW] is doubtful
+
+    def test_folds_and_other_seeds_hold_out_images_that_a_run_was_trained_on(
+        self, photo_folder: Path, tmp_path: Path
+    ) -> None:
+        data = photo_folder / "train"
+        own = list_splits(data, seed=0)
+        recipe = {"data": own[0].digest() + own[1].digest()}
+        source = read_source(saved(tmp_path, dataclasses.replace(small_checkpoint(*CLASSES), recipe=recipe)))
+        assert not may_know(source, *own)
+        assert may_know(source, *list_splits(data, seed=1))
+        assert all(may_know(source, *split) for split in fold_splits(list_training(data)[0], 2, seed=0))
+        compressed = dataclasses.replace(source, recipe={"compressed": {"parent_recipe": recipe}})
+        assert not may_know(compressed, *own)
+        assert may_know(compressed, *list_splits(data, seed=1))
 
     def test_without_a_start_nothing_changes(self, train: Command, planned: list[Run]) -> None:
         assert train("--batch", "6").code == 0
@@ -129,7 +179,7 @@ def test_a_run_begins_with_a_run_of_other_classes(train: Command, tmp_path: Path
     kept = [key for key in first.weights if not key.startswith("classifier.6.")]
     assert all(torch.equal(trained.weights[key], first.weights[key]) for key in kept)
     assert trained.recipe["started_from"] == {
-        "source": "first", "architecture": "alexnet", "drawn_anew": ["classifier.6"],
+        "source": "first", "architecture": "alexnet", "drawn_anew": ["classifier.6"], MAY_KNOW: False,
     }  # fmt: skip
     assert trained.contract.preprocessing == first.contract.preprocessing
 
