@@ -169,6 +169,16 @@ class TestExclude:
             f"class out of {data}"
         )
 
+    def test_the_validation_split_is_not_left_out_whole(self, photos: Path, tmp_path: Path) -> None:
+        listing = tmp_path / "exclude.txt"
+        listing.write_text("\n".join(map(str, (photos / "val").glob("*/*"))))
+        with pytest.raises(InputError) as caught:
+            list_splits(photos, exclude=listing)
+        expected = (
+            f"`exclude` {listing}: leaves no validation image; remove some of its lines, or give other images as `val`"
+        )
+        assert str(caught.value) == expected
+
     def test_an_image_of_a_manifest(self, photos: Path, tmp_path: Path) -> None:
         listing = tmp_path / "exclude.txt"
         listing.write_text("train/n01_red/0.jpg\n")

@@ -17,7 +17,7 @@ def exclude_images(data: Path, listing: Path, *splits: ImageList) -> tuple[Image
 
     A name is a path as it is, or relative to ``data`` or to the folder of a split. InputError if a line names no image
     of the splits: a typing error would leave the wrong image in. Likewise if no image of a class is left in the first
-    split, which is for training.
+    split, which is for training, or none at all in the second, which is for validation.
     """
     try:
         lines = read_users_file(listing).decode("utf-8-sig").splitlines()
@@ -50,5 +50,9 @@ def exclude_images(data: Path, listing: Path, *splits: ImageList) -> tuple[Image
         raise InputError(
             f"`exclude` {listing}: leaves no training image of class {splits[0].class_ids[number]!r}; remove some of "
             f"its lines, or take the class out of {data}"
+        )
+    if not all(images.files for images in left):
+        raise InputError(
+            f"`exclude` {listing}: leaves no validation image; remove some of its lines, or give other images as `val`"
         )
     return left
