@@ -133,6 +133,11 @@ class TestOverrides:
         assert str(caught.value).startswith(f"`overrides` {override}: ")
         assert message in str(caught.value)
 
+    def test_a_side_begins_in_the_epoch_of_its_decimal_share(self) -> None:
+        for percent in range(1, 100):
+            recipe = apply_overrides(get_recipe("modern", epochs=100), [f"sides=[[0, 128], [{percent / 100}, 224]]"])
+            assert [recipe.side_at(percent - 1, 224), recipe.side_at(percent, 224)] == [128, 224]
+
     @given(name=st.sampled_from(get_args(RecipeName)), field=st.sampled_from([field.name for field in fields(Recipe)]))
     def test_any_text_gives_a_recipe_or_one_line(self, name: RecipeName, field: str) -> None:
         for text in ("", "1", "-1", "true", "null", "[]", "{}", "1e999", '"x"', "[[1,2,3]]", "[null]", "none"):

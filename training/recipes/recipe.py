@@ -126,7 +126,8 @@ class Recipe:
 
     def side_at(self, epoch: int, side: int) -> int:
         """Height and width of the training pictures in an epoch (from 0), for a network of ``side`` pixels."""
-        return next((small for share, small in reversed(self.sides) if epoch >= share * self.epochs), side)
+        # 0.55 of 100 epochs is 55, and in binary a little more.
+        return next((small for share, small in reversed(self.sides) if epoch >= round(share * self.epochs, 6)), side)
 
 
 def _stalls(errors: Sequence[tuple[int, float]], patience: int) -> int:
