@@ -149,11 +149,17 @@ def wilson(percent: float, images: float, z: float = _Z) -> tuple[float, float]:
 
 
 def read_outcome(run: Run) -> Outcome:
-    """``judge`` the epoch of the checkpoint of a run, which records its validation."""
+    """``judge`` the epoch of the checkpoint of a run, which records its validation.
+
+    A run that diverges at the save after its first epoch has a checkpoint and no record of its epochs.
+    """
     recipe = load_checkpoint(run.output / CHECKPOINT).recipe
     before = recipe.get(AT_TEST_SCALE, {}).get("result_before")
-    with (run.output / METRICS).open("rb") as lines:
-        epochs = epochs_of(recipe, sum(1 for _ in lines))
+    try:
+        with (run.output / METRICS).open("rb") as lines:
+            epochs = epochs_of(recipe, sum(1 for _ in lines))
+    except FileNotFoundError:
+        epochs = epochs_of(recipe)
     result = EpochMetrics(**recipe["result"])
     return judge(run, result, epochs, before=None if before is None else EpochMetrics(**before))
 

@@ -10,11 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexnet_deploy.errors import ProofError
 from training.cli.show import show_outcome
 from training.data.lists.listing import ImageList
 from training.epochs import Epochs
 from training.loop.run import EpochMetrics, Run
+from training.plan import TrainSettings
 from training.results.outcome import Outcome, chance_error, describe_accuracy, judge, judge_class_mean, wilson
+from training.run_files import METRICS
+from training.train import train_and_judge
 
 
 def outcome_of(run: Run, top1: float, counts: tuple[int, ...], class_mean: float | None = None) -> Outcome:
@@ -23,6 +27,19 @@ def outcome_of(run: Run, top1: float, counts: tuple[int, ...], class_mean: float
     val = ImageList(Path(), run.train.class_ids, tuple(Path(str(i)) for i in range(len(targets))), targets)
     row = EpochMetrics(2, 0.1, 1.0, 1.0, top1, 1.0, 0.0, class_mean)
     return judge(dataclasses.replace(run, val=val), row, Epochs(2, 3, 3))
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_run_lost_at_its_first_save_says_so(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a checkpoint, to be judged, and no record of its epochs."""
+
+    def lost(*_: object) -> None:
+        raise ProofError("no longer finite")
+
+    monkeypatch.setattr("training.loop.fit.save_state", lost)
+    with pytest.raises(ProofError, match="no longer finite"):
+        train_and_judge(tiny_run, TrainSettings())
+    assert not (tiny_run.output / METRICS).exists()
 
 
 class TestVerdict:
