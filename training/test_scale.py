@@ -63,8 +63,14 @@ def recipe_at_test_scale(recipe: Recipe, settings: ScaleSettings) -> Recipe:
     """The recipe of the last epochs of a run that ``recipe`` describes: its optimizer, loss and batch.
 
     No average of the weights: where the rate ends at 0 it changes nothing (docs/training.md). UsageError where the
-    default rate is too low.
+    default rate is too low, or where one is for layers that stay frozen.
     """
+    freeze = recipe.freeze if recipe.unfreeze_every is None else None
+    if freeze is not None and settings.test_scale_conv_lr:
+        raise UsageError(
+            f"`test_scale_conv_lr` {settings.test_scale_conv_lr}: has no effect with `freeze` {freeze}; leave one of "
+            "the two out"
+        )
     if settings.test_scale_lr is None and RATE * recipe.lr < LOWEST_RATE:
         raise UsageError(
             f"`lr` {recipe.lr:g}: a tenth of it, the rate of `test_scale_epochs`, is below {LOWEST_RATE:g}; raise it, "
@@ -77,7 +83,7 @@ def recipe_at_test_scale(recipe: Recipe, settings: ScaleSettings) -> Recipe:
         conv_lr=settings.test_scale_conv_lr or 0.0,
         head_lr=None,
         unfreeze_every=None,
-        freeze=recipe.freeze if recipe.unfreeze_every is None else None,
+        freeze=freeze,
         schedule="cosine",
         warmup_epochs=0.0,
         view="inference",

@@ -189,6 +189,10 @@ class TestCommand:
             ("--epochs 0 --test-scale-epochs 1", "--epochs 0: leaves nothing to train at test scale; give the --start"),
             ("--lr 1e-8 --test-scale-epochs 1", "--lr 1e-08: a tenth of it, the rate of --test-scale-epochs, is below"),
             ("--start shipped --epochs 0 --lr 5e-8 --test-scale-epochs 1", "--lr 5e-08: a tenth of it, the rate of"),
+            (
+                "--start shipped --freeze features --test-scale-epochs 1 --test-scale-conv-lr 1e-5",
+                "--test-scale-conv-lr 1e-05: has no effect with --freeze features; leave one of the two out",
+            ),
             ("--epochs 0", "--epochs 0: must be a whole number from 1"),
         ],
     )
