@@ -19,6 +19,7 @@ from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
 from training.epochs import AT_TEST_SCALE, epochs_of
+from training.loop.divergence import StillAtChance
 from training.loop.fit import fit
 from training.loop.record.writer import set_aside
 from training.loop.run import EpochMetrics, OnEpoch, Run, no_epochs
@@ -131,7 +132,8 @@ def end_at_test_scale(
         if leads and (folder / CHECKPOINT).is_file():
             _set_aside_at_chance(run, load_checkpoint(folder / CHECKPOINT), folder / CHECKPOINT)
         text = str(exc).replace("`lr`", "`test_scale_lr`")
-        raise ProofError(f"{text}; {checkpoint} is the model before the epochs at test scale") from exc
+        text = f"{text}; {checkpoint} is the model before the epochs at test scale"
+        raise (StillAtChance(text, exc.row) if isinstance(exc, StillAtChance) else ProofError(text)) from exc
     if leads:
         trained = load_checkpoint(path)
         whole = _joined(start, trained)

@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from alexnet_deploy.errors import DeployError, ProofError, UnavailableError
+from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.preflight import PreflightReport, inspect_data
+from training.epochs import Epochs
+from training.loop.divergence import StillAtChance
 from training.loop.fit import fit
 from training.loop.record.writer import set_aside
 from training.loop.run import OnEpoch, Run, no_epochs
@@ -24,7 +28,7 @@ from training.plan import TrainSettings, asked_recipe, fitted_recipe, plan_run, 
 from training.processes import is_distributed, leads
 from training.report.files import write_report
 from training.report.images import DataSettings
-from training.results.outcome import Outcome, chance_error, read_outcome
+from training.results.outcome import AtChance, Outcome, chance_error, judge, read_outcome
 from training.run_files import CHECKPOINT
 from training.start.begin import StartReport, no_report
 from training.test_scale import check_last_epochs, end_at_test_scale
@@ -92,27 +96,38 @@ def train_run(
         check_last_epochs(run, settings)
         if not settings.skip_preflight:
             report = inspect_data(run.train, run.val, threads=max(1, run.workers), on_progress=on_progress)
-            report.write(output / PREFLIGHT_FILE)
+            usable = torch.from_numpy(report.readable.astype(np.uint8))
+            if settings.allow_unreadable:
+                check_run_folder(_readable_part(run, settings, report.readable))
+            with only_writer(output, "output"):
+                report.write(output / PREFLIGHT_FILE)
             on_preflight(report)
             report.check(settings.allowed())
-            usable = torch.from_numpy(report.readable.astype(np.uint8))
         if images is not None:
-            images.write(output)
+            with only_writer(output, "output"):
+                images.write(output)
     if is_distributed():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=PROCESS_TIMEOUT)
         dist.broadcast(usable, 0)
-    keep = usable.bool().numpy()
-    run = dataclasses.replace(run, train=run.train.where(keep[:count]), val=run.val.where(keep[count:]))
-    if not keep[:count].all() and not settings.is_only_test_scale:
-        recipe = fitted_recipe(settings, len(run.train.files))
-        run = dataclasses.replace(run, recipe=dataclasses.replace(recipe, pixel_std=run.recipe.pixel_std))
+    run = _readable_part(run, settings, usable.bool().numpy())
     if leads():
         for text in run_notes(run, settings):
             on_note(text)
     return train_and_judge(
         run, settings, on_note=on_note, on_epoch=on_epoch, on_progress=on_progress, on_outcome=on_outcome
     )
+
+
+def _readable_part(run: Run, settings: TrainSettings, readable_N: NDArray[np.bool_]) -> Run:
+    """``run`` on the files that can be read, training files first, with the recipe for so many."""
+    count = len(run.train.files)
+    whole = bool(readable_N[:count].all())
+    run = dataclasses.replace(run, train=run.train.where(readable_N[:count]), val=run.val.where(readable_N[count:]))
+    if whole or settings.is_only_test_scale:
+        return run
+    recipe = fitted_recipe(settings, len(run.train.files))
+    return dataclasses.replace(run, recipe=dataclasses.replace(recipe, pixel_std=run.recipe.pixel_std))
 
 
 def train_and_judge(
@@ -133,10 +148,12 @@ def train_and_judge(
         checkpoint = fit(run, on_epoch=on_epoch, on_progress=on_progress)
         if settings.test_scale_epochs and not settings.is_only_test_scale:
             checkpoint = end_at_test_scale(run, settings, on_epoch=on_epoch, on_progress=on_progress)
-    except ProofError:
+    except ProofError as exc:
         # An epoch before may have been good: only what is at chance loses its name.
         if leads() and (output / CHECKPOINT).is_file() and read_outcome(run).verdict == "chance":
             set_aside(output / CHECKPOINT)
+        if isinstance(exc, StillAtChance):
+            raise AtChance(str(exc), judge(run, exc.row, Epochs())) from exc
         raise
     if leads():
         outcome = read_outcome(run)

@@ -251,10 +251,14 @@ class TestFolds:
         assert (tmp_path / "run" / "fold-2" / AT_CHANCE).is_file()
         assert not (tmp_path / "run" / "folds.json").exists()
 
+    @pytest.mark.parametrize("stopped", [False, True])
     def test_one_fold_at_chance_counts_like_any_other(
-        self, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, train: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
     ) -> None:
-        """Few images may measure chance where all of them together do not."""
+        """Few images may measure chance where all of them together do not; also a fold that is stopped there."""
+        if stopped:
+            monkeypatch.setattr("training.loop.divergence.SETTLED_STEPS", 4)
+            monkeypatch.setattr("training.loop.divergence.CHANCE_EPOCHS", 2)
         plan = folds.plan_run
 
         def first_is_dead(data: Path, output: Path, settings: TrainSettings, **more: Any) -> Run:
@@ -265,6 +269,8 @@ class TestFolds:
         monkeypatch.setattr(folds, "plan_run", first_is_dead)
         result = train("--folds", "3", "--epochs", "2", "--lr", "0.003")
         assert result.code == 0, result.err
-        assert "fold-1: the model is not shown to be above chance" in result.err
+        said = "still at chance (33.3 % of 3 classes)" if stopped else "the model is not shown to be above chance"
+        assert f"fold-1: {said}" in result.err
         assert last(result).startswith("3 folds: top-1 ")
+        assert last(train("--folds", "3", "--epochs", "2", "--lr", "0.003", "--resume")) == last(result)
         assert len(json.loads((tmp_path / "run" / "folds.json").read_text())["outcomes"]) == 3

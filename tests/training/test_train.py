@@ -16,6 +16,7 @@ import pytest
 
 from alexnet_deploy.contract import ArchitectureName, Preprocessing
 from alexnet_deploy.errors import UsageError
+from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.json_format import MAX_USERS_BYTES
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import load_checkpoint
@@ -175,7 +176,16 @@ def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, phot
     assert "already holds a run; add --resume" in refused()
     other_rate = refused("--resume", "--lr", "1e-3")
     assert "this run had --lr 0.0005, now it is 0.001; use the same settings" in other_rate
+    left = [tmp_path / "run" / name for name in ("data.json", "preflight.txt")]
+    before = [path.read_bytes() for path in left]
+    (photos / "n02_green" / "0.jpg").write_bytes(b"")
     assert "this run had other data; " in train("--resume", "--val-share", "0.4").err
+    assert [path.read_bytes() for path in left] == before
+    (tmp_path / "other").mkdir()
+    with only_writer(tmp_path / "other", "output"):
+        result = cli("train", photos, "--output", tmp_path / "other", *small, *fast)
+    assert "another process writes it; wait for it to end" in result.error
+    assert not list((tmp_path / "other").iterdir())
 
 
 @pytest.mark.parametrize("arguments", [["photos", "--output", "run"], ["compres"]])

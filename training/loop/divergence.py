@@ -21,6 +21,14 @@ WINDOW = 50
 """Steps whose mean loss is compared with that limit: a single small batch may exceed it by chance."""
 
 
+class StillAtChance(ProofError):
+    """A run learns nothing; ``row`` is its last epoch."""
+
+    def __init__(self, message: str, row: EpochMetrics) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 class DivergenceCheck:
     """Checks losses and accuracy. It keeps no state, so a resumed run is judged like an uninterrupted one."""
 
@@ -53,17 +61,18 @@ class DivergenceCheck:
             )
 
     def check_epochs(self, rows: Sequence[EpochMetrics]) -> None:
-        """Raise ProofError if loss and accuracy have stayed at chance for too long; checked in validated epochs."""
+        """Raise StillAtChance if loss and accuracy have stayed at chance for too long; checked in validated epochs."""
         last = rows[-1]
         left = max((row.epoch for row in rows if self._has_left_chance(row)), default=0)
         steps = last.epoch * self.steps_per_epoch - max(left * self.steps_per_epoch, self.warmup_steps)
         if last.val_top1_percent is None or last.epoch - left < CHANCE_EPOCHS or steps < SETTLED_STEPS:
             return
         modern = "" if self.run.recipe.standardise or self.run.start else "`recipe` modern, "
-        raise ProofError(
+        raise StillAtChance(
             f"{self.run.output}: still at chance ({last.val_top1_percent:.1f} % of {self.run.arch.num_classes} "
             f"classes) after epoch {last.epoch}, with a loss of {last.train_loss:.3f}, that of a blind guess; try "
-            f"another `lr` (a tenth, or ten times), {modern}or check the labels"
+            f"another `lr` (a tenth, or ten times), {modern}or check the labels",
+            last,
         )
 
     def _has_left_chance(self, row: EpochMetrics) -> bool:
