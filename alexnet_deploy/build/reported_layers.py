@@ -27,9 +27,9 @@ _LAYER = re.compile(
     r"Outputs: \[.*\].*?, Metadata: (?P<metadata>.*)"
 )
 _TENSOR = re.compile(r"Dimensions: \[(?P<dims>[^\]]*)\].*?Datatype: (?P<type>\w+)")
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=\x1f|$|[\s,;]*\[ONNX Layer: )")
-_MORE = " | "
-"""What TensorRT writes between the name of a node and where it comes from, such as a function."""
+_NODE = "[ONNX Layer: "
+_ENDS = re.compile(r"\]| \| ")
+"""What TensorRT writes behind the name of a node; ` | ` before where it comes from, such as a function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +96,8 @@ def layers_from_inspector(text: str) -> list[EngineLayer]:
 
 
 def _nodes(metadata: str) -> frozenset[str]:
-    """The names in ``metadata``. One may hold ``_MORE`` itself, so the text up to each ``_MORE`` may be a name."""
-    found: set[str] = set()
-    for text in _NODE.findall(metadata):
-        parts = text.split(_MORE)
-        found.update(_MORE.join(parts[:count]) for count in range(1, len(parts) + 1))
-    return frozenset(found)
+    """The names in ``metadata``. One may hold one of ``_ENDS`` itself, so the text up to each of them may be a name."""
+    return frozenset(text[: end.start()] for text in metadata.split(_NODE)[1:] for end in _ENDS.finditer(text))
 
 
 def _report_type(text: str) -> str:

@@ -58,6 +58,13 @@ def test_names_that_hold_the_marks_of_the_report(tmp_path: Path) -> None:
     assert [(layer.node, layer.got) for layer in made.achieved] == [(name, "fp32") for name in names]
 
 
+@pytest.mark.parametrize("behind", ["", "__gemm_from_conv1x1", " | block (function)]", "]\x1f[ONNX Layer: b"])
+def test_what_stands_behind_a_name_does_not_hide_it(behind: str) -> None:
+    raw = TENSORRT_11 | {"Metadata": f"[ONNX Layer: a[0]{behind}" if "|" in behind else f"[ONNX Layer: a[0]]{behind}]"}
+    (layer,) = reported_layers.layers_from_inspector(json.dumps({"Layers": [raw]}))
+    assert "a[0]" in layer.nodes
+
+
 def test_fp8_has_no_kernel_for_the_first_convolution_of_alexnet(tmp_path: Path) -> None:
     g = Graph()
     x = g.node("Conv", g.quantised("pixels", "fp8"), g.quantised(g.weight(64, 3, 11, 11), "fp8"), strides=[4, 4])

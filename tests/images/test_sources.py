@@ -1,4 +1,4 @@
-"""Images by any name: arguments, lists, the standard input, addresses, and the parts of a set."""
+"""Images by any name: arguments, lists, the standard input, and the parts of a set."""
 
 from __future__ import annotations
 
@@ -7,28 +7,23 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
-from alexnet_deploy.images import remote, sources
+from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.images import remote
 from alexnet_deploy.images.decode import load_pixels
-from alexnet_deploy.images.sources import Shard, Source, find_sources, load_source
+from alexnet_deploy.images.sources import Shard, find_sources
 from tests.helpers.photos import save_photo
 from tests.helpers.repository import ROOT
-from tests.helpers.weights_server import Answer, Server, serving
-
-PRE = Preprocessing(16, 16, "stretch", None)
+from tests.images.loading import PRE, error, names, pixels
 
 
 @pytest.fixture(autouse=True)
@@ -39,29 +34,6 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(remote, "WAIT_S", 0.0)
     return tmp_path / "photos"
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving() as running:
-        running.answers = [Answer(Path("photos/a.jpg").read_bytes())]
-        yield running
-
-
-def names(*images: str, **options: Any) -> list[str]:
-    return [str(image) for image in find_sources(images, **options)]
-
-
-def pixels(source: Path | Source) -> Any:
-    out = np.zeros((16, 16, 3), np.uint8)
-    load_source(source, PRE, out)
-    return out
-
-
-def error(source: Path | Source) -> str:
-    with pytest.raises(InputError) as refused:
-        pixels(source)
-    return str(refused.value)
 
 
 @pytest.fixture
@@ -185,118 +157,3 @@ FIRST_OF_THREE = [1, 3, 4, 10, 11]
 def test_a_part_that_does_not_exist(text: str) -> None:
     with pytest.raises(UsageError, match=r"^`shard` "):
         Shard.parse(text)
-
-
-def test_an_address_is_an_image(server: Server) -> None:
-    (source,) = find_sources([f"{server.url}/a.jpg?key=1"], allow_http=True)
-    np.testing.assert_array_equal(pixels(source), load_pixels(Path("photos/a.jpg"), PRE))
-    assert str(source) == f"{server.url}/a.jpg?key=1"
-    with pytest.raises(UsageError, match=r"is plain http, .*; use https or `allow_http`"):
-        find_sources([server.url])
-
-
-@pytest.mark.parametrize(
-    ("answers", "message"),
-    [
-        ([Answer(status=404)], "the server answered HTTP 404"),
-        ([Answer(status=503)], "cannot be downloaded .the server answered HTTP 503"),
-        ([Answer(b"no image")], "is not an image"),
-        ([Answer(b"x" * 3000)], "has more than 0 MiB"),
-        ([Answer(b"x" * 3000, announce=False)], "has more than 0 MiB"),
-        ([Answer(status=302, headers={"Location": "/again"})], "is redirected more than 5 times"),
-        ([Answer(status=302, headers={"Location": "file:///etc/passwd"})], "redirected to something that is no web"),
-        ([Answer(b"x" * 900, cut_after=50)], "cannot be downloaded"),
-    ],
-)
-def test_a_failing_address_is_an_error_of_its_image(
-    server: Server, monkeypatch: pytest.MonkeyPatch, answers: list[Answer], message: str
-) -> None:
-    monkeypatch.setattr(sources, "MAX_IMAGE_BYTES", 2000)
-    server.answers = answers
-    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
-    text = error(source)
-    assert message.replace(".the", "(the") in text
-    assert text.startswith(f"{server.url}/a.jpg: ")
-    assert "\n" not in text
-
-
-def test_a_server_that_sends_for_ever_is_left(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "MAX_SECONDS", 0.0)
-    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
-    assert "takes more than 0 s" in error(source)
-
-
-def test_a_server_is_left_before_it_has_sent_a_whole_block(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else one that sends a byte now and then holds a thread for days: none of its silences is long enough."""
-    monkeypatch.setattr(remote, "MAX_SECONDS", 0.0)
-    server.answers = [Answer(cut_after=10, stalls=True)]
-    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
-    assert "takes more than 0 s" in error(source)
-
-
-def test_a_damaged_encoding_is_an_error_of_its_image(server: Server) -> None:
-    server.answers = [Answer(b"no gzip", headers={"Content-Encoding": "gzip"})]
-    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
-    assert "cannot be downloaded" in error(source)
-
-
-def test_plain_http_behind_another_address_is_refused(server: Server) -> None:
-    pytest.importorskip("fsspec", reason="fsspec is not installed: extra `cloud`")
-    with pytest.raises(UsageError, match=r"is plain http, .*; use https or `allow_http`"):
-        find_sources([f"zip://a.jpg::{server.url}/x.zip"])
-
-
-def test_what_passes_is_tried_again(server: Server) -> None:
-    server.answers = [Answer(status=503), Answer(Path("photos/a.jpg").read_bytes())]
-    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
-    assert pixels(source).any()
-    assert len(server.asked) == 2
-
-
-def test_plain_http_in_a_list_is_an_error_of_its_line(server: Server) -> None:
-    Path("list").write_text(f"{server.url}/a.jpg\nphotos/a.jpg\nnowhere9://x/y.jpg\n")
-    plain, good, unknown = find_sources([], from_file=Path("list"))
-    assert "is plain http" in error(plain)
-    assert pixels(good).any()
-    assert "no storage is known as nowhere9://" in error(unknown)
-
-
-def test_a_store_by_way_of_fsspec() -> None:
-    store = fsspec.filesystem("memory")
-    for name in ("a.jpg", "b.JPG", "in/c.jpg", "notes.txt", ".d.jpg"):
-        store.pipe(f"/bucket/{name}", Path("photos/a.jpg").read_bytes())
-    try:
-        assert names("memory://bucket/a.jpg") == ["memory://bucket/a.jpg"]
-        assert sorted(names("memory://bucket/")) == [
-            f"memory://bucket/{name}" for name in ("a.jpg", "b.JPG", "in/c.jpg")
-        ]
-        assert names("memory://bucket/*.jpg") == ["memory://bucket/a.jpg"]
-        for source in find_sources(["memory://bucket/"]):
-            np.testing.assert_array_equal(pixels(source), load_pixels(Path("photos/a.jpg"), PRE))
-        (gone,) = find_sources(["memory://bucket/gone.jpg"])
-        assert "memory://bucket/gone.jpg: no such file" in error(gone)
-    finally:
-        store.rm("/bucket", recursive=True)
-
-
-@pytest.mark.parametrize(
-    ("address", "blocked", "message"),
-    [
-        ("s3://bucket/a.jpg", "s3fs", "pip install s3fs"),
-        ("gs://bucket/a.jpg", "gcsfs", "pip install gcsfs"),
-        ("az://bucket/a.jpg", "adlfs", "pip install adlfs"),
-        ("hf://datasets/a.jpg", "huggingface_hub", "pip install huggingface_hub"),
-        ("s3://bucket/a.jpg", "fsspec", r"needs fsspec; pip install 'alexnet-deploy\[cloud\]'"),
-        ("https://host/a.jpg", "requests", r"needs requests; pip install 'alexnet-deploy\[cloud\]'"),
-    ],
-)
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, address: str, blocked: str, message: str) -> None:
-    monkeypatch.setitem(sys.modules, blocked, None)
-    with pytest.raises(UnavailableError, match=message):
-        find_sources([address])
-
-
-@pytest.mark.parametrize("address", ["file:///etc/passwd", "nowhere9://bucket/a.jpg"])
-def test_other_addresses_are_refused(address: str) -> None:
-    with pytest.raises(DeployError, match=f"^{address}: "):
-        find_sources([address])
