@@ -59,11 +59,14 @@ def examine() -> list[Check]:
 
 
 def can_run(checks: Iterable[Check]) -> bool:
-    """Whether at least one runtime works (TensorRT needs a GPU that CUDA opens) and nothing installed is broken."""
-    rows = list(checks)
-    works = {check.name for check in rows if check.state == "ok"}
-    running = works & {"ONNX Runtime", "OpenVINO"} or ("CUDA" in works and works & {"TensorRT", "TensorRT-RTX"})
-    return bool(running) and all(check.state != "broken" for check in rows)
+    """Whether at least one runtime works; TensorRT needs a GPU that CUDA opens."""
+    works = {check.name for check in checks if check.state == "ok"}
+    return bool(works & {"ONNX Runtime", "OpenVINO"} or ("CUDA" in works and works & {"TensorRT", "TensorRT-RTX"}))
+
+
+def broken(checks: Iterable[Check]) -> list[str]:
+    """The names of what is installed and does not work."""
+    return [check.name for check in checks if check.state == "broken"]
 
 
 def _install(extra: str) -> str:
@@ -210,7 +213,7 @@ def _pycuda(has_gpu: bool) -> Check:
     version = version_of("pycuda")
     if version is not None and not has_gpu:  # it is linked against the driver
         return Check("PyCUDA", "absent", f"{version}, which loads only with a driver", NO_GPU)
-    missing = "pip install pycuda, if the driver is older than CUDA 13"
+    missing = f"{_install('pycuda')}, if the driver is older than CUDA 13"
     reinstall = "pip install --force-reinstall --no-cache-dir pycuda"
     return _library("PyCUDA", "pycuda", lambda: _loads("pycuda.driver"), missing=missing, reinstall=reinstall)
 
@@ -258,6 +261,8 @@ def _dotted(version: int) -> str:
 def _extra(name: str) -> Check:
     """Whether the distributions of an extra are installed, as this package's own metadata lists them."""
     pattern = re.compile(rf"""^([A-Za-z0-9._-]+)(.*?);.*extra == ['"]{name}['"]""")
+    if version_of("alexnet-deploy") is None:
+        return Check(f"extra {name}", "absent", "this package runs without being installed", "pip install -e .")
     requirements = importlib.metadata.requires("alexnet-deploy") or ()
     listed = [match[1] for line in requirements if (match := pattern.match(line))]
     missing = [each for each in listed if version_of(each) is None]

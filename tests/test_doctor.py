@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from alexnet_deploy import doctor
 from alexnet_deploy.cli import app
-from alexnet_deploy.doctor import Check, can_run, examine, gpu
+from alexnet_deploy.doctor import Check, broken, can_run, examine, gpu
 from alexnet_deploy.machine.gpu import nvidia_smi
 from tests.helpers.doctor import rows, without
 
@@ -79,7 +79,8 @@ def test_what_it_takes_to_run(working: tuple[str, ...], fit: bool) -> None:
     names = {"GPU", "ONNX Runtime", "OpenVINO", "TensorRT", "TensorRT-RTX", "CUDA bindings", "PyCUDA", "CUDA"}
     checks = [Check(name, "ok" if name in working else "absent", "") for name in sorted(names)]
     assert can_run(checks) is fit
-    assert not can_run([*checks, Check("another", "broken", "")])
+    assert can_run([*checks, Check("another", "broken", "")]) is fit, "what is broken takes no runtime away"
+    assert broken([*checks, Check("another", "broken", "")]) == ["another"]
 
 
 def test_a_library_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +92,7 @@ def test_a_library_that_does_not_load_is_broken(monkeypatch: pytest.MonkeyPatch)
     assert check.state == "broken"
     assert check.found.endswith("does not load (libtbb.so.12: cannot open shared object file)")
     assert check.fix == "pip install --force-reinstall openvino"
-    assert not can_run(examine())
+    assert broken(examine()) == ["OpenVINO"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from alexnet_deploy import doctor
-from alexnet_deploy.doctor import Check, can_run, examine
+from alexnet_deploy.doctor import Check, broken, can_run, examine
 from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.runtime.cuda import cuda_python
 from alexnet_deploy.runtime.cuda.cuda_python import CudaVersions, cuda_versions
@@ -38,7 +38,9 @@ class TestCuda:
             "no driver, cuda-python: cudaGetDeviceCount: NVIDIA's driver is missing, or too old"
         )
         assert check.fix.startswith("install the driver's libcuda.so.1; in a container, add compute")
-        assert not can_run(examine())
+        checks = examine()
+        assert broken(checks) == ["CUDA"]
+        assert can_run(checks), "on the CPU"
 
     @pytest.mark.usefixtures("no_driver")
     @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ def one_line_faults(parameters: Collection[str] = ()) -> Iterator[None]:
         _log.debug("the error in full", exc_info=True)
         raise InputError("an input is nested too deeply; simplify it, or write it again") from exc
     except UnicodeEncodeError as exc:
+        if not any("\ud800" <= character <= "\udfff" for character in exc.object):
+            raise  # text, but not of this encoding: no name of a file is to blame
         _log.debug("the error in full", exc_info=True)
         raise InputError(f"{meant(Path(exc.object))}: is not valid Unicode; rename the file or folder") from exc
     except RuntimeError as exc:

@@ -185,9 +185,10 @@ def _text_stream(output: Path | None) -> Iterator[TextIO]:
         yield stream
         stream.flush()
     except BrokenPipeError:
-        # The reader has left; without this the interpreter would fail again when it flushes at exit.
+        # The reader has left. Without this the interpreter would fail again when it flushes at exit.
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise
     finally:
         stream.detach()  # closing the wrapper would close the standard output
 

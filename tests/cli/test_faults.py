@@ -43,6 +43,11 @@ def _raising(error: Exception) -> Callable[[], None]:
     return fail
 
 
+def test_text_that_an_encoding_lacks_is_no_name_of_a_file() -> None:
+    with pytest.raises(UnicodeEncodeError), one_line_faults():
+        "0.1 → 0.2".encode("latin-1")
+
+
 @pytest.mark.parametrize(
     ("fail", "error", "words"),
     [

@@ -9,7 +9,9 @@ import typer
 from PIL import Image
 
 from alexnet_deploy.cli import app
+from alexnet_deploy.report.file import write_report
 from tests.helpers.command import Command
+from tests.helpers.report_sample import sample_report
 
 PHOTO = "photos/val/n01_red/0.jpg"
 VAL = ("--data", "photos/val")
@@ -99,6 +101,14 @@ def test_the_input_may_not_lie_in_the_folder(command: Command, here: Path) -> No
         assert (ran.code, words in ran.error) == (2, True), ran.err
     assert photo.is_file()
     assert Path(onnx).is_file()
+
+
+def test_a_report_is_no_file_of_times(command: Command, here: Path) -> None:
+    write_report(sample_report(), Path("report.json"))
+    before = Path("report.json").read_bytes()
+    ran = command("profile", "alexnet-fp16", "--export-times", "report.json")
+    assert (ran.code, "report.json: exists and is not a file of times" in ran.error) == (2, True), ran.err
+    assert Path("report.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ["{}", '{"mine": 1}', "[1]", "no JSON", ""])

@@ -70,6 +70,24 @@ except UnavailableError as exc:
     assert (done.returncode, done.stderr) == (1, FULL)
 
 
+@pytest.mark.parametrize("arguments", ["", "--format jsonl", "--format csv", "--format csv --outputs logits"])
+def test_infer_ends_as_others_do_where_its_reader_has_left(arguments: str, here: Path) -> None:
+    done = shell(f"exec 3> >(:); wait $!; {OURS} infer photos/val --engine alexnet-int8 {arguments} >&3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    assert "error" not in done.stderr
+
+
+def test_what_the_encoding_lacks_is_written_as_escapes() -> None:
+    program = """
+from alexnet_deploy.cli.output.standard_output import checked_standard_output
+with checked_standard_output():
+    print("0.107 → 0.016 in Köln")
+"""
+    done = shell('PYTHONIOENCODING=latin-1 $python -c "$program" | iconv -f latin1 -t utf8', program)
+    assert (done.stdout, done.stderr) == ("0.107 \\u2192 0.016 in Köln\n", "")
+
+
 def test_a_closed_number_is_not_given_to_the_next_file(tmp_path: Path) -> None:
     program = f"""
 import os

@@ -161,6 +161,12 @@ def test_a_folder_name_that_is_no_text(run: Command, here: Path) -> None:
     [
         ((), 2, "report needs either --data, to measure, or --from, to draw an earlier report.json"),
         (("--data", "photos/val", "--from", "x.json"), 2, "report needs either --data"),
+        (
+            ("exact", "--from", "x.json"),
+            2,
+            "ENGINE: measures, and --from draws what was measured; leave one of the two",
+        ),
+        (("--from", "x.json", "--batch-sizes", "99"), 2, "--batch-sizes: measures, and --from draws what was"),
         (("--data", "photos/val", "-o", "page.pdf"), 2, "--output page.pdf: does not end in one of .html, .htm"),
         (("--data", "photos/val", "-o", "photos.html"), 2, "--output photos.html: is not a plain file"),
         (("--data", "photos/val", "-o", "/proc/no/page.html"), 1, "--output /proc/no/page.html: cannot be written"),

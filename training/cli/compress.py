@@ -77,6 +77,8 @@ def compress_command(
     """Factorise the two hidden dense layers, which hold nine tenths of all weights, and fine-tune the result."""
     if sum(choice is not None for choice in (rank, energy, ranks)) != 1:
         raise UsageError("give one of --rank, --energy and --table; --table shows the cost of ranks")
+    if ranks is None and duration_s != _DURATION_S:
+        raise UsageError("--duration: is how long --table times each rank; leave it out")
     if ranks is not None and (output is not None or epochs or test_scale_epochs):
         raise UsageError("--table: only measures; leave --output, --epochs and --test-scale-epochs out")
     with needs("train"):
@@ -103,6 +105,8 @@ def compress_command(
     full = count_weights(dataclasses.replace(arch, dense_rank=None))
     note(f"rank {arch.dense_rank}, {count_weights(arch):,} of {full:,} weights; energy kept: {kept}")
     note_written(output)
+    if as_json:
+        print_json(summary)
 
 
 def rank_table(rows: Sequence[RankRow]) -> Table:

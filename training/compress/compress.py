@@ -63,8 +63,9 @@ class CompressSettings(TeacherSettings, ScaleSettings):
         if self.resume and not self.tunes:
             raise UsageError("`resume`: continues a fine-tuning; give the `epochs` that it had")
         self.check_test_scale()
-        if self.teacher and not self.tunes:
-            raise UsageError("`teacher`: takes part in a fine-tuning; give its `epochs`")
+        of_tuning = ("teacher", "lr", "batch", "distill_temperature", "distill_weight", "teacher_view")
+        if not self.tunes and (given := [name for name in of_tuning if getattr(self, name)]):
+            raise UsageError(f"`{given[0]}`: takes part in a fine-tuning; give its `epochs`")
 
     @property
     def tunes(self) -> bool:

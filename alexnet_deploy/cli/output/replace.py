@@ -31,8 +31,13 @@ def check_output(
         raise UsageError(f"`{parameter}` {output}: is a file of the engine bundle {folder.name}; choose another name")
 
 
-def refuse_other_json(output: Path, parameter: str, what: str, fields: Collection[str]) -> None:
-    """UsageError if ``output`` is a file, but not JSON with all of these ``fields``, as ``what`` has them."""
+def refuse_other_json(
+    output: Path, parameter: str, what: str, fields: Collection[str], *, without: Collection[str] = ()
+) -> None:
+    """UsageError if ``output`` is a file, but not JSON with all of these ``fields``, as ``what`` has them.
+
+    ``without``: fields by which another kind of file is told apart that has all of those as well.
+    """
     if not output.exists():
         return
     try:
@@ -40,5 +45,5 @@ def refuse_other_json(output: Path, parameter: str, what: str, fields: Collectio
             found = json.load(stream)
     except (OSError, ValueError, RecursionError):
         found = None
-    if not (isinstance(found, dict) and found.keys() >= set(fields)):
+    if not (isinstance(found, dict) and found.keys() >= set(fields) and found.keys().isdisjoint(without)):
         raise UsageError(f"`{parameter}` {output}: exists and is not {what}; choose another name")

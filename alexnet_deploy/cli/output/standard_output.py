@@ -18,7 +18,8 @@ def checked_standard_output() -> Iterator[None]:
     """Inside the block, a failed write to the standard output raises UnavailableError.
 
     The buffers are written when the block ends. A reader that has left (``| head``) ends the process quietly, with exit
-    code 1 instead of 0. A ``sys.stdout`` without a file behind it, such as a notebook's, stays as it is.
+    code 1 instead of 0. What its encoding lacks, such as the names of files in Latin-1, is written as escapes. A
+    ``sys.stdout`` without a file behind it, such as a notebook's, stays as it is.
     """
     _hold_closed_descriptors()
     before = sys.stdout
@@ -32,7 +33,7 @@ def checked_standard_output() -> Iterator[None]:
         before.flush()
         settings = {
             "encoding": before.encoding,
-            "errors": before.errors,
+            "errors": "backslashreplace" if before.errors == "strict" else before.errors,
             "line_buffering": before.line_buffering or getattr(before, "write_through", False),
         }
     stream = io.TextIOWrapper(io.BufferedWriter(_Output(descriptor, "w", closefd=False)), **settings)

@@ -44,10 +44,11 @@ def compress(cli: Command, full: Path, photo_folder: Path) -> Command:
 
 def test_rank(compress: Command, cli: Command, full: Path, photo_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "small.safetensors"
-    code, _, err = compress("--rank", 8, "--output", out, "--images", 10)
+    code, printed, err = compress("--rank", 8, "--output", out, "--images", 10, "--json")
     small = load_checkpoint(out)
     assert small.arch.dense_rank == 8
     summary = small.recipe["compressed"]
+    assert json.loads(printed) == summary
     assert (summary["asked"], summary["images"], summary["parent_sha256"]) == ({"rank": 8}, 10, sha256_of(full))
     assert summary["parent_recipe"] == {"source": "random"}
     parent, weights = (sum(value.numel() for value in load_checkpoint(p).weights.values()) for p in (full, out))
@@ -160,6 +161,10 @@ class TestRefused:
             ("--rank 2 --output FULL/small.safetensors", 1, "cannot be written (Not a directory); choose another"),
             ("--rank 2 --output OUT --resume", 2, "--resume: continues a fine-tuning; give the --epochs"),
             ("--rank 2 --output OUT --epochs 1 --resume", 1, "OUT.run: holds no run to resume; leave --resume out"),
+            ("--rank 2 --output OUT --lr 0.001", 2, "--lr: takes part in a fine-tuning; give its --epochs"),
+            ("--rank 2 --output OUT --batch 7", 2, "--batch: takes part in a fine-tuning; give its --epochs"),
+            ("--rank 2 --output OUT --distill-temperature 3", 2, "--distill-temperature: takes part in a fine-tuning"),
+            ("--rank 2 --output OUT --duration 9s", 2, "--duration: is how long --table times each rank"),
             ("--rank 2 --output OUT --epochs 1 --lr 0", 2, "--lr 0.0: must be a number from 1e-08 to 100"),
             ("--rank 2 --output OUT --epochs 1 --batch 19", 2, "--batch 19: exceeds the 18 training images"),
             ("--rank 2 --output OUT --epochs 1 --val nowhere", 1, "nowhere: no such folder"),

@@ -93,7 +93,8 @@ def profile(
             check_batch_sizes(each, settings.batch_sizes)
         if export_times is not None:
             check_output(export_times, "export_times", (*names, import_options.labels), formats=(".json",))
-            refuse_other_json(export_times, "export_times", "a file of times", ("schema", "machine", "engines"))
+            times = ("schema", "machine", "engines")
+            refuse_other_json(export_times, "export_times", "a file of times", times, without=("labels",))
         report = stack.enter_context(reporting())
         measured: list[EngineProfile] = []
         failed: list[DeployError] = []

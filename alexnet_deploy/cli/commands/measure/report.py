@@ -63,6 +63,19 @@ def report(
     check_output(output, "output", (data, photos, from_), formats=(".html", ".htm"))
     if data is None:
         assert from_ is not None
+        without_effect = {
+            "engines": engines,
+            "photos": photos,
+            "runtime": runtime != "auto",
+            "batch_sizes": tuple(batch_sizes) != tuple(_BATCH_SIZES),
+            "threads": threads,
+            "duration_s": duration_s != _DURATION_S,
+            "without": without,
+            "allow_calibration_images": allow_calibration_images,
+            "store": store != opt.STORE,
+        }
+        if ignored := [name for name, given in without_effect.items() if given]:
+            raise UsageError(f"`{ignored[0]}`: measures, and `from` draws what was measured; leave one of the two out")
         write_page(read_report(from_), output)
         note_written(output)
         return
