@@ -48,7 +48,8 @@ def page(reports: Mapping[str, Report]) -> str:
         report = reports[name]
         where = f"{_environment(report.environment)}\n\n" if report.environment != previous else ""
         previous = report.environment
-        notes = "".join(f"\n- {note}" for note in report.notes)
+        corrected = [report.corrected] if report.corrected else []
+        notes = "".join(f"\n- {note}" for note in [*report.notes, *corrected])
         ways = "\n| side | how it was run |\n|---|---|\n" if report.how else ""
         ways += "".join(f"| {side} | {how} |\n" for side, how in report.how.items())
         parts.append(f"## {report.question}\n\n{where}{table(report)}\n{notes and notes + chr(10)}{ways}")

@@ -76,13 +76,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The answer to one question: rows, notes that follow from the readings, and how each side was run, by its name."""
+    """The answer to one question: rows, notes that follow from the readings, and how each side was run, by its name.
+
+    ``corrected`` says which readings were changed after they were measured: when, how and why. Empty: none.
+    """
 
     question: str
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=lambda: environment())
     how: dict[str, str] = field(default_factory=dict)
+    corrected: str = ""
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

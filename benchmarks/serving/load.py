@@ -89,24 +89,31 @@ async def _first(connect: Callable[[], Awaitable[Ask]]) -> Any:
 async def _clients(
     connect: Callable[[], Awaitable[Ask]], requests: int, concurrency: int, seconds: float
 ) -> dict[str, float]:
-    """Each client waits for its answer before it asks again."""
+    """Each client waits for its answer before it asks again.
+
+    The rate counts all answers within ``seconds``, also those to requests that were on their way when they began. The
+    latencies are those of the requests that began within them, however late they end: slow ones are not left out.
+    """
     took: list[float] = []
+    answered = 0
     asks = [await connect() for _ in range(concurrency)]
     begin = time.perf_counter() + min(1.0, seconds / 4)  # the first requests warm all sides up
     end = begin + seconds
 
     async def client(number: int, ask: Ask) -> None:
+        nonlocal answered
         while (started := time.perf_counter()) < end:
             number = (number + 1) % requests
             await ask(number)
             ended = time.perf_counter()
-            if begin <= started and ended <= end:
+            answered += begin <= ended <= end
+            if begin <= started:
                 took.append(ended - started)
 
     await asyncio.gather(*(client(number, ask) for number, ask in enumerate(asks)))
-    if not took:
+    if not answered or not took:
         sys.exit(f"no answer within {seconds:g} s; give more `--seconds`")
-    return summary(took, len(took) / seconds)
+    return summary(took, answered / seconds)
 
 
 def _check(side: str, target: Target, answer: Any, engine: Engine, pixels_HWC: Any) -> dict[str, Any]:

@@ -111,6 +111,11 @@ def test_the_page_shows_an_environment_once_until_it_changes() -> None:
     assert page.index("First?") < page.index("- A note.") < page.index("Second?") < page.index("Third?")
 
 
+def test_the_page_says_what_was_corrected_after_the_notes() -> None:
+    page = render.page({"cold_start": Report("First?", [], ["A note."], corrected="Raised by 2.")})
+    assert "\n- A note.\n- Raised by 2.\n" in page
+
+
 def test_the_page_in_docs_is_rendered_from_the_results() -> None:
     reports = {name: Report.load(rounds.RESULTS / f"{name}.json") for name in render.NAMES}
     assert (rounds.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8") == render.page(reports)

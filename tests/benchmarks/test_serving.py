@@ -1,0 +1,102 @@
+"""What the benchmarks of ``serve`` count; and that the page shows the readings of the JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import selectors
+import statistics
+from itertools import product
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import rounds
+from benchmarks.rounds import Report
+from benchmarks.serving import load
+from benchmarks.serving.clients import Ask
+from benchmarks.serving.load import _clients
+
+
+class NoWaiting(asyncio.SelectorEventLoop):
+    """Its clock jumps to the next timer: a load of seconds takes none, and a busy machine changes nothing."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        super().__init__(_Jumping(self))
+
+    def time(self) -> float:
+        return self._now
+
+    def jump(self, seconds: float) -> None:
+        self._now += seconds
+
+
+class _Jumping(selectors.SelectSelector):
+    def __init__(self, loop: NoWaiting) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self._loop.jump(max(0.0, timeout or 0.0))
+        return super().select(0)
+
+
+def under_load(monkeypatch: pytest.MonkeyPatch, takes_s: list[list[float]], seconds: float) -> dict[str, float]:
+    """``_clients``, one per list of ``takes_s``, whose answers take these times in turn; the last one repeats."""
+    remaining = [iter(times) for times in takes_s]
+
+    async def connect() -> Ask:
+        times, last = remaining.pop(0), 0.0
+
+        async def ask(_: int) -> None:
+            nonlocal last
+            await asyncio.sleep(last := next(times, last))
+
+        return ask
+
+    with contextlib.closing(NoWaiting()) as loop:
+        monkeypatch.setattr(load, "time", SimpleNamespace(perf_counter=loop.time))
+        return loop.run_until_complete(_clients(connect, 1, len(takes_s), seconds))
+
+
+def test_the_rate_counts_answers_to_requests_that_were_on_their_way_at_the_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 64 clients, one answer each every 0.2 s, out of step: 320/s.
+    found = under_load(monkeypatch, [[0.2 * (client + 0.5) / 64, 0.2] for client in range(64)], 2.0)
+    assert found["per_s"] == pytest.approx(320, abs=1)
+    assert found["p50_ms"] == pytest.approx(200)
+
+
+def test_a_request_that_ends_after_the_load_counts_in_its_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = under_load(monkeypatch, [[0.1] * 20 + [3.0]], 2.0)  # the load begins after 0.5 s and ends after 2.5 s
+    assert found["per_s"] == pytest.approx(8, abs=0.5)
+    assert found["p99_ms"] > 2000
+
+
+def test_a_load_without_an_answer_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="no answer within 2 s"):
+        under_load(monkeypatch, [[0.4, 5.0]], 2.0)
+
+
+def test_the_table_in_docs_is_that_of_the_results() -> None:
+    report = Report.load(rounds.RESULTS / "serving.json")
+    sides: dict[tuple[str, str], list[float]] = {}
+    for row in report.rows:
+        kind, _, rest = row.case.partition(", ")
+        ours, _, reading = rest.partition(", concurrency ")
+        sides[f"{kind}, {reading}", ours] = row.ours
+        sides[f"{kind}, {reading}", row.peer] = row.theirs
+
+    def cell(case: str, side: str) -> str:
+        rate, p99 = (statistics.median(sides[name, side]) for name in (case, f"{case}, p99"))
+        return f"{rate:.0f}, {p99:.{0 if p99 >= 10 else 1}f} ms"
+
+    text = (rounds.ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    names = ("REST", "gRPC", "LitServe", "BentoML", "Triton")
+    lines = re.findall(r"^\| (photo|pixels), (?:concurrency )?(\d+) \| (.*) \|$", text, re.MULTILINE)
+    assert [(kind, count) for kind, count, _ in lines] == list(product(("photo", "pixels"), ("1", "4", "16", "64")))
+    for kind, count, cells in lines:
+        assert cells.split(" | ") == [cell(f"{kind}, {count}", name) for name in names]
