@@ -127,11 +127,10 @@ def send(server: Watched, case: Hostile, until_closed: bool) -> str | None:
     return None
 
 
-def call(stub: Any, request: Any, case: HostileCall) -> str | None:
-    """What is wrong with the answer to a gRPC message, or None."""
+def call(stub: Any, content: bytes, case: HostileCall) -> str | None:
+    """What is wrong with the answer to ``content``, the gRPC message of ``case``, or None."""
     import grpc
 
-    content = case.message if isinstance(case.message, bytes) else request(**case.message).SerializeToString()
     try:
         stub(content, timeout=PATIENCE_S)
         code = "OK"
@@ -154,10 +153,11 @@ def one_by_one(server: Watched, model: str, photo: bytes, outcome: Outcome) -> N
             note(send(server, case, until_closed=False))
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}", options) as channel:
-        stub = channel.unary_unary(f"/inference.{SERVICE}/ModelInfer")
+        stub, request = channel.unary_unary(f"/inference.{SERVICE}/ModelInfer"), METHODS["ModelInfer"][0]
         for one in grpc_cases(model, photo):
-            with measured(server, f"gRPC, {one.name}", 32 << 20, outcome):
-                note(call(stub, METHODS["ModelInfer"][0], one))
+            content = one.message if isinstance(one.message, bytes) else request(**one.message).SerializeToString()
+            with measured(server, f"gRPC, {one.name}", len(content), outcome):
+                note(call(stub, content, one))
     slow = list(slow_cases(photo))
     with ThreadPoolExecutor(len(slow)) as pool:
         for problem in pool.map(lambda case: send(server, case, until_closed=True), slow):

@@ -1,4 +1,4 @@
-"""What the benchmarks of ``serve`` count; and that the page shows the readings of the JSON."""
+"""What the benchmarks of ``serve`` count and forgive; and that the page shows the readings of the JSON."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import contextlib
 import re
 import selectors
 import statistics
+from collections.abc import Iterator
 from itertools import product
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from benchmarks import rounds
 from benchmarks.rounds import Report
-from benchmarks.serving import load
+from benchmarks.serving import abuse, load
 from benchmarks.serving.clients import Ask
+from benchmarks.serving.hostile import Hostile, HostileCall
 from benchmarks.serving.load import _clients
 
 
@@ -79,6 +82,28 @@ def test_a_request_that_ends_after_the_load_counts_in_its_latencies(monkeypatch:
 def test_a_load_without_an_answer_ends_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="no answer within 2 s"):
         under_load(monkeypatch, [[0.4, 5.0]], 2.0)
+
+
+def test_a_request_is_forgiven_three_times_its_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of the largest one: the others would hide up to 96 MiB."""
+    sent: dict[str, int] = {}
+
+    @contextlib.contextmanager
+    def measured(_server: Any, name: str, size: int, _outcome: abuse.Outcome) -> Iterator[None]:
+        sent[name] = size
+        yield
+
+    calls = [HostileCall("bytes", b"a" * 5), HostileCall("fields", {"model_name": "abc"})]
+    monkeypatch.setattr(abuse, "measured", measured)
+    monkeypatch.setattr(abuse, "http_cases", lambda _photo: [Hostile("text", b"a" * 7)])
+    monkeypatch.setattr(abuse, "json_cases", lambda _model, _photo: [])
+    monkeypatch.setattr(abuse, "slow_cases", lambda _photo: [Hostile("slow", b"")])
+    monkeypatch.setattr(abuse, "grpc_cases", lambda _model, _photo: calls)
+    monkeypatch.setattr(abuse, "send", lambda *_arguments, until_closed: None)
+    monkeypatch.setattr(abuse, "call", lambda _stub, content, case: f"{case.name}: {len(content)} bytes")
+    abuse.one_by_one(SimpleNamespace(grpc_port=1), "model", b"photo", outcome := abuse.Outcome())  # type: ignore[arg-type]
+    assert sent == {"text": 7, "gRPC, bytes": 5, "gRPC, fields": 5}
+    assert outcome.problems == ["bytes: 5 bytes", "fields: 5 bytes"]
 
 
 def test_the_table_in_docs_is_that_of_the_results() -> None:
