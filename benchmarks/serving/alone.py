@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import Preprocessing
-from alexnet_deploy.images.decode import open_rgb, to_pixels
+from alexnet_deploy.images.decode import open_photo, to_pixels
 from alexnet_deploy.machine.cpu import cores
 
 
@@ -26,7 +26,7 @@ def decode_alone(contents: Sequence[bytes], pre: Preprocessing, seconds: float) 
 
     def decode(content: bytes) -> float:
         started = time.perf_counter()
-        to_pixels(open_rgb(content), pre)
+        to_pixels(open_photo(content, pre), pre)
         return time.perf_counter() - started
 
     took: list[float] = []

@@ -1,25 +1,36 @@
-"""What the benchmarks of ``serve`` count and forgive; and that the page shows the readings of the JSON."""
+"""What the benchmarks of ``serve`` count, forgive and decode; and that the page shows the readings of the JSON."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import io
 import re
 import selectors
 import statistics
+import sys
 from collections.abc import Iterator
 from itertools import product
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from alexnet_deploy.contract import Preprocessing
+from alexnet_deploy.images.decode import load_pixels, open_rgb, to_pixels
 from benchmarks import rounds
 from benchmarks.rounds import Report
-from benchmarks.serving import abuse, load
+from benchmarks.serving import abuse, alone, load
 from benchmarks.serving.clients import Ask
 from benchmarks.serving.hostile import Hostile, HostileCall
 from benchmarks.serving.load import _clients
+
+PRE = Preprocessing(height=32, width=32, resize_to=32, decoding="reduced-2x")
+"""Small, so that a photo of a few hundred pixels is decoded at a reduced size."""
 
 
 class NoWaiting(asyncio.SelectorEventLoop):
@@ -104,6 +115,59 @@ def test_a_request_is_forgiven_three_times_its_own_size(monkeypatch: pytest.Monk
     abuse.one_by_one(SimpleNamespace(grpc_port=1), "model", b"photo", outcome := abuse.Outcome())  # type: ignore[arg-type]
     assert sent == {"text": 7, "gRPC, bytes": 5, "gRPC, fields": 5}
     assert outcome.problems == ["bytes: 5 bytes", "fields: 5 bytes"]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A JPEG that our reader decodes at a reduced size, to other pixels than in full."""
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path := tmp_path / "large.jpg")
+    assert (load_pixels(path, PRE) != to_pixels(open_rgb(path), PRE)).any()
+    return path
+
+
+def test_decoding_alone_decodes_as_serve_does(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[np.ndarray] = []
+
+    def recorded(photo: Any, pre: Preprocessing) -> np.ndarray:
+        made.append(to_pixels(photo, pre))
+        return made[-1]
+
+    monkeypatch.setattr(alone, "to_pixels", recorded)
+    alone.decode_alone([large.read_bytes()], PRE, 0.02)
+    assert made
+    assert all((pixels == load_pixels(large, PRE)).all() for pixels in made)
+
+
+def test_litserve_decodes_as_serve_does(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["litserve_peer", "bundle", "1", "1"])
+    api = peer(monkeypatch, "litserve_peer", litserve={"LitAPI": object}, fastapi={"Request": object}).Api()
+    api.pre = PRE
+    form = {"photo": SimpleNamespace(file=io.BytesIO(large.read_bytes()))}
+    assert (api.decode_request(form) == load_pixels(large, PRE)).all()
+
+
+def test_bentoml_decodes_as_serve_does(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unchanged(**_: Any) -> Any:
+        return lambda decorated: decorated
+
+    monkeypatch.setenv("PEER_WORKERS", "1")
+    made = peer(monkeypatch, "bentoml_peer", bentoml={"service": unchanged, "api": unchanged})
+    service = made.Classifier.__new__(made.Classifier)
+    service.pre = PRE
+    assert (service._decode(large) == load_pixels(large, PRE)).all()
+
+
+def peer(monkeypatch: pytest.MonkeyPatch, name: str, **libraries: dict[str, Any]) -> Any:
+    """A peer's module; ``libraries``, which have an environment of their own, are replaced by these names."""
+    for library, names in libraries.items():
+        monkeypatch.setitem(sys.modules, library, fake := ModuleType(library))
+        fake.__dict__.update(names)
+    monkeypatch.delitem(sys.modules, module := f"benchmarks.serving.peers.{name}", raising=False)
+    try:
+        return importlib.import_module(module)
+    finally:
+        sys.modules.pop(module, None)
 
 
 def test_the_table_in_docs_is_that_of_the_results() -> None:

@@ -18,7 +18,7 @@ import bentoml
 import numpy as np
 
 from alexnet_deploy import open_engine
-from alexnet_deploy.images.decode import open_rgb, to_pixels
+from alexnet_deploy.images.decode import open_photo, to_pixels
 from alexnet_deploy.inference.rows import top_answers
 from alexnet_deploy.machine.cpu import cores
 
@@ -44,7 +44,7 @@ class Classifier:
         return self._answers([np.fromfile(file, np.uint8).reshape(shape) for file in pixels])
 
     def _decode(self, photo: Path) -> np.ndarray:
-        return to_pixels(open_rgb(photo.read_bytes()), self.pre)
+        return to_pixels(open_photo(photo.read_bytes(), self.pre), self.pre)
 
     def _answers(self, pixels: list[np.ndarray]) -> list[list[dict[str, Any]]]:
         return [

@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import Request
 
 from alexnet_deploy import open_engine
-from alexnet_deploy.images.decode import open_rgb, to_pixels
+from alexnet_deploy.images.decode import open_photo, to_pixels
 from alexnet_deploy.inference.rows import top_answers
 from alexnet_deploy.machine.cpu import cores
 
@@ -28,7 +28,7 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
 
     def decode_request(self, request: Request) -> np.ndarray:  # it reads the annotation, and hands over the form
         if "photo" in request:
-            return to_pixels(open_rgb(request["photo"].file.read()), self.pre)
+            return to_pixels(open_photo(request["photo"].file.read(), self.pre), self.pre)
         return np.frombuffer(request["pixels"].file.read(), np.uint8).reshape(self.pre.height, self.pre.width, 3)
 
     def batch(self, inputs: list[np.ndarray]) -> np.ndarray:
