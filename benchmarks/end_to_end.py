@@ -194,7 +194,10 @@ def summarise(
 
 
 def one_pass(way: str, bundle: Path, files: Sequence[Path], weights: Path | None = None) -> Pass:
-    """One way in this process, after a first batch that does not count."""
+    """One way in this process, after what warms it up and does not count: a first batch at least, of zeros for MLPerf.
+
+    Peers with workers go through all files before, so that their workers have started.
+    """
     if way == "engine":
         readings = (
             engine_only.one_pass(kind, bundle, BATCH, engine_only.SECONDS) for kind in ("one request", "throughput")
@@ -213,6 +216,7 @@ def one_pass(way: str, bundle: Path, files: Sequence[Path], weights: Path | None
 def _prepare(way: str, task: Task) -> Classify:
     engine = open_bundle(task.bundle)
     if way == "decode":
+        decode(task.files[:BATCH], engine.contract.preprocessing)  # the first one imports Pillow's plugins
         return partial(decode, task.files, engine.contract.preprocessing)
     if way == "ours":
         runner = open_runner(engine).runner
@@ -222,11 +226,15 @@ def _prepare(way: str, task: Task) -> Classify:
 
 
 def decode(files: Sequence[Path], pre: Preprocessing) -> list[int]:
-    """Decode every file as we do, in one thread per core, and do nothing with the pixels."""
+    """Decode every file as we do, in one thread per core, and do nothing with the pixels.
 
-    def some(first: int) -> list[int]:
+    The threads share one iterator: a core that is free takes the next file, so no core waits for a slower one.
+    """
+    waiting = iter(files)
+
+    def some(_: int) -> list[int]:
         out = np.empty((pre.height, pre.width, 3), np.uint8)
-        return [0 for file in files[first :: cores()] if load_pixels(file, pre, out) is out]
+        return [0 for file in waiting if load_pixels(file, pre, out) is out]
 
     with ThreadPoolExecutor(cores()) as pool:
         return list(chain.from_iterable(pool.map(some, range(cores()))))

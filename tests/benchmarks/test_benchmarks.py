@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
-from alexnet_deploy.contract import BatchProfile
+from alexnet_deploy.contract import BatchProfile, Preprocessing
 from alexnet_deploy.model.checkpoint import Checkpoint
 from benchmarks import cold_start, end_to_end, engine_only, phone_photos, render, rounds, scaling
 from benchmarks.end_to_end import Checked
@@ -174,6 +177,40 @@ def test_every_way_through_a_folder_measures(
     done = end_to_end.one_pass(way, store / "alexnet-int8", files)
     assert done.images_per_s > 0
     assert len(done.top1) == (len(files) if way == "ours" else 0)
+
+
+def test_decoding_is_timed_warm(store: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted(photos.rglob("*.jpg")) * 10
+    events: list[str] = []
+
+    def decoded(_file: Path, _pre: Preprocessing, out: np.ndarray) -> np.ndarray:
+        events.append("decode")
+        return out
+
+    def clock() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    monkeypatch.setattr(end_to_end, "load_pixels", decoded)
+    monkeypatch.setattr(end_to_end, "time", SimpleNamespace(perf_counter=clock))
+    end_to_end.one_pass("decode", store / "alexnet-int8", files)
+    assert events.index("clock") == end_to_end.BATCH
+    assert events.count("decode") == end_to_end.BATCH + len(files)
+
+
+def test_no_core_waits_for_the_photos_of_a_slower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    others, files = threading.Semaphore(0), [Path(str(number)) for number in range(6)]
+
+    def decoded(file: Path, _pre: Preprocessing, out: np.ndarray) -> np.ndarray:
+        if file == files[0]:  # as slow as all others together
+            assert all(others.acquire(timeout=5) for _ in files[1:])
+        else:
+            others.release()
+        return out
+
+    monkeypatch.setattr(end_to_end, "load_pixels", decoded)
+    monkeypatch.setattr(end_to_end, "cores", lambda: 2)
+    assert end_to_end.decode(files, Preprocessing()) == [0] * 6
 
 
 def test_a_way_that_does_not_answer_all_files_ends_the_benchmark(store: Path, tmp_path: Path, photos: Path) -> None:

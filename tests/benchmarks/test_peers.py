@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from PIL import Image
 
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, open_bundle, save_manifest, write_bundle
 from alexnet_deploy.contract import BatchProfile, Preprocessing
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.samples import parity_pixels
+from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.model.checkpoint import Checkpoint, save_checkpoint
 from benchmarks import end_to_end
-from benchmarks.peers import mlperf_peer
+from benchmarks.peers import mlperf_peer, torch_peers
 from benchmarks.peers.chosen import COMPARED, PEERS, QUANTISED
 from benchmarks.peers.float_input import with_float_input
 from benchmarks.peers.onnxruntime_peer import pillow_loop, pillow_pixels, quantised_bundle
@@ -85,6 +89,22 @@ def test_a_peer_with_packages_of_its_own_answers_as_we_do(
     elsewhere: dict[str, list[int]], ours: list[int], peer: str
 ) -> None:
     assert elsewhere[peer] == ours
+
+
+def test_the_workers_of_a_peer_run_before_it_is_timed(
+    bundle: Path, weights: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stand-ins for torchvision's transforms, which have an environment of their own."""
+    steps = {name: lambda *_: None for name in ("Resize", "CenterCrop", "ToTensor", "Normalize")}
+    pixels = torch.zeros(3, 224, 224)
+    torchvision, transforms = ModuleType("torchvision"), SimpleNamespace(Compose=lambda _: lambda _: pixels, **steps)
+    torchvision.transforms = transforms  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    classify = torch_peers.dataloader(Task(bundle, files, tmp_path, weights))
+    workers = {process.pid for process in multiprocessing.active_children()}
+    assert len(workers) >= cores()
+    assert len(classify()) == len(files)
+    assert {process.pid for process in multiprocessing.active_children()} == workers
 
 
 @pytest.mark.parametrize("peer", HERE)
