@@ -24,10 +24,13 @@ NAMES = (
 HEAD = """\
 # Benchmarks
 
-Rendered by `make bench` from [its JSON](../benchmarks/results). Ours and each peer run in turn on the same files,
-in the same environment, each pass in a process of its own. A cell is the median of the rounds and, in brackets, the
-lowest and the highest; a ratio is ours / peer, taken within each round. The machine is shared and noisy: believe the
-ratios before the numbers. [How each is measured](../benchmarks/README.md).
+Rendered from [its JSON](../benchmarks/results), the last run of each section. `make bench` measures all sections anew
+but two, which are run by hand: the one on quantised engines in ONNX Runtime and the one on an earlier commit. It may
+take other numbers of rounds, photos and passes than a run here, so each section says its own. Ours and each peer run
+in turn on the same files, in the same environment, each pass in a process of its own; only quantised engines in ONNX
+Runtime share one. A cell is the median of the rounds and, in brackets, the lowest and the highest; a ratio is ours /
+peer, taken within each round. Peak memory is read once. The machine is shared and noisy: believe the ratios before
+the numbers. [How each is measured](../benchmarks/README.md).
 """
 TAIL = """\
 ## Tried, and not kept
@@ -48,6 +51,8 @@ def page(reports: Mapping[str, Report]) -> str:
         report = reports[name]
         where = f"{_environment(report.environment)}\n\n" if report.environment != previous else ""
         previous = report.environment
+        rounds = max((len(row.ours) for row in report.rows), default=0)
+        where += f"Rounds: {rounds}.\n\n" if rounds else ""
         corrected = [report.corrected] if report.corrected else []
         notes = "".join(f"\n- {note}" for note in [*report.notes, *corrected])
         ways = "\n| side | how it was run |\n|---|---|\n" if report.how else ""

@@ -20,7 +20,6 @@ from benchmarks import cold_start, end_to_end, engine_only, phone_photos, render
 from benchmarks.end_to_end import Checked
 from benchmarks.peers.chosen import COMPARED
 from benchmarks.rounds import Report, Row
-from benchmarks.training import ablations
 
 PRECISIONS = ("fp32", "int8")
 
@@ -112,6 +111,12 @@ def test_the_page_shows_an_environment_once_until_it_changes() -> None:
     )
     assert page.count("*2026-01-02, One, 2 cores, onnx 1*") == page.count("*2026-01-03, Two*") == 1
     assert page.index("First?") < page.index("- A note.") < page.index("Second?") < page.index("Third?")
+
+
+def test_the_page_says_on_how_many_rounds_a_section_rests() -> None:
+    read_once = Row("ours, peak memory", "MiB", [100.0])
+    page = render.page({"end_to_end": Report("First?", [Row("ours", "images/s", [1.0, 2.0]), read_once])})
+    assert "\n\nRounds: 2.\n\n| case |" in page
 
 
 def test_the_page_says_what_was_corrected_after_the_notes() -> None:
@@ -269,36 +274,3 @@ def test_cold_start_times_both_commands(store: Path, photos: Path) -> None:
     report = cold_start.compare(next(photos.rglob("*.jpg")), store / "alexnet-int8", 1)
     assert {row.case: row.goal for row in report.rows} == cold_start.GOALS
     assert all(row.ours[0] > 0 for row in report.rows)
-
-
-def test_an_ablation_is_finished_with_its_last_epoch_not_with_its_first_checkpoint(tmp_path: Path) -> None:
-    row = ablations.ROWS[0]
-    folder = ablations.folder_of(row, tmp_path)
-    folder.mkdir(parents=True)
-    (folder / "checkpoint.safetensors").touch()
-    assert not ablations.finished(row, tmp_path, 2)
-    for epoch, finished in ((1, False), (2, True)):
-        with (folder / "metrics.jsonl").open("a") as lines:
-            lines.write(json.dumps({"epoch": epoch}) + "\n")
-        assert bool(ablations.finished(row, tmp_path, 2)) is finished
-
-
-def test_a_stopped_ablation_ends_the_script_and_a_failed_one_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "training").mkdir()
-    (tmp_path / "training" / "__init__.py").touch()
-    monkeypatch.setattr(ablations, "ROOT", tmp_path)  # where "python -m training" is run
-    output = tmp_path / "runs"
-    monkeypatch.setattr(sys, "argv", ["ablations.py", str(tmp_path), "--output", str(output), "--only", "models"])
-    names = [row.name for row in ablations.ROWS if row.group == "models"]
-
-    (tmp_path / "training" / "__main__.py").write_text("raise SystemExit(1)")
-    ablations.main()
-    assert f"{names[-1]}: did not finish" in capsys.readouterr().out
-
-    (tmp_path / "training" / "__main__.py").write_text("raise SystemExit(130)")  # what SIGTERM makes of it
-    with pytest.raises(SystemExit) as stopped:
-        ablations.main()
-    assert stopped.value.code == 130
-    assert names[1] not in capsys.readouterr().out
