@@ -38,7 +38,7 @@ def read_external_data(model: onnx.ModelProto, path: Path) -> None:
             raise ValueError(f"its tensors have more than {MAX_MODEL_BYTES >> 20} MiB")
         entries = {entry.key: entry.value for entry in tensor.external_data}
         try:
-            file = _inside(entries.get("location", ""), path)
+            file = _inside(_file_name(entries.get("location", "")), path)
         except ValueError as exc:
             raise ValueError(f"tensor {tensor.name}: {exc}") from exc
         offset, length = _number(entries, "offset", 0, tensor), _number(entries, "length", expected, tensor)
@@ -56,7 +56,8 @@ def read_external_data(model: onnx.ModelProto, path: Path) -> None:
 def external_files(path: Path) -> set[Path]:
     """The other files in which the ONNX at ``path`` keeps values of its tensors; none if it is no ONNX.
 
-    OSError if it cannot be read. Whether they exist, and lie where they may, ``read_external_data`` checks.
+    OSError if it cannot be read, ValueError if a name is none of a file. Whether they exist, and lie where they may,
+    ``read_external_data`` checks.
     """
     return {path.parent / location for location in _locations(path)}
 
@@ -69,7 +70,7 @@ def _locations(path: Path) -> set[str]:
     except DecodeError:
         return set()
     return {
-        entry.value
+        _file_name(entry.value)
         for tensor in tensors_of(model)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
@@ -168,10 +169,17 @@ def _read(file: Path, offset: int, length: int) -> bytes:
         return stream.read(length)
 
 
+def _file_name(location: str | bytes) -> str:
+    """``location`` if it can be the name of a file; protobuf gives bytes for what is no text."""
+    if isinstance(location, bytes) or "\0" in location:
+        raise ValueError(f"its file {location!r} is no name of a file in the model's folder")
+    return location
+
+
 def _inside(location: str, path: Path) -> Path:
     """The real file that ``location`` names; ValueError if it lies outside the model's folder."""
     parts = location.replace("\\", "/").split("/")
-    if not location or "\0" in location or ".." in parts or Path(location).is_absolute() or ":" in parts[0]:
+    if not location or ".." in parts or Path(location).is_absolute() or ":" in parts[0]:
         raise ValueError(f"its file {location!r} is not named relative to the model's folder")
     file = Path(os.path.realpath(path.parent / location))
     folders = {Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent}

@@ -137,6 +137,27 @@ class TestHash:
         (tmp_path / "net.onnx").write_bytes(b"half of a mod")
         assert onnx_sha256(tmp_path / "net.onnx") == sha256_of(tmp_path / "net.onnx")
 
+    def test_exchanged_files_are_another_model(self, tmp_path: Path) -> None:
+        found = onnx.load(tiny_classifier(tmp_path / "net.onnx"))
+        onnx.save(
+            found, tmp_path / "net.onnx", save_as_external_data=True, all_tensors_to_one_file=False, size_threshold=0
+        )
+        before = onnx_sha256(tmp_path / "net.onnx")
+        one, other = (tmp_path / name for name in ("w2", "w4"))  # the second and the third layer's biases
+        assert one.read_bytes() != other.read_bytes()
+        one.rename(tmp_path / "x")
+        other.rename(one)
+        (tmp_path / "x").rename(other)
+        assert onnx_sha256(tmp_path / "net.onnx") != before
+
+    def test_another_graph_with_the_same_weights_is_another_model(self, tmp_path: Path) -> None:
+        model = weights_beside(tmp_path / "net.onnx")
+        found = onnx_sha256(model)
+        graph = onnx.load(model, load_external_data=False)
+        graph.graph.name = "another"
+        model.write_bytes(graph.SerializeToString())
+        assert onnx_sha256(model) != found
+
     @pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", ""])
     def test_no_file_outside_the_folder_is_read(self, model: Path, location: str) -> None:
         with pytest.raises(ValueError, match="is not named relative to the model's folder"):

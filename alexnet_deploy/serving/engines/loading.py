@@ -29,8 +29,11 @@ def discard(loaded: LoadedEngine | None) -> None:
 
 
 def look(source: ModelSource) -> object:
-    """Something that differs once the engine has been replaced, also by itself; None while there is none."""
-    with suppress(OSError):
+    """Something that differs once the engine has been replaced, also by itself; None while there is none.
+
+    Of a new ONNX the whole file is read, for the names of the files of its weights.
+    """
+    with suppress(OSError, ValueError):
         found = _stamp(os.lstat(source.path)), _stamp(os.stat(source.path)), _stamp(os.stat(source.watched))
         if source.is_bundle:
             return found

@@ -109,7 +109,7 @@ class Models:
     async def load(self) -> None:
         """Load and warm all models, one after the other; raises the DeployError of the first that fails."""
         for source in self._sources.values():
-            self._seen[source.name] = look(source)
+            self._seen[source.name] = await asyncio.to_thread(look, source)
             await self._switch(source)
         self._metrics.ready.set(1)
 
@@ -121,7 +121,7 @@ class Models:
                 await self._reload_if_changed(source)
 
     async def _reload_if_changed(self, source: ModelSource) -> None:
-        seen = look(source)
+        seen = await asyncio.to_thread(look, source)
         if seen == self._seen[source.name]:
             return
         self._seen[source.name] = seen

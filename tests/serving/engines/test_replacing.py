@@ -21,6 +21,7 @@ from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.engines.sources import ModelSource, find_sources
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.settings import Settings
+from tests.helpers.batching import soon
 from tests.helpers.models.onnx_models import SIDE, weights_beside
 
 
@@ -137,6 +138,33 @@ class TestWeightsBesideAnOnnx:
         seen, data = look(source), source.path.with_suffix(".data")
         data.write_bytes(data.read_bytes()[::-1])
         assert look(source) != seen
+
+    @pytest.mark.parametrize("name", [b"a\0b", b"caf\xe9", b"../a", b"none"])
+    def test_a_model_whose_weights_nobody_can_read_does_not_end_the_watch(
+        self, name: bytes, source: ModelSource, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pixels_NHWC = np.full((1, SIDE, SIDE, 3), 90, np.uint8)
+
+        async def replace_twice() -> tuple[str, str]:
+            models = Models([source], Settings(reload_s=0.01), Metrics())
+            await models.load()
+            first = models.get().version
+            watching = asyncio.create_task(models.watch())
+            good = source.path.read_bytes()
+            source.path.write_bytes(good.replace(b"net.data", name.ljust(8, b"x")))
+            await soon(lambda: watching.done() or "goes on, as the new one cannot be used" in caplog.text)
+            with models.get().in_use():
+                await models.get().classify_pixels(pixels_NHWC)
+            weights_beside(source.path, 2)
+            await soon(lambda: watching.done() or models.get().version != first)
+            assert watching.cancel(), "it has not ended"
+            second = models.get().version
+            await models.close()
+            return first, second
+
+        first, second = asyncio.run(replace_twice())
+        assert first != second
+        assert "Traceback" not in caplog.text
 
     def test_the_file_of_the_weights_is_gone(self, source: ModelSource) -> None:
         source.path.with_suffix(".data").unlink()
