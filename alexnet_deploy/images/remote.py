@@ -15,13 +15,14 @@ from urllib.parse import urljoin, urlsplit
 
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError, one_line
 from alexnet_deploy.images.codecs.formats import SUFFIXES
+from alexnet_deploy.images.deadline import EndingSession
 
 MAX_REDIRECTS = 5
 TRIES = 3
 WAIT_S = 0.5
 """Before the second try; twice that before the third."""
 MAX_SECONDS = 60.0
-"""For one image, all tries together; a server that is silent is left after a quarter of that."""
+"""For one image, all tries together. A try ends after a quarter of that if the server is silent."""
 _TIMEOUT_S = (10.0, 15.0)  # to connect; of silence while reading
 _BLOCK = 1 << 16
 _PASSING = (408, 425, 429, 500, 502, 503, 504)
@@ -143,20 +144,21 @@ def _read_http(address: str, max_bytes: int, allow_http: bool) -> bytes:
     import requests
 
     deadline = time.monotonic() + MAX_SECONDS
-    cause = ""
+    cause, session = "", _session()
     for attempt in range(TRIES):
         if attempt:
-            if time.monotonic() > deadline:
-                break
             time.sleep(WAIT_S * 2 ** (attempt - 1))
         try:
-            with _open_http(address, allow_http) as response:
+            left_s = max(deadline - time.monotonic(), 0)
+            with session.ended_after(left_s), _open_http(address, session.requests, allow_http) as response:
                 if response.status_code == 200:
                     return _body(address, response, max_bytes, deadline)
                 if response.status_code not in _PASSING:
                     raise InputError(f"{address}: the server answered HTTP {response.status_code}; check the address")
                 cause = f"the server answered HTTP {response.status_code}"
         except (requests.RequestException, ValueError, OSError) as exc:
+            if time.monotonic() > deadline:
+                raise _too_slow(address) from exc
             cause = _root_cause(exc)
             passing = requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError
             if not isinstance(exc, passing) or isinstance(exc, requests.exceptions.SSLError):
@@ -164,9 +166,12 @@ def _read_http(address: str, max_bytes: int, allow_http: bool) -> bytes:
     raise InputError(f"{address}: cannot be downloaded ({cause}); check the address and the network")
 
 
-def _open_http(address: str, allow_http: bool) -> Any:
+def _too_slow(address: str) -> InputError:
+    return InputError(f"{address}: takes more than {MAX_SECONDS:.0f} s; download it first")
+
+
+def _open_http(address: str, session: Any, allow_http: bool) -> Any:
     """The answer at the end of the redirects; each is checked as the address itself is."""
-    session = _session()
     url = address
     for _ in range(MAX_REDIRECTS + 1):
         response = session.get(url, stream=True, timeout=_TIMEOUT_S, allow_redirects=False)
@@ -182,13 +187,12 @@ def _open_http(address: str, allow_http: bool) -> Any:
     raise InputError(f"{address}: is redirected more than {MAX_REDIRECTS} times; check the address")
 
 
-def _session() -> Any:
+def _session() -> EndingSession:
     """One per thread: connections are kept, and requests does not promise that threads may share them."""
-    import requests
-
     if not hasattr(_local, "session"):
-        _local.session = requests.Session()
-    return _local.session
+        _local.session = EndingSession()
+    session: EndingSession = _local.session
+    return session
 
 
 def _body(address: str, response: Any, max_bytes: int, deadline: float) -> bytes:
@@ -199,16 +203,19 @@ def _body(address: str, response: Any, max_bytes: int, deadline: float) -> bytes
     _bound(address, int(announced) if announced.isdecimal() else 0, max_bytes)
     data = bytearray()
     try:
-        # What has arrived: to wait for a whole block would let a server that sends single bytes hold a thread for days.
-        while block := response.raw.read1(_BLOCK, decode_content=True):
+        while block := response.raw.read1(
+            _BLOCK, decode_content=True
+        ):  # what has arrived, so that the time is looked at
             data += block
             _bound(address, len(data), max_bytes)
             if time.monotonic() > deadline:
-                raise InputError(f"{address}: takes more than {MAX_SECONDS:.0f} s; download it first")
+                raise _too_slow(address)
     except DecodeError as exc:
         raise requests.exceptions.ContentDecodingError(exc) from exc
     except HTTPError as exc:
         raise requests.ConnectionError(exc) from exc
+    if time.monotonic() > deadline:  # else the end of the connection could be that of the image
+        raise _too_slow(address)
     return bytes(data)
 
 

@@ -26,7 +26,10 @@ def products_before_bias(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     found = {}
     for node in graph.node:
         product = makers.get(node.input[0]) if node.op_type == "Add" else None
-        if product is not None and product.op_type == "MatMul" and node.name.startswith(f"{product.name}/Add"):
+        if product is None or product.op_type != "MatMul" or not node.name.startswith(f"{product.name}/Add"):
+            continue
+        weight = makers.get(product.input[1])
+        if weight is not None and weight.op_type == "DequantizeLinear":  # else the two are the user's own
             found[node.output[0]] = product
     return found
 

@@ -25,6 +25,7 @@ class Answer:
     range_bytes: int | None = None  # the most that one range answer holds
     cut_after: int | None = None  # body bytes sent before the connection is closed
     stalls: bool = False  # instead of being closed, it stays open and silent until the client leaves
+    headers_end: bool = True  # else nothing follows them, and the client waits for more
     announce: bool = True
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +69,10 @@ def serving() -> Iterator[Server]:
                 self.send_header("Content-Length", str(len(body)))
             for key, value in answer.headers.items():
                 self.send_header(key, value)
+            if not answer.headers_end:
+                self.flush_headers()
+                self.rfile.read(1)
+                return
             self.end_headers()
             part = body[: answer.cut_after]
             state.sent.append(len(part))  # before the write: the client may be done with it before this thread goes on

@@ -81,6 +81,44 @@ def test_a_server_is_left_before_it_has_sent_a_whole_block(server: Server, monke
     assert "takes more than 0 s" in error(source)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(headers_end=False),
+        Answer(
+            b"\x1f\x8b\x08\x08" + bytes(6) + b"name", headers={"Content-Encoding": "gzip"}, announce=False, stalls=True
+        ),
+        Answer(cut_after=0, stalls=True),
+    ],
+    ids=["in its headers", "in a name in gzip", "before the body"],
+)
+def test_a_server_is_left_wherever_it_stands_still(
+    answer: Answer, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the library reads on by itself nobody looks at the time, and single bytes are no silence."""
+    monkeypatch.setattr(remote, "MAX_SECONDS", 0.4)
+    server.answers = [answer]
+    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
+    assert "takes more than 0 s" in error(source)
+
+
+def test_what_ends_with_the_connection_is_no_whole_image_after_the_deadline(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "MAX_SECONDS", 0.4)
+    server.answers = [Answer(Path("photos/a.jpg").read_bytes(), announce=False, stalls=True)]
+    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
+    assert "takes more than 0 s" in error(source)
+
+
+def test_a_body_that_is_cut_is_tried_again(server: Server) -> None:
+    whole = Path("photos/a.jpg").read_bytes()
+    server.answers = [Answer(whole, cut_after=50), Answer(whole)]
+    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
+    assert pixels(source).any()
+    assert len(server.asked) == 2
+
+
 def test_a_damaged_encoding_is_an_error_of_its_image(server: Server) -> None:
     server.answers = [Answer(b"no gzip", headers={"Content-Encoding": "gzip"})]
     (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)

@@ -91,6 +91,20 @@ class TestNames:
         assert {"back", "flat", "last"} <= {layer.name for layer in layers_in(model)}
         assert not {"turned", "mean of all"} & {layer.name for layer in layers_in(model)}
 
+    @pytest.mark.parametrize("names", [("fc", "fc/Add"), ("", "/Add"), ("fc", "fc/Add_residual")])
+    def test_a_product_and_a_sum_of_the_users_own_are_two_layers(self, names: tuple[str, str], tmp_path: Path) -> None:
+        g = Graph()
+        flat = g.node("Flatten", g.node("Cast", "pixels", to=TensorProto.FLOAT), name="flat")
+        product = g.node("MatMul", flat, g.weight(3 * SIDE * SIDE, 8), name=names[0])
+        g.save(
+            g.node("Add", product, g.weight(8), name=names[1]),
+            tmp_path / "net.onnx",
+            ["N", SIDE, SIDE, 3],
+            TensorProto.UINT8,
+        )
+        found = [layer.tensor for layer in layers_in(load_onnx(tmp_path / "net.onnx"))]
+        assert len([name for name in found if name.startswith(("matmul", "add"))]) == 2
+
 
 class TestInt4:
     """A Gemm becomes a MatMul and an Add, after a Pad where 128 does not divide its inputs; it is one layer still."""

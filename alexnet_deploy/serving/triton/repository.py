@@ -130,6 +130,10 @@ def _write_model(folder: Path, model: TritonModel, settings: TritonSettings, *, 
     else:
         _copy(model.engine, model.engine.onnx_path, own / "model.onnx")
         for file in external_files(own / "model.onnx"):
+            if file.name == "model.onnx":
+                raise InputError(
+                    f"{model.engine.name}: its weights are in another {file.name}; save it with them inside"
+                )
             file.parent.mkdir(parents=True, exist_ok=True)
             _copy(model.engine, model.engine.onnx_path.parent / file.relative_to(own), file)
         # Read from the copy: the original could be replaced meanwhile by a model with other labels.

@@ -193,11 +193,39 @@ def test_bmp_of_runs(bits: int, data: bytes, rows: list[str], dib: bool) -> None
             open_rgb(content[:cut])
 
 
+@pytest.mark.parametrize("offset", [0, 54], ids=["none", "without the palette"])
+def test_bmp_of_runs_whose_offset_leaves_out_the_palette(offset: int) -> None:
+    content = bytearray(packed_bmp(b"\4\7\0\1", (4, 1)))
+    expected = open_rgb(bytes(content)).tobytes()
+    struct.pack_into("<I", content, 10, offset)
+    assert open_rgb(bytes(content)).tobytes() == expected
+
+
+def test_bmp_of_runs_with_other_bits_than_its_kind() -> None:
+    content = bytearray(packed_bmp(b"\4\7\0\1", (4, 1)))
+    struct.pack_into("<H", content, 28, 4)
+    with pytest.raises(InputError, match="damaged"):
+        open_rgb(bytes(content))
+
+
+def test_bmp_of_runs_in_a_dib_of_few_colours() -> None:
+    content = bytearray(packed_bmp(b"\4\1\0\1", (4, 1), dib=True))
+    struct.pack_into("<I", content, 32, 2)
+    few = bytes(content[: 40 + 2 * 4]) + b"\4\1\0\1"
+    assert open_rgb(few).tobytes() == bytes([1, 10, 254]) * 4
+
+
+@pytest.mark.parametrize("data", [b"\3\7\0\2\xff\0\1\5\0\1", b"\0\2\xff\xff\1\5"], ids=["right", "up"])
+def test_bmp_of_runs_with_a_step_out_of_the_picture(data: bytes) -> None:
+    found = np.asarray(open_rgb(packed_bmp(data, (4, 2))))
+    assert set(found[..., 0].ravel().tolist()) <= {0, 7}, "nothing stands where nothing was written"
+
+
 @pytest.mark.parametrize(
     ("data", "size", "cause"),
     [
-        (b"\1\7" * 4_100_000, (3000, 3000), "has more than 4000000 runs of pixels"),
-        (b"\0\2\0\0" * 4_100_000, (3000, 3000), "has more than 4000000 runs of pixels"),
+        (b"\1\7" * 2_100_000, (3000, 3000), "has more than 2000000 runs of pixels"),
+        (b"\0\2\0\0" * 2_100_000, (3000, 3000), "has more than 2000000 runs of pixels"),
         (b"\1\7\0\1", (100_000, 100_000), "has more than .* pixels|pixels, above the limit"),
         (b"\1\7\0\1", (0, 5), "damaged"),
         (b"\1\7\0\1", (-5, 5), "damaged"),

@@ -18,7 +18,7 @@ _HEADERS = (40, 52, 56, 64, 108, 124)
 _BITS = {1: 8, 2: 4}
 """Bits of a pixel, by the kind of compression."""
 _COLOURS = 256
-_MOST_RUNS = 4_000_000  # a second of the loop below; a picture with more, of noise, is not smaller for being packed
+_MOST_RUNS = 2_000_000  # a second or two of the loop below; a picture with more, of noise, gains nothing by its runs
 
 
 def has_runs(head: bytes) -> bool:
@@ -41,7 +41,9 @@ def open_runs(content: bytes, max_pixels: int) -> Image.Image:
     require_size(width, abs(height), max_pixels)
     used = int.from_bytes(header[32:36], "little") or 1 << bits
     palette = content[at + len(header) : at + len(header) + 4 * min(used, _COLOURS)]
-    offset = int.from_bytes(content[10:14], "little") if at else len(header) + 4 * used
+    offset = int.from_bytes(content[10:14], "little") if at else 0
+    if offset in (0, at + len(header)):  # as some programs write it, without the palette
+        offset = at + len(header) + 4 * used
     pixels = _unpacked(memoryview(content)[offset:], width, abs(height), bits)
     struct.pack_into("<HII", header, 14, 8, 0, len(pixels))
     struct.pack_into("<I", header, 32, _COLOURS)
@@ -63,6 +65,7 @@ def _unpacked(data: memoryview, width: int, height: int, bits: int) -> bytearray
         runs, at = runs + 1, at + 2
         refuse_parts(runs, _MOST_RUNS, "runs of pixels")
         if count:
+            count = min(count, width - x)  # what does not fit into the row is left out
             run = _pixels(data[at - 1 : at], bits) * count
         elif value == 0:  # end of the row
             x, y = 0, y + 1
@@ -74,11 +77,9 @@ def _unpacked(data: memoryview, width: int, height: int, bits: int) -> bytearray
             x, y, at = min(x + right, width), y + up, at + 2
             continue
         else:  # so many pixels as they are, in an even number of bytes
-            count = value
-            size = (value * bits + 7) // 8
-            run = _pixels(_take(data, at, size), bits)
+            size, count = (value * bits + 7) // 8, min(value, width - x)
+            run = _pixels(_take(data, at, size)[: (count * bits + 7) // 8], bits)
             at += size + size % 2
-        count = min(count, width - x)  # what does not fit into the row is left out
         rows[y * stride + x : y * stride + x + count] = run[:count]
         x += count
     return rows
