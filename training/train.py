@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
+from torch import Tensor
 
 from alexnet_deploy.errors import DeployError, ProofError, UnavailableError
 from alexnet_deploy.files.lock import only_writer
@@ -97,14 +99,12 @@ def train_run(
         if not settings.skip_preflight:
             report = inspect_data(run.train, run.val, threads=max(1, run.workers), on_progress=on_progress)
             usable = torch.from_numpy(report.readable.astype(np.uint8))
-            if settings.allow_unreadable:
-                check_run_folder(_readable_part(run, settings, report.readable))
-            with only_writer(output, "output"):
+            with _no_other_run(run, settings, usable):
                 report.write(output / PREFLIGHT_FILE)
             on_preflight(report)
             report.check(settings.allowed())
         if images is not None:
-            with only_writer(output, "output"):
+            with _no_other_run(run, settings, usable):
                 images.write(output)
     if is_distributed():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -117,6 +117,15 @@ def train_run(
     return train_and_judge(
         run, settings, on_note=on_note, on_epoch=on_epoch, on_progress=on_progress, on_outcome=on_outcome
     )
+
+
+@contextmanager
+def _no_other_run(run: Run, settings: TrainSettings, usable: Tensor) -> Iterator[None]:
+    """Write into the folder of ``run``, in which another may have begun while every file was read."""
+    known = _readable_part(run, settings, usable.bool().numpy()) if settings.allow_unreadable else run
+    with only_writer(run.output, "output"):
+        check_run_folder(known)
+        yield
 
 
 def _readable_part(run: Run, settings: TrainSettings, readable_N: NDArray[np.bool_]) -> Run:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from alexnet_deploy.contract import ArchitectureName, Preprocessing
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.json_format import MAX_USERS_BYTES
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, get_architecture
@@ -25,6 +25,7 @@ from tests.helpers.photos import CLASSES, save_photo
 from tests.helpers.repository import ROOT
 from training.data.preflight import PreflightReport
 from training.loop.run import EpochMetrics, Run
+from training.loop.state import STATE_FILE
 from training.plan import TrainSettings
 from training.recipes.named import get_recipe
 from training.recipes.small_data import fit_to_data
@@ -186,6 +187,24 @@ def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, phot
         result = cli("train", photos, "--output", tmp_path / "other", *small, *fast)
     assert "another process writes it; wait for it to end" in result.error
     assert not list((tmp_path / "other").iterdir())
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_run_that_began_meanwhile_keeps_its_files(photo_folder: Path, tmp_path: Path, late: bool) -> None:
+    """Two runs may be given one folder, and reading every file takes long."""
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "preflight.txt").write_text("of the other run")  # a run without findings removes it
+
+    def begin(*_: object) -> None:
+        (output / STATE_FILE).touch()
+
+    hooks: dict[str, Any] = {"on_preflight": begin} if late else {"on_progress": begin}
+    settings = TrainSettings(dense_rank=4, epochs=1, batch=9, workers=0)
+    with pytest.raises(InputError, match="already holds a run; add `resume` to continue it"):
+        train_in_python(photo_folder, output, settings, **hooks)
+    assert (output / "preflight.txt").exists() is not late
+    assert not (output / "data.json").exists()
 
 
 @pytest.mark.parametrize("arguments", [["photos", "--output", "run"], ["compres"]])
