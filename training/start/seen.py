@@ -17,7 +17,8 @@ def may_know(source: Source, train: ImageList, val: ImageList) -> bool:
     """Whether images of ``val`` may be among those that ``source`` was trained on: it has one of their classes.
 
     Not if every training on record, of what ``source`` was made from as well, had the same training images or the same
-    validation images: the two splits of one data set share none.
+    validation images: the two splits of one data set share none. The same are those of the same names, the paths below
+    the data and the classes; their contents are not compared.
     """
     if not source.has_names or all(number is None for number in match_classes(source.contract, val.class_ids)):
         return False
