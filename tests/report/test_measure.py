@@ -164,7 +164,7 @@ def test_a_folder_name_that_is_no_text(run: Command, here: Path) -> None:
         (
             ("exact", "--from", "x.json"),
             2,
-            "ENGINE: measures, and --from draws what was measured; leave one of the two",
+            "BUNDLE: measures, and --from draws what was measured; leave one of the two",
         ),
         (("--from", "x.json", "--batch-sizes", "99"), 2, "--batch-sizes: measures, and --from draws what was"),
         (("--data", "photos/val", "-o", "page.pdf"), 2, "--output page.pdf: does not end in one of .html, .htm"),
