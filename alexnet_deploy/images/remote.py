@@ -203,9 +203,8 @@ def _body(address: str, response: Any, max_bytes: int, deadline: float) -> bytes
     _bound(address, int(announced) if announced.isdecimal() else 0, max_bytes)
     data = bytearray()
     try:
-        while block := response.raw.read1(
-            _BLOCK, decode_content=True
-        ):  # what has arrived, so that the time is looked at
+        # ``read1`` gives what has arrived, so the time is looked at even if the server is slow.
+        while block := response.raw.read1(_BLOCK, decode_content=True):
             data += block
             _bound(address, len(data), max_bytes)
             if time.monotonic() > deadline:

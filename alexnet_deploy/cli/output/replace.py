@@ -36,7 +36,7 @@ def refuse_other_json(
 ) -> None:
     """UsageError if ``output`` is a file, but not JSON with all of these ``fields``, as ``what`` has them.
 
-    ``without``: fields by which another kind of file is told apart that has all of those as well.
+    JSON with one of the fields ``without`` is another kind of file.
     """
     if not output.exists():
         return

@@ -50,7 +50,7 @@ class Observer(Protocol):
         """``images`` were computed in one call."""
 
     def queue(self, change: int) -> None:
-        """So many images more wait; if negative, fewer. After a reload two batchers of a model have their queues."""
+        """So many images more wait; if negative, fewer. During a reload two batchers add up."""
 
 
 @dataclass(frozen=True, slots=True)
