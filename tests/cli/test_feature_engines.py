@@ -60,7 +60,6 @@ class TestFeatureEngine:
             ("preprocessing-parity", name, "--data", "photos/val"),
             ("profile-layers", name),
             ("profile-stages", name, "--data", "photos/val"),
-            ("package", name, "--triton", "repository"),
             ("report", name, "--data", "photos/val"),
             ("explain", "photos/val", "--engine", name, "-o", "page.html"),
             ("mlperf", name, "--data", "photos/val"),

@@ -45,6 +45,11 @@ class TritonModel:
         """0 where Triton must not add images to a request, because the batch size is fixed."""
         return 0 if self.static else self.batch.max
 
+    @property
+    def beside_roles(self) -> tuple[str, ...]:
+        """What its models beside it do: features are answered as they are, without probabilities."""
+        return (DECODE, PHOTOS) if self.engine.contract.features else (DECODE, ANSWER, PHOTOS)
+
     def beside(self, role: str) -> str:
         """The name of the model of that role."""
         return f"{self.name}-{role}"
@@ -116,8 +121,7 @@ def refuse_equal_names(models: Sequence[TritonModel], *, preprocess: bool) -> No
     """UsageError for two models of one name, those beside an engine included."""
     taken: dict[str, str] = {}
     for model in models:
-        roles = (DECODE, ANSWER, PHOTOS) if preprocess else ()
-        for name in (model.name, *map(model.beside, roles)):
+        for name in (model.name, *map(model.beside, model.beside_roles if preprocess else ())):
             key = name.lower()  # folders that differ in case only are one folder on some file systems
             if key in taken:
                 raise UsageError(

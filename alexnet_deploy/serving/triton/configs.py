@@ -12,8 +12,8 @@ from alexnet_deploy.precision.types import float_type, is_weights_only, quantize
 from alexnet_deploy.serving.triton.choose import ANSWER, DECODE, PHOTOS, TritonModel
 
 LABELS_FILE = "labels.txt"
-IMAGE, PROBABILITIES = "image", "probabilities"
-"""As ``serve`` calls its input of encoded files, and its output."""
+IMAGE, PROBABILITIES, FEATURES = "image", "probabilities", "features"
+"""As ``serve`` calls its input of encoded files, and its output: probabilities, or those of a feature engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def _capability(target: str) -> str:
 
 
 def engine_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any]:
-    """Pixels in, logits out."""
+    """Pixels in, logits out, or features."""
     contract = model.engine.contract
     pixels = _pixels_dims(model)
     config = _common(model, model.name) | {
@@ -142,17 +142,20 @@ def answer_config(model: TritonModel, settings: TritonSettings) -> dict[str, Any
 
 
 def ensemble_config(model: TritonModel) -> dict[str, Any]:
-    """Encoded files in, probabilities out: the three models one after the other."""
+    """Encoded files in, probabilities or features out: the models one after the other."""
     contract = model.engine.contract
-    steps = (
+    answers = ANSWER in model.beside_roles
+    output, found = (PROBABILITIES, "step_logits") if answers else (FEATURES, FEATURES)
+    steps = [
         (model.beside(DECODE), {IMAGE: IMAGE}, {contract.input_name: "step_pixels"}),
-        (model.name, {contract.input_name: "step_pixels"}, {contract.output_name: "step_logits"}),
-        (model.beside(ANSWER), {contract.output_name: "step_logits"}, {PROBABILITIES: PROBABILITIES}),
-    )
+        (model.name, {contract.input_name: "step_pixels"}, {contract.output_name: found}),
+    ]
+    if answers:
+        steps.append((model.beside(ANSWER), {contract.output_name: found}, {output: output}))
     return _common(model, model.beside(PHOTOS)) | {
         "platform": "ensemble",
         "input": [_image(model)],
-        "output": [_scores(model, PROBABILITIES)],
+        "output": [_scores(model, output)],
         "ensemble_scheduling": {
             "step": [
                 {"model_name": name, "model_version": -1, "input_map": given, "output_map": got}
@@ -203,9 +206,14 @@ def _image(model: TritonModel) -> dict[str, Any]:
 
 
 def _scores(model: TritonModel, name: str) -> dict[str, Any]:
-    """Without labels where a fixed batch has several images: Triton then counts classes through all of them."""
-    output = {"name": name, "data_type": "TYPE_FP32", "dims": _dims(model, len(model.engine.contract.labels))}
-    return output if model.static and model.batch.max > 1 else output | {"label_filename": LABELS_FILE}
+    """Without labels where there are none, and where a fixed batch has several images: Triton then counts classes
+    through all of them.
+    """
+    contract = model.engine.contract
+    output = {"name": name, "data_type": "TYPE_FP32", "dims": _dims(model, contract.outputs)}
+    if not contract.labels or (model.static and model.batch.max > 1):
+        return output
+    return output | {"label_filename": LABELS_FILE}
 
 
 def _warm_up(model: TritonModel, images: int) -> dict[str, Any]:

@@ -9,6 +9,8 @@ repository/
   NAME-decode/               image files -> pixels          (with preprocess)
   NAME-probabilities/        logits -> probabilities        (with preprocess)
   NAME-photos/               the three as an ensemble: image files -> probabilities
+
+A feature engine (``build-engine --until``) has no NAME-probabilities: its NAME-photos returns the features.
 """
 
 from __future__ import annotations
@@ -74,7 +76,7 @@ def package_triton(
     settings: TritonSettings = _DEFAULTS,
     import_options: ImportOptions = NO_IMPORT_OPTIONS,
 ) -> Repository:
-    """Write the model repository of ``engines`` (bundles or ONNX files) to the folder ``repository``.
+    """Write the model repository of ``engines`` (bundles or ONNX files, feature engines too) to ``repository``.
 
     Triton serves the ONNX with its ONNX Runtime backend, or with ``targets``, such as ``sm89`` or ``l4``, the plans of
     the full TensorRT for them. ``preprocess`` adds an ensemble that takes encoded image files. A repository of ours is
@@ -92,7 +94,9 @@ def package_triton(
     with ExitStack() as resources:
         models = [
             choose_model(engine, fixed_batch(load_onnx(engine.onnx_path)), targets)
-            for engine in (resources.enter_context(resolve_engine(name, store, import_options)) for name in engines)
+            for engine in (
+                resources.enter_context(resolve_engine(name, store, import_options, features=True)) for name in engines
+            )
         ]
         refuse_equal_names(models, preprocess=preprocess)
         with atomic_directory(repository) as folder:
@@ -142,7 +146,8 @@ def _write_model(folder: Path, model: TritonModel, settings: TritonSettings, *, 
     if preprocess:
         contract = model.engine.contract
         write_python_model(_folder(folder, configs.decode_config(model, settings), model), DECODE, contract)
-        write_python_model(_folder(folder, configs.answer_config(model, settings), model), ANSWER, contract)
+        if ANSWER in model.beside_roles:
+            write_python_model(_folder(folder, configs.answer_config(model, settings), model), ANSWER, contract)
         ensemble = _folder(folder, configs.ensemble_config(model), model)
         # Object stores have no empty folders, and Triton wants a version.
         (ensemble / "README").write_text("An ensemble has no file of its own.\n", encoding="utf-8")

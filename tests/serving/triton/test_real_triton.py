@@ -36,6 +36,8 @@ returns float32."""
 LABELS = ('with "quotes"', "two\nlines", "a:b", *TINY_CONTRACT.labels[3:])
 ENGINES = ("exact", "ruined", "tiny", "several", "four", "one")
 """Right, int8, of the size of AlexNet, multi-label with a temperature, fixed to four images, fixed to one."""
+INSIDE = "inside"
+"""A feature engine beside them."""
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,7 @@ def real_server() -> None:
 def engines(workplace: Path, tiny_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("engines")
     build_bundle(tiny_onnx, folder / "tiny", "int8", workplace / "photos/train", calibration_images=6)
+    build_bundle(tiny_onnx, folder / INSIDE, until="classifier.5")
     several = dataclasses.replace(TINY_CONTRACT, labels=LABELS, activation="sigmoid", temperature=2.5)
     return {
         "exact": workplace / "engines/exact",
@@ -62,6 +65,7 @@ def engines(workplace: Path, tiny_onnx: Path, tmp_path_factory: pytest.TempPathF
         "several": _with_contract(tiny_model(folder / "several.onnx"), several),
         "four": tiny_model(folder / "four.onnx", batch=4),
         "one": tiny_model(folder / "one.onnx", batch=1),
+        INSIDE: folder / INSIDE,
     }
 
 
@@ -150,6 +154,20 @@ def test_pixels_get_the_logits_of_the_engine(
     np.testing.assert_allclose(values(triton.ask(call)[0]), expected, rtol=0, atol=CLOSE * scale)
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_photos_get_their_features(
+    protocol: str, triton: Triton, engines: dict[str, Path], samples: list[Path], tmp_path: Path, command: Command
+) -> None:
+    """Those that ``features`` writes."""
+    arguments = ("--engine", engines[INSIDE], "--runtime", "onnxruntime", "-o", tmp_path / "index.npz")
+    assert command("features", *samples, *arguments).code == 0
+    call = {"protocol": protocol, "model": f"{INSIDE}-photos", "input": "image", "output": "features"}
+    with np.load(tmp_path / "index.npz") as index:
+        expected = index["vectors"]
+    asked = np.array(values(triton.ask(call | {"images": samples})[0]))
+    np.testing.assert_allclose(asked, expected, rtol=0, atol=CLOSE * np.abs(expected).max())
+
+
 def test_an_image_that_is_none_is_refused_by_name(triton: Triton, samples: list[Path], tmp_path: Path) -> None:
     """Its request alone: the next one is answered."""
     bad, empty = tmp_path / "bad.jpg", tmp_path / "empty.jpg"
@@ -199,7 +217,7 @@ def test_wrong_requests_are_refused(triton: Triton, samples: list[Path], tmp_pat
 def test_server_and_client_read_every_configuration(triton: Triton, repository: Path, engines: dict[str, Path]) -> None:
     """The server's own view has the fields that were written, and tritonclient's schema takes the text."""
     names = sorted(models_in(repository))
-    assert len(names) == 4 * len(engines)
+    assert len(names) == 4 * len(ENGINES) + 3
     answers = triton.ask(
         *({"config": name} for name in names), *({"parse": repository / name / "config.pbtxt"} for name in names)
     )
@@ -220,7 +238,7 @@ def test_the_manifest_is_yaml(triton: Triton, repository: Path) -> None:
     assert service["metadata"]["name"] == "models"
     model = service["spec"]["predictor"]["model"]
     assert (model["modelFormat"]["name"], model["protocolVersion"]) == ("triton", "v2")
-    assert service["metadata"]["annotations"]["alexnet-deploy/engines"].split(", ") == list(ENGINES)
+    assert service["metadata"]["annotations"]["alexnet-deploy/engines"].split(", ") == [*ENGINES, INSIDE]
 
 
 def test_bundles_keep_their_profile(triton: Triton, engines: dict[str, Path]) -> None:

@@ -73,6 +73,28 @@ def test_preprocess_adds_an_ensemble(command: Command, here: Path) -> None:
     assert any(Path("repo/exact-photos/1").iterdir())  # object stores keep no empty folder
 
 
+def test_a_feature_engine_returns_its_features(command: Command, here: Path) -> None:
+    """To pixels and to files; it has no classes, so no labels and no probabilities."""
+    built = command("build-engine", "colours.onnx", "--until", "features.1", "-o", "engines/inside")
+    assert built.code == 0, built.err
+    contract = open_bundle(Path("engines/inside")).contract
+    result = command("package", "inside", "exact", "--triton", "repo", "--preprocess", "--kserve", "--json")
+    assert json.loads(result.out)["models"] == ["inside-photos", "inside", "exact-photos", "exact"]
+    assert models_in(Path("repo")) == {"inside", "inside-decode", "inside-photos"} | {
+        f"exact{end}" for end in ("", "-decode", "-probabilities", "-photos")
+    }
+    engine, ensemble = config_of(Path("repo/inside")), config_of(Path("repo/inside-photos"))
+    assert [(output["name"], sizes(output)) for output in engine["output"]] == [
+        (contract.output_name, [contract.outputs])
+    ]
+    assert [(output["name"], sizes(output)) for output in ensemble["output"]] == [("features", [contract.outputs])]
+    assert "label_filename" not in str((engine, ensemble))
+    assert not list(Path("repo").glob("inside*/labels.txt"))
+    first, second = ensemble["ensemble_scheduling"]["step"]
+    assert first["output_map"]["pixels"] == second["input_map"]["pixels"]
+    assert second["output_map"] == {contract.output_name: "features"}
+
+
 @pytest.mark.parametrize("role", ["decode", "probabilities"])
 def test_python_models_need_nothing_of_the_installation(
     role: str, command: Command, here: Path, photos: list[Path]

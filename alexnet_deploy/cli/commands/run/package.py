@@ -20,7 +20,8 @@ def package(
     engines: Annotated[list[str], opt.engine_argument()],
     triton: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write the model repository to.")],
     preprocess: Annotated[
-        bool, typer.Option("--preprocess", help="Add models that take image files and return probabilities.")
+        bool,
+        typer.Option("--preprocess", help="Add models that take image files and return probabilities, or features."),
     ] = False,
     targets: Annotated[
         list[str] | None,
