@@ -9,6 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alexnet_deploy.build.feature_engine import end_at, require_layer
 from alexnet_deploy.build.plan_config import require_batch
 from alexnet_deploy.build.plans import BuiltPlans, build_plans
@@ -16,7 +19,7 @@ from alexnet_deploy.build.proof import describe_fallback, describe_unproved, fal
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.build.targets import is_limit_here, why_no_plan_here
 from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
-from alexnet_deploy.build.verify import verify_bundle
+from alexnet_deploy.build.verify import trial_pixels, verify_bundle
 from alexnet_deploy.bundle.manifest import MODEL, Engine, Manifest, save_manifest, write_bundle
 from alexnet_deploy.bundle.plan_options import span
 from alexnet_deploy.bundle.store import STORE
@@ -32,7 +35,6 @@ from alexnet_deploy.precision.types import float_type, instead_of_float16, is_we
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.tensorrt.support import undocumented
 from alexnet_deploy.verification.float16_range import require_float16_range
-from alexnet_deploy.verification.photos import photo_pixels
 
 BORROWED = "the calibration of its probabilities"
 """How the note of a bundle begins whose calibration is that of its source, until it gets its own."""
@@ -62,7 +64,7 @@ def build_engine(
     """
     settings = settings or BuildSettings()
     images = choose_calibration(precision, calibration_data, settings)
-    with new_bundle(Path(onnx), output, precision, settings) as bundle:
+    with new_bundle(Path(onnx), output, precision, settings, images) as bundle:
         if settings.until is not None:
             require_layer(bundle.model, settings.until)
         on_progress("precision", 0, 1)
@@ -88,7 +90,12 @@ class UnfinishedBundle:
     batch: BatchProfile
     precision: Precision
     settings: BuildSettings
+    calibration: CalibrationSet | None
     notes: list[str] = field(default_factory=list)
+
+    def photos(self) -> NDArray[np.uint8]:
+        """``trial_pixels`` of this engine."""
+        return trial_pixels(self.model.contract.preprocessing, self.settings.verify_images, self.calibration)
 
 
 def choose_calibration(
@@ -141,7 +148,11 @@ def default_output(onnx: Path, precision: Precision, store: Path = STORE, *, unt
 
 @contextmanager
 def new_bundle(
-    onnx: Path, output: str | Path | None, precision: Precision, settings: BuildSettings
+    onnx: Path,
+    output: str | Path | None,
+    precision: Precision,
+    settings: BuildSettings,
+    calibration: CalibrationSet | None,
 ) -> Iterator[UnfinishedBundle]:
     """Start a bundle with ``onnx`` as its float model; it appears as a whole when the block ends without an error."""
     path = default_output(onnx, precision, until=settings.until) if output is None else Path(output)
@@ -171,7 +182,7 @@ def new_bundle(
             set_contract(graph, model.contract)
             save_onnx(graph, model.path)
         batch = _batch(model, _asked_batch(settings))
-        yield UnfinishedBundle(path, folder, Path(scratch), model, batch, precision, settings, notes)
+        yield UnfinishedBundle(path, folder, Path(scratch), model, batch, precision, settings, calibration, notes)
 
 
 def _asked_batch(settings: BuildSettings) -> BatchProfile | None:
@@ -204,8 +215,7 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accep
     built = _proved_plans(bundle, on_progress)
     achieved = {plan.plan.file: plan.achieved for plan in built.plans}
     engine, float_onnx = _engine(bundle, built)
-    images = bundle.settings.verify_images
-    verified = verify_bundle(engine, float_onnx, None if images is None else Path(images))
+    verified = verify_bundle(engine, float_onnx, bundle.photos())
     if accept is not None:
         accept(engine, float_onnx)
     accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
@@ -230,10 +240,8 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accep
 def _float16_notes(bundle: UnfinishedBundle) -> list[str]:
     if float_type(bundle.precision) != "fp16":
         return []
-    images = bundle.settings.verify_images
-    pixels_NHWC = photo_pixels(bundle.model.contract.preprocessing, None if images is None else Path(images))
     return require_float16_range(
-        bundle.folder / MODEL, pixels_NHWC, name=str(bundle.path), instead=instead_of_float16(bundle.precision)
+        bundle.folder / MODEL, bundle.photos(), name=str(bundle.path), instead=instead_of_float16(bundle.precision)
     )
 
 

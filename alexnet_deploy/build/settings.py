@@ -31,7 +31,8 @@ class BuildSettings(CalibrationSettings):
     timing_cache: str | Path | None = None
     """Folder in which the full TensorRT keeps its timings between builds; None: it times every layer again."""
     verify_images: str | Path | None = None
-    """Folder of photos on which the engine is compared with the original; None: the sample photos."""
+    """Folder of photos on which the engine is compared with the original; None: 16 of the calibration images, else the
+    sample photos."""
     full_decode: bool = False
     """Decode every photo in full, for calibration and in use; else as the contract of the ONNX says."""
     until: str | None = None

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine, FeatureVerification, Verification
-from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import DeployError, ProofError
+from alexnet_deploy.images.choose import CalibrationSet
+from alexnet_deploy.images.samples import PARITY_IMAGES
 from alexnet_deploy.probabilities import activate
 from alexnet_deploy.runtime.select import open_runner
-from alexnet_deploy.verification.photos import photo_pixels
+from alexnet_deploy.verification.photos import photo_pixels, tried_pixels
 
 # Legend: N image, K class, F feature
 
@@ -29,14 +31,25 @@ class Verified:
     """For people."""
 
 
-def verify_bundle(engine: Engine, float_onnx: Path, images: Path | None) -> Verified:
+def trial_pixels(
+    pre: Preprocessing, folder: str | Path | None, calibration: CalibrationSet | None
+) -> NDArray[np.uint8]:
+    """Pixels ``[N, H, W, 3]`` on which an engine is tried: of the user's ``folder``, else of calibration images.
+
+    The latter show what the model is for. The sample photos, which are left, may show nothing that it knows.
+    """
+    if folder is None and calibration is not None:
+        return tried_pixels(next(calibration.batches(pre, PARITY_IMAGES)))
+    return photo_pixels(pre, None if folder is None else Path(folder))
+
+
+def verify_bundle(engine: Engine, float_onnx: Path, pixels_NHWC: NDArray[np.uint8]) -> Verified:
     """Run photos through ``engine`` and through the float model.
 
-    ``images`` is a folder of photos (None: the sample photos). Where no runtime here can run the engine, a note has the
+    Where no runtime here can run the engine, a note has the
     reason, as it has for a runtime that is passed over because it does not compute what the graph says. ProofError
     where answers are not finite that the float model has.
     """
-    pixels_NHWC = photo_pixels(engine.contract.preprocessing, images)
     try:
         expected_NK, _, _ = _answer(
             Engine(f"{engine.name} (float model)", float_onnx, engine.contract, "fp32", None), pixels_NHWC

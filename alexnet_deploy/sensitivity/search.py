@@ -72,7 +72,7 @@ def build_within_drop(
             "`max_drop` needs int8 or fp8 with fp16, int8-weights or int4, because it keeps layers in float16"
         )
     images = choose_calibration(precision, calibration_data, settings)
-    with new_bundle(Path(onnx), output, precision, settings) as bundle:
+    with new_bundle(Path(onnx), output, precision, settings, images) as bundle:
         on_progress("precision", 0, 1)
         search = _Search(
             bundle, dtype, images, list_labelled(Path(validation_data), bundle.model.contract), on_progress

@@ -23,7 +23,11 @@ def photo_pixels(pre: Preprocessing, folder: Path | None = None) -> NDArray[np.u
 
     Raises InputError for a folder without a readable image.
     """
-    pixels_NHWC = parity_pixels(folder, pre)
+    return tried_pixels(parity_pixels(folder, pre))
+
+
+def tried_pixels(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """``pixels_NHWC``, at least 2 and not too many; must not be written to."""
     pixels_NHWC = pixels_NHWC[: max(2, _MOST_BYTES // pixels_NHWC[0].nbytes)]
     if len(pixels_NHWC) == 1:  # a batch needs a second, different image
         pixels_NHWC = np.concatenate([pixels_NHWC, pixels_NHWC[:, ::-1]])

@@ -47,6 +47,20 @@ def test_photos_of_the_user(tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+def test_calibration_images_show_what_the_model_is_for(tmp_path: Path) -> None:
+    """Sample photos may show nothing that it knows: all the same answer, whatever int8 has done to it."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(5):
+        Image.new("RGB", (40, 40), (50 * i, 20, 20)).save(photos / f"{i}.png")
+    onnx = tiny_model(tmp_path / "tiny.onnx")
+    settings = BuildSettings(calibration_images=5)
+    built = build_engine(onnx, tmp_path / "tiny", precision="int8", calibration_data=photos, settings=settings)
+    seen = load_manifest(built)[0].verification
+    assert seen is not None
+    assert seen.images == 5
+
+
 def test_a_runtime_that_leaves_the_graph_is_in_the_notes(tmp_path: Path) -> None:
     path = pooled_model(tmp_path / "pooled.onnx")
     manifest = load_manifest(build_engine(path, tmp_path / "pooled"))[0]

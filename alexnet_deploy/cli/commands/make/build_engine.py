@@ -126,7 +126,10 @@ def build_engine(
     ] = True,
     verify_images: Annotated[
         Path | None,
-        typer.Option(help="Photos on which the engine is compared with the original.  [default: the sample photos]"),
+        typer.Option(
+            help="Photos on which the engine is compared with the original.  [default: 16 of the calibration images, "
+            "else the sample photos]"
+        ),
     ] = None,
     until: Annotated[
         str | None,
