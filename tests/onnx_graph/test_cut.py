@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from alexnet_deploy.bundle.feature_engines import MAPS, cut_engine
 from alexnet_deploy.errors import DeployError, InputError, UsageError
@@ -16,6 +16,7 @@ from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onn
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.runtime.select import open_runner
+from tests.helpers.models.graphs import graph_model
 from tests.helpers.models.onnx_models import CLASSES, PRECISIONS, SIDE, TINY_CONTRACT, Graph, named_engine, tiny_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3)).astype(np.uint8)
@@ -104,6 +105,17 @@ class TestNames:
         )
         found = [layer.tensor for layer in layers_in(load_onnx(tmp_path / "net.onnx"))]
         assert len([name for name in found if name.startswith(("matmul", "add"))]) == 2
+
+    def test_a_pad_of_the_users_own_is_a_layer(self) -> None:
+        """Between tensors that are called as int4 calls them, but not by amounts that are."""
+        nodes = [
+            helper.make_node("Pad", ["x", "amounts"], ["x/padded"], "x/Pad"),
+            helper.make_node("MatMul", ["x/padded", "w"], ["y"], "last"),
+        ]
+        constants = {"amounts": np.array([0, 0, 0, 1]), "w": np.ones((4, 2), np.float32)}
+        model = graph_model("(float[N,3] x) => (float[N,2] y)", nodes, **constants)
+        assert [layer.node for layer in layers_in(model)] == ["x/Pad", "last"]
+        assert layer_before_last(model, source="it").node == "x/Pad"
 
 
 class TestInt4:
