@@ -160,6 +160,13 @@ def test_what_stands_before_the_frame_of_a_gif_does_not_change_it(blocks: bytes)
     np.testing.assert_array_equal(np.asarray(open_rgb(gif(blocks)))[..., 0], GREY)
 
 
+def test_the_last_transparent_colour_before_the_frame_of_a_gif_counts() -> None:
+    seven, nine, none = b"!\xf9\x04\1\0\0\x07\0", b"!\xf9\x04\1\0\0\x09\0", b"!\xf9\x04\0\0\0\0\0"
+    for blocks in (seven, seven + none, none + seven, nine + seven):
+        found = np.asarray(open_rgb(gif(blocks)))[..., 0]
+        np.testing.assert_array_equal(found, np.where(GREY == 7, 255, GREY))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"codeblock_size": (4, 4)}, {"codeblock_size": (4, 16), "no_jp2": True}, {"tile_size": (16, 16)}],
