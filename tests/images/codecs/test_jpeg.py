@@ -126,16 +126,19 @@ def test_the_range_of_coefficients_in_a_baseline_scan_does_not_count() -> None:
 
 
 def test_an_arithmetic_coded_picture_is_decoded() -> None:
-    """8 x 8 pixels in one byte: a DC of 8 steps of an eighth above 128, and the end of the block; zeros are left out.
+    """64 blocks in two bytes, of which two are a step lighter: the zeros behind them are left out, as encoders do.
 
-    libjpeg's arithmetic decoder cannot wait for data: the way of the others would refuse every such file.
+    libjpeg's arithmetic decoder cannot wait for data: the way of the others would refuse such a file.
     """
-    content = jpeg_of(Image.new("L", (8, 8)), quality=100)
+    content = jpeg_of(Image.new("L", (64, 64)), quality=100)
     frame, scan = content.index(b"\xff\xc0"), content.index(b"\xff\xda")
-    rest = b"\xff\xc9" + content[frame + 2 : scan + 10] + b"\xcc" + END
-    conditioning = b"\xff\xcc\0\4\0\x10"  # what it is without this segment, which is none of a frame
+    rest = b"\xff\xc9" + content[frame + 2 : scan + 10] + b"\x01\x2b" + END
+    conditioning = b"\xff\xcc\0\x0a" + bytes([0, 0x10, 1, 0x10, 0x10, 5, 0x11, 5])  # as it is without this segment
     for arithmetic in (content[:frame] + rest, content[:frame] + conditioning + rest):
-        assert np.unique(np.asarray(open_rgb(arithmetic))).tolist() == [129]
+        found = np.asarray(open_rgb(arithmetic))
+        np.testing.assert_array_equal(found, pixels_of(arithmetic))
+        values, counts = np.unique(found[..., 0], return_counts=True)
+        assert (values.tolist(), counts.tolist()) == ([128, 129], [62 * 64, 2 * 64])
 
 
 def test_more_scans_than_any_encoder_makes_are_refused() -> None:
