@@ -133,7 +133,8 @@ def test_an_arithmetic_coded_picture_is_decoded() -> None:
     content = jpeg_of(Image.new("L", (64, 64)), quality=100)
     frame, scan = content.index(b"\xff\xc0"), content.index(b"\xff\xda")
     rest = b"\xff\xc9" + content[frame + 2 : scan + 10] + b"\x01\x2b" + END
-    conditioning = b"\xff\xcc\0\x0a" + bytes([0, 0x10, 1, 0x10, 0x10, 5, 0x11, 5])  # as it is without this segment
+    tables = (bytes([table, 0x10, 0x10 + table, 5]) for table in range(4))
+    conditioning = b"\xff\xcc\0\x12" + b"".join(tables)  # as it is without this segment, whose marker is like a frame's
     for arithmetic in (content[:frame] + rest, content[:frame] + conditioning + rest):
         found = np.asarray(open_rgb(arithmetic))
         np.testing.assert_array_equal(found, pixels_of(arithmetic))
