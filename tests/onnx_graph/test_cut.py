@@ -84,13 +84,15 @@ class TestNames:
         x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
         turned = g.node("Transpose", x, perm=[3, 0, 1, 2], name="turned")
         g.node("ReduceMean", x, name="mean of all", keepdims=0)
+        some = g.node("Gather", x, g.constant(np.array([0, 1])), axis=3)
+        g.node("Transpose", some, perm=[3, 0, 1, 2], name="two turned")
         back = g.node("Transpose", turned, perm=[1, 0, 2, 3], name="back")
         flat = g.node("Flatten", back, name="flat")
         model = load_onnx(
             g.save(g.node("Gemm", flat, g.weight(12, 2), name="last"), tmp_path / "m.onnx", ["N", 2, 2, 3])
         )
         assert {"back", "flat", "last"} <= {layer.name for layer in layers_in(model)}
-        assert not {"turned", "mean of all"} & {layer.name for layer in layers_in(model)}
+        assert not {"turned", "two turned", "mean of all"} & {layer.name for layer in layers_in(model)}
 
     @pytest.mark.parametrize("names", [("fc", "fc/Add"), ("", "/Add"), ("fc", "fc/Add_residual")])
     def test_a_product_and_a_sum_of_the_users_own_are_two_layers(self, names: tuple[str, str], tmp_path: Path) -> None:
