@@ -110,6 +110,7 @@ def test_tls(workplace: Path, tmp_path: Path, photos: list[Path]) -> None:
         (b"# only a comment\n", "holds no key"),
         (b"short\n", "shorter than 16 characters"),
         (b"two words are no key\n", "has a space"),
+        (b"a-tab-in-a-key\tis-one\n", "has a space"),
         ("schlüssel-schlüssel".encode(), "is not plain ASCII"),
         (b"# comment\n" * 6553 + KEY.encode() * 2, "is larger than 64 KiB"),  # whose first 64 KiB end within the key
         (b"k" * (1 << 20), "is larger than 64 KiB"),
