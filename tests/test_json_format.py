@@ -73,6 +73,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
         (lambda raw: raw["sizes"].update(fc=float("nan")), "malformed"),
         (lambda raw: raw.update(schema=2), "sheet schema 2, but this version reads schema 3; make it"),
         (lambda raw: raw.update(schema=True), "sheet schema True"),
+        (lambda raw: raw.update(schema=3.0), "sheet schema 3.0"),
         (lambda raw: raw.pop("schema"), "sheet schema None"),
     ],
 )

@@ -23,6 +23,7 @@ from alexnet_deploy.bundle.manifest import (
     open_bundle,
     save_manifest,
     verify,
+    write_bundle,
 )
 from alexnet_deploy.bundle.plan_options import PlanOptions
 from alexnet_deploy.contract import BatchProfile
@@ -215,3 +216,18 @@ def test_a_bundle_replaced_while_it_is_verified_is_read_anew(bundle: Path, monke
 
     monkeypatch.setattr("alexnet_deploy.bundle.manifest.sha256_of", slowly)
     assert verify(bundle) == newer
+
+
+def test_an_engine_is_another_one_with_another_model_or_plan_but_not_with_another_note(tmp_path: Path) -> None:
+    """What was found about one engine, such as that its answers are right, is remembered by this hash."""
+
+    def hash_of(name: str, notes: tuple[str, ...] = (), **contents: bytes) -> str:
+        bundle = tmp_path / name
+        with write_bundle(bundle) as temporary:
+            for file in (MODEL, PLAN.file, CALIBRATION):
+                (temporary / file).write_bytes(contents.get(file.partition(".")[0], b"as before"))
+            save_manifest(replace(BUNDLE, notes=notes), temporary)
+        return open_bundle(bundle).content_sha256()
+
+    assert hash_of("a") == hash_of("b", ("a note",), calibration=b"{}")
+    assert len({hash_of("a"), hash_of("c", model=b"other"), hash_of("d", sm89=b"other")}) == 3

@@ -57,6 +57,8 @@ def test_few_classes_are_all_among_the_first_five() -> None:
     names = ("a", "b", "c")
     found = accuracy(given_answers([2], [[3, 2, 1]]), 0, ModelContract("three", names, names))
     assert (found.top1_percent, found.top5_percent) == (0, 100)
+    broken = accuracy(given_answers([2, 2], [[3, 2, 1], [3, math.nan, 1]]), 0, ModelContract("three", names, names))
+    assert (broken.top1_percent, broken.top5_percent, broken.not_finite) == (0, 50, 1)  # what is no answer is not
 
 
 @given(LOGITS, st.randoms(use_true_random=False))

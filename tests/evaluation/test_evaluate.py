@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from alexnet_deploy.errors import ProofError, UsageError
 from alexnet_deploy.evaluation.accuracy import accuracy_delta
 from alexnet_deploy.evaluation.evaluate import evaluate, gate
-from alexnet_deploy.evaluation.max_drop import check_max_drop
+from alexnet_deploy.evaluation.max_drop import check_max_drop, holds_max_drop
 from alexnet_deploy.evaluation.results import AccuracyDelta
 from tests.helpers.answers import given_answers
 from tests.helpers.command import Command
@@ -242,6 +242,13 @@ def test_who_passes_with_confidence_passes_without(counts: tuple[int, int, int, 
 def test_what_is_no_bound(bound: float) -> None:
     with pytest.raises(UsageError, match=r"must be points of top-1 accuracy within 0\.\.100, such as 0\.3"):
         check_max_drop(bound)
+
+
+def test_the_rounding_of_points_breaks_no_bound() -> None:
+    """In binary 57.1 - 56.8 is more than 0.3; an image more, of any number, is not rounding."""
+    assert 57.1 - 56.8 > 0.3
+    assert holds_max_drop(57.1 - 56.8, 0.3)
+    assert not holds_max_drop(0.3 + 100 / 10_000_000, 0.3)
 
 
 def test_a_photo_is_decoded_once_for_all_engines(here: Path) -> None:

@@ -42,6 +42,12 @@ def test_fpr_by_hand() -> None:
     assert fpr_at_95(known_N, np.array([5.9, 6.0, 7.0, 0.0])) == 0.5
 
 
+def test_a_threshold_keeps_no_image_more_than_its_share() -> None:
+    """In binary 0.07 * 100 is more than 7."""
+    score_N = np.arange(1.0, 101.0)
+    assert [threshold_for(score_N, kept / 100) for kept in range(1, 101)] == [101 - kept for kept in range(1, 101)]
+
+
 @given(SCORES, st.floats(0.01, 1))
 def test_a_threshold_keeps_at_least_its_share(score_N: np.ndarray, coverage: float) -> None:
     threshold = threshold_for(score_N, coverage)

@@ -36,6 +36,14 @@ def test_paired_difference_as_published(table: tuple[int, int, int, int], low: f
     assert (-found.high, -found.low) == pytest.approx((low, high), abs=0.005)  # printed to two decimals
 
 
+def test_a_correlation_below_its_correction_is_none() -> None:
+    """3 * 2 - 2 * 2 = 2 is less than half of 9 images: the two score intervals, as of answers to other images."""
+    alone = wilson_percent(5, 9)
+    found = PairedCounts(3, 2, 2, 2).points_interval
+    reach = math.hypot(500 / 9 - alone.low, alone.high - 500 / 9)
+    assert (found.low, found.high) == pytest.approx((-reach, reach))
+
+
 def test_mcnemar_as_published() -> None:
     """1 and 7 discordant pairs (Bentur et al. 2009) give 0.0703 in Fagerland, Lydersen and Laake 2013."""
     assert PairedCounts(0, 1, 7, 0).mcnemar_p == pytest.approx(0.0703, abs=5e-5)

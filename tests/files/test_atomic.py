@@ -234,3 +234,18 @@ def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, t
     ):
         monkeypatch.setenv(name, str(tmp_path / value))
         assert cache_folder() == tmp_path / below
+
+
+def test_a_link_to_a_file_stays_and_what_it_means_is_replaced(tmp_path: Path) -> None:
+    """As ``open`` does; a rename alone would put a file in the place of the link, here on another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/report").write_text("old")
+    (tmp_path / "link").symlink_to("disk/report")
+    (tmp_path / "ahead").symlink_to("disk/none yet")
+    for name in ("link", "ahead"):
+        with atomic_file(tmp_path / name) as temporary:
+            temporary.write_text("new")
+        assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "disk/report").read_text() == (tmp_path / "disk/none yet").read_text() == "new"
+    assert names(tmp_path) == {"ahead", "disk", "link"}
+    assert names(tmp_path / "disk") == {"none yet", "report"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 
 import numpy as np
@@ -38,6 +39,14 @@ def icon(entries: int, picture: bytes) -> bytes:
     """An icon all whose entries are the same picture."""
     entry = struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, len(picture), 6 + 16 * entries)
     return struct.pack("<HHH", 0, 1, entries) + entry * entries + picture
+
+
+def icon_of(*pictures: bytes) -> bytes:
+    """An icon with an entry for each picture."""
+    starts = itertools.accumulate(map(len, pictures), initial=6 + 16 * len(pictures))
+    sizes = zip(map(len, pictures), starts, strict=False)  # the last start is the end of the file
+    entries = (struct.pack("<BBBBHHII", 64, 64, 0, 0, 1, 32, size, start) for size, start in sizes)
+    return struct.pack("<HHH", 0, 1, len(pictures)) + b"".join(entries) + b"".join(pictures)
 
 
 def gif(blocks: bytes) -> bytes:

@@ -1,7 +1,8 @@
-"""An HTTP server on this machine that cuts, changes, refuses and damages what it sends, as a test asks."""
+"""An HTTP or HTTPS server on this machine that cuts, changes, refuses and damages what it sends, as a test asks."""
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ class Server:
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Server]:
     """A running server that answers every request with ``WEIGHTS`` until ``answers`` says otherwise."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -85,7 +86,9 @@ def serving() -> Iterator[Server]:
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.handle_error = lambda request, client_address: None  # type: ignore[method-assign]  # client hung up: intended
-    state = Server(f"http://127.0.0.1:{httpd.server_address[1]}")
+    if tls is not None:
+        httpd.socket = tls.wrap_socket(httpd.socket, server_side=True)
+    state = Server(f"{'http' if tls is None else 'https'}://127.0.0.1:{httpd.server_address[1]}")
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

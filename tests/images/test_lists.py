@@ -121,3 +121,15 @@ def test_no_standard_input_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         find_sources(["-"])
     with pytest.raises(UsageError, match=r"^`from_file` -: the standard input is a terminal; pipe"):
         find_sources([], from_file=Path("-"))
+
+
+def test_a_line_has_an_end() -> None:
+    """Else anything without a line break, of any size, would be read into memory as one name."""
+    longest = "x" * (64 << 10)
+    assert listed(f"a.jpg\n{longest}\nb.jpg".encode()) == ["a.jpg", longest, "b.jpg"]
+    with pytest.raises(InputError, match="list: a line has more than 64 KiB; is it a list of images"):
+        listed(f"a.jpg\n{longest}x".encode())
+
+
+def test_a_name_between_nul_bytes_may_end_as_a_line_of_windows() -> None:
+    assert listed(b"a.jpg\r\0b.jpg\0") == ["a.jpg\r", "b.jpg"]

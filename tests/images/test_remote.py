@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +34,23 @@ def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def server() -> Iterator[Server]:
     with serving() as running:
         running.answers = [Answer(Path("photos/a.jpg").read_bytes())]
+        yield running
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """By https, with a certificate of its own that is trusted here."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    make = ["openssl", "req", "-x509", *kind, *names, "-keyout", key, "-out", certificate]
+    subprocess.run(make, check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(context) as running:
         yield running
 
 
@@ -65,6 +85,33 @@ def test_a_failing_address_is_an_error_of_its_image(
     assert message.replace(".the", "(the") in text
     assert text.startswith(f"{server.url}/a.jpg: ")
     assert "\n" not in text
+
+
+def test_five_redirects_are_followed_and_no_sixth(server: Server) -> None:
+    again, image = Answer(status=302, headers={"Location": "/again"}), Answer(Path("photos/a.jpg").read_bytes())
+    (source,) = find_sources([f"{server.url}/a.jpg"], allow_http=True)
+    server.answers = [*[again] * 5, image]
+    assert pixels(source).any()
+    server.answers = [*[again] * 6, image]
+    assert "is redirected more than 5 times" in error(source)
+    assert len(server.asked) == 6 + 6
+
+
+def test_a_redirect_to_plain_http_is_refused_unless_it_is_allowed(secure: Server, server: Server) -> None:
+    """Else whoever stands on the way would choose the picture."""
+    secure.answers = [Answer(status=302, headers={"Location": f"{server.url}/b.jpg"})]
+    (source,) = find_sources([f"{secure.url}/a.jpg"])
+    assert "is redirected to plain http, which is not allowed" in error(source)
+    assert not server.asked
+    (source,) = find_sources([f"{secure.url}/a.jpg"], allow_http=True)
+    np.testing.assert_array_equal(pixels(source), load_pixels(Path("photos/a.jpg"), PRE))
+
+
+def test_a_certificate_that_nobody_trusts_is_refused(secure: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+    (source,) = find_sources([f"{secure.url}/a.jpg"])
+    assert "certificate verify failed" in error(source)
+    assert not secure.asked
 
 
 def test_a_server_that_sends_for_ever_is_left(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,17 @@ def test_other_settings_are_named(tmp_path: Path, key: str, value: str) -> None:
     assert rows_of(path) == ROWS
 
 
+def test_a_journal_of_another_schema_is_not_continued(tmp_path: Path) -> None:
+    path, sum_, lines = begun(tmp_path / "j"), 0, []
+    for line in path.read_bytes().replace(b'{"journal": 1,', b'{"journal": 2,').splitlines(keepends=True):
+        sum_ = zlib.crc32(line[8:], sum_)
+        lines.append(b"%08x" % sum_ + line[8:])
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(ArtifactError, match="has journal schema 2, this version reads 1; discard it with `overwrite`"):
+        rows_of(path)
+    assert path.read_bytes() == b"".join(lines)
+
+
 def test_one_process_writes_it(tmp_path: Path) -> None:
     with open_journal(tmp_path / "j", SETTINGS), pytest.raises(UnavailableError, match="another process writes it"):
         rows_of(tmp_path / "j")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from alexnet_deploy.bundle.feature_engines import MAPS, cut_engine
 from alexnet_deploy.errors import DeployError, InputError, UsageError
@@ -16,6 +16,7 @@ from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx, save_onn
 from alexnet_deploy.onnx_graph.taps import TensorSession
 from alexnet_deploy.precision.convert import to_quantized
 from alexnet_deploy.runtime.select import open_runner
+from tests.helpers.models.graphs import graph_model
 from tests.helpers.models.onnx_models import CLASSES, PRECISIONS, SIDE, TINY_CONTRACT, Graph, named_engine, tiny_model
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3)).astype(np.uint8)
@@ -83,13 +84,15 @@ class TestNames:
         x = g.node("Cast", "pixels", to=TensorProto.FLOAT)
         turned = g.node("Transpose", x, perm=[3, 0, 1, 2], name="turned")
         g.node("ReduceMean", x, name="mean of all", keepdims=0)
+        some = g.node("Gather", x, g.constant(np.array([0, 1])), axis=3)
+        g.node("Transpose", some, perm=[3, 0, 1, 2], name="two turned")
         back = g.node("Transpose", turned, perm=[1, 0, 2, 3], name="back")
         flat = g.node("Flatten", back, name="flat")
         model = load_onnx(
             g.save(g.node("Gemm", flat, g.weight(12, 2), name="last"), tmp_path / "m.onnx", ["N", 2, 2, 3])
         )
         assert {"back", "flat", "last"} <= {layer.name for layer in layers_in(model)}
-        assert not {"turned", "mean of all"} & {layer.name for layer in layers_in(model)}
+        assert not {"turned", "two turned", "mean of all"} & {layer.name for layer in layers_in(model)}
 
     @pytest.mark.parametrize("names", [("fc", "fc/Add"), ("", "/Add"), ("fc", "fc/Add_residual")])
     def test_a_product_and_a_sum_of_the_users_own_are_two_layers(self, names: tuple[str, str], tmp_path: Path) -> None:
@@ -104,6 +107,17 @@ class TestNames:
         )
         found = [layer.tensor for layer in layers_in(load_onnx(tmp_path / "net.onnx"))]
         assert len([name for name in found if name.startswith(("matmul", "add"))]) == 2
+
+    def test_a_pad_of_the_users_own_is_a_layer(self) -> None:
+        """Between tensors that are called as int4 calls them, but not by amounts that are."""
+        nodes = [
+            helper.make_node("Pad", ["x", "amounts"], ["x/padded"], "x/Pad"),
+            helper.make_node("MatMul", ["x/padded", "w"], ["y"], "last"),
+        ]
+        constants = {"amounts": np.array([0, 0, 0, 1]), "w": np.ones((4, 2), np.float32)}
+        model = graph_model("(float[N,3] x) => (float[N,2] y)", nodes, **constants)
+        assert [layer.node for layer in layers_in(model)] == ["x/Pad", "last"]
+        assert layer_before_last(model, source="it").node == "x/Pad"
 
 
 class TestInt4:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.fp16 import cast_to_float16
-from alexnet_deploy.precision.qdq import SMALLEST_SCALE, insert_qdq, quantizable
+from alexnet_deploy.precision.qdq import LARGEST, SMALLEST_SCALE, insert_qdq, quantizable
 from alexnet_deploy.precision.types import QuantizedType
 from tests.helpers.models.graphs import graph_model, run_graph
 
@@ -268,6 +268,19 @@ class TestExtremes:
         # fp8 has 3 bits of mantissa, and no step below 2**-9.
         step = scale if dtype == "int8" else scale * np.maximum(np.abs(values) / 8, 2**-9)
         assert np.all(np.abs(values * scale - weight) <= 0.501 * step)
+
+    @pytest.mark.parametrize("dtype", ["int8", "fp8"])
+    def test_a_scale_that_is_a_float16_stays_and_one_beyond_is_refused(self, dtype: QuantizedType) -> None:
+        """Infinite, it would make every activation 0 or NaN."""
+        model = conv_model(16, random(4, 16, 1, 1))
+        nodes = quantizable(model, dtype)
+        for scale in (0.5, 65504.0):
+            exact = onnx.ModelProto.FromString(model.SerializeToString())
+            insert_qdq(exact, nodes, {"x": scale * LARGEST[dtype]}, dtype, float16=True)
+            assert array(exact, "x/scale") == scale
+        insert_qdq(model, nodes, {"x": 1e5 * LARGEST[dtype]}, dtype, float16=True)
+        with pytest.raises(InputError, match=r"^x/scale: 1e\+05 exceeds float16's 65504"):
+            cast_to_float16(model)
 
     def test_every_scale_has_a_float16(self) -> None:
         """int8+fp16 turns them into float16, where a smaller one would become 0."""

@@ -95,6 +95,23 @@ def test_scales_have_no_more_error_than_the_largest_magnitude(steps: WeightSteps
     assert (error(scale_SN) <= error(unclipped_SN) * 1.00001).all()  # float32 sums in another order
 
 
+@pytest.mark.parametrize(("steps", "whole"), [(INT4, [-8, -8, -7, 6, 7, 7]), (INT8, [-127, -127, -127, 126, 127, 127])])
+def test_rounded_numbers_have_the_range_of_their_type(steps: WeightSteps, whole: list[int]) -> None:
+    """The lowest int4 is used; that of int8, whose magnitude no int8 has, is not."""
+    top = steps.highest
+    weight_KN = 0.5 * np.float32([[-top - 2], [-top - 1], [-top], [top - 1], [top], [top + 1]])
+    assert round_to_nearest(weight_KN, np.float32([[0.5]]), steps).ravel().tolist() == whole
+
+
+def test_a_block_of_dead_inputs_has_the_scale_of_least_error() -> None:
+    """By no importance at all, every scale would be as good."""
+    weight_KN = np.random.default_rng(0).standard_t(3, size=(256, 7)).astype(np.float32)
+    importance_K = np.repeat(np.float32([1, 0]), 128)
+    found_SN = best_scales(weight_KN, INT4, importance_K)
+    np.testing.assert_array_equal(found_SN, best_scales(weight_KN, INT4))
+    assert (found_SN[1] < np.abs(weight_KN[128:]).max(axis=0) / INT4.highest).any()  # some weights are clipped
+
+
 @pytest.mark.parametrize("steps", STEPS)
 def test_weights_of_zeros_and_inputs_of_zeros(steps: WeightSteps) -> None:
     weight_KN = np.zeros((40, 3), np.float32)

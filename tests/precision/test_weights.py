@@ -89,6 +89,27 @@ class TestGraph:
         np.testing.assert_allclose(z, x @ weight, rtol=0, atol=1e-4)
         np.testing.assert_allclose(y, np.maximum(x @ weight, 0) @ weight, rtol=0, atol=1e-2)
 
+    def test_layers_that_share_a_weight_are_each_rounded_for_their_own_input(self) -> None:
+        rng = np.random.default_rng(0)
+        body, signature = (
+            "h = Neg (x); y = MatMul (x, w); z = MatMul (h, w)",
+            "(float[2,40] x) => (float[2,9] y, float[2,9] z)",
+        )
+        mixes = {name: rng.normal(size=(40, 12)) @ rng.normal(size=(12, 40)) for name in ("x", "h")}
+        moments = {name: [(mix.T @ mix).astype(np.float32)] for name, mix in mixes.items()}
+        weights = {"w": rng.normal(size=(40, 9)).astype(np.float32)}
+
+        def rounded(*layers: str) -> list[NDArray[Any]]:
+            model = graph_model(signature, body, **weights)
+            nodes = [node for node in quantizable(model, "int4") if node.name in layers]
+            WeightQuantiser("int4", moments).insert(model, nodes)
+            return list(dequantised(model).values())
+
+        both = rounded("y", "z")
+        for found, alone in zip(both, (*rounded("y"), *rounded("z")), strict=True):
+            np.testing.assert_array_equal(found, alone)
+        assert (both[0] != both[1]).any()
+
     @pytest.mark.parametrize("body", ["y = Gemm <beta = 0.5> (x, w, b)", "y = Gemm <alpha = 0.5> (x, w)"])
     def test_a_scaled_gemm_stays(self, body: str) -> None:
         model = graph_model("(float[3,4] x) => (float[3,4] y)", body, w=np.eye(4, dtype=np.float32), b=np.float32(1))

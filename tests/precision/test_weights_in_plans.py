@@ -59,6 +59,7 @@ def test_layers_of_one_input_tensor_are_padded_each_as_it_needs(inputs: int, out
     WeightQuantiser("int4", None).insert(model, quantizable(model, "int4"))
     onnx.checker.check_model(model, full_check=True)
     assert all(np.prod(t.dims) > 1 for t in model.graph.initializer if "scale" in t.name)
+    assert all(t.dims[0] % 128 == 0 for t in model.graph.initializer if t.data_type == TensorProto.INT4)  # whole blocks
     (found,) = run_graph(model, basic=True, x=x)
     # A step is a seventh of a block's largest weight; half of it, or what the best scale clips.
     largest = max(np.abs(weight).max() for weight in weights.values())

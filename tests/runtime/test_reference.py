@@ -17,6 +17,7 @@ from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.errors import ArtifactError, ProofError
 from alexnet_deploy.inference.engine import open_engine
 from alexnet_deploy.runtime.onnxruntime import runner as onnxruntime_runner
+from alexnet_deploy.runtime.reference import judge
 from alexnet_deploy.runtime.select import open_runner
 from alexnet_deploy.verification.photos import photo_pixels
 from tests.helpers.models.onnx_models import (
@@ -91,6 +92,23 @@ def test_a_sound_runtime_is_trusted_in_every_precision(
 ) -> None:
     open_runner(tiny_engine(tmp_path / "tiny.onnx", precision), runtime).runner.close()
     assert "do not trust" not in caplog.text
+
+
+@pytest.mark.parametrize(("factor", "agrees"), [(1.05, True), (1.3, False), (1.9, False)])
+def test_of_a_quantised_engine_most_photos_must_be_near(
+    factor: float, agrees: bool, tmp_path: Path, cache: Path
+) -> None:
+    """Logits times 1.3 are off by 15 to 30 % of their range on every photo, and name the same classes."""
+    engine = Engine("tiny", tiny_model(tmp_path / "tiny.onnx"), TINY_CONTRACT, "int8", None)
+    model = onnx.load(engine.onnx_path)
+    model.graph.node[-1].op_type = "Mul"  # of an Identity
+    model.graph.node[-1].input.append("factor")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(factor).reshape(()), "factor"))
+    onnx.save(model, tmp_path / "other.onnx")
+    other = dataclasses.replace(engine, onnx_path=tmp_path / "other.onnx", precision="fp32")
+    with closing(open_runner(other, "onnxruntime", verify=False).runner) as runner:
+        reason = judge(runner, engine).reason
+    assert reason is None if agrees else "and 0 first classes are others" in str(reason)
 
 
 class TestMemory:

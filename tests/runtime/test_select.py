@@ -19,7 +19,7 @@ from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime import select
 from alexnet_deploy.runtime.cuda.device import current_capability
 from alexnet_deploy.runtime.openers import RUNTIMES
-from alexnet_deploy.runtime.select import MAX_CALLS_PER_CORE, PassedOver, Runtime, open_runner
+from alexnet_deploy.runtime.select import MAX_CALLS_PER_CORE, PassedOver, Runtime, open_runner, split_runtime
 from tests.helpers.models.onnx_models import TINY_CONTRACT
 
 no_gpu = pytest.mark.skipif(
@@ -206,3 +206,18 @@ class TestBothOnnxruntimes:
         selected = open_runner(engine)
         assert selected.runner.runtime == "openvino"
         assert "are both installed" in selected.passed_over[-1].reason
+
+
+def test_a_runtime_behind_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called like that as a whole is not split."""
+    monkeypatch.chdir(tmp_path)
+    Path("a@auto").touch()
+    Path("store/b@auto").mkdir(parents=True)
+    store = Path("store")
+    assert split_runtime("alexnet-int8@openvino") == ("alexnet-int8", "openvino")
+    assert split_runtime("alexnet-int8") == ("alexnet-int8", None)
+    assert split_runtime("a@auto", store=store) == ("a@auto", None)
+    assert split_runtime("b@auto", store=store) == ("b@auto", None)
+    assert split_runtime("b@auto") == ("b", "auto")
+    with pytest.raises(UsageError, match="a@gpu: 'gpu' is not a runtime; write NAME@RUNTIME with one of auto, "):
+        split_runtime("a@gpu")

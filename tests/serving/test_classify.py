@@ -135,6 +135,16 @@ def test_a_request_that_makes_no_sense_is_one_line(
     assert says in answer.error
 
 
+def test_a_form_of_more_fields_than_any_page_has_is_refused(server: Server) -> None:
+    """Each is taken apart in Python, and a body of megabytes may have a hundred thousand."""
+    field = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\n\r\n'
+    for count, says in ((128, "the request has no image"), (129, "it has more than 64 fields beside its files")):
+        form = field * count + b"--b--\r\n"
+        answer = server.ask("POST", "/classify", form, {"content-type": "multipart/form-data; boundary=b"})
+        assert answer.status == 400
+        assert says in answer.error
+
+
 def test_an_empty_file_of_a_form_costs_only_its_own_answer(server: Server, workplace: Path, photos: list[Path]) -> None:
     body, headers = form([("empty.jpg", b""), ("good.jpg", (workplace / photos[0]).read_bytes())])
     empty, good = server.ask("POST", "/classify", body, headers).json()

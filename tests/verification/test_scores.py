@@ -48,6 +48,13 @@ def test_scores_of_a_sigmoid_agree_with_its_logits() -> None:
     assert verdict(LOGITS + 0.1, "sigmoid") is not None, "a constant changes each score"
 
 
+@pytest.mark.parametrize("cut", [np.rint, np.floor], ids=["rounded", "cut"])
+def test_whole_percent_agree_within_one(cut: np.ufunc) -> None:
+    """A difference of 1 in 100 is in the scores themselves."""
+    assert verdict(cut(100 * SOFTMAX)) is None
+    assert verdict(cut(100 * SOFTMAX) + np.array([2, -2, 0])) is not None
+
+
 def test_probabilities_that_were_taken_for_logits_are_found() -> None:
     reason = against_scores(SOFTMAX, SOFTMAX.astype(np.float32), CONTRACT, None, LIMIT)
     assert reason is not None
@@ -80,6 +87,15 @@ def test_one_score_of_two_classes(probability: bool) -> None:
     scores = 1 / (1 + np.exp(-z.astype(np.float64))) if probability else z.astype(np.float64)
     assert against_scores(scores, logits, two, None, LIMIT) is None
     assert against_scores(scores, -logits, two, None, LIMIT) is not None
+
+
+def test_one_score_between_0_and_1_is_no_logit() -> None:
+    """Else a probability that was taken for a logit would agree with itself."""
+    score = np.array([[0.1], [0.6], [0.9]])
+    logits = np.concatenate([np.zeros_like(score), score], axis=1).astype(np.float32)
+    two = ModelContract("net", ("no", "yes"), ("no", "yes"))
+    # the sigmoid of 0.1 is 0.525
+    assert "probabilities differ by up to 42.5 points" in str(against_scores(score, logits, two, None, LIMIT))
 
 
 @given(

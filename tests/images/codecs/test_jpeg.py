@@ -20,6 +20,7 @@ KINDS: dict[str, dict[str, object]] = {
     "full colour": {"subsampling": 0},
     "progressive": {"progressive": True},
     "restart markers": {"restart_marker_blocks": 3},
+    "4:2:2, restart markers": {"subsampling": 1, "restart_marker_blocks": 3},
     "progressive, restart markers": {"progressive": True, "restart_marker_rows": 1},
     "thumbnail": {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0" + b"\xff\xd8\xff\xdb\0\4\0\0\xff\xda\0\2\1" + END},
     "grey": {"mode": "L"},
@@ -31,8 +32,12 @@ KINDS: dict[str, dict[str, object]] = {
 def jpeg(mode: str = "RGB", seed: int = 0, **options: object) -> bytes:
     """A picture with detail in every block, so that each has data to lose."""
     pixels = np.random.default_rng(seed).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    return jpeg_of(Image.fromarray(pixels).convert(mode), **options)
+
+
+def jpeg_of(image: Image.Image, quality: int = 60, **options: object) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(stream, "JPEG", quality=60, **options)
+    image.save(stream, "JPEG", quality=quality, **options)
     return stream.getvalue()
 
 
@@ -90,9 +95,7 @@ def in_scans_of_one_component() -> tuple[bytes, list[bytes]]:
     channels = Image.open(io.BytesIO(jpeg())).convert("YCbCr").split()
     heads, scans = [], []
     for number, channel in enumerate(channels, 1):
-        stream = io.BytesIO()
-        channel.save(stream, "JPEG", quality=60)
-        content = stream.getvalue()
+        content = jpeg_of(channel)
         frame, scan = content.index(b"\xff\xc0"), content.index(b"\xff\xda")
         rest = content[frame + 2 + int.from_bytes(content[frame + 2 : frame + 4], "big") : scan]
         components = b"".join(bytes([component, 0x11, 0]) for component in (1, 2, 3))
@@ -110,6 +113,33 @@ def test_every_component_has_a_scan() -> None:
         for end in (b"", END):
             with pytest.raises(InputError, match="cut off"):
                 open_rgb(head + b"".join(some) + end)
+
+
+def test_the_range_of_coefficients_in_a_baseline_scan_does_not_count() -> None:
+    """It is that of a progressive scan; libjpeg warns of another one than 0 to 63, and reads all coefficients."""
+    head, scans = in_scans_of_one_component()
+    dc_alone = [scan[:7] + bytes(3) + scan[10:] for scan in scans]
+    whole = head + b"".join(dc_alone) + END
+    np.testing.assert_array_equal(np.asarray(open_rgb(whole)), pixels_of(head + b"".join(scans) + END))
+    with pytest.raises(InputError, match="cut off"):
+        open_rgb(head + b"".join(dc_alone[:2]) + END)
+
+
+def test_an_arithmetic_coded_picture_is_decoded() -> None:
+    """64 blocks in two bytes, of which two are a step lighter: the zeros behind them are left out, as encoders do.
+
+    libjpeg's arithmetic decoder cannot wait for data: the way of the others would refuse such a file.
+    """
+    content = jpeg_of(Image.new("L", (64, 64)), quality=100)
+    frame, scan = content.index(b"\xff\xc0"), content.index(b"\xff\xda")
+    rest = b"\xff\xc9" + content[frame + 2 : scan + 10] + b"\x01\x2b" + END
+    tables = (bytes([table, 0x10, 0x10 + table, 5]) for table in range(4))
+    conditioning = b"\xff\xcc\0\x12" + b"".join(tables)  # as it is without this segment, whose marker is like a frame's
+    for arithmetic in (content[:frame] + rest, content[:frame] + conditioning + rest):
+        found = np.asarray(open_rgb(arithmetic))
+        np.testing.assert_array_equal(found, pixels_of(arithmetic))
+        values, counts = np.unique(found[..., 0], return_counts=True)
+        assert (values.tolist(), counts.tolist()) == ([128, 129], [62 * 64, 2 * 64])
 
 
 def test_more_scans_than_any_encoder_makes_are_refused() -> None:

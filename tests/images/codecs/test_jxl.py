@@ -86,6 +86,20 @@ pillow-jxl; then the bits ``1 101 000`` (LSB first) took the place of extra_fiel
 orientation 6: a decoder turns it clockwise (ISO/IEC 18181-1, D.3)."""
 
 
+def test_a_box_up_to_the_end_of_the_file() -> None:
+    """Its size is 0, as encoders write that do not know the whole."""
+    start = b"\0\0\0\x0cJXL \r\n\x87\n"
+    assert jxl_size(io.BytesIO(start + b"\0\0\0\0jxlc" + TURNED)) == (64, 32)
+    assert jxl_size(io.BytesIO(start + b"\0\0\0\0jxlp" + bytes(4) + TURNED)) == (64, 32)
+
+
+def test_a_part_too_short_for_its_number_is_passed_over() -> None:
+    """Else what follows, whatever it is, would be taken for the codestream."""
+    start, short = b"\0\0\0\x0cJXL \r\n\x87\n", b"\0\0\0\x0ajxlp\0\0"
+    part = (12 + len(TURNED)).to_bytes(4, "big") + b"jxlp" + bytes(4) + TURNED
+    assert jxl_size(io.BytesIO(start + short + part)) == (64, 32)
+
+
 def test_only_the_orientation_of_the_codestream_counts() -> None:
     pytest.importorskip("pillow_jxl", reason="pillow_jxl is not installed: extra `formats`")
 

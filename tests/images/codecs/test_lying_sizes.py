@@ -67,6 +67,12 @@ def large_tile() -> bytes:
     return stream.getvalue().ljust(4096, b"\0") + tile
 
 
+def jpeg2000_in_a_small_box() -> bytes:
+    content = saved("JPEG2000")
+    at = content.index(b"ihdr") + 4
+    return content[:at] + struct.pack(">II", 16, 16) + content[at + 8 :]
+
+
 LYING: dict[str, tuple[Callable[[], bytes], str]] = {
     "PNG with a second header": (second_header, "it has several headers"),
     "PNG that begins with text": (text_first, "it does not begin with its header"),
@@ -76,6 +82,7 @@ LYING: dict[str, tuple[Callable[[], bytes], str]] = {
     "icon of a BMP": (icon_of_bmp, "has 2000 x 2000 pixels, above the limit of 1000000"),
     "icon of an old BMP": (icon_of_old_bmp, "has 2000 x 2000 pixels, above the limit of 1000000"),
     "tiled TIFF": (large_tile, "has 2000 x 2000 pixels, above the limit of 1000000"),
+    "JPEG 2000 whose box says less": (jpeg2000_in_a_small_box, "has 2000 x 2000 pixels, above the limit of 1000000"),
 }
 
 

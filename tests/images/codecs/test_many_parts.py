@@ -28,6 +28,7 @@ from tests.helpers.many_parts import (
     codestream,
     gif,
     icon,
+    icon_of,
     jp2,
     jpeg,
     layered,
@@ -55,6 +56,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "png chunks": (lambda: png(GREY, *[(b"tIME", b"")] * MANY), "chunks"),
     "ico entries": (lambda: icon(257, saved("PNG")), "256 pictures"),
     "ico chunks": (lambda: icon(1, png(GREY, *[(b"tIME", b"")] * MANY)), "chunks"),
+    "ico chunks of all": (lambda: icon_of(*[png(GREY, *[(b"tIME", b"")] * (MOST_PARTS // 2))] * 3), "chunks"),
     "ico profiles": (lambda: icon(1, png(GREY, PROFILE, PROFILE)), "several colour profiles"),
     "gif comment": (lambda: gif(b"!\xfe" + b"\x01a" * MANY + b"\0"), "blocks"),
     "gif comments": (lambda: gif(b"!\xfe\x01a\0" * MANY), "blocks"),
@@ -156,6 +158,13 @@ def test_restart_markers_are_no_parts() -> None:
 )
 def test_what_stands_before_the_frame_of_a_gif_does_not_change_it(blocks: bytes) -> None:
     np.testing.assert_array_equal(np.asarray(open_rgb(gif(blocks)))[..., 0], GREY)
+
+
+def test_the_last_transparent_colour_before_the_frame_of_a_gif_counts() -> None:
+    seven, nine, none = b"!\xf9\x04\1\0\0\x07\0", b"!\xf9\x04\1\0\0\x09\0", b"!\xf9\x04\0\0\0\0\0"
+    for blocks in (seven, seven + none, none + seven, nine + seven):
+        found = np.asarray(open_rgb(gif(blocks)))[..., 0]
+        np.testing.assert_array_equal(found, np.where(GREY == 7, 255, GREY))
 
 
 @pytest.mark.parametrize(

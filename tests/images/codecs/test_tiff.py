@@ -93,6 +93,18 @@ def test_cmyk_planes_of_16_bits() -> None:
         np.testing.assert_array_equal(np.asarray(open_rgb(tiff(inks, photometric=5, planar=planar))), RGB)
 
 
+@pytest.mark.parametrize(("low", "high"), [(7, 7), (2650, 100)], ids=["equal", "exchanged"])
+def test_stated_limits_without_a_range_do_not_count(low: int, high: int) -> None:
+    found = grey(SAMPLES["u2"], photometric=1, tags={340: (3, low), 341: (3, high)})
+    np.testing.assert_array_equal(found, GREY)
+
+
+def test_32_bits_that_would_all_be_black_go_from_the_darkest_to_the_lightest() -> None:
+    """A thousandth of white at most; above 16 bits, so that they are none of 16."""
+    values = 100_000 + GREY.astype("u4") * 1000
+    np.testing.assert_array_equal(grey(values, photometric=1), GREY)
+
+
 def test_stated_limits_twelve_bits_and_a_palette_of_8_bits() -> None:
     values = GREY.astype("u2") * 10 + 100
     np.testing.assert_array_equal(grey(values, photometric=1, tags={340: (3, 100), 341: (3, 2650)}), GREY)

@@ -42,6 +42,16 @@ def test_the_size_is_that_of_the_encoder(
         assert (content[12:16], webp_size(content)) == (kind, size)
 
 
+def test_the_scale_beside_the_size_is_ignored() -> None:
+    """RFC 6386, section 9.1: two bits say how far to scale it up afterwards, which no decoder does."""
+    content = bytearray(encoded((60, 40)))
+    expected = open_rgb(bytes(content)).tobytes()
+    content[27] |= 0xC0
+    content[29] |= 0xC0
+    assert webp_size(bytes(content)) == (60, 40)
+    assert open_rgb(bytes(content)).tobytes() == expected
+
+
 def test_the_size_of_an_animation_is_that_of_its_canvas() -> None:
     frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
     stream = io.BytesIO()

@@ -55,6 +55,15 @@ def deflated() -> bytes:
         return zipped(zipfile.ZIP_DEFLATED, **{n.replace("/", "__"): archive.read(n) for n in archive.namelist()})
 
 
+def listed_often(content: bytes) -> bytes:
+    """A checkpoint whose directory names each tensor fifty times more: unpacked, its few bytes would be many."""
+    stream = io.BytesIO(content)
+    with zipfile.ZipFile(stream, "a") as archive:
+        archive.filelist += 50 * [entry for entry in archive.filelist if "/data/" in entry.filename]
+        archive.comment = b"x"  # else it is not written again
+    return stream.getvalue()
+
+
 class Calls:
     """Pickled as a call."""
 
@@ -170,6 +179,8 @@ NOT_TORCH = "is neither a PyTorch file nor safetensors"
             "is a whole pickled module (torch.nn.modules.container.Sequential)",
         ),
         (saved({"a": Calls(bytearray, 10**12)}), "holds a bytearray"),  # it would be allocated and filled
+        (saved({"a": Calls(bytearray, 10**12)}, pickle_protocol=3), "holds a bytearray"),  # by its name of today
+        (listed_often(saved({"a": torch.zeros(10_000)})), "declares more data than it holds"),
         (saved(WEIGHTS, pickle_protocol=4), "has a pickle protocol above 3"),
         (pickle.dumps({"a": np.zeros(3)}), "has a pickle protocol above 3"),
     ],
@@ -219,6 +230,13 @@ def test_what_is_no_plain_file_is_never_waited_for(tmp_path: Path) -> None:
 def test_tensors_without_finite_dense_floats_are_refused(tmp_path: Path, odd: Tensor) -> None:
     torch.save(WEIGHTS | {"classifier.6.bias": odd}, tmp_path / "x.pth")
     with pytest.raises(InputError, match=r"x.pth: .*classifier.6.bias .*; [^\n]+$"):
+        load_weights(tmp_path / "x.pth")
+
+
+def test_a_pickle_without_an_end_is_left(tmp_path: Path) -> None:
+    """What comes after a million steps nobody would have looked at."""
+    (tmp_path / "x.pth").write_bytes(b"\x80\x02" + b"N0" * 500_000 + b"N.")
+    with pytest.raises(InputError, match=r"x.pth: its pickle is longer than that of any checkpoint; "):
         load_weights(tmp_path / "x.pth")
 
 

@@ -94,8 +94,8 @@ class TestBroken:
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize(
         ("node", "values"),
-        [("Sqrt (d)", (200, 100)), ("Sqrt (d)", (100, 200)), ("Reciprocal (d)", (200, 150))],
-        ids=["NaN in the second batch", "NaN in the first", "infinity"],
+        [("Sqrt (d)", (200, 100)), ("Sqrt (d)", (100, 200)), ("Reciprocal (d)", (200, 150)), ("Log (d)", (200, 150))],
+        ids=["NaN in the second batch", "NaN in the first", "infinity", "minus infinity"],
     )
     def test_a_tensor_that_is_not_finite(self, node: str, values: tuple[int, ...], method: Method) -> None:
         model = pixel_model(f"d = Sub (x, c); y = {node}", c=150)

@@ -83,6 +83,8 @@ def test_float16_between_the_layers_is_left_out() -> None:
         ((64, 6), (8, 6), "axis=0, block_size=8"),
         ((60, 6), (3, 6), "axis=0, block_size=20"),
         ((64, 6), (64, 2), "axis=1, block_size=3"),
+        ((32, 32), (32, 2), "axis=1, block_size=16"),
+        ((32, 32), (32, 2), "axis=-1, block_size=16"),
         ((64, 6), (6,), "axis=1"),
         ((64, 6), (64,), "axis=0"),
         ((64, 6), (), ""),
@@ -96,7 +98,7 @@ def test_forms_of_other_tools(weight: tuple[int, ...], scale: tuple[int, ...], a
     if zero != "none":
         constants["z"] = (rng.integers(-3, 3, scale) * (zero == "others")).astype(ml_dtypes.int4)
     dequantise = f"w = DequantizeLinear{f' <{attributes}>' if attributes else ''} ({', '.join(constants)})"
-    model = graph_model(f"(float[N,{weight[0]}] x) => (float[N,6] y)", f"{dequantise}; y = MatMul (x, w)", **constants)
+    model = graph_model(f"(float[N,{weight[0]}] x) => (float[N,d] y)", f"{dequantise}; y = MatMul (x, w)", **constants)
     found = same_answers(model, x=rng.normal(size=(3, weight[0])).astype(np.float32))
     nbits = "block_size=32" in attributes and zero != "others"
     assert found == {"y": "MatMulNBits on int4" if nbits else "float32, its weight dequantised once"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -87,9 +87,17 @@ def test_many_products_exceed_int32_without_a_bias() -> None:
     np.testing.assert_allclose(run(model, images, "ORT_ENABLE_ALL"), expected, rtol=1e-3)
 
 
-@given(st.integers(0, 255), st.integers(-128, 127), st.integers(-128, 127), st.integers(-LIMIT, LIMIT))
-def test_what_fits_holds_the_extremes(zero_x: int, zero_w: int, weight: int, bias: int) -> None:
-    """One product, at both ends of uint8."""
+@given(
+    st.integers(0, 255),
+    st.integers(-128, 127),
+    st.integers(-128, 127),
+    st.integers(0, 1 << 17),
+    st.sampled_from([-1, 1]),
+)
+@example(zero_x=0, zero_w=-128, weight=127, room=127 * 255, sign=1)  # enough without the zero point of the weight
+def test_what_fits_holds_the_extremes(zero_x: int, zero_w: int, weight: int, room: int, sign: int) -> None:
+    """One product, at both ends of uint8, and a bias that leaves about as much room as it takes."""
+    bias = sign * (LIMIT - room)
     found = fits_int32(np.full((1, 1), weight, np.int8), zero_w, 1, zero_x, np.array([bias], np.float64))
     extremes = [(x - zero_x) * (weight - zero_w) + bias for x in (0, 255)]
     assert not found or max(map(abs, extremes)) <= LIMIT

@@ -47,6 +47,9 @@ class TestRows:
             (RTX, VERSION, "sm130", None),  # beyond the table: the library decides
             (FULL, "10.7.0.23", "sm120", "TensorRT supports sm120 from 10.8 on, not in 10.7.0.23; update it"),
             (FULL, "10.16.1.11", "sm120", None),
+            (FULL, "a build of our own", "sm120", None),  # no version, so nothing is ruled out by it
+            (FULL, "", "sm87", None),
+            (RTX, "1", "sm121", None),
             (FULL, "10.3.0", "sm87", None),
             (FULL, "11.0.0.1", "sm87", "TensorRT supports sm87 from 11.4 on, not in 11.0.0.1; update it"),
             (FULL, "11.3.1.6", "sm110", "TensorRT supports sm110 from 11.4 on, not in 11.3.1.6; update it"),

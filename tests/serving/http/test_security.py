@@ -108,8 +108,10 @@ def test_tls(workplace: Path, tmp_path: Path, photos: list[Path]) -> None:
         (None, "cannot be read (No such file or directory)"),
         (b"", "holds no key"),
         (b"# only a comment\n", "holds no key"),
+        (b"\t #a-comment-of-one-word\n", "holds no key"),
         (b"short\n", "shorter than 16 characters"),
         (b"two words are no key\n", "has a space"),
+        (b"a-tab-in-a-key\tis-one\n", "has a space"),
         ("schlüssel-schlüssel".encode(), "is not plain ASCII"),
         (b"# comment\n" * 6553 + KEY.encode() * 2, "is larger than 64 KiB"),  # whose first 64 KiB end within the key
         (b"k" * (1 << 20), "is larger than 64 KiB"),
@@ -129,6 +131,14 @@ def test_a_key_file_may_have_64_kib(tmp_path: Path) -> None:
     Keys(tmp_path / "keys").check({"x-api-key": KEY})
 
 
+def test_a_key_may_have_colons_as_the_password_of_a_browser_too(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{KEY}:and:more")
+    basic = base64.b64encode(f"anybody:{KEY}:and:more".encode()).decode()
+    Keys(tmp_path / "keys").check({"authorization": f"Basic {basic}"})
+    with pytest.raises(UnauthenticatedError):
+        Keys(tmp_path / "keys").check({"x-api-key": KEY})
+
+
 def test_without_a_file_nobody_is_asked_for_a_key() -> None:
     Keys(None).check({})
 
@@ -143,7 +153,7 @@ def test_a_key_of_other_characters_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("host", "is_local"),
     [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
-     ("10.0.0.1", False), ("example.org", False), ("", False)],
+     ("10.0.0.1", False), ("example.org", False), ("localhost.example.org", False), ("", False)],
 )  # fmt: skip
 def test_other_machines_need_a_key_or_somebody_who_said_otherwise(host: str, is_local: bool, tmp_path: Path) -> None:
     assert is_loopback(host) == is_local

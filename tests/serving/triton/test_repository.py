@@ -162,9 +162,10 @@ def test_a_repository_of_ours_is_replaced_whole(command: Command, here: Path) ->
 
 def test_nothing_in_it_names_this_machine(command: Command, here: Path) -> None:
     command("package", here / "engines/exact", "--triton", here / "repo", "--preprocess", "--kserve")
-    for file in Path("repo").rglob("*"):
-        if file.is_file():
-            assert str(here).encode() not in file.read_bytes(), file
+    files = [path for path in Path("repo").rglob("*") if path.is_file()]
+    assert {"model.onnx", "config.pbtxt", "model.py"} <= {file.name for file in files}
+    for file in files:
+        assert str(here).encode() not in file.read_bytes(), file
 
 
 def test_settings_reach_the_configuration(command: Command, here: Path) -> None:

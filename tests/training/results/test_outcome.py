@@ -14,6 +14,7 @@ from alexnet_deploy.errors import ProofError
 from training.cli.show import show_outcome
 from training.data.lists.listing import ImageList
 from training.epochs import Epochs
+from training.folds import summarise
 from training.loop.run import EpochMetrics, Run
 from training.plan import TrainSettings
 from training.results.outcome import Outcome, chance_error, describe_accuracy, judge, judge_class_mean, wilson
@@ -139,3 +140,12 @@ class TestVerdict:
         ):
             show_outcome(dataclasses.replace(found, **changes))
             assert capsys.readouterr().err.splitlines()[1:] == lines
+
+
+def test_folds_by_hand(tiny_run: Run) -> None:
+    """60 of 100, 70 of 100 and 25 of 50 images: each fold counts once in the mean, each image once in the interval."""
+    rows = ((60.0, (40, 30, 30), 50.0), (70.0, (50, 20, 30), 80.0), (50.0, (10, 20, 20), 35.0))
+    found = summarise([outcome_of(tiny_run, *row) for row in rows])
+    assert (found.mean_percent, found.class_mean_percent, found.images) == (60, 55, 250)
+    assert found.spread_percent == pytest.approx(10)  # of three: the root of (0 + 100 + 100) / 2
+    assert found.pooled_interval == wilson(62.0, 250)
