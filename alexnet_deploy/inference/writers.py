@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, TextIO
 
@@ -97,8 +98,22 @@ def _jsonl_writer(stream: TextIO) -> Write:
     return write
 
 
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """What ``csv.writer`` writes rows to, to end them with a line feed alone.
+
+    Up to Python 3.12 it puts cells in quotes for the characters of its line end only, and a reader takes a carriage
+    return for the end of a row as well.
+    """
+
+    stream: TextIO
+
+    def write(self, row: str) -> object:
+        return self.stream.write(row.removesuffix("\r\n") + "\n")
+
+
 def _csv_writer(stream: TextIO, top_k: int) -> Write:
-    rows = csv.writer(stream, lineterminator="\n")
+    rows = csv.writer(_Lines(stream), lineterminator="\r\n")
     rows.writerow(
         [
             *("file", "error"),
@@ -117,7 +132,7 @@ def _csv_writer(stream: TextIO, top_k: int) -> Write:
 
 
 def _wide_csv_writer(stream: TextIO, full: FullOutputs) -> Write:
-    rows = csv.writer(stream, lineterminator="\n")
+    rows = csv.writer(_Lines(stream), lineterminator="\r\n")
     rows.writerow(["file", "error", *full.columns, "unknown"])
     blanks = [""] * len(full.class_ids)
 
