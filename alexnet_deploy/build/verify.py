@@ -13,6 +13,7 @@ from alexnet_deploy.bundle.manifest import Engine, FeatureVerification, Verifica
 from alexnet_deploy.contract import ModelContract, Preprocessing
 from alexnet_deploy.errors import DeployError, ProofError
 from alexnet_deploy.images.choose import CalibrationSet
+from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.samples import PARITY_IMAGES
 from alexnet_deploy.probabilities import activate
 from alexnet_deploy.runtime.select import open_runner
@@ -39,7 +40,7 @@ def trial_pixels(
     The latter show what the model is for. The sample photos, which are left, may show nothing that it knows.
     """
     if folder is None and calibration is not None:
-        return tried_pixels(next(calibration.batches(pre, PARITY_IMAGES)))
+        return tried_pixels(np.stack([load_pixels(file, pre) for file in calibration.files[:PARITY_IMAGES]]))
     return photo_pixels(pre, None if folder is None else Path(folder))
 
 
