@@ -36,6 +36,8 @@ LARGEST: dict[QuantizedType, float] = {"int8": 127.0, "fp8": 448.0}
 """Largest magnitude of symmetric int8 and of float8 E4M3FN."""
 SMALLEST_SCALE = 2.0**-24
 """The smallest float16 above 0: scales become float16 in int8+fp16 and fp8+fp16."""
+_LARGEST_FLOAT16_SCALE: dict[QuantizedType, float] = {"int8": 511.75, "fp8": 146.125}
+"""The largest float16 with which all numbers, int8's -128 too, are dequantised to no more than float16's 65504."""
 FP8_CONV_MIN_CHANNELS = 16
 
 
@@ -165,12 +167,11 @@ def _quantized_weight(
 def _scale(largest: NDArray[np.floating[Any]], dtype: QuantizedType, float16: bool) -> NDArray[np.float32]:
     """The scale with which the largest number of ``dtype`` covers ``largest``, with ``float16`` the next float16 up.
 
-    A scale beyond float16 stays: ``cast_to_float16`` refuses it.
+    There ``largest`` is a float16, and near the largest one the scale is lower, as it would dequantise to infinity.
     """
     scale = np.asarray(np.maximum(largest / LARGEST[dtype], SMALLEST_SCALE), np.float32)
     if not float16:
         return scale
-    with np.errstate(over="ignore"):
-        half = scale.astype(np.float16)
-        half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
-    return np.where(np.isinf(half), scale, half.astype(np.float32))
+    half = scale.astype(np.float16)
+    half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
+    return np.minimum(half.astype(np.float32), np.float32(_LARGEST_FLOAT16_SCALE[dtype]))

@@ -269,6 +269,14 @@ class TestExtremes:
         step = scale if dtype == "int8" else scale * np.maximum(np.abs(values) / 8, 2**-9)
         assert np.all(np.abs(values * scale - weight) <= 0.501 * step)
 
+    @pytest.mark.parametrize("dtype", ["int8", "fp8"])
+    def test_the_largest_float16_stays_finite(self, dtype: QuantizedType) -> None:
+        """int8 has a -128, which reaches one step further than the range that the scale was chosen for."""
+        model = conv_model(16, random(4, 16, 1, 1))
+        insert_qdq(model, quantizable(model, dtype), {"x": 65504.0}, dtype, float16=True)
+        half, lowest = cast_to_float16(model), np.float32(128 if dtype == "int8" else 448)
+        assert 65000 < array(half, "x/scale/fp16").astype(np.float32) * lowest <= 65504
+
     def test_every_scale_has_a_float16(self) -> None:
         """int8+fp16 turns them into float16, where a smaller one would become 0."""
         model = quantised(conv_model(3, random(4, 3, 1, 1) * 1e-7), largest=1e-9)
