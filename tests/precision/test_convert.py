@@ -208,6 +208,28 @@ class TestQuantised:
         found = float(np.abs(values).max() * scale.max())
         assert 0.85 * abs(largest) < found <= 65504
 
+    @pytest.mark.parametrize("precision", ["int8", "fp8"])
+    @pytest.mark.parametrize("power", [-50, -24, 20])
+    def test_how_large_the_numbers_inside_are_is_no_matter(
+        self, power: int, precision: Precision, fp32: Path, tmp_path: Path
+    ) -> None:
+        """A layer times a power of two, and the next one divided by it, is the same function to the last bit."""
+        model = load_onnx(fp32)
+        kernels = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
+        biases = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] > 1]
+        for tensor, factor in ((kernels[1], power), (biases[1], power), (kernels[2], -power)):
+            values = np.ldexp(numpy_helper.to_array(tensor), factor)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        scaled = save_onnx(model, tmp_path / "scaled.onnx")
+        np.testing.assert_array_equal(*(answers(path, "onnxruntime", "fp32", noise(8)) for path in (fp32, scaled)))
+        for path in (fp32, scaled):
+            to_quantized(path, tmp_path / f"{path.stem}-q.onnx", precision=precision, batches=batches)
+        for runtime in RUNTIMES:
+            plain_NK, found_NK = (
+                answers(tmp_path / f"{path.stem}-q.onnx", runtime, precision, noise(8)) for path in (fp32, scaled)
+            )
+            np.testing.assert_allclose(found_NK, plain_NK, rtol=0, atol=1e-5 * np.abs(plain_NK).max())
+
     def test_nodes_without_names_are_told_apart(self, fp32: Path, tmp_path: Path) -> None:
         model = load_onnx(fp32)
         for node in model.graph.node:
