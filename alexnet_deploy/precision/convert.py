@@ -117,8 +117,8 @@ def to_quantized(
     is called once per pass, and not at all if ``cache`` holds the values; None rounds weights alone to nearest. Nodes
     whose name matches the regular expression ``exclude`` stay unchanged. ``out`` is written atomically. Errors call the
     model ``source`` (None: its path). Raises InputError for a model that is already quantised, has broken weights or
-    nothing to quantise, and for a tensor that has the same value on all images; ProofError for one that exceeds the
-    float16 it becomes.
+    nothing to quantise, for a weight that exceeds the float16 it becomes, and for a tensor that has the same value on
+    all images; ProofError for a tensor that exceeds the float16 it becomes.
     """
     dtype = quantized_type(precision)
     if dtype is None:
@@ -136,10 +136,7 @@ def to_quantized(
     if float_type(precision) == "fp16":
         _refuse_overflow(found, source or str(onnx_path), precision)
     model = found.model
-    try:
-        found.quantise(model, {node.name for node in found.nodes})
-    except InputError as exc:
-        raise InputError(f"{source or onnx_path}: {exc}") from exc
+    found.quantise(model, {node.name for node in found.nodes})
     if float_type(precision) == "fp16":
         _save_float16(model, out, source=source or str(onnx_path))
     else:
@@ -160,7 +157,7 @@ def calibrate(
 ) -> Quantiser:
     """The quantiser of a float32 model, calibrated. Arguments and errors are those of ``to_quantized``.
 
-    ``float16`` is for a model whose other numbers become float16, the scales with them.
+    ``float16`` is for a model whose other numbers become float16, the scales and the dequantised weights with them.
     """
     method = method_for(dtype, method)
     source = source or str(onnx_path)
@@ -180,7 +177,7 @@ def calibrate(
         why = "is float16; give the float32 model" if is_float16 else nothing
         raise InputError(f"{source}: {why}")
     refuse_nan(model, source)
-    _refuse_infinite_weights(model, nodes, source)
+    _refuse_large_weights(model, nodes, dtype, source, float16=float16 or is_weights_only(dtype))
     if is_weights_only(dtype):
         insert = _weights_alone(model, nodes, dtype, batches)
         return Quantiser(model, nodes, Calibration(weights, {}, {}, False), insert)
@@ -240,8 +237,19 @@ def _refuse_overflow(found: Quantiser, source: str, precision: Precision) -> Non
             )
 
 
-def _refuse_infinite_weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto], source: str) -> None:
+def _refuse_large_weights(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], dtype: QuantizedType, source: str, *, float16: bool
+) -> None:
+    """InputError for a weight of ``nodes`` that is infinite, or with ``float16`` would be once it is dequantised."""
     operands = {name for node in nodes for name in node.input[1:]}
     for tensor in model.graph.initializer:
-        if tensor.name in operands and np.isinf(numpy_helper.to_array(tensor)).any():
+        if tensor.name not in operands:
+            continue
+        largest = float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
+        if np.isinf(largest):
             raise InputError(f"{source}: weight {tensor.name} holds infinity; export the model from a sound checkpoint")
+        if float16 and largest > LARGEST:
+            raise InputError(
+                f"{source}: weight {tensor.name}: {largest:.3g} exceeds float16's {LARGEST:.0f}; "
+                f"{instead_of_float16(dtype)}"
+            )

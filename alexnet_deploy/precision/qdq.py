@@ -16,7 +16,7 @@ TensorRT does not parse an int32 one. Nothing is quantised after an op, so logit
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from alexnet_deploy.errors import UsageError
-from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, tensors_read
+from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, readers_in, tensors_read
 from alexnet_deploy.onnx_graph.layers import LAYERS, attribute, output_axis
 from alexnet_deploy.onnx_graph.onnx_file import initializers
 from alexnet_deploy.precision.types import QuantizedType, exclude_pattern
@@ -34,8 +34,14 @@ from alexnet_deploy.precision.weights import DENSE
 
 LARGEST: dict[QuantizedType, float] = {"int8": 127.0, "fp8": 448.0}
 """Largest magnitude of symmetric int8 and of float8 E4M3FN."""
-SMALLEST_SCALE = 2.0**-24
+_SMALLEST_SCALE = 2.0**-63
+"""Kernels multiply the scales of input and weight: their product is a normal float32, with all its bits."""
+_SMALLEST_FLOAT16 = 2.0**-24
 """The smallest float16 above 0: scales become float16 in int8+fp16 and fp8+fp16."""
+_MOST_BIAS_STEPS = 2.0**29
+"""A quarter of int32: the rest is for the products. A bias in float32 has fewer bits."""
+_LARGEST_FLOAT16_SCALE: dict[QuantizedType, float] = {"int8": 511.75, "fp8": 146.125}
+"""The largest float16 with which all numbers, int8's -128 too, are dequantised to no more than float16's 65504."""
 FP8_CONV_MIN_CHANNELS = 16
 
 
@@ -84,17 +90,20 @@ def insert_qdq(
     weights = initializers(model)
     chosen = {node.name for node in nodes}
     inserted = _Inserted(names_in(graph), dtype, float16)
+    scale_x = {x: _scale(np.asarray(thresholds[x]), dtype, float16) for x in {node.input[0] for node in nodes}}
+    least = _least_for_biases(nodes, model, scale_x, dtype)
     body: list[onnx.NodeProto] = []
     quantised: dict[tuple[str, int | None], str] = {}
     for node in graph.node:
         if node.name in chosen:
             x, w = node.input[0], node.input[1]
             if (x, None) not in quantised:
-                quantised[x, None], pair = inserted.activation(x, thresholds[x])
+                quantised[x, None], pair = inserted.activation(x, scale_x[x])
                 body += pair
-            axis = None if dtype == "fp8" else output_axis(node)
+            axis = _scale_axis(node, dtype)
             if (w, axis) not in quantised:  # two nodes may read one weight along different axes
-                quantised[w, axis], dequantise = inserted.weight(w, numpy_helper.to_array(weights[w]), axis)
+                values = numpy_helper.to_array(weights[w])
+                quantised[w, axis], dequantise = inserted.weight(w, values, axis, least.get((w, axis), 0.0))
                 body.append(dequantise)
             node.input[0], node.input[1] = quantised[x, None], quantised[w, axis]
         body.append(node)
@@ -115,16 +124,18 @@ class _Inserted:
         self._float16 = float16
         self.tensors: list[TensorProto] = []
 
-    def activation(self, x: str, threshold: float) -> tuple[str, list[onnx.NodeProto]]:
+    def activation(self, x: str, scale: NDArray[np.float32]) -> tuple[str, list[onnx.NodeProto]]:
         """The name of the dequantised ``x``, and its QuantizeLinear and DequantizeLinear."""
-        operands = self._scale_and_zero(x, _scale(np.asarray(threshold), self._dtype, self._float16))
+        operands = self._scale_and_zero(x, scale)
         quantise = self._linear("QuantizeLinear", x, [x, *operands], "q")
         dequantise = self._linear("DequantizeLinear", x, [quantise.output[0], *operands], "dq")
         return dequantise.output[0], [quantise, dequantise]
 
-    def weight(self, w: str, values: NDArray[np.float32], axis: int | None) -> tuple[str, onnx.NodeProto]:
-        """The name of the dequantised weight, and its DequantizeLinear."""
-        rounded, scale = _quantized_weight(values, axis, self._dtype, self._float16)
+    def weight(
+        self, w: str, values: NDArray[np.float32], axis: int | None, least: float | NDArray[np.float64]
+    ) -> tuple[str, onnx.NodeProto]:
+        """The name of the dequantised weight, and its DequantizeLinear; its scales are at least ``least``."""
+        rounded, scale = _quantized_weight(values, axis, self._dtype, self._float16, least)
         operands = [self._add(f"{w}/q", rounded), *self._scale_and_zero(w, scale)]
         dequantise = self._linear("DequantizeLinear", w, operands, "dq")
         if axis is not None:
@@ -145,16 +156,54 @@ class _Inserted:
         return name
 
 
+def _scale_axis(node: onnx.NodeProto, dtype: QuantizedType) -> int | None:
+    """The axis of a weight along which it has one scale per output; None: one for all."""
+    return None if dtype == "fp8" else output_axis(node)
+
+
+def _least_for_biases(
+    nodes: Sequence[onnx.NodeProto],
+    model: onnx.ModelProto,
+    scale_x: Mapping[str, NDArray[np.float32]],
+    dtype: QuantizedType,
+) -> dict[tuple[str, int | None], float | NDArray[np.float64]]:
+    """The smallest scales of weights beside their biases, by weight and axis.
+
+    ONNX Runtime makes int32 of a bias, in steps of the product of both scales (1.32, WeightBiasQuantization). It
+    overflows where the weights of an output are tiny, as those of a dead filter are. With this scale it does not, and
+    what is rounded away of a product is at most the last bit of the bias.
+    """
+    constants, readers = initializers(model), readers_in(model.graph)
+    found: dict[tuple[str, int | None], float | NDArray[np.float64]] = {}
+    for node in nodes:
+        biases = list(node.input[2:])
+        if node.op_type == "MatMul":  # ONNX Runtime makes a Gemm of it and the Add that follows
+            biases = [name for each in readers.get(node.output[0], []) if each.op_type == "Add" for name in each.input]
+        axis = _scale_axis(node, dtype)
+        key = node.input[1], axis
+        outputs = constants[node.input[1]].dims[output_axis(node)]
+        for name in constants.keys() & biases:
+            bias = np.abs(numpy_helper.to_array(constants[name]).astype(np.float64))
+            bias *= abs(attribute(node, "beta", 1.0)) / (scale_x[node.input[0]] * _MOST_BIAS_STEPS)
+            by_output = axis is not None and bias.size == outputs
+            found[key] = np.maximum(found.get(key, 0.0), bias.reshape(-1) if by_output else bias.max(initial=0))
+    return found
+
+
 def _quantized_weight(
-    weight: NDArray[np.float32], axis: int | None, dtype: QuantizedType, float16: bool
+    weight: NDArray[np.float32],
+    axis: int | None,
+    dtype: QuantizedType,
+    float16: bool,
+    least: float | NDArray[np.float64],
 ) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
     """Round a weight to ``dtype`` with one scale per output channel (``axis``) or one for all (None)."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others if axis is not None else None, keepdims=axis is not None)
-    # A channel of zeros has no range. With a tiny scale the int32 that ONNX Runtime makes of its bias (1.32,
-    # WeightBiasQuantization) would overflow.
-    largest = np.where(largest == 0, largest.max(), largest)
-    scale = _scale(largest, dtype, float16)
+    largest = np.where(largest == 0, largest.max(), largest)  # a channel of zeros has no range
+    if isinstance(least, np.ndarray):
+        least = least.reshape(largest.shape)
+    scale = _scale(np.maximum(largest, least * LARGEST[dtype]), dtype, float16)
     if dtype == "int8":
         values: NDArray[np.generic] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
     else:
@@ -165,12 +214,13 @@ def _quantized_weight(
 def _scale(largest: NDArray[np.floating[Any]], dtype: QuantizedType, float16: bool) -> NDArray[np.float32]:
     """The scale with which the largest number of ``dtype`` covers ``largest``, with ``float16`` the next float16 up.
 
-    A scale beyond float16 stays: ``cast_to_float16`` refuses it.
+    Near the largest float16 the scale is lower, as it would dequantise to infinity.
     """
-    scale = np.asarray(np.maximum(largest / LARGEST[dtype], SMALLEST_SCALE), np.float32)
+    smallest = _SMALLEST_FLOAT16 if float16 else _SMALLEST_SCALE
+    scale = np.asarray(np.maximum(largest / LARGEST[dtype], smallest), np.float32)
     if not float16:
         return scale
-    with np.errstate(over="ignore"):
-        half = scale.astype(np.float16)
-        half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
-    return np.where(np.isinf(half), scale, half.astype(np.float32))
+    scale = np.minimum(scale, np.float32(_LARGEST_FLOAT16_SCALE[dtype]))
+    half = scale.astype(np.float16)
+    half = np.where(half < scale, np.nextafter(half, np.float16(np.inf)), half)
+    return half.astype(np.float32)

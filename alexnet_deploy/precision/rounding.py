@@ -29,6 +29,7 @@ _SHRINK = np.linspace(0.6, 1.0, 21)
 """Scales that are tried, as shares of the one at which nothing is clipped."""
 _SMALLEST_SCALE = 2.0**-24
 """The smallest float16 above 0."""
+_LARGEST = float(np.finfo(np.float16).max)
 _ROWS = 128
 """Inputs that are compensated at once by a product of matrices, as in GPTQ's lazy batches."""
 
@@ -57,6 +58,7 @@ def best_scales(weight_KN: Float32, steps: WeightSteps, importance_K: Float32 | 
     """
     inputs, outputs = weight_KN.shape
     block = steps.block or inputs
+    largest = _LARGEST / (steps.highest + 1)  # a float16, whose products with all steps are finite in float16
     found = np.empty((-(-inputs // block), outputs), np.float32)
     for number, start in enumerate(range(0, inputs, block)):
         part = weight_KN[start : start + block]
@@ -67,7 +69,7 @@ def best_scales(weight_KN: Float32, steps: WeightSteps, importance_K: Float32 | 
         unclipped = np.abs(part).max(axis=0) / steps.highest
         least = np.full(outputs, np.inf, np.float32)
         for share in _SHRINK[::-1]:
-            scale = np.maximum(unclipped * share, _SMALLEST_SCALE).astype(np.float16).astype(np.float32)
+            scale = np.clip(unclipped * share, _SMALLEST_SCALE, largest).astype(np.float16).astype(np.float32)
             error = np.rint(part / scale)
             np.clip(error, steps.lowest, steps.highest, out=error)
             error *= scale

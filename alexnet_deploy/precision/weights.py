@@ -22,7 +22,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from alexnet_deploy.errors import InputError
 from alexnet_deploy.onnx_graph.edits import fresh_name, names_in, tensors_read
 from alexnet_deploy.onnx_graph.layers import output_axis
 from alexnet_deploy.onnx_graph.onnx_file import initializers
@@ -31,7 +30,6 @@ from alexnet_deploy.precision.types import QuantizedType
 
 # Legend: K input, N output, S block of inputs with one scale per output
 
-_LARGEST = float(np.finfo(np.float16).max)
 DENSE = ("Gemm", "MatMul")
 
 
@@ -72,7 +70,7 @@ class WeightQuantiser:
         self._rounded: dict[tuple[str, ...], tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
 
     def insert(self, model: onnx.ModelProto, nodes: Sequence[onnx.NodeProto]) -> None:
-        """Quantise the weights of ``nodes`` of ``model``, in place; InputError for one beyond float16."""
+        """Quantise the weights of ``nodes`` of ``model``, in place; ``calibrate`` refuses those beyond float16."""
         graph = model.graph
         edit = _Edit(graph, initializers(model), names_in(graph))
         chosen = {node.name for node in nodes}
@@ -155,11 +153,6 @@ class WeightQuantiser:
         axis, key = output_axis(node), self._key(node)
         if key not in self._rounded:
             values = numpy_helper.to_array(tensor).astype(np.float32)
-            if (largest := float(np.abs(values).max())) > _LARGEST:
-                raise InputError(
-                    f"weight {tensor.name}: {largest:.3g} exceeds float16's 65504, and the layers compute in float16; "
-                    "build int8 or fp32"
-                )
             weight_KN = values if axis else values.reshape(len(values), -1).T
             weight_KN = np.ascontiguousarray(weight_KN)
             moments = self._moments_of(node)

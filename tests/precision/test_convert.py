@@ -54,6 +54,16 @@ def by_reference(path: Path, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float
     return np.asarray(logits_NK)
 
 
+def with_weight(path: Path, which: int, value: float, out: Path) -> tuple[Path, str]:
+    """The model with ``value`` as the first number of the weight of layer ``which``, and the name of that weight."""
+    model = load_onnx(path)
+    tensor = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1][which]
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] = value
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return save_onnx(model, out), tensor.name
+
+
 @pytest.fixture(scope="session")
 def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_classifier(tmp_path_factory.mktemp("fp32") / "net.onnx")
@@ -182,6 +192,44 @@ class TestQuantised:
         gain_O = (rounded * exact).sum(axis=(1, 2, 3)) / (exact * exact).sum(axis=(1, 2, 3))
         np.testing.assert_allclose(gain_O, 1, atol=0.005)
 
+    @pytest.mark.parametrize("precision", ["int8+fp16", "fp8+fp16", "int8-weights", "int4"])
+    @pytest.mark.parametrize("largest", [65504, -65504, -65000, 65000])
+    def test_the_largest_float16_weights_stay_finite(
+        self, largest: float, precision: Precision, fp32: Path, tmp_path: Path
+    ) -> None:
+        """Scales are rounded up, and int4 reaches one step further below 0 than above."""
+        source, name = with_weight(fp32, -1, largest, tmp_path / "large.onnx")
+        to_quantized(source, tmp_path / "out.onnx", precision=precision, batches=batches)
+        graph = load_onnx(tmp_path / "out.onnx").graph
+        tensors = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+        scale_name = next(node.input[1] for node in graph.node if node.input[0] == f"{name}/q")
+        assert tensors[scale_name].dtype == np.float16
+        values, scale = tensors[f"{name}/q"].astype(np.float32), tensors[scale_name].astype(np.float32)
+        found = float(np.abs(values).max() * scale.max())
+        assert 0.85 * abs(largest) < found <= 65504
+
+    @pytest.mark.parametrize("precision", ["int8", "fp8"])
+    @pytest.mark.parametrize("power", [-50, -24, 20])
+    def test_how_large_the_numbers_inside_are_is_no_matter(
+        self, power: int, precision: Precision, fp32: Path, tmp_path: Path
+    ) -> None:
+        """A layer times a power of two, and the next one divided by it, is the same function to the last bit."""
+        model = load_onnx(fp32)
+        kernels = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
+        biases = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] > 1]
+        for tensor, factor in ((kernels[1], power), (biases[1], power), (kernels[2], -power)):
+            values = np.ldexp(numpy_helper.to_array(tensor), factor)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        scaled = save_onnx(model, tmp_path / "scaled.onnx")
+        np.testing.assert_array_equal(*(answers(path, "onnxruntime", "fp32", noise(8)) for path in (fp32, scaled)))
+        for path in (fp32, scaled):
+            to_quantized(path, tmp_path / f"{path.stem}-q.onnx", precision=precision, batches=batches)
+        for runtime in RUNTIMES:
+            plain_NK, found_NK = (
+                answers(tmp_path / f"{path.stem}-q.onnx", runtime, precision, noise(8)) for path in (fp32, scaled)
+            )
+            np.testing.assert_allclose(found_NK, plain_NK, rtol=0, atol=1e-5 * np.abs(plain_NK).max())
+
     def test_nodes_without_names_are_told_apart(self, fp32: Path, tmp_path: Path) -> None:
         model = load_onnx(fp32)
         for node in model.graph.node:
@@ -227,19 +275,26 @@ class TestRefused:
     def test_broken_weights_are_named_before_an_image_is_read(
         self, weight: str, value: float, fp32: Path, tmp_path: Path
     ) -> None:
-        model = load_onnx(fp32)
-        matrices = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1]
-        tensor = matrices[0 if weight == "first" else -1]
-        values = numpy_helper.to_array(tensor).copy()
-        values.flat[0] = value
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-        broken = save_onnx(model, tmp_path / "broken.onnx")
+        broken, name = with_weight(fp32, 0 if weight == "first" else -1, value, tmp_path / "broken.onnx")
         out = tmp_path / "out.onnx"
         out.write_text("old")
-        with pytest.raises(InputError, match=rf"broken.onnx: weight {tensor.name} holds (NaN|infinity); export"):
+        with pytest.raises(InputError, match=rf"broken.onnx: weight {name} holds (NaN|infinity); export"):
             to_quantized(broken, out, precision="int8", batches=lambda: pytest.fail("an image was read"))
         assert out.read_text() == "old"
         assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.onnx", "out.onnx"]
+
+    @pytest.mark.parametrize("precision", ["fp16", "int8+fp16", "fp8+fp16", "int8-weights", "int4"])
+    def test_a_weight_beyond_float16_before_an_image_is_read(
+        self, precision: Precision, fp32: Path, tmp_path: Path
+    ) -> None:
+        source, name = with_weight(fp32, -1, 7e4, tmp_path / "large.onnx")
+        out = tmp_path / "out.onnx"
+        with pytest.raises(InputError, match=rf"{name}: 7e\+04 exceeds float16's 65504; build .*(fp32|without fp16)"):
+            if precision == "fp16":
+                to_fp16(source, out)
+            else:
+                to_quantized(source, out, precision=precision, batches=lambda: pytest.fail("an image was read"))
+        assert not out.exists()
 
     def test_infinity_is_fine_where_it_bounds(self, tmp_path: Path) -> None:
         model = load_onnx(tiny_classifier(tmp_path / "net.onnx"))

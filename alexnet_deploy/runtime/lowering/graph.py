@@ -17,10 +17,12 @@ from onnx import TensorProto, external_data_helper
 from alexnet_deploy.onnx_graph.float32 import widen_to_float32
 from alexnet_deploy.onnx_graph.layers import LAYERS
 from alexnet_deploy.precision.types import is_weights_only
+from alexnet_deploy.runtime.lowering.cpu_options import exact_integers
 from alexnet_deploy.runtime.lowering.dequantise import dequantise_weights
 from alexnet_deploy.runtime.lowering.input_rows import input_in_rows
 from alexnet_deploy.runtime.lowering.integer import to_integers
 from alexnet_deploy.runtime.lowering.nbits import multiply_in_blocks
+from alexnet_deploy.runtime.lowering.own_weights import own_weights
 
 _log = logging.getLogger(__name__)
 
@@ -54,4 +56,6 @@ def graph_for_cpu(path: Path, precision: str) -> bytes | None:
     unchanged = input_in_rows(model, found.fused)
     if unchanged is not None:
         _log.debug("%s: the pixels are normalised as the file says: %s", path, unchanged)
+    if exact_integers(precision):
+        own_weights(model)
     return bytes(model.SerializeToString())
