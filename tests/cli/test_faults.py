@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,8 +37,20 @@ def _refused_path() -> None:
     Path("x" * 300).exists()
 
 
-def _raising(error: Exception) -> Callable[[], None]:
-    def fail() -> None:
+def _full_disk() -> None:
+    with open("/dev/full", "wb") as stream:
+        stream.write(b"a part of a model")
+
+
+def _no_temporary_folder() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", None)
+        patch.setattr(os, "open", _raising(OSError(errno.ENOSPC, "No space left on device")))
+        tempfile.gettempdir()
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
         raise error
 
     return fail
@@ -58,6 +71,8 @@ def test_text_that_an_encoding_lacks_is_no_name_of_a_file() -> None:
         (_too_deep, InputError, "an input is nested too deeply; simplify it, or write it again"),
         (_not_text, InputError, r"caf\udce9: is not valid Unicode; rename the file or folder"),
         (_refused_path, InputError, "cannot be used (File name too long); check the path and its permissions"),
+        (_full_disk, UnavailableError, "cannot be written (No space left on device); make room on its disk"),
+        (_no_temporary_folder, UnavailableError, "(No usable temporary directory found in ["),
         (_raising(PermissionError(errno.EACCES, "Permission denied", b"a/b\xe9")), InputError, "cannot be used (Perm"),
     ],
 )
@@ -68,11 +83,17 @@ def test_it_is_one_line(fail: Callable[[], None], error: type[DeployError], word
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "no file"), ValueError("a bug")])
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EBADF, "no file"), ValueError("a bug")])
 def test_a_bug_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, one_line_faults():
         raise error
     assert caught.value is error
+
+
+def test_a_full_disk_of_temporary_files_names_their_folder() -> None:
+    folder = tempfile.gettempdir()
+    with pytest.raises(UnavailableError, match=f"or for temporary files in {folder} "), one_line_faults():
+        _full_disk()
 
 
 def test_the_message_names_the_flags_that_save_memory() -> None:
