@@ -1,12 +1,15 @@
-"""This process as the system sees it: its standard error."""
+"""This process as the system sees it: its standard error, and how SIGTERM ends it."""
 
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+_ENDED = 128 + signal.SIGTERM
 
 
 @contextmanager
@@ -41,6 +44,33 @@ def losing_text(descriptor: int, encoding: str, *, close: bool = False) -> TextI
         errors="backslashreplace",
         line_buffering=True,
     )
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Inside the block, SIGTERM ends the process as an exception does: its temporary folders go, and it says one line.
+
+    The exit code is the one that a shell gives this signal. A second one ends it at once. Whoever ignores or handles
+    the signal already goes on doing so; a command may handle it in its own way meanwhile.
+    """
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    except SystemExit as exc:
+        if exc.code == _ENDED and sys.stderr is not None:  # print would take None for the standard output
+            with losing_standard_error():
+                print("ended by SIGTERM", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise SystemExit(_ENDED)
 
 
 class _Losing(io.FileIO):

@@ -112,12 +112,12 @@ def test_the_message_of_a_file_in_a_workspace_names_the_artifact() -> None:
 LOADING = """
 import importlib, os, signal, sys
 
-wanted, program, *arguments = sys.argv[1:]
+wanted, number, program, *arguments = sys.argv[1:]
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == wanted:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(number))
 
 # A background job of a shell script inherits that this signal is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -138,12 +138,30 @@ importlib.import_module(f"{program}.__main__").run()
     ],
 )
 def test_ctrl_c_while_it_loads_ends_it_quietly(tmp_path: Path, command: str, module: str) -> None:
-    (tmp_path / "engines/x").mkdir(parents=True)
-    (tmp_path / "engines/x/bundle.json").touch()
-    program = [sys.executable, "-c", LOADING, module, *command.split()]
+    assert interrupted(tmp_path, command, module, signal.SIGINT) == (128 + signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        ("alexnet_deploy engines", "rich.console"),
+        ("alexnet_deploy engines", "msgspec"),
+        ("training evaluate none.safetensors photos", "torch._C"),
+    ],
+)
+def test_sigterm_ends_it_with_a_line(tmp_path: Path, command: str, module: str) -> None:
+    said = "ended by SIGTERM\n"
+    assert interrupted(tmp_path, command, module, signal.SIGTERM) == (128 + signal.SIGTERM, "", said)
+
+
+def interrupted(folder: Path, command: str, module: str, number: signal.Signals) -> tuple[int, str, str]:
+    """Exit code and output of a command that gets a signal where it imports ``module``."""
+    (folder / "engines/x").mkdir(parents=True)
+    (folder / "engines/x/bundle.json").touch()
+    program = [sys.executable, "-c", LOADING, module, str(int(number)), *command.split()]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_no_telemetry_leaves_a_file_or_a_connection(tmp_path: Path) -> None:
