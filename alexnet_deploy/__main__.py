@@ -3,7 +3,10 @@
 import gc
 import sys
 
+from alexnet_deploy.machine.process import ended_by_sigterm
 
+
+@ended_by_sigterm()
 def run() -> None:
     """Run the command line; Ctrl-C while it is still loading ends it as quietly as later."""
     gc.disable()  # a command turns it on: see cli/collector.py

@@ -2,7 +2,10 @@
 
 import sys
 
+from alexnet_deploy.machine.process import ended_by_sigterm
 
+
+@ended_by_sigterm()
 def run() -> None:
     """Run the command line; Ctrl-C while it is still loading ends it as quietly as later."""
     try:

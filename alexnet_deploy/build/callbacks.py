@@ -21,21 +21,32 @@ PROGRESS_STEPS = 1000
 
 @contextlib.contextmanager
 def defer_interrupt() -> Iterator[threading.Event]:
-    """Set the event at Ctrl-C during the block, and raise KeyboardInterrupt at its end.
+    """Set the event at Ctrl-C or SIGTERM during the block, and do at its end what the signal did before.
 
-    Raised at once, it would come at the first bytecode of a callback, before any ``try`` of ours.
+    An exception raised at once would come at the first bytecode of a callback, before any ``try`` of ours. A signal
+    that is ignored, or ends the process, goes on doing so.
     """
     interrupt = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield interrupt  # only the main thread handles signals
         return
-    previous = signal.signal(signal.SIGINT, lambda *_: interrupt.set())
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: handler for number, handler in handlers.items() if callable(handler)}
+    arrived: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        arrived.append(number)
+        interrupt.set()
+
+    for each in previous:
+        signal.signal(each, note)
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, previous)
-        if interrupt.is_set():
-            raise KeyboardInterrupt
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 @dataclass(slots=True)

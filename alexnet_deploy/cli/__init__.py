@@ -24,6 +24,7 @@ from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.output.standard_output import checked_standard_output
 from alexnet_deploy.cli.output.terminal import note, show_log
 from alexnet_deploy.errors import DeployError
+from alexnet_deploy.machine.process import losing_standard_error
 
 GROUPS = {
     "Make": (export.export, build_engine.build_engine),
@@ -110,6 +111,7 @@ def _name_of(command: Any) -> str:
     return str(command.__name__).replace("_", "-")
 
 
+@losing_standard_error()
 def main() -> None:
     """Run the command line: the only place that turns an error of ours into a line and an exit code.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +18,19 @@ _SAVES_MEMORY = ("batch", "batch_size", "batch_sizes", "workers", "concurrency",
 """Parameters of commands that decide how much memory they need."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad allocation", "bad_alloc")
 """How torch and the runtimes say it, in a RuntimeError."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""A write to an open file fails with them, and does not name the file."""
+_NO_FOLDER = "No usable temporary directory"
+"""Python's own words: it tries to write into each that it knows."""
 
 
 @contextmanager
 def one_line_faults(parameters: Collection[str] = ()) -> Iterator[None]:
     """In the block, turn errors that no module can foresee at each of its lines into a DeployError.
 
-    These are: no memory, an input nested too deeply, a file that the system refuses, a name that is not valid Unicode.
-    ``parameters`` are those of the command: the message names those that save memory. ``--verbose`` shows where it was.
+    These are: no memory, no room on a disk, an input nested too deeply, a file that the system refuses, a name that is
+    not valid Unicode. ``parameters`` are those of the command: the message names those that save memory. ``--verbose``
+    shows where it was.
     """
     try:
         yield
@@ -43,7 +50,9 @@ def one_line_faults(parameters: Collection[str] = ()) -> Iterator[None]:
         raise _no_memory(exc, parameters) from exc
     except OSError as exc:
         if exc.filename is None:
-            raise
+            if exc.errno not in _NO_ROOM and _NO_FOLDER not in str(exc):
+                raise
+            raise _no_room(exc) from exc
         _log.debug("the error in full", exc_info=True)
         path = exc.filename if isinstance(exc.filename, int) else meant(Path(os.fsdecode(exc.filename)))
         raise InputError(f"{path}: cannot be used ({exc.strerror}); check the path and its permissions") from exc
@@ -55,3 +64,10 @@ def _no_memory(error: Exception, parameters: Collection[str]) -> UnavailableErro
     fix = f"lower {' or '.join(saves)}, or " if saves else ""
     cause = f" ({one_line(error, 120)})" if str(error) else ""
     return UnavailableError(f"not enough memory{cause}", f"{fix}use a smaller model or a machine with more")
+
+
+def _no_room(error: OSError) -> UnavailableError:
+    _log.debug("the error in full", exc_info=True)
+    used = tempfile.tempdir  # None: there are no temporary files yet
+    temporary = f", or for temporary files in {used} (TMPDIR names another folder)" if used else ""
+    return UnavailableError(f"a file cannot be written ({error.strerror})", f"make room on its disk{temporary}")

@@ -146,8 +146,8 @@ def _read_http(address: str, max_bytes: int, allow_http: bool) -> bytes:
     deadline = time.monotonic() + MAX_SECONDS
     cause, session = "", _session()
     for attempt in range(TRIES):
-        if attempt:
-            time.sleep(WAIT_S * 2 ** (attempt - 1))
+        if session.ended.wait(WAIT_S * 2 ** (attempt - 1) if attempt else 0):
+            break  # nobody wants the image any more
         try:
             left_s = max(deadline - time.monotonic(), 0)
             with session.ended_after(left_s), _open_http(address, session.requests, allow_http) as response:
@@ -187,10 +187,29 @@ def _open_http(address: str, session: Any, allow_http: bool) -> Any:
     raise InputError(f"{address}: is redirected more than {MAX_REDIRECTS} times; check the address")
 
 
+class Downloads:
+    """Those of some threads, which end together when nobody wants the images any more."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._sessions: list[EndingSession] = []
+
+    def join(self) -> None:
+        """From now on, the downloads of this thread are some of these."""
+        _local.session = EndingSession(self._ended)
+        self._sessions.append(_local.session)
+
+    def end(self) -> None:
+        """End all, and those that begin later: each fails within the time that a server has to accept a connection."""
+        self._ended.set()
+        for session in self._sessions:
+            session.end()
+
+
 def _session() -> EndingSession:
     """One per thread: connections are kept, and requests does not promise that threads may share them."""
     if not hasattr(_local, "session"):
-        _local.session = EndingSession()
+        Downloads().join()
     session: EndingSession = _local.session
     return session
 

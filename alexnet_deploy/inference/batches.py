@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import InputError, UsageError, require_positive
+from alexnet_deploy.images.remote import Downloads
 from alexnet_deploy.images.sources import Source, load_source
 from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.machine.cpu import cores
@@ -83,7 +84,8 @@ def read_batches(
     free = deque(make_pixels((batch, pre.height, pre.width, 3)) for _ in range(held + _FILLED))
     lent: deque[NDArray[np.uint8]] = deque()
     ahead: deque[tuple[NDArray[np.uint8], tuple[S, ...], list[Future[str | None]]]] = deque()
-    pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode")
+    downloads = Downloads()
+    pool = ThreadPoolExecutor(workers or cores(), thread_name_prefix="decode", initializer=downloads.join)
 
     def error_of(path: S, out: NDArray[np.uint8]) -> str | None:
         try:
@@ -105,6 +107,7 @@ def read_batches(
             if len(lent) == held:
                 free.append(lent.popleft())
     finally:
+        downloads.end()  # the pool waits for its threads, and they would for a silent server
         pool.shutdown(cancel_futures=True)
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, NoReturn, Self, TypeVar, TypeVarTuple, get_type_hints
 
@@ -47,7 +47,7 @@ class IsolatedProcess:
 
     def __enter__(self) -> Self:
         self._connection, theirs = Pipe()
-        with theirs:
+        with theirs, _holding_ctrl_c():
             # The standard output of libraries goes to the standard error.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, str(theirs.fileno()), *sys.path],
@@ -92,6 +92,16 @@ class IsolatedProcess:
         raise UnavailableError(f"{self._subject}: the process that measured it {end}")
 
 
+@contextlib.contextmanager
+def _holding_ctrl_c() -> Iterator[None]:
+    """A process that is started in the block gets Ctrl-C only when it asks for it: the imports print a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _caller: Connection[Any, Any]
 """Of this process, if ``serve`` runs it."""
 
@@ -103,6 +113,7 @@ def serve(connection: int) -> NoReturn:
     """
     global _caller
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it inside a library's call as well, without a traceback
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.set_inheritable(connection, False)
     _caller = Connection(connection)
     requests: queue.Queue[bytes] = queue.Queue()

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexnet_deploy.build import plan_builder
-from alexnet_deploy.build.callbacks import PROGRESS_STEPS, BuildMonitor, stream_writer
+from alexnet_deploy.build.callbacks import PROGRESS_STEPS, BuildMonitor, defer_interrupt, stream_writer
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.plans import build_plans
 from alexnet_deploy.build.settings import BuildSettings
@@ -24,6 +24,7 @@ from alexnet_deploy.build.targets import choose_builder
 from alexnet_deploy.bundle.plan_options import PlanOptions
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, InputError, UnavailableError, UsageError
+from alexnet_deploy.machine.process import ended_by_sigterm
 from alexnet_deploy.runtime.tensorrt import library as tensorrt_library
 from alexnet_deploy.runtime.tensorrt.library import RTX
 from tests.helpers.models.onnx_models import Graph, tiny_classifier
@@ -211,7 +212,7 @@ def test_ctrl_c_cancels_and_leaves_what_was(at: int, tmp_path: Path) -> None:
     model = tiny_classifier(tmp_path / "m.onnx")
     (tmp_path / "plans").mkdir()
     (tmp_path / "plans/sm120.plan").write_bytes(b"the old one")
-    before = signal.getsignal(signal.SIGINT)
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     steps = 0
 
     def press(stage: str, done: int, total: int) -> None:
@@ -225,7 +226,26 @@ def test_ctrl_c_cancels_and_leaves_what_was(at: int, tmp_path: Path) -> None:
     assert steps == at, "the builder went on"
     assert files_in(tmp_path / "plans") == {"sm120.plan"}
     assert (tmp_path / "plans/sm120.plan").read_bytes() == b"the old one"
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.signal(signal.SIGINT, ours) is signal.default_int_handler
+
+
+def test_sigterm_waits_for_the_end_of_a_step_as_ctrl_c_does() -> None:
+    """TensorRT would print what comes at the first bytecode of a callback, and go on."""
+    reached = False
+    with pytest.raises(SystemExit), ended_by_sigterm(), defer_interrupt() as interrupt:
+        signal.raise_signal(signal.SIGTERM)
+        reached = interrupt.is_set()
+    assert reached, "it came at once"
+
+
+def test_an_ignored_signal_cancels_nothing() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with defer_interrupt() as interrupt:
+            signal.raise_signal(signal.SIGINT)
+        assert not interrupt.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_the_progress_bar_raises_comes_out(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,8 +37,20 @@ def _refused_path() -> None:
     Path("x" * 300).exists()
 
 
-def _raising(error: Exception) -> Callable[[], None]:
-    def fail() -> None:
+def _full_disk() -> None:
+    with open("/dev/full", "wb") as stream:
+        stream.write(b"a part of a model")
+
+
+def _no_temporary_folder() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", None)
+        patch.setattr(os, "open", _raising(OSError(errno.ENOSPC, "No space left on device")))
+        tempfile.gettempdir()
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: object) -> None:
         raise error
 
     return fail
@@ -58,6 +71,8 @@ def test_text_that_an_encoding_lacks_is_no_name_of_a_file() -> None:
         (_too_deep, InputError, "an input is nested too deeply; simplify it, or write it again"),
         (_not_text, InputError, r"caf\udce9: is not valid Unicode; rename the file or folder"),
         (_refused_path, InputError, "cannot be used (File name too long); check the path and its permissions"),
+        (_full_disk, UnavailableError, "cannot be written (No space left on device); make room on its disk"),
+        (_no_temporary_folder, UnavailableError, "(No usable temporary directory found in ["),
         (_raising(PermissionError(errno.EACCES, "Permission denied", b"a/b\xe9")), InputError, "cannot be used (Perm"),
     ],
 )
@@ -68,11 +83,17 @@ def test_it_is_one_line(fail: Callable[[], None], error: type[DeployError], word
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EIO, "no file"), ValueError("a bug")])
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(errno.EBADF, "no file"), ValueError("a bug")])
 def test_a_bug_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, one_line_faults():
         raise error
     assert caught.value is error
+
+
+def test_a_full_disk_of_temporary_files_names_their_folder() -> None:
+    folder = tempfile.gettempdir()
+    with pytest.raises(UnavailableError, match=f"or for temporary files in {folder} "), one_line_faults():
+        _full_disk()
 
 
 def test_the_message_names_the_flags_that_save_memory() -> None:
@@ -91,12 +112,12 @@ def test_the_message_of_a_file_in_a_workspace_names_the_artifact() -> None:
 LOADING = """
 import importlib, os, signal, sys
 
-wanted, program, *arguments = sys.argv[1:]
+wanted, number, program, *arguments = sys.argv[1:]
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
         if name == wanted:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), int(number))
 
 # A background job of a shell script inherits that this signal is ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -117,12 +138,30 @@ importlib.import_module(f"{program}.__main__").run()
     ],
 )
 def test_ctrl_c_while_it_loads_ends_it_quietly(tmp_path: Path, command: str, module: str) -> None:
-    (tmp_path / "engines/x").mkdir(parents=True)
-    (tmp_path / "engines/x/bundle.json").touch()
-    program = [sys.executable, "-c", LOADING, module, *command.split()]
+    assert interrupted(tmp_path, command, module, signal.SIGINT) == (128 + signal.SIGINT, "", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        ("alexnet_deploy engines", "rich.console"),
+        ("alexnet_deploy engines", "msgspec"),
+        ("training evaluate none.safetensors photos", "torch._C"),
+    ],
+)
+def test_sigterm_ends_it_with_a_line(tmp_path: Path, command: str, module: str) -> None:
+    said = "ended by SIGTERM\n"
+    assert interrupted(tmp_path, command, module, signal.SIGTERM) == (128 + signal.SIGTERM, "", said)
+
+
+def interrupted(folder: Path, command: str, module: str, number: signal.Signals) -> tuple[int, str, str]:
+    """Exit code and output of a command that gets a signal where it imports ``module``."""
+    (folder / "engines/x").mkdir(parents=True)
+    (folder / "engines/x/bundle.json").touch()
+    program = [sys.executable, "-c", LOADING, module, str(int(number)), *command.split()]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "", "")
+    done = subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_no_telemetry_leaves_a_file_or_a_connection(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_ctrl_c_over_there_is_no_traceback(capfd: pytest.CaptureFixture[str]) ->
     assert capfd.readouterr().err == ""
 
 
+def test_ctrl_c_while_it_starts_is_no_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It comes before the process can say how it wants to end, in its first import."""
+    (tmp_path / "sitecustomize.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        environment = {"PYTHONPATH": str(tmp_path)}
+        with pytest.raises(KeyboardInterrupt), IsolatedProcess("tiny", environment) as process:
+            process.call(os.getpid)
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capfd.readouterr().err == ""
+
+
 def test_it_ends_with_the_process_that_waits_for_it() -> None:
     """Both hold the pipe that is read here; it ends when the last of them is gone."""
     busy = "import os, time; os.write(2, b'started\\n'); time.sleep(3600)"

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from alexnet_deploy.bundle.manifest import MANIFEST, MODEL
 from alexnet_deploy.files import atomic_directory
-from tests.serving.running import Response, Server, serving, start
+from tests.serving.running import PATIENCE_S, Response, Server, answers, serving, start
 
 
 @pytest.fixture
@@ -86,6 +87,22 @@ def test_a_replaced_engine_takes_over_without_a_failed_or_mixed_request(store: P
         assert server.metric('reloads_total{model="live",outcome="replaced"}') == 1
         assert server.metric("engine_info") == 1
         assert server.ask("GET", "/v2/models/live").json()["versions"] == [new.headers["x-engine-version"]]
+
+
+def test_a_reader_of_the_log_who_has_left_is_no_loss(store: Path, photo: bytes) -> None:
+    """The line about a new engine ended the task that looks at the files, and with it the server."""
+    shutil.copytree(store / "live", store / "first")
+    with serving(store.parent, "live", "--reload", "50ms") as server, open(os.devnull, "rb") as nothing:
+        assert server.process.stderr is not None
+        server.process.stderr.close()
+        server.process.stderr = nothing
+        for count, other in enumerate(("other", "first"), 1):
+            replace(store / "live", store / other)
+            deadline = time.monotonic() + PATIENCE_S
+            while server.metric('reloads_total{model="live",outcome="replaced"}') < count:
+                assert time.monotonic() < deadline
+            answers(server, photo)
+        assert server.end() == 0
 
 
 @pytest.mark.parametrize("damage", ["edited weights", "no manifest", "a FIFO", "gone"])

@@ -16,6 +16,7 @@ from alexnet_deploy.cli.output.standard_output import checked_standard_output
 from alexnet_deploy.cli.output.tables import print_json
 from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import DeployError
+from alexnet_deploy.machine.process import losing_standard_error
 from training.cli.compress import compress_command
 from training.cli.options import CheckpointFile, ResizeTo, ValLabels, Workers
 from training.cli.report import report_command
@@ -117,6 +118,7 @@ for name, command in (
     app.command(name, cls=PlainCommand)(with_flags(command))
 
 
+@losing_standard_error()
 def main(arguments: list[str]) -> int:
     """Run a command and return the exit code. Typer itself ends usage errors with 2."""
     try:

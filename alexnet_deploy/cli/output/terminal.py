@@ -51,11 +51,14 @@ class _LogHandler(logging.Handler):
         self.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print ``record``."""
-        if self._verbose or not record.name.startswith("alexnet_deploy"):
-            err.print(printable_lines(self.format(record)), soft_wrap=True)
-        else:
-            note(in_flags(record.getMessage()), style="yellow")
+        """Print ``record``; whoever logs does not fail because that fails."""
+        try:
+            if self._verbose or not record.name.startswith("alexnet_deploy"):
+                err.print(printable_lines(self.format(record)), soft_wrap=True)
+            else:
+                note(in_flags(record.getMessage()), style="yellow")
+        except Exception:
+            self.handleError(record)
 
 
 def show_log(*, verbose: bool) -> None:

@@ -30,6 +30,7 @@ from alexnet_deploy.inference.ray.parts import Part
 from alexnet_deploy.inference.ray.probe import LOCAL
 from alexnet_deploy.inference.ray.worker import PartAnswer, PartWorker, WorkerSettings
 from alexnet_deploy.machine.cpu import cores
+from alexnet_deploy.machine.process import losing_text
 
 _log = logging.getLogger(__name__)
 MAX_CPUS = 4
@@ -111,7 +112,7 @@ def _quiet() -> Iterator[None]:
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.stderr.flush()
-    kept = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
+    kept = losing_text(os.dup(2), sys.stderr.encoding, close=True)
     with open(os.devnull, "w") as nowhere, kept:
         os.dup2(nowhere.fileno(), 2)
         try:

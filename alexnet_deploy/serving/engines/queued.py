@@ -84,10 +84,10 @@ def answer_parts(parts: list[Part], logits_NK: NDArray[np.float32], compute_s: f
 
 def fail_parts(parts: list[Part], exc: Exception) -> None:
     """End the requests of a batch that failed; only the log has the reason."""
+    for request, _, _ in parts:
+        if not request.done.done():
+            request.done.set_exception(EngineError("the engine failed; the log of the server has the reason"))
     if isinstance(exc, DeployError):
         _log.error("a batch failed: %s", exc)
     else:
         _log.error("a batch failed", exc_info=exc)
-    for request, _, _ in parts:
-        if not request.done.done():
-            request.done.set_exception(EngineError("the engine failed; the log of the server has the reason"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 
 import numpy as np
 import pytest
@@ -192,6 +194,30 @@ def test_a_failing_engine_answers_its_batch_and_goes_on(failure: Exception, capl
 
     run(body)
     assert str(failure) in caplog.text
+
+
+class _FullDisk(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_requests_of_a_failed_batch_end_even_if_the_log_cannot_be_written() -> None:
+    async def body() -> None:
+        engine = Engine()
+        engine.fails = RuntimeError("a bug")
+        batcher = Watched(engine)
+        async with asyncio.timeout(60):
+            with pytest.raises(EngineError, match="the engine failed"):
+                await ask(batcher, 1)
+        with pytest.raises(OSError, match="No space left"):
+            await batcher.close()
+
+    log, handler = logging.getLogger("alexnet_deploy.serving.engines.queued"), _FullDisk()
+    log.addHandler(handler)
+    try:
+        run(body)
+    finally:
+        log.removeHandler(handler)
 
 
 def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
