@@ -7,11 +7,12 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from alexnet_deploy.bundle.replaced import look
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.serving.engines.decoding import Decoder
 from alexnet_deploy.serving.engines.engine import ServedEngine
-from alexnet_deploy.serving.engines.loading import discard, look, open_source
+from alexnet_deploy.serving.engines.loading import discard, open_source
 from alexnet_deploy.serving.engines.loads import Loads
 from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.metrics import Metrics
@@ -109,7 +110,7 @@ class Models:
     async def load(self) -> None:
         """Load and warm all models, one after the other; raises the DeployError of the first that fails."""
         for source in self._sources.values():
-            self._seen[source.name] = await asyncio.to_thread(look, source)
+            self._seen[source.name] = await asyncio.to_thread(look, source.path)
             await self._switch(source)
         self._metrics.ready.set(1)
 
@@ -121,7 +122,7 @@ class Models:
                 await self._reload_if_changed(source)
 
     async def _reload_if_changed(self, source: ModelSource) -> None:
-        seen = await asyncio.to_thread(look, source)
+        seen = await asyncio.to_thread(look, source.path)
         if seen == self._seen[source.name]:
             return
         self._seen[source.name] = seen
