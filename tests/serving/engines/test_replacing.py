@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexnet_deploy.bundle.manifest import MANIFEST, MODEL
 from alexnet_deploy.bundle.replaced import look
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.serving.engines.loading import discard, open_source
@@ -69,6 +70,32 @@ def test_a_bundle_that_is_back_again_lends_its_name_to_no_other(
             np.testing.assert_allclose(logits_NK, right[version], atol=1e-4, err_msg=f"{leaves}, {returns}")
             answered += 1
     assert answered > times, "most exchanges do not matter, or are noticed and the bundle is read again"
+
+
+def test_a_bundle_that_is_copied_over_slowly_is_used_when_it_is_whole(
+    workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = Path(shutil.copytree(workplace / "engines" / "exact", tmp_path / "live"))
+    other = negated(live, tmp_path / "other")
+    content = (other / MODEL).read_bytes()
+
+    async def copy() -> str:
+        models = Models(find_sources([str(live)], tmp_path, "onnxruntime"), Settings(reload_s=0.01), Metrics())
+        await models.load()
+        first = models.get().version
+        watching = asyncio.create_task(models.watch())
+        shutil.copyfile(other / MANIFEST, live / MANIFEST)
+        await soon(lambda: watching.done() or "goes on, as the new one cannot be used" in caplog.text)
+        for size in (10, 20, 30, None):
+            (live / MODEL).write_bytes(content[:size])
+            await asyncio.to_thread(look, live)
+        await soon(lambda: watching.done() or models.get().version != first)
+        assert watching.cancel(), "it has not ended"
+        await models.close()
+        return first
+
+    first = asyncio.run(copy())
+    assert f"live: replaced {first} by" in caplog.text
 
 
 class TestWeightsBesideAnOnnx:
