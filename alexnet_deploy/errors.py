@@ -4,6 +4,7 @@
     ├── UsageError            exit 2: a parameter is out of range, missing, or contradicts another
     ├── InputError            an input cannot be used: image, folder, ONNX, checkpoint, label file
     ├── ArtifactError         a file of ours is damaged, edited, or of another schema
+    │   └── ReplacedError     an engine changed while it was read; another try may succeed
     ├── ProofError            a result failed its proof: parity, achieved precision
     └── UnavailableError      this machine lacks a package, a device or room for the job
 
@@ -72,6 +73,10 @@ class InputError(DeployError):
 
 class ArtifactError(DeployError):
     """A file of ours is damaged, edited, or of another schema."""
+
+
+class ReplacedError(ArtifactError):
+    """The files of an engine changed while they were read: what was read may be of two engines. Try again."""
 
 
 class ProofError(DeployError):

@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from alexnet_deploy.bundle.manifest import open_bundle
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images

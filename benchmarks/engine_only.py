@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.bundle.manifest import open_bundle
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.runtime.select import open_runner
 from benchmarks.render import save_and_print

@@ -21,6 +21,7 @@ from alexnet_deploy.progress import Progress, no_progress
 from training.epochs import AT_TEST_SCALE, epochs_of
 from training.loop.divergence import StillAtChance
 from training.loop.fit import fit
+from training.loop.lock import only_run
 from training.loop.record.writer import set_aside
 from training.loop.run import EpochMetrics, OnEpoch, Run, no_epochs
 from training.loop.state import check_no_run
@@ -106,14 +107,24 @@ def check_last_epochs(run: Run, settings: ScaleSettings) -> None:
 
 
 def end_at_test_scale(
-    run: Run, settings: ScaleSettings, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress
+    run: Run,
+    settings: ScaleSettings,
+    *,
+    held: bool = False,
+    on_epoch: OnEpoch = no_epochs,
+    on_progress: Progress = no_progress,
 ) -> Path:
     """Train the last epochs of ``run``, whose own are done; return the run's checkpoint, which is now their result.
 
     They are a run of their own in ``test-scale/``, which goes on where it was stopped; ``start.safetensors`` there is
-    the checkpoint before them. Every process calls this. Raises the errors of ``fit``, and AtChance where they ended at
-    chance a model that was not: the run's checkpoint is then the one before them.
+    the checkpoint before them. Every process calls this; ``held`` as for ``fit``. Raises the errors of ``fit``, and
+    AtChance where they ended at chance a model that was not: the run's checkpoint is then the one before them.
     """
+    with only_run(run.output, held=held):
+        return _end_at_test_scale(run, settings, on_epoch=on_epoch, on_progress=on_progress)
+
+
+def _end_at_test_scale(run: Run, settings: ScaleSettings, *, on_epoch: OnEpoch, on_progress: Progress) -> Path:
     folder, checkpoint = run.output / FOLDER, run.output / CHECKPOINT
     leads = not dist.is_initialized() or dist.get_rank() == 0
     if dist.is_initialized():

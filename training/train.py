@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,15 +12,15 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
 
-from alexnet_deploy.errors import DeployError, ProofError, UnavailableError
+from alexnet_deploy.errors import DeployError, ProofError
 from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.preflight import PreflightReport, inspect_data
 from training.epochs import Epochs
 from training.loop.divergence import StillAtChance
 from training.loop.fit import fit
+from training.loop.lock import make_writable
 from training.loop.record.writer import set_aside
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_run_folder
@@ -87,45 +86,40 @@ def train_run(
     """
     output = run.output
     count = len(run.train.files)
-    _make_writable(output)
+    make_writable(output)
     usable = torch.ones(len(run.train.files) + len(run.val.files), dtype=torch.uint8)
-    if leads():
-        # Before the processes meet: on an error torchrun ends the others, and none waits in vain.
-        # Without the files that cannot be read, the data is another, and a recipe for little data may be.
-        fitted = fitted_recipe(settings, count) != asked_recipe(settings)
-        unknown = ("data", "recipe") if fitted else ("data",)
-        check_run_folder(run, unknown=unknown if settings.allow_unreadable else ())
-        check_last_epochs(run, settings)
-        if not settings.skip_preflight:
-            report = inspect_data(run.train, run.val, threads=max(1, run.workers), on_progress=on_progress)
-            usable = torch.from_numpy(report.readable.astype(np.uint8))
-            with _no_other_run(run, settings, usable):
+    with ExitStack() as resources:
+        if leads():
+            # Before the processes meet: on an error torchrun ends the others, and none waits in vain.
+            # Without the files that cannot be read, the data is another, and a recipe for little data may be.
+            fitted = fitted_recipe(settings, count) != asked_recipe(settings)
+            unknown = ("data", "recipe") if fitted else ("data",)
+            check_run_folder(run, unknown=unknown if settings.allow_unreadable else ())
+            check_last_epochs(run, settings)
+            report = None
+            if not settings.skip_preflight:
+                report = inspect_data(run.train, run.val, threads=max(1, run.workers), on_progress=on_progress)
+                usable = torch.from_numpy(report.readable.astype(np.uint8))
+            known = _readable_part(run, settings, usable.bool().numpy()) if settings.allow_unreadable else run
+            resources.enter_context(only_writer(output, "output"))  # until the end: what is written now is of this run
+            check_run_folder(known)  # another run may have begun while every file was read
+            if report is not None:
                 report.write(output / PREFLIGHT_FILE)
-            on_preflight(report)
-            report.check(settings.allowed())
-        if images is not None:
-            with _no_other_run(run, settings, usable):
+                on_preflight(report)
+                report.check(settings.allowed())
+            if images is not None:
                 images.write(output)
-    if is_distributed():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=PROCESS_TIMEOUT)
-        dist.broadcast(usable, 0)
-    run = _readable_part(run, settings, usable.bool().numpy())
-    if leads():
-        for text in run_notes(run, settings):
-            on_note(text)
-    return train_and_judge(
-        run, settings, on_note=on_note, on_epoch=on_epoch, on_progress=on_progress, on_outcome=on_outcome
-    )
-
-
-@contextmanager
-def _no_other_run(run: Run, settings: TrainSettings, usable: Tensor) -> Iterator[None]:
-    """Write into the folder of ``run``, in which another may have begun while every file was read."""
-    known = _readable_part(run, settings, usable.bool().numpy()) if settings.allow_unreadable else run
-    with only_writer(run.output, "output"):
-        check_run_folder(known)
-        yield
+        if is_distributed():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, timeout=PROCESS_TIMEOUT)
+            dist.broadcast(usable, 0)
+        run = _readable_part(run, settings, usable.bool().numpy())
+        if leads():
+            for text in run_notes(run, settings):
+                on_note(text)
+        return train_and_judge(
+            run, settings, held=True, on_note=on_note, on_epoch=on_epoch, on_progress=on_progress, on_outcome=on_outcome
+        )
 
 
 def _readable_part(run: Run, settings: TrainSettings, readable_N: NDArray[np.bool_]) -> Run:
@@ -143,6 +137,7 @@ def train_and_judge(
     run: Run,
     settings: TrainSettings,
     *,
+    held: bool = False,
     on_note: Callable[[str], None] = lambda text: None,
     on_epoch: OnEpoch = no_epochs,
     on_progress: Progress = no_progress,
@@ -150,13 +145,13 @@ def train_and_judge(
 ) -> Path:
     """Train a run whose data has been inspected, and compare the result with chance: ProofError if it is no better.
 
-    The checkpoint then has the name ``AT_CHANCE``, so nobody takes it for a result.
+    The checkpoint then has the name ``AT_CHANCE``, so nobody takes it for a result. ``held`` as for ``fit``.
     """
     output = run.output
     try:
-        checkpoint = fit(run, on_epoch=on_epoch, on_progress=on_progress)
+        checkpoint = fit(run, held=held, on_epoch=on_epoch, on_progress=on_progress)
         if settings.test_scale_epochs and not settings.is_only_test_scale:
-            checkpoint = end_at_test_scale(run, settings, on_epoch=on_epoch, on_progress=on_progress)
+            checkpoint = end_at_test_scale(run, settings, held=held, on_epoch=on_epoch, on_progress=on_progress)
     except ProofError as exc:
         # An epoch before may have been good: only what is at chance loses its name.
         if leads() and (output / CHECKPOINT).is_file() and read_outcome(run).verdict == "chance":
@@ -187,13 +182,3 @@ def _report(run: Run, *, on_note: Callable[[str], None], on_progress: Progress) 
     except KeyboardInterrupt as exc:
         model = run.output / CHECKPOINT
         raise Interrupted(f"{model}: is finished, its report was stopped; {later} {run.output}") from exc
-
-
-def _make_writable(output: Path) -> None:
-    """Make the run directory; an error if nothing can be saved there appears now, not after the first epoch."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise UnavailableError(f"`output` {output}: cannot be made ({exc.strerror}); choose another place") from exc
-    if not os.access(output, os.W_OK | os.X_OK):
-        raise UnavailableError(f"`output` {output}: cannot be written; choose another place")

@@ -6,7 +6,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from alexnet_deploy.bundle.manifest import CALIBRATION, CONFIDENCE, MANIFEST, MODEL, Manifest, check_size, load_manifest
+from alexnet_deploy.bundle.manifest import CALIBRATION, CONFIDENCE, MANIFEST, MODEL, Manifest, load_manifest
+from alexnet_deploy.bundle.verified import check_size
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 
 

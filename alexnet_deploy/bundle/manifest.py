@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,15 +142,32 @@ class Engine:
     """Batch sizes of the plans; None: the ONNX alone decides."""
     plans: tuple[tuple[Plan, Path], ...] = ()
     sha256: str | None = None
-    """Of the content of all its files, where it is known without reading them."""
+    """Of the content of an ONNX and its weights, where it is known without reading them."""
+    files: dict[str, FileRecord] = field(default_factory=dict, compare=False)
+    """Of a bundle: all its files, as they were verified. Its manifest may be another one by now."""
+    seen: str | None = field(default=None, compare=False)
+    """How its files looked (``replaced.look``) before they were read; None for files that nobody replaces."""
+
+    @property
+    def path(self) -> Path:
+        """What is replaced as a whole: the folder of a bundle, or the ONNX file."""
+        return self.onnx_path.parent if self.files else self.onnx_path
 
     def content_sha256(self) -> str:
         """SHA-256 of what a runtime computes with."""
-        if self.sha256 is None:
-            from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
+        return _content_sha256(self.files) if self.files else self.hashed().sha256 or ""
 
-            return onnx_sha256(self.onnx_path)
-        return self.sha256
+    def model_sha256(self) -> str:
+        """SHA-256 of the ONNX with its weights, whatever plans lie beside it."""
+        return self.files[MODEL].sha256 if self.files else self.content_sha256()
+
+    def hashed(self) -> Engine:
+        """The engine with its hashes: those that its bundle records, or of its files as they are now."""
+        if self.files or self.sha256 is not None:
+            return self
+        from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
+
+        return dataclasses.replace(self, sha256=onnx_sha256(self.onnx_path))
 
 
 @contextmanager
@@ -195,7 +211,7 @@ def save_manifest(manifest: Manifest, directory: Path) -> None:
 
 
 def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
-    """Read and check ``bundle.json``; ``verify`` checks the files themselves."""
+    """Read and check ``bundle.json``; ``verified.verify`` checks the files themselves."""
     path = directory / MANIFEST
     try:
         raw: dict[str, Any] = FORMAT.read(path, dict)
@@ -224,66 +240,6 @@ def load_manifest(directory: Path) -> tuple[Manifest, dict[str, FileRecord]]:
 def _contract_sha256(raw: dict[str, Any]) -> str:
     """SHA-256 of a contract in the manifest, independent of its indents and the order of its keys."""
     return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
-
-
-def verify(directory: Path, *, only: set[str] | None = None) -> Manifest:
-    """Check size and SHA-256 of a bundle's files (``only``: a subset); ArtifactError on the first that differs.
-
-    A bundle that is replaced meanwhile is read again, so files of two bundles are never mixed.
-    """
-    found = load_manifest(directory)
-    while True:
-        manifest, files = found
-        try:
-            for name, record in files.items():
-                if only is None or name in only:
-                    _check_file(directory / name, record)
-        except ArtifactError:
-            found = load_manifest(directory)
-            if found == (manifest, files):
-                raise
-        else:
-            return manifest
-
-
-def _check_file(path: Path, record: FileRecord) -> None:
-    check_size(path, record)
-    try:
-        sha256 = sha256_of(path)
-    except OSError as exc:
-        raise ArtifactError(f"{path}: cannot be read ({exc.strerror}); build the bundle again") from exc
-    if sha256 != record.sha256:
-        raise ArtifactError(f"{path}: was edited: its SHA-256 differs from the manifest; build the bundle again")
-
-
-def check_size(path: Path, record: FileRecord) -> None:
-    """ArtifactError unless ``path`` is a plain file of the recorded size."""
-    try:
-        found = path.stat()
-    except FileNotFoundError as exc:
-        raise ArtifactError(f"{path}: is missing from its bundle; build the bundle again") from exc
-    except OSError as exc:
-        raise ArtifactError(f"{path}: cannot be read ({exc.strerror}); build the bundle again") from exc
-    if not stat.S_ISREG(found.st_mode):
-        raise ArtifactError(f"{path}: is not a plain file; build the bundle again")
-    if found.st_size != record.bytes:
-        raise ArtifactError(
-            f"{path}: has {found.st_size} bytes, the manifest records {record.bytes}; build the bundle again"
-        )
-
-
-def open_bundle(directory: Path) -> Engine:
-    """The verified bundle in ``directory``."""
-    manifest = verify(directory)
-    return Engine(
-        name=directory.resolve().name,
-        onnx_path=directory / MODEL,
-        contract=manifest.contract,
-        precision=manifest.precision,
-        batch=manifest.batch,
-        plans=tuple((plan, directory / plan.file) for plan in manifest.plans),
-        sha256=_content_sha256(load_manifest(directory)[1]),
-    )
 
 
 def _content_sha256(files: dict[str, FileRecord]) -> str:

@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
 from alexnet_deploy.bundle.feature_engines import refuse_features
 from alexnet_deploy.bundle.listing import list_bundles
-from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest, open_bundle
+from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest
+from alexnet_deploy.bundle.replaced import look, unreplaced
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -146,17 +148,19 @@ def _onnx_engine(path: Path, import_options: ImportOptions, verify: bool) -> Ite
         if exc.name != "onnx":
             raise
         raise UnavailableError(f"{path}: reading an ONNX file needs the onnx package; pip install onnx") from exc
+    seen = look(path)
     model = load_onnx(path)
     contract, precision = contract_in(model, source=str(path)), precision_in(model)
     del model  # some hundred MB, which the runner reads again itself
     if contract is not None and import_options == NO_IMPORT_OPTIONS:
-        yield Engine(path.stem, path, contract, precision, None)
+        yield Engine(path.stem, path, contract, precision, None, seen=seen)
         return
     from alexnet_deploy.verification.imported import adopt_verified
 
     with TemporaryDirectory(prefix=TEMPORARY) as folder:
         adopted = Path(folder) / "model.onnx"
-        contract, notes = adopt_verified(path, adopted, import_options, verify=verify)
+        with unreplaced(path):  # read more than once
+            contract, notes = adopt_verified(path, adopted, import_options, verify=verify)
         for note in notes:
             _log.warning("%s: %s", path, note)
         yield Engine(path.stem, adopted, contract, precision, None)

@@ -75,7 +75,7 @@ def write_rows(
             classify,
             (refusing_to_replace(found, output) for found in rounds),
             output,
-            settings=settings_of(opened.onnx_path, opened.contract, **shaping),
+            settings=settings_of(opened.model_sha256(), opened.contract, **shaping),
             format_=format_,
             top_k=int(str(shaping["top_k"])),
             full=full,

@@ -15,6 +15,7 @@ from alexnet_deploy.bundle.decoding import decode_in_full
 from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle_names
+from alexnet_deploy.bundle.verified import held
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import DeployError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.confidence.record import read_confidence
@@ -39,7 +40,7 @@ class EvaluatedEngine:
     runner: Runner
     file: Path
     """The file that the runtime has loaded: an ONNX file, a TensorRT plan or a checkpoint."""
-    onnx_path: Path | None
+    source: Engine | None
     """None for a checkpoint."""
     calibration_hashes: frozenset[str] | None = None
     """SHA-256 of its calibration images; None without a record."""
@@ -118,12 +119,13 @@ def open_engines(
             engine = stack.enter_context(resolve_engine(name, store, options))
             open_on = partial(open_runner, engine, threads=threads, tf32=tf32, device=device)
             every = RUNTIMES if device is None else GPU_RUNTIMES
-            for selected in _select(engine, runtimes if runtime is None else [runtime], open_on, every, stack):
-                key = paths[name], selected.runner.runtime, selected.runner.device
-                if key not in found:
-                    found[key] = _opened(name, engine, selected)
-                    if full_decode:
-                        selected.runner.contract = decode_in_full(engine).contract
+            with held(engine):  # the records of its images as well
+                for selected in _select(engine, runtimes if runtime is None else [runtime], open_on, every, stack):
+                    key = paths[name], selected.runner.runtime, selected.runner.device
+                    if key not in found:
+                        found[key] = _opened(name, engine, selected)
+                        if full_decode:
+                            selected.runner.contract = decode_in_full(engine).contract
         _check_classes(tuple(found.values()))
         yield tuple(found.values())
 
@@ -256,7 +258,7 @@ def _opened(name: str, engine: Engine, selected: SelectedRunner) -> EvaluatedEng
         precision=engine.precision,
         runner=selected.runner,
         file=_loaded_file(engine, selected.runner),
-        onnx_path=engine.onnx_path,
+        source=engine,
         calibration_hashes=calibration_hashes,
         temperature_hashes=temperature_hashes,
         outlier_hashes=outlier_hashes,

@@ -99,7 +99,9 @@ def _require_none_with_places(opened: OpenEngine, layer: str) -> None:
     from alexnet_deploy.onnx_graph.cut import last_maps
     from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 
-    if last_maps(load_onnx(opened.onnx_path)) is not None:
+    with opened.held():
+        maps = last_maps(load_onnx(opened.onnx_path))
+    if maps is not None:
         raise UsageError(
             f"{opened.name}: gives the output of layer {layer}, which has no places of a picture, and this compares "
             f"places; open it with `layer` '*', the last layer that has them"

@@ -18,7 +18,9 @@ from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOpti
 from alexnet_deploy.bundle.decoding import decode_in_full
 from alexnet_deploy.bundle.feature_engines import cut_engine
 from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.replaced import retried
 from alexnet_deploy.bundle.store import STORE, TEMPORARY, resolve_engine
+from alexnet_deploy.bundle.verified import held
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import UnavailableError, UsageError
 from alexnet_deploy.images.find import find_images
@@ -70,8 +72,9 @@ def open_engine(
     ``[N, F]``, of a quantised engine dequantised. Such an engine has no classes, so no ``predict``. A bundle that was
     built to end at a layer needs ``features`` as well; None takes it as it takes one that names classes, each as it is.
 
-    Raises InputError or ArtifactError for an engine that is missing or damaged, UsageError for a parameter out of
-    range, UnavailableError if this machine cannot run it, ProofError if its answers are not right.
+    An engine that is replaced meanwhile is opened again. Raises InputError or ArtifactError for one that is missing or
+    damaged, ReplacedError for one that is replaced again and again, UsageError for a parameter out of range,
+    UnavailableError if this machine cannot run it, ProofError if its answers are not right.
     """
     cards: Sequence[int | None] = (None,)
     if device is not None:
@@ -79,35 +82,42 @@ def open_engine(
         from alexnet_deploy.runtime.cuda.device import choose_devices
 
         cards = choose_devices([device] if isinstance(device, int) else device)
-    with ExitStack() as resources:
-        name = None if engine is None else str(engine)
-        found = resources.enter_context(
-            resolve_engine(name, Path(store), import_options, verify=verify, features=features is not False)
-        )
-        if features:
-            folder = resources.enter_context(TemporaryDirectory(prefix=TEMPORARY))
-            found = cut_engine(found, layer, Path(folder))
-        elif layer is not None:
-            raise UsageError("`layer` is about `features`; open it with both")
-        opened: list[SelectedRunner] = []
-        for card in cards:
-            opened.append(
-                open_runner(
-                    found,
-                    # With another runtime on another GPU, an answer would depend on which one was free.
-                    opened[0].runner.runtime if opened else runtime,
-                    threads=threads,
-                    concurrency=concurrency,
-                    verify=verify,
-                    refuse_doubted=True,
-                    tf32=tf32,
-                    device=card,
-                )
+    name = None if engine is None else str(engine)
+
+    def open_once() -> OpenEngine:
+        with ExitStack() as resources:
+            found = resources.enter_context(
+                resolve_engine(name, Path(store), import_options, verify=verify, features=features is not False)
             )
-            resources.callback(opened[-1].runner.close)
-        # Not before: what is proved of an engine belongs to its own contract.
-        found = decode_in_full(found) if full_decode else found
-        return OpenEngine(found, opened[0], resources.pop_all(), others=opened[1:])
+            with held(found):
+                found = found.hashed()
+                if features:
+                    folder = resources.enter_context(TemporaryDirectory(prefix=TEMPORARY))
+                    with held(found):  # before anything is proved of what was cut
+                        found = cut_engine(found, layer, Path(folder))
+                elif layer is not None:
+                    raise UsageError("`layer` is about `features`; open it with both")
+                opened: list[SelectedRunner] = []
+                for card in cards:
+                    opened.append(
+                        open_runner(
+                            found,
+                            # With another runtime on another GPU, an answer would depend on which one was free.
+                            opened[0].runner.runtime if opened else runtime,
+                            threads=threads,
+                            concurrency=concurrency,
+                            verify=verify,
+                            refuse_doubted=True,
+                            tf32=tf32,
+                            device=card,
+                        )
+                    )
+                    resources.callback(opened[-1].runner.close)
+                # Not before: what is proved of an engine belongs to its own contract.
+                found = decode_in_full(found) if full_decode else found
+            return OpenEngine(found, opened[0], resources.pop_all(), others=opened[1:])
+
+    return retried(open_once)
 
 
 class OpenEngine:
@@ -206,6 +216,14 @@ class OpenEngine:
     def content_sha256(self) -> str:
         """SHA-256 of the files of the engine."""
         return self._engine.content_sha256()
+
+    def model_sha256(self) -> str:
+        """SHA-256 of its ONNX, whatever plans were built from it."""
+        return self._engine.model_sha256()
+
+    def held(self) -> AbstractContextManager[None]:
+        """A block that reads the files of the engine once more; ReplacedError if they are not those that it runs."""
+        return held(self._engine)
 
     def side_by_side(self) -> SideBySide | None:
         """All that computes at the same time for ``predict``: its GPUs, with several calls per GPU where that helps.

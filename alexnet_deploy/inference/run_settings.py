@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, load_manifest
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import UsageError
 
@@ -23,27 +22,21 @@ ADDED_SETTINGS = {
 """Settings that runs begun by earlier versions lack, and what they meant."""
 
 
-def settings_of(onnx_path: Path, contract: ModelContract, **options: object) -> dict[str, str]:
-    """What shapes the rows of an engine: its content, its contract and ``options``. The runtime may be another one."""
+def settings_of(model_sha256: str, contract: ModelContract, **options: object) -> dict[str, str]:
+    """What shapes the rows of an engine: its content, its contract and ``options``. The runtime may be another one.
+
+    ``model_sha256`` is that of the files that were opened: those on disk may be others by now.
+    """
     named = asdict(contract)
     named |= {f"preprocessing.{key}": value for key, value in named.pop("preprocessing").items()}
     named |= options
-    return {"engine": _content_of(onnx_path)} | {key: _short(value) for key, value in named.items()}
+    return {"engine": model_sha256} | {key: _short(value) for key, value in named.items()}
 
 
 def _short(value: object) -> str:
     """A value to record, or its hash if it is long, as a thousand labels are."""
     text = str(value)
     return text if len(text) <= _LONG else f"SHA-256 {hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _content_of(onnx_path: Path) -> str:
-    """SHA-256 of an engine: the one that its bundle records, which was checked when it was opened, or of its files."""
-    if onnx_path.name == MODEL and (onnx_path.parent / MANIFEST).is_file():
-        return load_manifest(onnx_path.parent)[1][MODEL].sha256
-    from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
-
-    return onnx_sha256(onnx_path)
 
 
 def refuse_difference(path: Path, old: Mapping[str, object], new: Mapping[str, str]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alexnet_deploy.bundle.listing import list_bundles
-from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest, open_bundle
+from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, Engine, Manifest
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.precision.types import HALF, is_weights_only, quantized_type
 

@@ -15,8 +15,9 @@ from typing import Any, get_args
 
 from alexnet_deploy import __version__
 from alexnet_deploy.bundle.feature_engines import refuse_features
-from alexnet_deploy.bundle.manifest import CALIBRATION, Engine, load_manifest, open_bundle
+from alexnet_deploy.bundle.manifest import CALIBRATION, Engine, load_manifest
 from alexnet_deploy.bundle.store import find_bundle, some_bundle_names
+from alexnet_deploy.bundle.verified import held, open_bundle
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.doctor import Check, examine
 from alexnet_deploy.errors import DeployError, InputError, UsageError, one_line
@@ -140,7 +141,8 @@ def _evaluate(
         )
     found = []
     for i, result in enumerate(evaluation.engines):
-        manifest, files = load_manifest(bundles[result.name].onnx_path.parent)
+        with held(bundles[result.name]):
+            manifest, files = load_manifest(bundles[result.name].path)
         file = opened[i].file.name
         found.append(
             EngineReport(
@@ -179,9 +181,10 @@ def _open(
     for name, engine in bundles.items():
         folder = engine.onnx_path.parent
         try:
-            (opened,) = stack.enter_context(
-                open_engines([folder], request.store, [request.profile.runtime], threads=request.profile.threads)
-            )
+            with held(engine):
+                (opened,) = stack.enter_context(
+                    open_engines([folder], request.store, [request.profile.runtime], threads=request.profile.threads)
+                )
         except UsageError:
             raise
         except DeployError as exc:
@@ -202,13 +205,13 @@ def _open(
 
 def _records(engine: Engine) -> dict[str, Any]:
     """Read the calibration of the bundle and the fit of its temperature, without the images, which may be many."""
-    folder = engine.onnx_path.parent
     found: dict[str, Any] = {}
-    if (folder / CALIBRATION).exists():
-        record = read_record(folder / CALIBRATION)
-        found["calibration"] = FromImages(ImageSet(len(record.files), record.digest()), replace(record, files=()))
-    if (fit := read_confidence(folder, engine.contract)) is not None:
-        found["fit"] = FromImages(ImageSet(fit.images, fit.digest()), replace(fit, sha256=(), outlier_sha256=()))
+    with held(engine):
+        if (engine.path / CALIBRATION).exists():
+            record = read_record(engine.path / CALIBRATION)
+            found["calibration"] = FromImages(ImageSet(len(record.files), record.digest()), replace(record, files=()))
+        if (fit := read_confidence(engine.path, engine.contract)) is not None:
+            found["fit"] = FromImages(ImageSet(fit.images, fit.digest()), replace(fit, sha256=(), outlier_sha256=()))
     return found
 
 

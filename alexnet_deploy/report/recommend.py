@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alexnet_deploy.bundle.listing import list_bundles
-from alexnet_deploy.bundle.manifest import Manifest, load_manifest, verify
+from alexnet_deploy.bundle.manifest import Manifest
+from alexnet_deploy.bundle.verified import verify
 from alexnet_deploy.errors import ArtifactError, ProofError, UsageError
 from alexnet_deploy.evaluation.max_drop import holds_max_drop
 from alexnet_deploy.machine.cpu import describe_machine
@@ -72,14 +73,13 @@ def unchanged_bundles(report: Report, store: Path, source: Path) -> tuple[str, .
         directory = store / engine.name
         if not directory.is_dir():
             continue
-        _, files = load_manifest(directory)
+        _, files = verify(directory, only={engine.file})
         record = files.get(engine.file)
         if record is None or record.sha256 != engine.file_sha256:
             raise ArtifactError(
                 f"{source}: {engine.name} was built again since it was measured ({engine.file} has another SHA-256); "
                 "measure again: alexnet-deploy report"
             )
-        verify(directory, only={engine.file})
         there.append(engine.name)
     return tuple(there)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine, Plan
 from alexnet_deploy.bundle.plan_options import profile_for
+from alexnet_deploy.bundle.verified import held
 from alexnet_deploy.contract import BatchProfile, ModelContract
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.machine.cpu import cpu_flags, cpu_model
@@ -93,12 +94,13 @@ def judge(
         nonlocal compared
         compared = True
         calls = _calls(runner, plan, engine) if on_gpu else None
-        verdict = _compare(runner, engine, tf32, calls)
-        if verdict.reason is not None or settled is None or plan is None or plan.builder != RTX:
-            return verdict
-        runner.close()
-        with closing(settled()) as later:
-            return _compare(later, engine, tf32, calls)
+        with held(engine):  # a verdict on two engines would be remembered
+            verdict = _compare(runner, engine, tf32, calls)
+            if verdict.reason is not None or settled is None or plan is None or plan.builder != RTX:
+                return verdict
+            runner.close()
+            with closing(settled()) as later:
+                return _compare(later, engine, tf32, calls)
 
     return Judgement(remembered(key, compare).reason, compared)
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import TEMPORARY
+from alexnet_deploy.bundle.verified import held
 from alexnet_deploy.errors import (
     ArtifactError,
     DeployError,
@@ -94,7 +96,7 @@ def open_runner(
 
     Raises UsageError for an unknown runtime, for numbers out of range and for a ``device`` with a runtime of the CPU,
     UnavailableError if the machine cannot run the requested one (or, with ``"auto"``, any), InputError if the runtime
-    refuses the model.
+    refuses the model, ReplacedError if the files of the engine are not those any more that it was made of.
     """
     require_positive(threads=threads, concurrency=concurrency)
     most = MAX_CALLS_PER_CORE * cores()
@@ -111,6 +113,18 @@ def open_runner(
         from alexnet_deploy.runtime.cuda.device import choose_devices
 
         choose_devices([device])
+    with ExitStack() as resources:
+        with held(engine):
+            selected = _selected(engine, runtime, options, verify=verify, refuse_doubted=refuse_doubted)
+            resources.callback(selected.runner.close)
+        resources.pop_all()
+        return selected
+
+
+def _selected(
+    engine: Engine, runtime: Runtime | str, options: Options, *, verify: bool, refuse_doubted: bool
+) -> SelectedRunner:
+    """``open_runner``, of checked parameters."""
     if runtime != "auto":
         runner = _open(runtime, engine, options)
         runner, doubt = _judged(runner, engine, options) if verify else (runner, None)
@@ -122,11 +136,11 @@ def open_runner(
                     "`verify`"
                 )
             _log.warning("%s: do not trust %s: %s", engine.name, runner.description, doubt)
-        if tf32:
+        if options.tf32:
             _warn_of_unused_tf32(runner, engine)
         return SelectedRunner(runner)
     passed_over: list[PassedOver] = []
-    for name in _in_turn(engine, device):
+    for name in _in_turn(engine, options.device):
         try:
             if name == "onnxruntime-cuda":
                 require_cuda_kernels(engine)
@@ -142,13 +156,13 @@ def open_runner(
             passed_over.append(PassedOver(name, str(exc)))
             continue
         if doubt is None:
-            if tf32:
+            if options.tf32:
                 _warn_of_unused_tf32(runner, engine)
             return SelectedRunner(runner, tuple(passed_over), runner.device == "cpu" and has_nvidia_gpu())
         runner.close()
         _log.warning("%s: %s is not used: %s", engine.name, runner.description, doubt)
         passed_over.append(PassedOver(name, doubt, doubted=True))
-    where = "this machine" if device is None else f"GPU {device}"
+    where = "this machine" if options.device is None else f"GPU {options.device}"
     raise UnavailableError(f"{engine.name}: no runtime on {where} can run it ({'; '.join(map(str, passed_over))})")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alexnet_deploy.bundle.manifest import MODEL, open_bundle
+from alexnet_deploy.bundle.manifest import MODEL
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.errors import ProofError, UnavailableError
 from alexnet_deploy.machine.gpu import open_gpu
 from alexnet_deploy.runtime.onnxruntime.runner import OnnxRuntimeRunner

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.settings import BuildSettings
-from alexnet_deploy.bundle.manifest import open_bundle
 from alexnet_deploy.bundle.plan_options import PlanOptions
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, InputError, one_line
 from alexnet_deploy.images.find import find_images

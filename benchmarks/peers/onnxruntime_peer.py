@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alexnet_deploy.bundle.manifest import MODEL, Manifest, open_bundle, save_manifest, write_bundle
+from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import BatchProfile, Preprocessing
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.find import find_images

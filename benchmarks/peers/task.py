@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from alexnet_deploy.bundle.manifest import MODEL, open_bundle
+from alexnet_deploy.bundle.manifest import MODEL
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import Preprocessing
 
 BATCH = 32

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from alexnet_deploy.bundle.manifest import Engine, open_bundle
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.find import find_images
 from benchmarks.serving.alone import decode_alone, engine_alone, summary

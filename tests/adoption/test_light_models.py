@@ -18,7 +18,8 @@ from onnx.reference.op_run import OpRun
 
 from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.adoption.import_options import ImportOptions
-from alexnet_deploy.bundle.manifest import MODEL, open_bundle
+from alexnet_deploy.bundle.manifest import MODEL
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import IMAGENET_MEAN, IMAGENET_STD
 from alexnet_deploy.images.choose import choose_images
 from alexnet_deploy.images.samples import sample_photos

@@ -19,7 +19,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alexnet_deploy.bundle.manifest import MODEL, Manifest, open_bundle, save_manifest, write_bundle
+from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest, write_bundle
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import BatchProfile, Preprocessing
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.samples import parity_pixels

@@ -14,7 +14,8 @@ import pytest
 
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.targets import choose_builder, why_no_plan_here
-from alexnet_deploy.bundle.manifest import Manifest, open_bundle, verify
+from alexnet_deploy.bundle.manifest import Manifest
+from alexnet_deploy.bundle.verified import open_bundle, verify
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.runtime.select import open_runner
@@ -49,7 +50,7 @@ def test_a_gpu_that_rtx_does_not_know_gets_the_onnx(
 ) -> None:
     machine("sm90")
     out = build_engine(tiny_onnx, tmp_path / "bundle", precision="fp16")
-    made = verify(out)
+    made = verify(out)[0]
     assert made.plans == ()
     (note,) = [note for note in made.notes if note.startswith("no TensorRT plan: ")]
     assert "TensorRT-RTX does not support sm90; " in note

@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from alexnet_deploy.build import engine
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.plans import BuiltPlan, BuiltPlans
-from alexnet_deploy.bundle.manifest import LayerPrecision, open_bundle, verify
+from alexnet_deploy.bundle.manifest import LayerPrecision
+from alexnet_deploy.bundle.verified import open_bundle, verify
 from alexnet_deploy.contract import BatchProfile, ModelContract, Precision
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.images.choose import choose_images
@@ -29,7 +30,7 @@ def test_bundle_holds_what_its_manifest_says(tiny_onnx: Path, tmp_path: Path) ->
     made = build_bundle(tiny_onnx, out, batch=BatchProfile(1, 2, 4), targets=("all",))
     targets = ["sm80", "sm86", "sm89", "sm120", "sm121"]
     assert {path.name for path in out.iterdir()} == {"bundle.json", "model.onnx", *(f"{t}.plan" for t in targets)}
-    assert verify(out) == made
+    assert verify(out)[0] == made
     assert [plan.target for plan in made.plans] == targets
     assert [*made.achieved] == [f"{target}.plan" for target in targets]
     assert {"alexnet-deploy", "python", "onnx", "onnxruntime"} <= made.tools.keys()
@@ -59,7 +60,7 @@ def test_the_default_place_names_model_and_precision(
     monkeypatch.setattr(engine, "why_no_plan_here", lambda: "not in this test")
     assert build_engine(str(tiny_onnx), precision="fp16") == Path("engines/tiny-fp16")
     assert engine.default_output(Path("a/net.onnx"), "int8+fp16", Path("store")) == Path("store/net-int8-fp16")
-    assert verify(Path("engines/tiny-fp16")).precision == "fp16"
+    assert verify(Path("engines/tiny-fp16"))[0].precision == "fp16"
 
 
 @pytest.mark.parametrize(

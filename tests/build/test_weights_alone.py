@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_deploy.bundle.manifest import open_bundle, verify
+from alexnet_deploy.bundle.verified import open_bundle, verify
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.images.choose import choose_images
@@ -35,7 +35,7 @@ def test_a_bundle_needs_no_images_and_takes_them(
     calibration = choose_images(photo_folder / "train", count=18)
     plain, calibrated = tmp_path / "plain", tmp_path / "calibrated"
     made = build_bundle(tiny_onnx, plain, precision)
-    assert verify(plain).precision == precision
+    assert verify(plain)[0].precision == precision
     assert not (plain / "calibration.json").exists()
     assert any(note.startswith("weights are rounded to nearest; with `calibration_data`") for note in made.notes)
     (achieved,) = made.achieved.values()
@@ -112,4 +112,4 @@ def test_diagnosis_and_search(tiny_onnx: Path, tmp_path: Path, photo_folder: Pat
         tiny_onnx, tmp_path / "bundle", max_drop=100, validation_data=photo_folder / "val", calibration_data=None,
         precision="int4",
     )  # fmt: skip
-    assert any("met with all layers quantised" in note for note in verify(path).notes)
+    assert any("met with all layers quantised" in note for note in verify(path)[0].notes)

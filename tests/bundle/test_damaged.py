@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from alexnet_deploy.bundle.listing import list_bundles
-from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, Manifest, verify
+from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, Manifest
 from alexnet_deploy.bundle.store import find_bundle, resolve_engine, some_bundle_names
+from alexnet_deploy.bundle.verified import verify
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 from tests.helpers.command import Command
 

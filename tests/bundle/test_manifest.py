@@ -20,12 +20,11 @@ from alexnet_deploy.bundle.manifest import (
     MODEL,
     Manifest,
     load_manifest,
-    open_bundle,
     save_manifest,
-    verify,
     write_bundle,
 )
 from alexnet_deploy.bundle.plan_options import PlanOptions
+from alexnet_deploy.bundle.verified import open_bundle, verify
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.files import sha256_of
@@ -47,7 +46,7 @@ def list_file(raw: dict[str, Any], name: str) -> None:
 
 def test_what_was_written_is_read(bundle: Path) -> None:
     manifest, files = load_manifest(bundle)
-    assert manifest == BUNDLE == verify(bundle)
+    assert manifest == BUNDLE == verify(bundle)[0]
     assert files.keys() == {MODEL, CALIBRATION, PLAN.file}
     assert files[MODEL].bytes == 5
     assert files[MODEL].sha256 == "9372c470eeadd5ecd9c3c74c2b3cb633f8e2f2fad799250a0f70d652b6b825e4"
@@ -74,7 +73,7 @@ def test_a_damaged_file_is_named(bundle: Path, name: str, damage: Callable[[Path
     damage(bundle / name)
     with pytest.raises(ArtifactError, match=f"{name}: {message}"):
         open_bundle(bundle)
-    assert verify(bundle, only={MODEL, PLAN.file, CALIBRATION} - {name}) == BUNDLE
+    assert verify(bundle, only={MODEL, PLAN.file, CALIBRATION} - {name})[0] == BUNDLE
 
 
 def test_a_file_that_cannot_be_read_is_named(bundle: Path) -> None:
@@ -147,7 +146,7 @@ def test_the_form_of_a_manifest_does_not_matter(bundle: Path) -> None:
     raw = json.loads((bundle / MANIFEST).read_text())
     raw["contract"] = dict(reversed(raw["contract"].items()))
     (bundle / MANIFEST).write_text(json.dumps(raw, indent=3))
-    assert verify(bundle) == BUNDLE
+    assert verify(bundle)[0] == BUNDLE
 
 
 @given(st.data())
@@ -166,12 +165,12 @@ def test_any_value_anywhere_is_taken_or_refused(tmp_path_factory: pytest.TempPat
     node[key] = data.draw(json_values)
     (bundle / MANIFEST).write_text(json.dumps(raw))
     try:
-        manifest = verify(bundle)
+        manifest = verify(bundle)[0]
     except ArtifactError as exc:
         assert "\n" not in str(exc)
     else:
         save_manifest(manifest, bundle)
-        assert verify(bundle) == manifest
+        assert verify(bundle)[0] == manifest
 
 
 class TestPlace:
@@ -193,13 +192,13 @@ class TestPlace:
         (tmp_path / "empty").mkdir()
         monkeypatch.chdir(tmp_path / "empty")
         write(Path("."))
-        assert verify(tmp_path / "empty") == BUNDLE
+        assert verify(tmp_path / "empty")[0] == BUNDLE
 
     def test_a_damaged_bundle_is_replaced(self, bundle: Path) -> None:
         (bundle / MANIFEST).write_text("{")
         (bundle / PLAN.file).unlink()
         write(bundle)
-        assert verify(bundle) == BUNDLE
+        assert verify(bundle)[0] == BUNDLE
 
     def test_without_a_bundle_the_next_step_is_told(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"is not an engine bundle .*list the bundles: alexnet-deploy engines"):
@@ -214,8 +213,8 @@ def test_a_bundle_replaced_while_it_is_verified_is_read_anew(bundle: Path, monke
         write(bundle, newer, model=b"a new model")
         return sha256_of(path)
 
-    monkeypatch.setattr("alexnet_deploy.bundle.manifest.sha256_of", slowly)
-    assert verify(bundle) == newer
+    monkeypatch.setattr("alexnet_deploy.bundle.verified.sha256_of", slowly)
+    assert verify(bundle)[0] == newer
 
 
 def test_an_engine_is_another_one_with_another_model_or_plan_but_not_with_another_note(tmp_path: Path) -> None:

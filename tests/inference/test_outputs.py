@@ -179,7 +179,7 @@ def test_a_run_that_an_earlier_version_began_goes_on(place: Path, command: Comma
     whole = Path("rows").read_bytes()
     Path("rows").unlink()
     with open_engine("tiny.onnx", runtime="openvino") as engine:
-        settings = settings_of(engine.onnx_path, engine.contract, top_k=5, threshold=None, shard=None)
+        settings = settings_of(engine.model_sha256(), engine.contract, top_k=5, threshold=None, shard=None)
     assert not {"outputs", "ten_crop"} & settings.keys()
     with open_journal(Path("rows.journal"), settings | {"format": "jsonl"}) as journal:
         journal.append(Prediction.from_row(json.loads(whole.splitlines()[0])))

@@ -18,6 +18,7 @@ from alexnet_deploy.inference.journal import journal_of
 from alexnet_deploy.inference.prediction import Answer, Prediction
 from alexnet_deploy.inference.run_settings import settings_of
 from alexnet_deploy.inference.to_file import FileResult, predict_to_file
+from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
 from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_model, weights_beside
 
 
@@ -145,12 +146,12 @@ def test_a_run_without_an_end_goes_on_after_it(tmp_path: Path) -> None:
 
 
 def test_settings_tell_engines_and_preprocessing_apart(tmp_path: Path) -> None:
-    model = tiny_model(tmp_path / "tiny.onnx")
+    model = onnx_sha256(tiny_model(tmp_path / "tiny.onnx"))
     mine = settings_of(model, TINY_CONTRACT, top_k=5)
     assert mine == settings_of(model, replace(TINY_CONTRACT), top_k=5)
     pre = replace(TINY_CONTRACT.preprocessing, interpolation="bicubic")
     others = [
-        settings_of(tiny_model(tmp_path / "other.onnx", "fp16"), TINY_CONTRACT, top_k=5),
+        settings_of(onnx_sha256(tiny_model(tmp_path / "other.onnx", "fp16")), TINY_CONTRACT, top_k=5),
         settings_of(model, replace(TINY_CONTRACT, preprocessing=pre), top_k=5),
         settings_of(model, replace(TINY_CONTRACT, temperature=2.0), top_k=5),
         settings_of(model, replace(TINY_CONTRACT, labels=("x", *TINY_CONTRACT.labels[1:])), top_k=5),
@@ -162,6 +163,7 @@ def test_settings_tell_engines_and_preprocessing_apart(tmp_path: Path) -> None:
 
 def test_settings_tell_weights_beside_a_model_apart(tmp_path: Path) -> None:
     one, two = (
-        settings_of(weights_beside(tmp_path / "tiny.onnx", scale), TINY_CONTRACT, top_k=5)["engine"] for scale in (1, 2)
+        settings_of(onnx_sha256(weights_beside(tmp_path / "tiny.onnx", scale)), TINY_CONTRACT)["engine"]
+        for scale in (1, 2)
     )
     assert one != two

@@ -45,6 +45,20 @@ class TestOurOwn:
         assert again.weights.keys() == tiny_checkpoint.weights.keys()
         assert all(torch.equal(again.weights[key], value) for key, value in tiny_checkpoint.weights.items())
 
+    def test_what_is_written_into_its_file_later_changes_nothing(
+        self, tiny_checkpoint: Checkpoint, tmp_path: Path
+    ) -> None:
+        path = save_checkpoint(tiny_checkpoint, tmp_path / "live.safetensors")
+        model = load_checkpoint(path).build()
+        size, half = path.stat().st_size, path.stat().st_size // 2
+        with open(path, "r+b") as file:
+            file.seek(size - half)
+            file.write(bytes(half))
+        weights = model.state_dict()
+        assert all(torch.equal(weights[key], value) for key, value in tiny_checkpoint.weights.items())
+        path.write_bytes(b"")  # a file that is mapped into memory would end the process now
+        assert all(torch.equal(weights[key], value) for key, value in tiny_checkpoint.weights.items())
+
     def test_float16_weights_make_a_float32_model(self, tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:
         half = {key: value.half() for key, value in tiny_checkpoint.weights.items()}
         path = save_checkpoint(dataclasses.replace(tiny_checkpoint, weights=half), tmp_path / "half.safetensors")

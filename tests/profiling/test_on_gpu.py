@@ -9,7 +9,8 @@ import pytest
 
 from alexnet_deploy.build.engine import build_engine
 from alexnet_deploy.build.settings import BuildSettings
-from alexnet_deploy.bundle.manifest import Engine, open_bundle
+from alexnet_deploy.bundle.manifest import Engine
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.machine.gpu import open_gpu

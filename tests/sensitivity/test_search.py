@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from alexnet_deploy.build import engine
 from alexnet_deploy.build.settings import BuildSettings
-from alexnet_deploy.bundle.manifest import Manifest, load_manifest, verify
+from alexnet_deploy.bundle.manifest import Manifest, load_manifest
+from alexnet_deploy.bundle.verified import verify
 from alexnet_deploy.contract import Precision
 from alexnet_deploy.errors import InputError, ProofError, UsageError
 from alexnet_deploy.sensitivity.search import AccuracyDrop, build_within_drop, exclude_nodes, fewest
@@ -116,7 +117,7 @@ def quantised_nodes(bundle: Path) -> set[str]:
 def test_the_ruined_layer_is_kept_and_no_other(hostile: Path, photo_folder: Path, tmp_path: Path) -> None:
     stages: list[str] = []
     made = build_within(hostile, tmp_path / "b", photo_folder, 0.0, on_progress=lambda stage, *_: stages.append(stage))
-    assert verify(tmp_path / "b") == made
+    assert verify(tmp_path / "b")[0] == made
     assert quantised_nodes(tmp_path / "b") == {"features.0/Conv", "classifier/Gemm"}
     record = json.loads((tmp_path / "b/calibration.json").read_text())
     assert record["exclude"] == r"^(features\.1/Conv)$"
@@ -227,4 +228,4 @@ def test_command(hostile: Path, photo_folder: Path, tmp_path: Path, command: Com
         assert (ran.code, ran.err.splitlines()[-1].startswith(f"error: {message}")) == (2, True)
     ran = command("build-engine", hostile, "--int8", *calibrated, *bound, "--store", tmp_path)
     assert "1 of 3 layers are float16 (features.1)" in ran.out
-    assert verify(tmp_path / "colours-int8-fp16").precision == "int8+fp16"
+    assert verify(tmp_path / "colours-int8-fp16")[0].precision == "int8+fp16"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_deploy.bundle.manifest import CONFIDENCE, load_manifest, open_bundle, save_manifest
+from alexnet_deploy.bundle.manifest import CONFIDENCE, load_manifest, save_manifest
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.calibration import Calibration, Rejection
 from alexnet_deploy.cli import main
 from alexnet_deploy.contract import ModelContract

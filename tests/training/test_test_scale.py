@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alexnet_deploy.errors import InputError, ProofError
+from alexnet_deploy.errors import InputError, ProofError, UnavailableError
+from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from tests.helpers.command import Command
@@ -90,6 +91,13 @@ def test_a_stopped_run_resumes_bit_by_bit_whichever_epochs_it_is_in(tiny_run: Ru
     (tiny_run.output / "test-scale" / "state.safetensors").unlink()
     with pytest.raises(InputError, match=r"already ends at test scale, and .*test-scale is gone"):
         end_at_test_scale(resumed, ONE)
+
+
+def test_a_folder_that_another_process_writes_stays_as_it_is(tiny_run: Run) -> None:
+    fit(tiny_run)
+    with only_writer(tiny_run.output, "output"), pytest.raises(UnavailableError, match="another process writes it"):
+        end_at_test_scale(tiny_run, ONE)
+    assert not (tiny_run.output / "test-scale").exists()
 
 
 @pytest.fixture

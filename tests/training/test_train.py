@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
 from alexnet_deploy.contract import ArchitectureName, Preprocessing
-from alexnet_deploy.errors import InputError, UsageError
+from alexnet_deploy.errors import InputError, UnavailableError, UsageError
 from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.json_format import MAX_USERS_BYTES
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, get_architecture
@@ -189,8 +189,7 @@ def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, phot
     assert not list((tmp_path / "other").iterdir())
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_run_that_began_meanwhile_keeps_its_files(photo_folder: Path, tmp_path: Path, late: bool) -> None:
+def test_a_run_that_began_meanwhile_keeps_its_files(photo_folder: Path, tmp_path: Path) -> None:
     """Two runs may be given one folder, and reading every file takes long."""
     output = tmp_path / "run"
     output.mkdir()
@@ -199,12 +198,30 @@ def test_a_run_that_began_meanwhile_keeps_its_files(photo_folder: Path, tmp_path
     def begin(*_: object) -> None:
         (output / STATE_FILE).touch()
 
-    hooks: dict[str, Any] = {"on_preflight": begin} if late else {"on_progress": begin}
     settings = TrainSettings(dense_rank=4, epochs=1, batch=9, workers=0)
     with pytest.raises(InputError, match="already holds a run; add `resume` to continue it"):
-        train_in_python(photo_folder, output, settings, **hooks)
-    assert (output / "preflight.txt").exists() is not late
+        train_in_python(photo_folder, output, settings, on_progress=begin)
+    assert (output / "preflight.txt").exists()
     assert not (output / "data.json").exists()
+
+
+def test_no_other_run_begins_between_the_first_file_and_the_training(photo_folder: Path, tmp_path: Path) -> None:
+    class SeenError(Exception):
+        pass
+
+    def other(_: PreflightReport) -> None:
+        with (
+            pytest.raises(UnavailableError, match="another process writes it"),
+            only_writer(tmp_path / "run", "output"),
+        ):
+            pass
+        raise SeenError
+
+    settings = TrainSettings(dense_rank=4, epochs=1, batch=9, workers=0)
+    with pytest.raises(SeenError):
+        train_in_python(photo_folder, tmp_path / "run", settings, on_preflight=other)
+    with only_writer(tmp_path / "run", "output"):
+        pass  # an error has let it go
 
 
 @pytest.mark.parametrize("arguments", [["photos", "--output", "run"], ["compres"]])

@@ -21,6 +21,7 @@ from training.data.lists.splits import list_training
 from training.data.loader import check_batch, eval_batches
 from training.distil.distillation import TeacherSettings, plan_distillation
 from training.loop.fit import fit
+from training.loop.lock import make_writable, only_run
 from training.loop.run import OnEpoch, Run, no_epochs
 from training.loop.state import check_no_run, no_run
 from training.output import check_output
@@ -235,17 +236,21 @@ def fine_tune(
     instead: InputError if its recipe does not hold ``record`` under ``compressed``. Raises the errors of ``fit``.
     """
     check_last_epochs(run, settings)
-    start = _resume(run.output, record) if run.resume else _begin(run.output, make_start)
-    tuned = dataclasses.replace(run, arch=start.arch, start=start)
-    path = fit(tuned, on_epoch=on_epoch, on_progress=on_progress)
-    if settings.epochs and settings.test_scale_epochs:
-        path = end_at_test_scale(tuned, settings, on_epoch=on_epoch, on_progress=on_progress)
+    if run.resume and not run.output.is_dir():
+        raise no_run(run.output)
+    make_writable(run.output)
+    with only_run(run.output):  # before its start is overwritten, which the run there needs to go on
+        start = _resume(run.output, record) if run.resume else _begin(run.output, make_start)
+        tuned = dataclasses.replace(run, arch=start.arch, start=start)
+        path = fit(tuned, held=True, on_epoch=on_epoch, on_progress=on_progress)
+        if settings.epochs and settings.test_scale_epochs:
+            path = end_at_test_scale(tuned, settings, held=True, on_epoch=on_epoch, on_progress=on_progress)
     trained = load_checkpoint(path)
     return dataclasses.replace(trained, recipe=trained.recipe | start.recipe)
 
 
 def _begin(folder: Path, make_start: Callable[[], Checkpoint]) -> Checkpoint:
-    check_no_run(folder)  # before its start is overwritten
+    check_no_run(folder)
     start = make_start()
     save_checkpoint(start, folder / START)
     return start

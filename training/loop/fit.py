@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet_deploy.errors import InputError
-from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.model.architecture import PixelClassifier
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.augment import Colours, measure_colours
@@ -26,6 +25,7 @@ from training.data.prefetch import on_device
 from training.loop.best import best_epoch, stops_early
 from training.loop.device import keep_freed_memory, pick_device
 from training.loop.divergence import WINDOW, DivergenceCheck
+from training.loop.lock import only_run
 from training.loop.record.writer import RunWriter
 from training.loop.run import EpochMetrics, OnEpoch, Run, as_json, no_epochs
 from training.loop.state import RunState, check_run_folder, load_state, no_run, save_state
@@ -34,7 +34,7 @@ from training.loop.stop import Interrupted, Stop, stop_signals
 from training.run_files import CHECKPOINT, STATE_FILE
 
 
-def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress) -> Path:
+def fit(run: Run, *, held: bool = False, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_progress) -> Path:
     """Train and return ``run.output/checkpoint.safetensors`` (float32, averaged weights if the recipe averages).
 
     The checkpoint is written after every validation, with ``run.early_stop`` only after the best so far;
@@ -43,13 +43,13 @@ def fit(run: Run, *, on_epoch: OnEpoch = no_epochs, on_progress: Progress = no_p
     With ``run.resume`` training goes on from there to the weights that an undisturbed run of as many processes
     reaches, bit by bit on a CPU. Raises ProofError where the run diverges, with the last good state on disk,
     InputError where the checkpoint that a resumed run needs is gone, and UnavailableError where another process trains
-    into ``run.output``.
+    into ``run.output``, unless the caller ``held`` the lock on it (``lock.only_run``).
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if run.resume and not run.output.is_dir():
         raise no_run(run.output)
     run.output.mkdir(parents=True, exist_ok=True)
-    with only_writer(run.output, "output") if rank == 0 else nullcontext(), stop_signals(run.output) as stop:
+    with only_run(run.output, held=held), stop_signals(run.output) as stop:
         return _fit(run, rank, world, stop, on_epoch=on_epoch, on_progress=on_progress)
 
 

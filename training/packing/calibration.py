@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from alexnet_deploy.bundle.manifest import MODEL, verify
+from alexnet_deploy.bundle.manifest import MODEL
+from alexnet_deploy.bundle.verified import verify
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError
 from alexnet_deploy.evaluation.confidence.record import read_confidence
@@ -29,7 +30,7 @@ def calibrated_as(checkpoint: Checkpoint, bundle: Path | None) -> Checkpoint:
     """
     if bundle is None:
         return checkpoint
-    manifest = verify(bundle)
+    manifest, _ = verify(bundle)
     if manifest.precision != "fp32":
         raise InputError(f"`calibration` {bundle}: is {manifest.precision}; give a float32 bundle of the checkpoint")
     fitted = manifest.contract
@@ -57,7 +58,7 @@ def calibrated_as(checkpoint: Checkpoint, bundle: Path | None) -> Checkpoint:
 
 def images_of_the_fit(bundle: Path, files: Collection[Path]) -> int:
     """How many of ``files`` the calibration of ``bundle`` was fitted on; 0 where nothing was fitted."""
-    record = read_confidence(bundle, verify(bundle).contract)
+    record = read_confidence(bundle, verify(bundle)[0].contract)
     return 0 if record is None else len(shared_images(image_hashes(files), record.image_hashes))
 
 

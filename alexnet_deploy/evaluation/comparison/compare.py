@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
+from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import STORE
+from alexnet_deploy.bundle.verified import held
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError
 from alexnet_deploy.evaluation.answers import Answers, collect_answers, find_or_choose
 from alexnet_deploy.evaluation.engines import EvaluatedEngine, open_engines, unique_names
 from alexnet_deploy.images.labelled import LabelledImages
 from alexnet_deploy.inference.batches import read_batches
-from alexnet_deploy.onnx_graph.weights_data import onnx_sha256
 from alexnet_deploy.probabilities import kl_nats, predicted_classes
 from alexnet_deploy.progress import Progress, no_progress
 from alexnet_deploy.runtime.select import split_runtime
@@ -147,7 +148,7 @@ def compare(
                 f"runtime: {opened[0].name}@onnxruntime"
             )
         engine_a, engine_b = opened
-        same = _same_graph(engine_a.onnx_path, engine_b.onnx_path)
+        same = _same_graph(engine_a.source, engine_b.source)
         if layers and same:
             raise UsageError(
                 f"`layers` runs both graphs in ONNX Runtime, and {a} and {b} have the same graph: no layer could "
@@ -239,24 +240,25 @@ def gate(found: Comparison, *, max_error: float | None = None, min_agreement: fl
         )
 
 
-def _same_graph(a: Path | None, b: Path | None) -> bool:
+def _same_graph(a: Engine | None, b: Engine | None) -> bool:
     """Whether two ONNX files are the same, byte for byte, and so are the files of their weights."""
     if a is None or b is None:
         return False
-    return a.samefile(b) or (a.stat().st_size == b.stat().st_size and onnx_sha256(a) == onnx_sha256(b))
+    with held(a), held(b):
+        return a.model_sha256() == b.model_sha256()
 
 
 def _compare_layers(a: EvaluatedEngine, b: EvaluatedEngine, files: tuple[Path, ...]) -> tuple[LayerDifference, ...]:
-    if a.onnx_path is None or b.onnx_path is None:
+    if a.source is None or b.source is None:
         raise UsageError("`layers` compares ONNX graphs, and a checkpoint has none; export it first")
     try:
         from alexnet_deploy.evaluation.comparison.compare_layers import compare_layers
     except ModuleNotFoundError as exc:
         raise UnavailableError(f"`layers` needs {exc.name}; pip install 'alexnet-deploy[cpu]'") from exc
     pre = a.runner.contract.preprocessing
-    with closing(read_batches(files, pre, batch=LAYER_BATCH)) as batches:
+    with held(a.source), held(b.source), closing(read_batches(files, pre, batch=LAYER_BATCH)) as batches:
         pixels = (read.pixels_NHWC for read in batches if len(read.pixels_NHWC))
-        return tuple(compare_layers(a.onnx_path, b.onnx_path, pixels))
+        return tuple(compare_layers(a.source.onnx_path, b.source.onnx_path, pixels))
 
 
 def _cosine(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy import __version__
-from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL, verify
+from alexnet_deploy.bundle.manifest import CALIBRATION, MANIFEST, MODEL
+from alexnet_deploy.bundle.verified import verify
 from alexnet_deploy.contract import ModelContract
-from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.errors import ArtifactError, InputError, ReplacedError
 from alexnet_deploy.evaluation.accuracy import confidence, reliability
 from alexnet_deploy.evaluation.answers import collect_answers
 from alexnet_deploy.evaluation.confidence.choose import choose_method
@@ -29,6 +30,7 @@ from alexnet_deploy.evaluation.confidence.rejection import check_targets, fit_re
 from alexnet_deploy.evaluation.confidence.store import store_fit
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.images.labelled import list_labelled, list_unlabelled
+from alexnet_deploy.inference.engine import OpenEngine
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
 from alexnet_deploy.precision.calibration.record import read_record
 from alexnet_deploy.probabilities import finite_rows
@@ -76,7 +78,9 @@ def calibrate(
     temperature fits it, no outlier can be read or no threshold meets ``max_risk``; ArtifactError for a damaged bundle.
     """
     check_targets(max_risk, coverage)
-    manifest = verify(bundle)
+    manifest, files = verify(bundle)
+    if isinstance(runner, OpenEngine) and runner.model_sha256() != files[MODEL].sha256:
+        raise ReplacedError(f"{bundle}: was replaced after it was opened; run the command again")
     if contract_in(load_onnx(bundle / MODEL), source=str(bundle / MODEL)) != manifest.contract:
         raise ArtifactError(f"{bundle}: {MANIFEST} and {MODEL} carry different contracts; build the bundle again")
     refuse_multi_label(manifest.contract, str(bundle))

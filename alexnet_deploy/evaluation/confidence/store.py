@@ -15,9 +15,9 @@ from alexnet_deploy.bundle.manifest import (
     Manifest,
     load_manifest,
     save_manifest,
-    verify,
     write_bundle,
 )
+from alexnet_deploy.bundle.verified import verify
 from alexnet_deploy.errors import ArtifactError
 from alexnet_deploy.evaluation.confidence.record import ConfidenceRecord
 from alexnet_deploy.onnx_graph.onnx_file import load_onnx, save_onnx, set_contract

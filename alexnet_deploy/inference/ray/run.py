@@ -118,7 +118,7 @@ def predict_on_ray(
         require_batch(settings.batch, picture_for_crops(pre) if settings.ten_crop else pre)
         if settings.ten_crop and not has_margin(pre):
             _log.warning(NO_MARGIN)
-        plain = settings_of(found.onnx_path, found.contract)
+        plain = settings_of(found.model_sha256(), found.contract)
         options: dict[str, object] = {
             "top_k": min(settings.top_k, len(found.contract.labels)),
             "threshold": settings.threshold,

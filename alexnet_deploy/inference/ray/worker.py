@@ -92,7 +92,7 @@ class PartWorker:
             full_decode=settings.full_decode,
         )
         weakref.finalize(self, self._engine.close)
-        if settings_of(self._engine.onnx_path, self._engine.contract) != settings.engine:
+        if settings_of(self._engine.model_sha256(), self._engine.contract) != settings.engine:
             raise UnavailableError(f"{files.name}: arrived changed; run the command again")
 
     def __call__(self, part: Part) -> PartAnswer:

@@ -48,11 +48,15 @@ def _utf8_name(path: Path, stream: BinaryIO) -> Path:
 
 
 def tensors_in(file: Any) -> dict[str, Tensor]:
-    """All tensors of an open file; ValueError names one that torch cannot hold."""
+    """All tensors of an open file, in memory of their own; ValueError names one that torch cannot hold.
+
+    The library's are the file itself: writing to it would change them, and cutting it off would end the process. They
+    are copied one by one, so that no second copy of the whole file is needed.
+    """
     tensors = {}
     for key in file.keys():  # noqa: SIM118 (not a dict)
         try:
-            tensors[key] = file.get_tensor(key)
+            tensors[key] = file.get_tensor(key).clone()
         except Exception as exc:  # for a type that torch lacks, or a size beyond 63 bits, any type of error
             raise ValueError(f"{key} cannot be read: {one_line(exc, 120)}") from exc
     return tensors

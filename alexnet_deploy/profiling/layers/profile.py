@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.bundle.manifest import Engine, load_manifest
+from alexnet_deploy.bundle.verified import held
 from alexnet_deploy.errors import DeployError, UnavailableError, require_positive
 from alexnet_deploy.machine.gpu import has_nvidia_gpu
 from alexnet_deploy.machine.watch import watch_for
@@ -50,14 +51,15 @@ def profile_layers(
     require_positive(batch=batch, threads=threads)
     check_batch_sizes(engine, [batch], "batch")
     runtime, passed_over = _choose(engine, runtime)
-    costs = Costs(engine.onnx_path, batch)
-    with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
-        pixels_NHWC = random_pixels(runner, batch)
-        watch = watch_for(runner.device)
-    before = watch.read()
-    times = _kernel_times(engine, runtime, pixels_NHWC, threads, calls)
-    with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
-        uncounted_us = statistics.median(timed_calls(lambda: runner(pixels_NHWC), calls))
+    with held(engine):  # which is read several times
+        costs = Costs(engine.onnx_path, batch)
+        with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
+            pixels_NHWC = random_pixels(runner, batch)
+            watch = watch_for(runner.device)
+        before = watch.read()
+        times = _kernel_times(engine, runtime, pixels_NHWC, threads, calls)
+        with closing(open_runner(engine, runtime, threads=threads).runner) as runner:
+            uncounted_us = statistics.median(timed_calls(lambda: runner(pixels_NHWC), calls))
     whole_us = statistics.median(times.call_us)
     rows = tuple(row_of(group, whole_us) for group in group_kernels(times, costs))
     roofline = None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from contextlib import suppress
-from functools import lru_cache, partial
-from pathlib import Path
+from contextlib import ExitStack
+from functools import partial
 
 from alexnet_deploy.bundle.manifest import load_manifest
-from alexnet_deploy.errors import ArtifactError, InputError
+from alexnet_deploy.bundle.replaced import retried, unreplaced
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import open_regular
 from alexnet_deploy.inference.engine import OpenEngine, open_engine
 from alexnet_deploy.serving.engines.engine import LoadedEngine
@@ -18,8 +17,6 @@ from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.settings import Settings
 
 _VERSION_DIGITS = 12  # 48 bits: enough to tell the versions of one model apart
-_WATCHED_MODELS = 256  # whose files of weights are kept in mind, else a look would read the model each time
-_ATTEMPTS = 5  # of reading an engine that is being replaced; each takes seconds
 
 
 def discard(loaded: LoadedEngine | None) -> None:
@@ -28,48 +25,24 @@ def discard(loaded: LoadedEngine | None) -> None:
         loaded.instances.close()
 
 
-def look(source: ModelSource) -> object:
-    """Something that differs once the engine has been replaced, also by itself; None while there is none.
-
-    Of a new ONNX the whole file is read, for the names of the files of its weights.
-    """
-    with suppress(OSError, ValueError):
-        found = _stamp(os.lstat(source.path)), _stamp(os.stat(source.path)), _stamp(os.stat(source.watched))
-        if source.is_bundle:
-            return found
-        return found, *(_stamp(os.stat(file)) for file in _weights_of(source.path, found))
-    return None
-
-
-def _stamp(of: os.stat_result) -> tuple[int, ...]:
-    return of.st_dev, of.st_ino, of.st_ctime_ns, of.st_size
-
-
-@lru_cache(_WATCHED_MODELS)
-def _weights_of(onnx_path: Path, stamps: tuple[tuple[int, ...], ...]) -> tuple[Path, ...]:
-    """The other files of the ONNX that has these ``stamps``."""
-    from alexnet_deploy.onnx_graph.weights_data import external_files
-
-    return tuple(sorted(external_files(onnx_path)))
-
-
 def open_source(source: ModelSource, settings: Settings, in_use: str | None) -> LoadedEngine | None:
     """The engine on disk, warm, and its version; None if that version is ``in_use``."""
-    for _ in range(_ATTEMPTS):
-        seen, version = look(source), _version(source)
-        if version == in_use:
-            return None
-        instances = open_instances(partial(open_copy, source, settings), settings)
-        try:
-            # Else its contract and its weights can be of two bundles. The version alone does not show that: the first
-            # bundle can be back by now.
-            if look(source) == seen:
-                return LoadedEngine(instances, version, _proof(source))
-        except BaseException:
-            instances.close()
-            raise
-        instances.close()
-    raise ArtifactError(f"{source.path}: is replaced again and again while it is read; wait until its writer is done")
+    return retried(partial(_open_once, source, settings, in_use))
+
+
+def _open_once(source: ModelSource, settings: Settings, in_use: str | None) -> LoadedEngine | None:
+    with ExitStack() as resources:
+        # Else its contract and its weights can be of two bundles. The version alone does not show that: the first
+        # bundle can be back by now.
+        with unreplaced(source.path):
+            version = _version(source)
+            if version == in_use:
+                return None
+            instances = open_instances(partial(open_copy, source, settings), settings)
+            resources.callback(instances.close)
+            loaded = LoadedEngine(instances, version, _proof(source))
+        resources.pop_all()
+        return loaded
 
 
 def open_copy(source: ModelSource, settings: Settings, concurrency: int) -> OpenEngine:

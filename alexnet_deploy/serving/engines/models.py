@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 
+from alexnet_deploy.bundle.replaced import look
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.serving.engines.decoding import Decoder
 from alexnet_deploy.serving.engines.engine import ServedEngine
-from alexnet_deploy.serving.engines.loading import discard, look, open_source
+from alexnet_deploy.serving.engines.failures import Failures
+from alexnet_deploy.serving.engines.loading import discard, open_source
 from alexnet_deploy.serving.engines.loads import Loads
 from alexnet_deploy.serving.engines.sources import ModelSource
 from alexnet_deploy.serving.metrics import Metrics
@@ -33,7 +36,8 @@ class Models:
         self._of_model = {name: metrics.of_model(name) for name in self._sources}
         self._decoder = Decoder(settings.workers or cores(), settings.max_pixels)
         self._current: dict[str, ServedEngine] = {}
-        self._seen: dict[str, object] = {}
+        self._seen: dict[str, str | None] = {}
+        self._failures = {name: Failures(settings.reload_s) for name in self._sources}
         self._retired: set[asyncio.Task[None]] = set()
         self._loads = Loads()
         self._change = asyncio.Event()
@@ -109,7 +113,7 @@ class Models:
     async def load(self) -> None:
         """Load and warm all models, one after the other; raises the DeployError of the first that fails."""
         for source in self._sources.values():
-            self._seen[source.name] = await asyncio.to_thread(look, source)
+            self._seen[source.name] = await asyncio.to_thread(look, source.path)
             await self._switch(source)
         self._metrics.ready.set(1)
 
@@ -121,21 +125,23 @@ class Models:
                 await self._reload_if_changed(source)
 
     async def _reload_if_changed(self, source: ModelSource) -> None:
-        seen = await asyncio.to_thread(look, source)
-        if seen == self._seen[source.name]:
+        seen = await asyncio.to_thread(look, source.path)
+        changed, failures = seen != self._seen[source.name], self._failures[source.name]
+        if not changed and not failures.due(time.monotonic()):
             return
         self._seen[source.name] = seen
         old = self._current[source.name]
         try:
-            changed = await self._switch(source)
-        except DeployError as exc:
-            self._metrics.reloads.labels(source.name, "failed").inc()
-            _log.warning("%s: version %s goes on, as the new one cannot be used: %s", source.name, old.version, exc)
-        except Exception:
-            self._metrics.reloads.labels(source.name, "failed").inc()
-            _log.exception("%s: version %s goes on, as the new one cannot be used", source.name, old.version)
+            replaced = await self._switch(source)
+        except Exception as exc:
+            if failures.failed(f"{type(exc).__name__}: {exc}", time.monotonic(), changed=changed):
+                self._metrics.reloads.labels(source.name, "failed").inc()
+                said = "%s: version %s goes on, as the new one cannot be used: %s"
+                is_ours = not isinstance(exc, DeployError)
+                _log.warning(said, source.name, old.version, exc, exc_info=is_ours)
         else:
-            if changed:
+            failures.forget()
+            if replaced:
                 self._metrics.reloads.labels(source.name, "replaced").inc()
                 _log.warning("%s: replaced %s by %s", source.name, old.version, self._current[source.name].version)
 

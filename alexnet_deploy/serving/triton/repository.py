@@ -26,9 +26,9 @@ from typing import Any
 
 import alexnet_deploy
 from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions
-from alexnet_deploy.bundle.manifest import MANIFEST as BUNDLE
-from alexnet_deploy.bundle.manifest import Engine, load_manifest
+from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.bundle.store import STORE, resolve_engine
+from alexnet_deploy.bundle.verified import held
 from alexnet_deploy.errors import ArtifactError, InputError, UsageError, printable
 from alexnet_deploy.files import atomic_directory, check_directory, sha256_of
 from alexnet_deploy.json_format import JsonFormat, convert
@@ -93,7 +93,7 @@ def package_triton(
     check_directory(repository)
     with ExitStack() as resources:
         models = [
-            choose_model(engine, fixed_batch(load_onnx(engine.onnx_path)), targets)
+            _chosen(engine, targets)
             for engine in (
                 resources.enter_context(resolve_engine(name, store, import_options, features=True)) for name in engines
             )
@@ -112,6 +112,11 @@ def package_triton(
     roles = (PHOTOS,) if preprocess else ()
     names = [name for model in models for name in (*map(model.beside, roles), model.name)]
     return Repository(repository, tuple(names), total, tuple(note for model in models for note in _notes(model)))
+
+
+def _chosen(engine: Engine, targets: Sequence[str]) -> TritonModel:
+    with held(engine):
+        return choose_model(engine, fixed_batch(load_onnx(engine.onnx_path)), targets)
 
 
 def _refuse_runtimes(engines: Sequence[str], store: Path) -> None:
@@ -166,10 +171,9 @@ def _folder(repository: Path, config: dict[str, Any], model: TritonModel) -> Pat
 
 
 def _copy(engine: Engine, source: Path, to: Path) -> None:
-    """Copy a file of an engine, and prove that the copy is the one its manifest lists."""
+    """Copy a file of an engine, and prove that the copy is the one that was opened."""
     shutil.copyfile(source, to)
-    listed = load_manifest(source.parent)[1] if os.path.lexists(source.parent / BUNDLE) else {}
-    if source.name in listed and sha256_of(to) != listed[source.name].sha256:
+    if source.name in engine.files and sha256_of(to) != engine.files[source.name].sha256:
         raise ArtifactError(f"{engine.name}: was replaced while it was copied; package it again")
 
 

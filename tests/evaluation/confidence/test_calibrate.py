@@ -16,16 +16,8 @@ import pytest
 from PIL import Image
 
 from alexnet_deploy.build.engine import BORROWED
-from alexnet_deploy.bundle.manifest import (
-    CALIBRATION,
-    CONFIDENCE,
-    MANIFEST,
-    MODEL,
-    load_manifest,
-    open_bundle,
-    save_manifest,
-    verify,
-)
+from alexnet_deploy.bundle.manifest import CALIBRATION, CONFIDENCE, MANIFEST, MODEL, load_manifest, save_manifest
+from alexnet_deploy.bundle.verified import open_bundle, verify
 from alexnet_deploy.errors import ArtifactError, DeployError, InputError
 from alexnet_deploy.evaluation.answers import collect_answers
 from alexnet_deploy.evaluation.confidence.calibrate import calibrate
@@ -64,7 +56,7 @@ def test_the_temperature_stands_everywhere_and_each_precision_has_its_own(here: 
     for bundle in (EXACT, RUINED):
         before, built = content(bundle), load_manifest(bundle)[0]
         record = fitted(bundle)
-        manifest = verify(bundle)
+        manifest = verify(bundle)[0]
         contract = record.applied_to(built.contract)
         assert manifest == dataclasses.replace(built, contract=contract)
         assert contract_in(load_onnx(bundle / MODEL), source="") == contract

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alexnet_deploy.bundle.manifest import CONFIDENCE, open_bundle
+from alexnet_deploy.bundle.manifest import CONFIDENCE
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.evaluation.confidence.record import read_confidence
 from tests.evaluation.confidence.conftest import IMAGES
 from tests.helpers.command import Command, RunResult

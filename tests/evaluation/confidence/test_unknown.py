@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from alexnet_deploy.bundle.manifest import CONFIDENCE, MODEL, load_manifest, open_bundle
+from alexnet_deploy.bundle.manifest import CONFIDENCE, MODEL, load_manifest
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.onnx_graph.onnx_file import contract_in, load_onnx
 from tests.helpers.command import Command
 

@@ -29,7 +29,7 @@ from tests.helpers.models.bundles import build_bundle
 def packed(name: str) -> tuple[EngineFiles, WorkerSettings]:
     with resolve_engine(name, Path("engines")) as engine:
         settings = WorkerSettings(
-            __version__, settings_of(engine.onnx_path, engine.contract), "openvino", 1, 1, 5, None, 32, False
+            __version__, settings_of(engine.model_sha256(), engine.contract), "openvino", 1, 1, 5, None, 32, False
         )
         return pack_engine(engine), settings
 

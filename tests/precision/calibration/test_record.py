@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL, open_bundle
+from alexnet_deploy.bundle.manifest import CALIBRATION, MODEL
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import Preprocessing
 from alexnet_deploy.errors import ArtifactError, InputError
 from alexnet_deploy.images.choose import choose_images

@@ -3,68 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 
-from alexnet_deploy.bundle.manifest import MANIFEST, MODEL, load_manifest, save_manifest
+from alexnet_deploy.bundle.manifest import MANIFEST, MODEL
+from alexnet_deploy.bundle.replaced import look
 from alexnet_deploy.errors import ArtifactError, InputError
-from alexnet_deploy.files.swap import swap_in
-from alexnet_deploy.serving.engines.loading import discard, look, open_source
+from alexnet_deploy.serving.engines.loading import discard, open_source
 from alexnet_deploy.serving.engines.models import Models
 from alexnet_deploy.serving.engines.sources import ModelSource, find_sources
 from alexnet_deploy.serving.metrics import Metrics
 from alexnet_deploy.serving.settings import Settings
 from tests.helpers.batching import soon
+from tests.helpers.exchange import Exchange, negated
 from tests.helpers.models.onnx_models import SIDE, weights_beside
-
-
-class Exchange:
-    """Exchanges two bundles when a file of the first one is opened for the ``moments``-th time, counted from 0."""
-
-    def __init__(self) -> None:
-        self._bundles: tuple[Path, Path] | None = None
-        self._moments: tuple[int, ...] = ()
-        self.opened = 0
-        sys.addaudithook(self._see)  # of the interpreter, for good: it does nothing once ``stop`` was called
-
-    def start(self, bundles: tuple[Path, Path], *moments: int) -> None:
-        self._bundles, self._moments, self.opened = bundles, moments, 0
-
-    def stop(self) -> None:
-        self._bundles = None
-
-    def _see(self, event: str, args: tuple[Any, ...]) -> None:
-        if event == "open" and self._bundles is not None and str(args[0]).startswith(f"{self._bundles[0]}/"):
-            if self.opened in self._moments:
-                swap_in(self._bundles[1], self._bundles[0])
-            self.opened += 1
 
 
 @pytest.fixture(scope="module")
 def exchange() -> Exchange:
     return Exchange()
-
-
-def negated(bundle: Path, out: Path) -> Path:
-    """``bundle`` with all logits negated."""
-    shutil.copytree(bundle, out, ignore=shutil.ignore_patterns("*.plan"))
-    model = onnx.load(out / MODEL)
-    (logits,) = model.graph.output
-    for node in model.graph.node:
-        node.output[:] = ["before" if name == logits.name else name for name in node.output]
-    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], [logits.name]))
-    onnx.save(model, out / MODEL)
-    manifest = dataclasses.replace(load_manifest(bundle)[0], plans=(), achieved={})
-    (out / MANIFEST).unlink()
-    save_manifest(manifest, out)
-    return out
 
 
 def answer(bundle: Path) -> tuple[str, np.ndarray]:
@@ -112,6 +72,32 @@ def test_a_bundle_that_is_back_again_lends_its_name_to_no_other(
     assert answered > times, "most exchanges do not matter, or are noticed and the bundle is read again"
 
 
+def test_a_bundle_that_is_copied_over_slowly_is_used_when_it_is_whole(
+    workplace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    live = Path(shutil.copytree(workplace / "engines" / "exact", tmp_path / "live"))
+    other = negated(live, tmp_path / "other")
+    content = (other / MODEL).read_bytes()
+
+    async def copy() -> str:
+        models = Models(find_sources([str(live)], tmp_path, "onnxruntime"), Settings(reload_s=0.01), Metrics())
+        await models.load()
+        first = models.get().version
+        watching = asyncio.create_task(models.watch())
+        shutil.copyfile(other / MANIFEST, live / MANIFEST)
+        await soon(lambda: watching.done() or "goes on, as the new one cannot be used" in caplog.text)
+        for size in (10, 20, 30, None):
+            (live / MODEL).write_bytes(content[:size])
+            await asyncio.to_thread(look, live)
+        await soon(lambda: watching.done() or models.get().version != first)
+        assert watching.cancel(), "it has not ended"
+        await models.close()
+        return first
+
+    first = asyncio.run(copy())
+    assert f"live: replaced {first} by" in caplog.text
+
+
 class TestWeightsBesideAnOnnx:
     """A graph with other weights has the same bytes: what tells the two apart lies in another file."""
 
@@ -127,17 +113,17 @@ class TestWeightsBesideAnOnnx:
         return loaded.version, logits_NK
 
     def test_other_weights_are_another_version(self, source: ModelSource) -> None:
-        seen, (version, logits_NK) = look(source), self.version_and_logits(source, None)
+        seen, (version, logits_NK) = look(source.path), self.version_and_logits(source, None)
         weights_beside(source.path, 2)
-        assert look(source) != seen
+        assert look(source.path) != seen
         other_version, other_NK = self.version_and_logits(source, version)
         assert other_version != version
         assert np.abs(other_NK).max() > 2 * np.abs(logits_NK).max()  # five layers of twice the weights: about 32 times
 
     def test_the_file_of_the_weights_alone_is_rewritten(self, source: ModelSource) -> None:
-        seen, data = look(source), source.path.with_suffix(".data")
+        seen, data = look(source.path), source.path.with_suffix(".data")
         data.write_bytes(data.read_bytes()[::-1])
-        assert look(source) != seen
+        assert look(source.path) != seen
 
     @pytest.mark.parametrize("name", [b"a\0b", b"caf\xe9", b"../a", b"none"])
     def test_a_model_whose_weights_nobody_can_read_does_not_end_the_watch(
@@ -168,6 +154,6 @@ class TestWeightsBesideAnOnnx:
 
     def test_the_file_of_the_weights_is_gone(self, source: ModelSource) -> None:
         source.path.with_suffix(".data").unlink()
-        assert look(source) is None
+        assert look(source.path) is None
         with pytest.raises(InputError, match=r"net\.data: cannot be read \(No such file or directory\); put its files"):
             open_source(source, Settings(), None)

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from alexnet_deploy.bundle.manifest import open_bundle
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import ModelContract
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.images.samples import sample_photos

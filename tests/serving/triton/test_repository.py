@@ -12,12 +12,14 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from alexnet_deploy.bundle.manifest import open_bundle
+from alexnet_deploy.bundle.manifest import MODEL
+from alexnet_deploy.bundle.verified import open_bundle
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.images.decode import load_pixels
 from alexnet_deploy.onnx_graph.onnx_file import fixed_batch, graph_inputs, load_onnx
 from alexnet_deploy.serving.triton.repository import RECORD
 from tests.helpers.command import Command
+from tests.helpers.exchange import Exchange, negated
 from tests.helpers.models.bundles import build_bundle
 from tests.helpers.models.onnx_models import CLASSES, SIDE, tiny_model, weights_beside
 from tests.serving.triton.reading import config_of, models_in, sizes
@@ -47,6 +49,24 @@ def test_config_is_what_the_model_has(command: Command, here: Path) -> None:
         assert [warm["batch_size"] for warm in config["model_warmup"]] == [1, engine.batch.opt, engine.batch.max]
         assert (folder / "labels.txt").read_text().splitlines() == list(engine.contract.labels)
         assert (folder / "1/model.onnx").read_bytes() == engine.onnx_path.read_bytes()
+
+
+def test_an_engine_that_is_replaced_meanwhile_is_not_packaged_under_the_name_of_another(
+    command: Command, here: Path
+) -> None:
+    bundles = here / "engines" / "exact", negated(here / "engines" / "exact", here / "other", relabelled=False)
+    models = {open_bundle(bundle).content_sha256(): (bundle / MODEL).read_bytes() for bundle in bundles}
+    exchange, moments, packaged = Exchange(), 0, 0
+    while exchange.opened >= moments:
+        exchange.start(bundles, moments)
+        code = command("package", bundles[0], "--triton", "repo").code
+        exchange.stop()
+        if code == 0:
+            (record,) = json.loads(Path("repo", RECORD).read_text())["models"]
+            assert Path("repo/exact/1/model.onnx").read_bytes() == models[record["engine_sha256"]], moments
+            packaged += 1
+        moments += 1
+    assert 1 < packaged < moments
 
 
 def test_weights_beside_an_onnx_come_along(command: Command, here: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from alexnet_deploy.contract import ModelContract
+from alexnet_deploy.errors import UnavailableError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.model.architecture import AlexNet, get_architecture
 from alexnet_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -19,6 +21,8 @@ from tests.helpers.command import Command
 from tests.helpers.models.tiny_runs import TINY, identical
 from tests.helpers.photos import CLASSES, save_photo
 from training.cli.compress import rank_table
+from training.compress.compress import CompressSettings
+from training.compress.compress import compress as compress_in_python
 from training.compress.rank_table import RankRow
 from training.loop import fit
 from training.loop.run import Run
@@ -108,6 +112,23 @@ def test_a_stopped_fine_tuning_resumes_to_the_weights_of_an_undisturbed_one_and_
         code, _, err = compress(*flags, tmp_path / "disturbed.safetensors", *more)
         assert code == 1
         assert message in err
+
+
+def test_a_second_one_is_refused_before_it_replaces_what_the_first_began_with(
+    full: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    out, settings = tmp_path / "small.safetensors", CompressSettings(rank=8, images=10, epochs=1, batch=6, workers=0)
+    stages: list[str] = []
+
+    def second(stage: str, done: int, total: int) -> None:
+        if stage == "training" and stage not in stages:
+            with pytest.raises(UnavailableError, match=r"small\.run: another process writes it"):
+                compress_in_python(full, photo_folder, out, dataclasses.replace(settings, rank=4))
+        stages.append(stage)
+
+    assert compress_in_python(full, photo_folder, out, settings, on_progress=second).arch.dense_rank == 8
+    assert "training" in stages
+    assert load_checkpoint(tmp_path / "small.run" / "start.safetensors").arch.dense_rank == 8
 
 
 def test_the_table_begins_with_the_full_model(compress: Command) -> None:

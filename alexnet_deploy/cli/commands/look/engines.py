@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from alexnet_deploy.bundle.listing import list_bundles
-from alexnet_deploy.bundle.manifest import (
-    Manifest,
-    load_manifest,
-    verify,
-)
+from alexnet_deploy.bundle.manifest import Manifest, load_manifest
 from alexnet_deploy.bundle.store import find_bundle, no_engine_in
+from alexnet_deploy.bundle.verified import verify
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.output.bundle import print_bundle
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, size, table
@@ -66,7 +63,7 @@ def inspect(engine: opt.Bundle, store: opt.Store = opt.STORE, json_: opt.Json = 
     Verifies every checksum.
     """
     directory = find_bundle(engine, store)
-    manifest = verify(directory)
+    manifest, _ = verify(directory)
     print_bundle(directory, manifest, as_json=json_, layers=True)
     if not json_ and manifest.contract.features is None:
         _print_confidence(directory, manifest)

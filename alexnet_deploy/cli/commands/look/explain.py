@@ -141,7 +141,8 @@ def _grad_cam(engine: OpenEngine, checkpoint: Path | None) -> tuple[GradCamOf | 
             raise UnavailableError(f"`checkpoint` {checkpoint}: is for Grad-CAM, and {missing}") from exc
         return None, missing
     loaded = load_weights(checkpoint or shipped_checkpoint())
-    reason = reason_against(engine.onnx_path, engine.contract, loaded)
+    with engine.held():
+        reason = reason_against(engine.onnx_path, engine.contract, loaded)
     if reason is None:
         cam = GradCam(loaded)
         return cam, cam.layer

@@ -136,11 +136,14 @@ def _opened(model: str, num_classes: int | None, import_options: opt.ImportOptio
     is_bundle = not is_named and any(os.path.isdir(each) for each in (model, store / model))
     if is_bundle or model.endswith(".onnx"):
         from alexnet_deploy.bundle.store import resolve_engine
+        from alexnet_deploy.bundle.verified import held
         from alexnet_deploy.onnx_graph.onnx_file import load_onnx
 
         _refuse(num_classes, model)
         with resolve_engine(model, store, import_options, verify=False, features=True) as engine:
-            yield _Graph(model, load_onnx(engine.onnx_path), engine.contract)
+            with held(engine):
+                graph = load_onnx(engine.onnx_path)
+            yield _Graph(model, graph, engine.contract)
         return
     if given := import_options.given():
         raise UsageError(f"`{given[0]}`: is for an ONNX of another tool, and {model} is none; leave it out")
