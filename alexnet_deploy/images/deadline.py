@@ -85,6 +85,8 @@ def _session(note: Any) -> Any:
             note(self.sock)
 
     class Secure(HTTPSConnection):
+        _same: socket.socket | None = None
+
         def _new_conn(self) -> socket.socket:
             opened = super()._new_conn()
             # The handshake moves the connection to a socket that nobody else sees before its end.
@@ -93,7 +95,6 @@ def _session(note: Any) -> Any:
             return opened
 
         def connect(self) -> None:
-            self._same: socket.socket | None = None
             try:
                 super().connect()
             finally:
