@@ -81,7 +81,10 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             temporary.mkdir()
             yield temporary
             for file in temporary.rglob("*"):
-                _fsync(file)
+                if file.is_dir():
+                    _fsync_folder(file)
+                else:
+                    _fsync(file)
             _fsync_folder(temporary)
             swap_in(temporary, target)
             _fsync_folder(target.parent)

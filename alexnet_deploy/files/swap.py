@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import shutil
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _TRIES = 100  # writers that overtake this one
+_MOST_BYTES = 100  # of a name within a longer one: file systems allow 255, encrypting ones 143
+_BEGINNING = 20  # characters of a name that has more
 _DOOMED = ".being-replaced"  # in an old directory that is deleted file by file, until the last one
 
 
@@ -78,14 +81,22 @@ def _is_doomed(target: Path) -> bool:
     return (target / _DOOMED).exists() or not any(target.iterdir())
 
 
+def shortened(name: str) -> str:
+    """``name``, which may be as long as its file system allows, as a part of longer ones."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _MOST_BYTES:
+        return name
+    return f"{name[:_BEGINNING]}-{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
 def _aside(new: Path) -> Path:
     """Where the old directory waits for the new one to take its place."""
-    return new.with_name(f"{new.name}.old")
+    return new.with_name(f"{shortened(new.name)}.old")
 
 
 def _whole(new: Path) -> Path:
     """A file that is there once ``new`` is complete and about to replace the old directory."""
-    return new.with_name(f"{new.name}.whole")
+    return new.with_name(f"{shortened(new.name)}.whole")
 
 
 def _exchange(a: Path, b: Path) -> bool:

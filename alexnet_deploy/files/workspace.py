@@ -1,8 +1,9 @@
 """The temporary folder that an artifact is written in, and the lock that shows whether its writer lives.
 
-A workspace is a sibling of its artifact, ``.NAME.tmp-RANDOM``. Its writer holds ``flock`` on a file in it. The kernel
-drops the lock when the writer ends, however it ends, and sees it across containers that share a volume, where process
-numbers mean nothing. So a workspace whose lock is free is a leftover.
+A workspace is a sibling of its artifact, ``.NAME.tmp-RANDOM``, with a hash in place of the end of a long name. Its
+writer holds ``flock`` on a file in it. The kernel drops the lock when the writer ends, however it ends, and sees it
+across containers that share a volume, where process numbers mean nothing. So a workspace whose lock is free is a
+leftover.
 
 Where a file system has no locks, workspaces are never taken for leftovers. Where its locks do not reach the other
 machines (NFS mounted with local locks), two machines must not write one artifact at the same time.
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alexnet_deploy.files.lock import try_lock
-from alexnet_deploy.files.swap import recover
+from alexnet_deploy.files.swap import recover, shortened
 
 _LOCK = "lock"  # an artifact in the folder could have this name: it lies one level deeper
 _CONTENT = "new"
@@ -51,14 +52,16 @@ def meant(path: Path) -> Path:
     """The artifact that the user named, if ``path`` lies in its workspace."""
     for index, part in enumerate(path.parts):
         if (found := re.fullmatch(r"\.(.+)\.tmp-[a-z0-9_]{8}", part)) is not None:
-            return Path(*path.parts[:index], found[1])
+            # A long name is whole below it only.
+            name = path.parts[index + 2] if path.parts[index + 1 : index + 2] == (_CONTENT,) else found[1]
+            return Path(*path.parts[:index], name)
     return path
 
 
 def _locked_folder(target: Path) -> tuple[Path, int]:
     """A new workspace, and the descriptor whose lock keeps it alive."""
     for _ in range(_TRIES):
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{shortened(target.name)}.tmp-", dir=target.parent))
         # Another process may sweep the folder before it is locked. Then the lock is held there, or its file is gone.
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -76,7 +79,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _sweep(target: Path) -> None:
-    for folder in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
+    for folder in target.parent.glob(f".{glob.escape(shortened(target.name))}.tmp-*"):
         with contextlib.suppress(OSError):  # another process sweeps it, or it is another user's
             if not _is_workspace(folder):
                 continue

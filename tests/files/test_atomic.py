@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from alexnet_deploy.errors import InputError, UnavailableError
 from alexnet_deploy.files import atomic_directory, atomic_file, cache_folder
+from alexnet_deploy.files.workspace import meant, workspace
 from tests.helpers.writers import Writer, content, inside, names, put
 
 WRITING = """
@@ -86,6 +89,25 @@ def test_it_appears_whole_with_its_parents_and_replaces_the_old(tmp_path: Path, 
     assert names(path.parent) == {"artifact"}
 
 
+def test_a_file_system_that_cannot_flush_folders_takes_folders_within_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, flushed = os.fsync, []
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flushed.append(descriptor)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    with atomic_directory(tmp_path / "artifact") as folder:
+        (folder / "inside").mkdir()
+        (folder / "inside" / "file").write_text("new")
+    assert (tmp_path / "artifact" / "inside" / "file").read_text() == "new"
+    assert len(flushed) == 1
+
+
 def test_a_replaced_directory_keeps_nothing_of_the_old(tmp_path: Path) -> None:
     put(tmp_path / "bundle", "old", atomic_directory)
     with atomic_directory(tmp_path / "bundle") as temporary:
@@ -103,8 +125,24 @@ def test_an_error_leaves_the_old_and_no_leftover(tmp_path: Path, writer: Writer,
     assert names(tmp_path) == {"artifact"}
 
 
-def test_kill_9_leaves_the_old_and_the_next_writer_sweeps_up(tmp_path: Path, writer: Writer) -> None:
-    path = tmp_path / "model [1]*"  # characters that a careless sweep would take for a pattern
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127])
+def test_a_name_as_long_as_the_file_system_allows(name: str, tmp_path: Path, writer: Writer) -> None:
+    for text in ("old", "new"):
+        put(tmp_path / name, text, writer)
+        assert content(tmp_path / name) == text
+    assert names(tmp_path) == {name}
+
+
+def test_an_error_names_the_whole_of_a_long_name(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 200)
+    with workspace(path) as temporary:
+        assert len(temporary.parent.parent.name) < 100
+        assert meant(temporary / "inside") == meant(temporary) == path
+
+
+@pytest.mark.parametrize("name", ["model [1]*", "n" * 250], ids=["pattern", "long"])
+def test_kill_9_leaves_the_old_and_the_next_writer_sweeps_up(name: str, tmp_path: Path, writer: Writer) -> None:
+    path = tmp_path / name  # with characters that a careless sweep would take for a pattern
     put(path, "old", writer)
     process = start_writing(writer, path)
     kill(process)

@@ -35,7 +35,7 @@ def test_a_file_too_large_for_its_file_system_is_one_line(tmp_path: Path) -> Non
     assert names(tmp_path) == set()
 
 
-@pytest.mark.parametrize("place", ["/sys/artifact", "a file/artifact", "long " * 51])
+@pytest.mark.parametrize("place", ["/sys/artifact", "a file/artifact", "long " * 52])
 def test_a_place_that_cannot_be_written_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Writer, place: str
 ) -> None:
