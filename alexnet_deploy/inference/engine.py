@@ -197,8 +197,7 @@ class OpenEngine:
         (None: ``default_batch()``), ``workers`` the number of decoding threads (None: one per core). A file that cannot
         be used becomes a Prediction with an ``error``.
 
-        Raises at the call InputError for a source that is missing or has no image, UsageError for a number out of
-        range.
+        Raises at the call InputError for a source that is missing or empty, UsageError for a number out of range.
         """
         self._open()
         if self.contract.features is not None:
