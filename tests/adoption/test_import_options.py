@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_deploy.adoption.image_input import ImageInput
-from alexnet_deploy.adoption.import_options import ImportOptions, PresetName
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions, PresetName
 from alexnet_deploy.adoption.preprocessing_of import preprocessing_of
 from alexnet_deploy.adoption.presets import PRESETS, with_preset
 from alexnet_deploy.contract import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -97,6 +97,19 @@ class TestScale:
     def test_parameters_that_cannot_be(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises(UsageError, match=f"^{re.escape(message)}"):
             ImportOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("names", "described"),
+    [
+        (["bundle", "net.onnx"], [False, True]),
+        (["a.onnx", None, "b.onnx"], [True, False, True]),
+        (["bundle", None], [True, True]),  # to be refused
+    ],
+)
+def test_they_describe_the_onnx_files_among_engines(names: list[str | None], described: list[bool]) -> None:
+    given = ImportOptions((0.5,), (0.5,))
+    assert given.for_each(names) == [given if each else NO_IMPORT_OPTIONS for each in described]
 
 
 class TestPresets:

@@ -95,7 +95,8 @@ def package_triton(
         models = [
             choose_model(engine, fixed_batch(load_onnx(engine.onnx_path)), targets)
             for engine in (
-                resources.enter_context(resolve_engine(name, store, import_options, features=True)) for name in engines
+                resources.enter_context(resolve_engine(name, store, options, features=True))
+                for name, options in zip(engines, import_options.for_each(engines), strict=True)
             )
         ]
         refuse_equal_names(models, preprocess=preprocess)

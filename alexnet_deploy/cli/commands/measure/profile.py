@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS
 from alexnet_deploy.bundle.store import resolve_engine, some_bundle_names
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import note_passed_over, running
@@ -76,18 +75,10 @@ def profile(
         opt.one_device(device),
     )
     names = engines or some_bundle_names(store)
-    has_onnx = any(name.endswith(".onnx") for name in names)
     with ExitStack() as stack:
         found = [
-            stack.enter_context(
-                resolve_engine(
-                    name,
-                    store,
-                    import_options if name.endswith(".onnx") or not has_onnx else NO_IMPORT_OPTIONS,
-                    features=True,
-                )
-            )
-            for name in names
+            stack.enter_context(resolve_engine(name, store, options, features=True))
+            for name, options in zip(names, import_options.for_each(names), strict=True)
         ]
         for each in found:
             check_batch_sizes(each, settings.batch_sizes)
