@@ -106,7 +106,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         (f"{FP8} --target sm80", 1, "engines/alexnet.onnx: sm80 has no FP8; choose sm89 or later"),
         ("build-engine -o photos", 1, "photos: holds train, so it is not just an engine bundle"),
         ("build-engine -o /proc/no/bundle", 1, "cannot be written"),
-        ("evaluate photos", 1, "folder 'train' is not a class of this model"),
+        ("evaluate photos", 1, "folder 'train' is not a class of alexnet-"),
         ("evaluate empty", 1, "empty: holds no class folders"),
         ("profile --batch-sizes 0", 2, "--batch-sizes 0"),
         ("profile --store empty", 1, "empty/ holds no engine"),

@@ -156,7 +156,7 @@ def test_json_holds_the_confusion_matrix_without_its_zeros(run: Command, here: P
         (
             ("photos", *BOTH),
             1,
-            "photos: folder 'train' is not a class of this model, but holds class folders; give photos/",
+            "photos: folder 'train' is not a class of exact, but holds class folders; give photos/",
         ),
         (("photos/val", "--engine", "absent"), 1, "absent: no such engine in engines/; it contains exact, ruined"),
         (("photos/val", "--store", "photos"), 1, "photos/ holds no engine"),
