@@ -131,6 +131,7 @@ def test_lists_parts_and_the_standard_input(command: Command, monkeypatch: pytes
         (("photos", "-o", "photos/1.jpg"), "--output photos/1.jpg: is an image"),
         (("photos/1.jpg", "-o", "photos/1.jpg"), "--output photos/1.jpg: is the same file as the input"),
         (("--from-file", "list", "-o", "list"), "--output list: is the same file as the input list"),
+        (("photos", "--json"), "--json: infer writes rows; its JSON is --format jsonl, one object per line"),
         (("photos", "-o", "rows.json"), "--output rows.json: '.json' is the suffix of no format; end it in .jsonl, "),
         (("photos", "-o", "tiny.onnx"), "--output tiny.onnx: is the same file as the input tiny.onnx"),
         (("--from-file", "gone"), "--from-file gone: cannot be read"),

@@ -17,7 +17,7 @@ from alexnet_deploy.cli.output.tables import print_json
 from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import DeployError
 from training.cli.compress import compress_command
-from training.cli.options import CheckpointFile, ResizeTo, ValLabels, Workers
+from training.cli.options import AllowUnreadable, CheckpointFile, ResizeTo, ValLabels, Workers
 from training.cli.report import report_command
 from training.cli.train import train_command
 from training.loop.stop import Interrupted
@@ -51,6 +51,7 @@ def evaluate_command(
     ten_crop: Annotated[bool, Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
     confusion: Annotated[bool, Option("--confusion", help="Add the confusion matrix, in counts.")] = False,
     resize_to: ResizeTo = None,
+    allow_unreadable: AllowUnreadable = False,
     *,
     workers: Workers,
 ) -> None:
@@ -58,6 +59,7 @@ def evaluate_command(
     with needs("train"):
         from alexnet_deploy.model.checkpoint import load_checkpoint
         from training.data.lists.listing import list_val_images
+        from training.data.preflight import readable_part
         from training.packing.scale import at_scale
         from training.results.evaluate import evaluate_checkpoint
 
@@ -65,8 +67,13 @@ def evaluate_command(
     images = list_val_images(data, loaded.contract.class_ids, val_labels)
     for text in images.notes:
         note(text)
+    unreadable: tuple[str, ...] = ()
+    if allow_unreadable:
+        images, unreadable = readable_part(images, threads=max(1, workers))
     result = evaluate_checkpoint(loaded, images, workers=workers, ten_crop=ten_crop, confusion=confusion)
-    print_json(result)
+    print_json(result | ({"unreadable": len(unreadable)} if unreadable else {}))
+    if unreadable:
+        note(f"{len(unreadable)} images cannot be read and are left out, first {unreadable[0]}", style="yellow")
 
 
 def pack_command(
@@ -82,6 +89,7 @@ def pack_command(
         Path | None,
         Option(metavar="BUNDLE", help="Calibrated float32 bundle of the checkpoint, whose calibration it gets."),
     ] = None,
+    allow_unreadable: AllowUnreadable = False,
     *,
     workers: Workers,
 ) -> None:
@@ -97,10 +105,13 @@ def pack_command(
         val_labels=val_labels,
         resize_to=resize_to,
         calibration=calibration,
+        allow_unreadable=allow_unreadable,
         workers=workers,
     )
     if result is not None:
         print_json(result)
+        if unreadable := result.get("unreadable"):
+            note(f"{unreadable} images cannot be read and are left out", style="yellow")
         if count := result.get("calibration_images"):
             note(f"the calibration was fitted on {count} of these images, so NLL and ECE are too low", style="yellow")
     if hf is not None:

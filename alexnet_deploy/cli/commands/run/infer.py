@@ -129,6 +129,8 @@ def infer(
     full_decode: opt.FullDecode = False,
     tf32: opt.Tf32 = False,
     device: opt.Device = None,
+    # Other commands have it: whoever tries it here is told what to type.
+    json_: Annotated[bool, typer.Option("--json", hidden=True, help="Refused: give --format jsonl.")] = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -141,6 +143,8 @@ def infer(
         from alexnet_deploy.images.ten_crops import NO_MARGIN, NO_RULE, has_margin
         from alexnet_deploy.inference.predict import predict, require_threshold
 
+    if json_:
+        raise UsageError("`json`: infer writes rows; its JSON is `format` jsonl, one object per line: give that")
     named = images or []
     _check(named, from_file, watch, output, ray, part_size, resume=resume, overwrite=overwrite)
     require_threshold(threshold)
@@ -225,7 +229,9 @@ def infer(
 
 def _format_of(file: Path | None) -> Format:
     """The format that the name of the file says; UsageError for another name, as no ``.json`` holds a table."""
-    found = _BY_SUFFIX.get("" if file is None else file.suffix.lower())
+    if file is None:
+        return "table"
+    found = _BY_SUFFIX.get(file.suffix.lower())
     if found is None:
         raise UsageError(
             f"`output` {file}: {file.suffix!r} is the suffix of no format; end it in .jsonl, .csv, .parquet or .txt (a "
