@@ -172,7 +172,9 @@ class TestPresets:
         assert {name: getattr(found, name) for name in changed} == changed
 
     def test_a_resize_to_below_the_crop(self) -> None:
-        with pytest.raises(UsageError, match=r"resize_to 200 is below the crop's 224 x 224; check `crop`, `resize_to`"):
+        with pytest.raises(
+            UsageError, match=r"200 pixels before the crop are fewer than its 224 x 224; check `crop`, `resize_to`"
+        ):
             rules(preprocessing="torchvision", resize_to=200)
 
     def test_what_is_done_is_said_in_one_line(self) -> None:

@@ -10,7 +10,7 @@ repository/
   NAME-probabilities/        logits -> probabilities        (with preprocess)
   NAME-photos/               the three as an ensemble: image files -> probabilities
 
-A feature engine (``build-engine --until``) has no NAME-probabilities: its NAME-photos returns the features.
+A feature engine (built with ``until``) has no NAME-probabilities: its NAME-photos returns the features.
 """
 
 from __future__ import annotations
