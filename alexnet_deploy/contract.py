@@ -102,7 +102,7 @@ class Preprocessing:
         if self.resize == "shorter-side" and self.resize_to is None:
             raise ValueError("resize 'shorter-side' needs resize_to")
         if self.resize_to is not None and self.resize_to < max(self.height, self.width):
-            raise ValueError(f"resize_to {self.resize_to} is below the crop's {self.height} x {self.width}")
+            raise ValueError(f"{self.resize_to} pixels before the crop are fewer than its {self.height} x {self.width}")
         if len(self.mean) != 3 or len(self.std) != 3:
             raise ValueError("mean and std need three values, one per channel")
         if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(s) and s > 0 for s in self.std):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -88,6 +88,20 @@ class ImportOptions:
     def given(self) -> tuple[str, ...]:
         """Names of the parameters that are set."""
         return tuple(field.name for field in dataclasses.fields(self) if getattr(self, field.name) is not None)
+
+    def for_each(self, names: Sequence[str | None]) -> list[ImportOptions]:
+        """These options for each ONNX file among the engines ``names``, none for the others.
+
+        Without an ONNX file all get them, to be refused (``refuse_for``): options must not be ignored in silence.
+        """
+        is_onnx = [name is not None and name.endswith(".onnx") for name in names]
+        return [self if this or not any(is_onnx) else NO_IMPORT_OPTIONS for this in is_onnx]
+
+    def refuse_for(self, bundle: Path) -> None:
+        """UsageError if any of these options is set: a bundle has a contract of its own."""
+        if self.given():
+            given = " and ".join(f"`{option}`" for option in self.given())
+            raise UsageError(f"{given}: for an ONNX of another tool, and {bundle} is a bundle; leave it out")
 
     def over(self, lower: ImportOptions) -> ImportOptions:
         """These options, with those of ``lower`` where a parameter is not set; both on the 0..1 scale.

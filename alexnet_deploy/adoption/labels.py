@@ -47,7 +47,8 @@ def read_labels(source: str | Path | None, classes: int) -> tuple[tuple[str, ...
     try:
         ids, names = imagenet1k_classes() if str(source) == "imagenet1k" else _read(Path(source))
     except (OSError, ValueError, RecursionError) as exc:
-        raise InputError(f"{source}: cannot be read as labels ({exc}); {_HOW}") from exc
+        cause = getattr(exc, "strerror", None) or exc
+        raise InputError(f"{source}: cannot be read as labels ({cause}); {_HOW}") from exc
     return checked(ids, names, classes, str(source))
 
 
@@ -56,9 +57,8 @@ def checked(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Class ids and labels; InputError if they do not name each of ``classes`` outputs."""
     if len(names) != classes:
-        raise InputError(
-            f"{source}: holds {len(names)} labels, the model has {classes} outputs; {_next_step(names, classes)}"
-        )
+        held = "1 label" if len(names) == 1 else f"{len(names)} labels"
+        raise InputError(f"{source}: holds {held}, the model has {classes} classes; {_next_step(names, classes)}")
     empty = next((k for k, name in enumerate(names) if not name), None)
     if empty is not None:
         raise InputError(f"{source}: its label {empty} is empty; {_HOW}, and none that is blank")
@@ -76,6 +76,8 @@ def checked(
 
 
 def _next_step(names: Sequence[str], classes: int) -> str:
+    if len(names) == 1 and classes == 2:
+        return "for a model of one score give the label of the negative class first, then the positive"
     if classes == len(names) + 1:
         return "if the first output is a background class, as in TensorFlow's ImageNet models, give it a label as well"
     if classes == len(names) - 1:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alexnet_deploy.build.feature_engine import end_at, require_layer
 from alexnet_deploy.build.plan_config import require_batch
 from alexnet_deploy.build.plans import BuiltPlans, build_plans
-from alexnet_deploy.build.proof import describe_fallback, describe_unproved, fallbacks, unproved_in
+from alexnet_deploy.build.proof import describe_fallback, fallbacks, proof_notes, require_nodes
 from alexnet_deploy.build.settings import BuildSettings
 from alexnet_deploy.build.targets import is_limit_here, why_no_plan_here
 from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
@@ -189,7 +189,7 @@ def _asked_batch(settings: BuildSettings) -> BatchProfile | None:
     spanned = span(settings.plan_options.profiles)
     if spanned is not None and settings.batch is not None:
         raise UsageError(
-            "`profiles` have the batch sizes: leave out `min_batch`, `opt_batch` and `max_batch`, or give them as one "
+            "`profiles` sets the batch sizes: leave out `min_batch`, `opt_batch` and `max_batch`, or give them as one "
             "profile"
         )
     return spanned or settings.batch
@@ -211,6 +211,7 @@ def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
 
 def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accept | None = None) -> None:
     """Build the plans of the typed ONNX in ``bundle``, prove their precision and write the manifest."""
+    require_nodes(bundle.settings.allow_fallback, bundle.folder / MODEL)
     bundle.notes.extend(_float16_notes(bundle))
     built = _proved_plans(bundle, on_progress)
     achieved = {plan.plan.file: plan.achieved for plan in built.plans}
@@ -218,11 +219,8 @@ def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accep
     verified = verify_bundle(engine, float_onnx, bundle.photos())
     if accept is not None:
         accept(engine, float_onnx)
-    accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
     doubts = undocumented((each.plan.builder, [layer.got for layer in each.achieved]) for each in built.plans)
-    unproved = [describe_unproved(file, layers) for file, layers in achieved.items() if unproved_in(layers)]
-    allowed = [f"allowed fallback: {describe_fallback(layer)}" for layer in accepted]
-    notes = (*bundle.notes, *verified.notes, *doubts, *unproved, *allowed)
+    notes = (*bundle.notes, *verified.notes, *doubts, *proof_notes(achieved))
     manifest = Manifest(
         precision=bundle.precision,
         contract=bundle.model.contract,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
 from onnx import TensorProto
@@ -27,7 +28,7 @@ from alexnet_deploy.onnx_graph.element_types import (
     stored_type,
     weight_alone,
 )
-from alexnet_deploy.onnx_graph.onnx_file import initializers
+from alexnet_deploy.onnx_graph.onnx_file import initializers, load_onnx
 
 _ONNX_TYPES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
@@ -148,14 +149,7 @@ def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> 
     Each of ``allowed`` is a node's name or a regular expression for whole names; UsageError if it is neither.
     """
     names = frozenset(allowed)
-    patterns = []
-    for name in names:
-        try:
-            patterns.append(re.compile(name))
-        except re.error as exc:
-            raise UsageError(
-                f"`allow_fallback` {name}: is not a regular expression ({exc}); give a node's name"
-            ) from exc
+    patterns = [_pattern(name) for name in names]
     return [
         layer
         for layer in layers
@@ -164,6 +158,23 @@ def fallbacks(layers: Iterable[LayerPrecision], allowed: Iterable[str] = ()) -> 
         and layer.node not in names
         and not any(pattern.fullmatch(layer.node) for pattern in patterns)
     ]
+
+
+def require_nodes(allowed: Iterable[str], onnx_path: Path) -> None:
+    """UsageError where one of ``allowed`` (see ``fallbacks``) is no compute node of the typed ONNX."""
+    names = [node.name for node in compute_nodes(load_onnx(onnx_path))] if allowed else []
+    for name in allowed:
+        pattern = _pattern(name)
+        if name not in names and not any(map(pattern.fullmatch, names)):
+            like = names[0] if names else ""
+            raise UsageError(f"`allow_fallback` {name}: matches no node of the graph; its nodes have names like {like}")
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    try:
+        return re.compile(name)
+    except re.error as exc:
+        raise UsageError(f"`allow_fallback` {name}: is not a regular expression ({exc}); give a node's name") from exc
 
 
 def describe_fallback(layer: LayerPrecision) -> str:
@@ -182,6 +193,13 @@ def describe_fallback(layer: LayerPrecision) -> str:
 def unproved_in(layers: Iterable[LayerPrecision]) -> list[LayerPrecision]:
     """The layers inside a region, about whose precision the report is silent."""
     return [layer for layer in layers if layer.got == UNPROVED]
+
+
+def proof_notes(achieved: Mapping[str, Sequence[LayerPrecision]]) -> list[str]:
+    """Notes about the layers of each plan that are not proved, or were allowed another precision."""
+    unproved = [describe_unproved(file, layers) for file, layers in achieved.items() if unproved_in(layers)]
+    accepted = [layer for layers in achieved.values() for layer in fallbacks(layers)]
+    return [*unproved, *(f"allowed fallback: {describe_fallback(layer)}" for layer in accepted)]
 
 
 def describe_unproved(file: str, layers: Iterable[LayerPrecision]) -> str:

@@ -15,7 +15,7 @@ from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest
 from alexnet_deploy.bundle.replaced import look, unreplaced
 from alexnet_deploy.bundle.verified import open_bundle
-from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError, UsageError
+from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -53,9 +53,7 @@ def resolve_engine(
             yield engine
         return
     directory = find_bundle(name, store) if name is not None else newest_bundle(store, features=features)
-    if import_options != NO_IMPORT_OPTIONS:
-        given = " and ".join(f"`{option}`" for option in import_options.given())
-        raise UsageError(f"{given}: for an ONNX of another tool, and {directory} is a bundle; leave it out")
+    import_options.refuse_for(directory)
     engine = open_bundle(directory)
     if not features:
         refuse_features(engine)

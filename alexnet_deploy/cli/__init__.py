@@ -80,7 +80,8 @@ for group, commands in GROUPS.items():
         app.command(cls=PlainCommand, rich_help_panel=group)(with_flags(command))
 
 
-def _version(asked: bool) -> None:
+def print_version(asked: bool) -> None:
+    """What ``--version`` of a command line does."""
     if asked:
         print(f"alexnet-deploy {__version__}")
         raise typer.Exit
@@ -89,7 +90,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version.")
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show the reasons against unused runtimes, and the log of the libraries.")

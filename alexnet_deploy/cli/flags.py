@@ -81,6 +81,10 @@ _VALUES = {"int": "N", "int range": "N", "float": "X", "float range": "X", "str"
 """What a person reads for a value of typer's types."""
 
 
+_IN_TWO_BRACKETS = re.compile(r"\[default: \((.*?)\)(?=[;\]])")
+"""How click writes a default that is given as text: ``[default: (2ms)]``."""
+
+
 class PlainCommand(TyperCommand):
     """A command whose help shows ``ENGINE...`` and ``N``, not typer's ``ENGINE <list[str]>`` and ``<int range>``."""
 
@@ -93,7 +97,7 @@ class PlainCommand(TyperCommand):
                     if kind == "argument":  # its name is its value
                         name = record[0].partition(" ")[0] + ("" if param.nargs == 1 else "...")
                     section = getattr(param, "rich_help_panel", None) or f"{kind.capitalize()}s"
-                    sections.setdefault(section, []).append((name, record[1]))
+                    sections.setdefault(section, []).append((name, _IN_TWO_BRACKETS.sub(r"[default: \1", record[1])))
             for section, rows in sections.items():
                 with formatter.section(section):
                     formatter.write_dl(rows)

@@ -101,10 +101,10 @@ def open_engines(
     paths = {name: _path_of(name, store) for name, _ in specs}
     if names is not None:
         _refuse_twice([(paths[name], runtime) for name, runtime in specs], given)
-    has_onnx = any(name.endswith(".onnx") for name, _ in specs)
+    options_for = import_options.for_each([name for name, _ in specs])
     with ExitStack() as stack:
         found: dict[tuple[Path, str, str], EvaluatedEngine] = {}  # by path, runtime and device
-        for name, runtime in specs:
+        for (name, runtime), options in zip(specs, options_for, strict=True):
             if name.endswith(".safetensors"):
                 if device is not None:
                     raise UsageError(
@@ -114,8 +114,6 @@ def open_engines(
                 if full_decode:
                     checkpoint.runner.contract = checkpoint.runner.contract.decoded("full")
                 continue
-            describes_it = name.endswith(".onnx") or not has_onnx
-            options = import_options if describes_it else NO_IMPORT_OPTIONS
             engine = stack.enter_context(resolve_engine(name, store, options))
             open_on = partial(open_runner, engine, threads=threads, tf32=tf32, device=device)
             every = RUNTIMES if device is None else GPU_RUNTIMES

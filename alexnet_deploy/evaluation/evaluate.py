@@ -123,7 +123,7 @@ def evaluate(
             )
         return evaluate_opened(
             opened,
-            list_labelled(Path(data), opened[0].runner.contract),
+            list_labelled(Path(data), opened[0].runner.contract, opened[0].name),
             ten_crop=ten_crop,
             outliers=None if outliers is None else list_unlabelled(Path(outliers)),
             allow_calibration_images=allow_calibration_images,

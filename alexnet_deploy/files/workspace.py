@@ -34,9 +34,10 @@ _SAFELY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 def workspace(target: Path) -> Iterator[Path]:
     """Yield the path to write ``target`` at, in a new folder of its own; the folder is removed at the end.
 
-    Sweeps the workspaces of ``target`` whose writers are gone, and ends what they had begun to put in place.
+    So are the folders above ``target`` that were made for it, if an error leaves them empty. Sweeps the workspaces of
+    ``target`` whose writers are gone, and ends what they had begun to put in place.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    missing = [parent for parent in target.parents if not parent.exists()]
     _sweep(target)
     folder, lock = _locked_folder(target)
     try:
@@ -46,6 +47,9 @@ def workspace(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder / _CONTENT, ignore_errors=True)
         os.close(lock)  # before its file is removed, which NFS would rename
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # one is not empty
+            for parent in missing:
+                parent.rmdir()
 
 
 def meant(path: Path) -> Path:
@@ -61,9 +65,11 @@ def meant(path: Path) -> Path:
 def _locked_folder(target: Path) -> tuple[Path, int]:
     """A new workspace, and the descriptor whose lock keeps it alive."""
     for _ in range(_TRIES):
-        folder = Path(tempfile.mkdtemp(prefix=f".{shortened(target.name)}.tmp-", dir=target.parent))
-        # Another process may sweep the folder before it is locked. Then the lock is held there, or its file is gone.
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Another process may remove the empty parent, or sweep the folder before it is locked. Then the lock is held
+        # there, or its file is gone.
         with contextlib.suppress(FileNotFoundError):
+            folder = Path(tempfile.mkdtemp(prefix=f".{shortened(target.name)}.tmp-", dir=target.parent))
             lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             if try_lock(lock) is not False and _is_at(lock, folder / _LOCK):
                 return folder, lock

@@ -34,12 +34,12 @@ def list_unlabelled(folder: Path) -> LabelledImages:
     return LabelledImages(folder, files, (-1,) * len(files), "nothing")
 
 
-def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
+def list_labelled(folder: Path, contract: ModelContract, model: str = "this model") -> LabelledImages:
     """All images of ``folder``, which has one subfolder per class, named by class id, label or class number.
 
     One naming for all folders is preferred, in this order. If none fits all, each folder is matched by the first one
     that contains its name. Raises InputError if a folder matches no class of the contract or several, if two match
-    the same class, if one is empty, or if there are none.
+    the same class, if one is empty, or if there are none; ``model`` is the name of the engine for its message.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give a folder with one subfolder of images per class")
@@ -49,7 +49,7 @@ def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
             f"{folder}: holds no class folders; its classes are {', '.join(contract.class_ids[:3])}, ...: "
             "give a folder with one subfolder of images per class"
         )
-    targets, naming = _classes_of(folder, names, contract)
+    targets, naming = _classes_of(folder, names, contract, model)
     folder_of: dict[int, str] = {}
     for name, target in zip(names, targets, strict=True):
         if (other := folder_of.setdefault(target, name)) != name:
@@ -69,7 +69,7 @@ def list_labelled(folder: Path, contract: ModelContract) -> LabelledImages:
     return LabelledImages(folder, tuple(files), tuple(target_of), naming)
 
 
-def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> tuple[list[int], str]:
+def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract, model: str) -> tuple[list[int], str]:
     """The class number of each folder, and the naming of the folders."""
     by_label: dict[str, list[int]] = {}
     for k, label in enumerate(contract.labels):
@@ -87,7 +87,7 @@ def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> 
     for name in names:
         naming = next((key for key, known in fits_all.items() if name in known), None)
         if naming is None:
-            raise InputError(_no_class(folder, name, names, namings, contract))
+            raise InputError(_no_class(folder, name, names, namings, contract, model))
         candidates = fits_all[naming][name]
         if len(candidates) > 1:
             ids = " or ".join(contract.class_ids[k] for k in candidates)
@@ -98,10 +98,15 @@ def _classes_of(folder: Path, names: Sequence[str], contract: ModelContract) -> 
 
 
 def _no_class(
-    folder: Path, name: str, names: Sequence[str], namings: dict[str, dict[str, list[int]]], contract: ModelContract
+    folder: Path,
+    name: str,
+    names: Sequence[str],
+    namings: dict[str, dict[str, list[int]]],
+    contract: ModelContract,
+    model: str,
 ) -> str:
     """The reason that the folder matches no class, and the class that was probably meant."""
-    message = f"{folder}: folder {name!r} is not a class of this model"
+    message = f"{folder}: folder {name!r} is not a class of {model}"
     matched = {naming: sum(n in known for n in names) for naming, known in namings.items()}
     best = max(matched, key=lambda naming: matched[naming])
     if matched[best]:
@@ -114,7 +119,9 @@ def _no_class(
     if close:
         return f"{message}; did you mean {spellings[close[0]]!r}?"
     examples = [_called(contract, k) for k in range(min(3, len(contract.labels)))]
-    return f"{message}; its classes are {', '.join(examples)}{', ...' if len(contract.labels) > 3 else ''}"
+    more = ", ..." if len(contract.labels) > 3 else ""
+    classes = f"its classes are {', '.join(examples)}{more}"
+    return f"{message}; {classes}: rename the folder, or choose a model of its classes"
 
 
 def _plain(text: str) -> str:

@@ -131,7 +131,7 @@ def _evaluate(
 ) -> tuple[DataSet, list[EngineReport]]:
     with ExitStack() as stack:
         opened = _open(request, bundles, gaps, stack)
-        labelled = list_labelled(request.data, opened[0].runner.contract)
+        labelled = list_labelled(request.data, opened[0].runner.contract, opened[0].name)
         evaluation = evaluate_opened(
             opened,
             labelled,

@@ -13,7 +13,7 @@ from pathlib import Path
 from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import Manifest
 from alexnet_deploy.bundle.verified import verify
-from alexnet_deploy.errors import ArtifactError, ProofError, UsageError
+from alexnet_deploy.errors import ArtifactError, InputError, ProofError, UsageError
 from alexnet_deploy.evaluation.max_drop import holds_max_drop
 from alexnet_deploy.machine.cpu import describe_machine
 from alexnet_deploy.profiling.engine import BatchResult
@@ -87,11 +87,16 @@ def unchanged_bundles(report: Report, store: Path, source: Path) -> tuple[str, .
 def recommend(report: Report, store: Path, bounds: Bounds, source: Path) -> Recommendation:
     """Choose a bundle of ``store`` by the rule above; ``source`` is the file that ``report`` was read from.
 
-    Raises UsageError for a batch size that was not measured, ArtifactError if the files of the store have changed
-    since, ProofError with the closest bundle if none meets the bounds.
+    Raises InputError for a report without latencies, UsageError for a batch size that was not measured, ArtifactError
+    if the files of the store have changed since, ProofError with the closest bundle if none meets the bounds.
     """
+    if not report.batches():
+        raise InputError(
+            f"{source}: was measured without latencies, and the fastest engine is chosen by them; measure again with "
+            "them: alexnet-deploy report"
+        )
     if bounds.batch not in report.batches():
-        measured = ", ".join(map(str, report.batches())) or "no latency at all"
+        measured = ", ".join(map(str, report.batches()))
         raise UsageError(f"`batch` {bounds.batch}: {source} measured {measured}; choose one of them, or measure again")
     there = unchanged_bundles(report, store, source)
     passed_over: dict[str, str] = {}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from alexnet_deploy.adoption.image_input import ImageInput
-from alexnet_deploy.adoption.import_options import ImportOptions, PresetName
+from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOptions, PresetName
 from alexnet_deploy.adoption.preprocessing_of import preprocessing_of
 from alexnet_deploy.adoption.presets import PRESETS, with_preset
 from alexnet_deploy.contract import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
@@ -99,6 +99,19 @@ class TestScale:
             ImportOptions(**options)
 
 
+@pytest.mark.parametrize(
+    ("names", "described"),
+    [
+        (["bundle", "net.onnx"], [False, True]),
+        (["a.onnx", None, "b.onnx"], [True, False, True]),
+        (["bundle", None], [True, True]),  # to be refused
+    ],
+)
+def test_they_describe_the_onnx_files_among_engines(names: list[str | None], described: list[bool]) -> None:
+    given = ImportOptions((0.5,), (0.5,))
+    assert given.for_each(names) == [given if each else NO_IMPORT_OPTIONS for each in described]
+
+
 class TestPresets:
     @pytest.mark.parametrize(
         ("name", "resize", "resize_to", "interpolation", "channels", "of_black", "of_white"),
@@ -159,7 +172,9 @@ class TestPresets:
         assert {name: getattr(found, name) for name in changed} == changed
 
     def test_a_resize_to_below_the_crop(self) -> None:
-        with pytest.raises(UsageError, match=r"resize_to 200 is below the crop's 224 x 224; check `crop`, `resize_to`"):
+        with pytest.raises(
+            UsageError, match=r"200 pixels before the crop are fewer than its 224 x 224; check `crop`, `resize_to`"
+        ):
             rules(preprocessing="torchvision", resize_to=200)
 
     def test_what_is_done_is_said_in_one_line(self) -> None:

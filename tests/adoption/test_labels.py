@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -160,10 +161,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("name", "content", "cause"),
         [
-            ("a.txt", "cat\ndog\n", "holds 2 labels, the model has 5 outputs; give one per line for each"),
+            ("a.txt", "cat\ndog\n", "holds 2 labels, the model has 5 classes; give one per line for each"),
             ("a.txt", "", "holds 0 labels"),
-            ("a.txt", "cat\ndog\nant\nbee\n", "holds 4 labels, the model has 5 outputs; if the first output is"),
-            ("a.txt", "background\n" + "\n".join(NAMES), "holds 6 labels, the model has 5 outputs; if the first label"),
+            ("a.txt", "cat\ndog\nant\nbee\n", "holds 4 labels, the model has 5 classes; if the first output is"),
+            ("a.txt", "background\n" + "\n".join(NAMES), "holds 6 labels, the model has 5 classes; if the first label"),
             ("a.txt", "cat\ndog\n\nbee\nfly\n", "its label 2 is empty"),
             ("a.txt", "\n".join(NAMES).encode("utf-16-le"), "it is not text"),
             ("a.txt", b"caf\xe9\n" * 5, "cannot be read as labels"),
@@ -200,9 +201,18 @@ class TestRefused:
             read_labels(write(tmp_path, name, content), 5)
         assert str(tmp_path / name) in str(refused.value)
 
-    def test_a_file_that_is_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"nothing.txt: cannot be read as labels"):
+    def test_a_file_that_is_missing_or_a_pipe(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            InputError, match=r"nothing.txt: cannot be read as labels \(No such file or directory\); give"
+        ):
             read_labels(tmp_path / "nothing.txt", 5)
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(InputError, match=r"cannot be read as labels \(it is a FIFO, not a plain file\); give"):
+            read_labels(tmp_path / "pipe", 5)
+
+    def test_one_label_of_a_model_of_one_score(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"holds 1 label, .* 2 classes; .* of the negative class first, then the"):
+            read_labels(write(tmp_path, "a.txt", "defect\n"), 2)
 
     def test_the_order_of_the_devkit(self, tmp_path: Path) -> None:
         """It begins with the kit fox, published models with the tench."""
@@ -211,7 +221,7 @@ class TestRefused:
             read_labels(write(tmp_path, "a.txt", "\n".join(other)), 1000)
 
     def test_imagenet_has_a_thousand(self) -> None:
-        with pytest.raises(InputError, match=r"imagenet1k: holds 1000 labels, the model has 5 outputs"):
+        with pytest.raises(InputError, match=r"imagenet1k: holds 1000 labels, the model has 5 classes"):
             read_labels("imagenet1k", 5)
-        with pytest.raises(InputError, match=r"the model has 1001 outputs; if the first output is a background class"):
+        with pytest.raises(InputError, match=r"the model has 1001 classes; if the first output is a background class"):
             read_labels("imagenet1k", 1001)

@@ -165,7 +165,7 @@ class TestHuggingFace:
         (tmp_path / "config.json").write_text(json.dumps({"id2label": {"0": "a", "1": "b"}}))
         contract, notes = adopt_with_notes(source, tmp_path / "out.onnx", ImportOptions((0.5,), (0.5,)))
         assert contract.labels == ("0", "1", "2", "3", "4")
-        assert any("holds 2 labels, the model has 5 outputs" in note for note in notes)
+        assert any("holds 2 labels, the model has 5 classes" in note for note in notes)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,8 @@ def test_a_layer_that_misses_its_precision_fails_the_build(
     ):
         build_bundle(tiny_onnx, tmp_path / "bundle", "fp16")
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="`allow_fallback` nix: matches no node of the graph"):
+        build_bundle(tiny_onnx, tmp_path / "bundle", "fp16", allow_fallback=("nix",))
     made = build_bundle(tiny_onnx, tmp_path / "bundle", "fp16", allow_fallback=("features.0/Conv",))
     assert [note.startswith("allowed fallback: features.0/Conv") for note in made.notes] == [True]
 

@@ -191,7 +191,7 @@ class TestBundle:
         assert made.batch == SOME
 
     def test_profiles_and_a_batch_contradict_each_other(self, tiny_onnx: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="`profiles` have the batch sizes: leave out `min_batch`"):
+        with pytest.raises(UsageError, match="`profiles` sets the batch sizes: leave out `min_batch`"):
             build_bundle(tiny_onnx, tmp_path / "b", plan_options=PlanOptions(profiles=(ONE,)), batch=SOME)
         assert list(tmp_path.iterdir()) == []
 

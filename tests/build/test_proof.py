@@ -158,6 +158,16 @@ def test_a_bad_pattern() -> None:
         proof.fallbacks([], ["conv["])
 
 
+@pytest.mark.parametrize("allowed", ["nix", "Gem"])
+def test_an_allowed_fallback_of_no_node_is_refused(allowed: str, tmp_path: Path) -> None:
+    g = Graph()
+    path = g.save(g.node("Gemm", "pixels", g.weight(3, 5)), tmp_path / "m.onnx", ["N", 3])
+    (node,) = proof.compute_nodes(onnx.load(path))
+    proof.require_nodes([node.name, ".*"], path)
+    with pytest.raises(UsageError, match=f"`allow_fallback` {allowed}: matches no node .* names like {node.name}$"):
+        proof.require_nodes([".*", allowed], path)
+
+
 def test_the_inspectors_json() -> None:
     layers = reported_layers.layers_from_inspector(json.dumps({"Layers": [TENSORRT_10, TENSORRT_11, "a name alone"]}))
     assert layers == [

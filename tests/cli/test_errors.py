@@ -93,7 +93,12 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         ),
         ("build-engine --calibration-images 0", 2, "--calibration-images 0: must be 1 or more"),
         ("diagnose --data photos --images -1", 2, "--images -1: must be 1 or more"),
-        ("diagnose none.onnx --data photos", 1, "none.onnx: no such ONNX file"),
+        ("diagnose none.onnx --data photos", 1, "none.onnx: no such ONNX file; give your own as ONNX, or make ours"),
+        (
+            "calibration-stability gone.onnx --calibration-data photos --engine alexnet-int8",
+            1,
+            "give the one that alexnet-int8 was built from as ONNX",
+        ),
         ("calibration-stability --calibration-data photos --seeds 1", 2, "--seeds 1: must be 2 or more"),
         (
             f"{FP8} --calibration-method entropy",
@@ -106,7 +111,7 @@ FP8 = "build-engine --fp8 --calibration-data photos/train --calibration-images 6
         (f"{FP8} --target sm80", 1, "engines/alexnet.onnx: sm80 has no FP8; choose sm89 or later"),
         ("build-engine -o photos", 1, "photos: holds train, so it is not just an engine bundle"),
         ("build-engine -o /proc/no/bundle", 1, "cannot be written"),
-        ("evaluate photos", 1, "folder 'train' is not a class of this model"),
+        ("evaluate photos", 1, "folder 'train' is not a class of alexnet-"),
         ("evaluate empty", 1, "empty: holds no class folders"),
         ("profile --batch-sizes 0", 2, "--batch-sizes 0"),
         ("profile --store empty", 1, "empty/ holds no engine"),

@@ -42,7 +42,15 @@ def test_the_groups_stand_in_the_order_of_the_pipeline_with_whole_sentences(comm
 
 def test_version_and_a_missing_argument(command: Command) -> None:
     assert command("--version").out.startswith("alexnet-deploy 0.")
+    assert CliRunner().invoke(training, ["--version"]).output == command("--version").out
     assert command("infer").code == 2
+
+
+def test_defaults_and_arguments_are_in_one_pair_of_brackets(command: Command) -> None:
+    assert "[default: 2ms]" in command("package", "--help").out
+    of_report = " ".join(CliRunner().invoke(training, ["report", "--help"]).output.split())
+    assert "[default: 2; for a GPU one per core, 16 at most;" in of_report
+    assert "{QUERY}..." in command("neighbours", "--help").out
 
 
 def options_of(command: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from PIL import Image
 from alexnet_deploy.adoption.import_options import ImportOptions
 from alexnet_deploy.cli import GROUPS
 from alexnet_deploy.cli.flags import flag_of
+from alexnet_deploy.serving.engines.sources import find_sources
 from tests.helpers.command import Command
 from tests.helpers.models.graphs import graph_model
 
@@ -103,6 +104,25 @@ def test_they_reach_the_model(command: Command, folder: Path, options: str, answ
 def test_errors_name_the_flags(command: Command, folder: Path, options: str, message: str) -> None:
     ran = command("infer", folder / "wide.png", "--engine", folder / "where.onnx", *options.split())
     assert (ran.code, message in ran.error) == (2, True), ran.err
+
+
+def test_a_bundle_may_stand_beside_such_a_file(
+    command: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx_file, options = folder / "where.onnx", ("--preprocessing", "raw", "--labels", folder / "labels.json")
+    assert command("build-engine", onnx_file, "-o", "bundle", *options).code == 0
+    explained = command(
+        "explain", folder / "wide.png", "-o", "maps", "--engine", "bundle", "--beside", onnx_file, *options
+    )
+    for ran in (
+        command("package", "bundle", onnx_file, "--triton", "repository", *options),
+        explained,
+    ):
+        assert ran.code == 0, ran.err
+    assert find_sources(["bundle", str(onnx_file)], tmp_path, "auto", ImportOptions(preprocessing="raw"))
+    ran = command("package", "bundle", "--triton", "repository", "--preprocessing", "raw")
+    assert (ran.code, "bundle is a bundle; leave it out" in ran.error) == (2, True), ran.err
 
 
 def test_inspect_shows_the_preprocessing(command: Command, folder: Path, tmp_path: Path) -> None:

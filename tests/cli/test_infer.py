@@ -131,6 +131,8 @@ def test_lists_parts_and_the_standard_input(command: Command, monkeypatch: pytes
         (("photos", "-o", "photos/1.jpg"), "--output photos/1.jpg: is an image"),
         (("photos/1.jpg", "-o", "photos/1.jpg"), "--output photos/1.jpg: is the same file as the input"),
         (("--from-file", "list", "-o", "list"), "--output list: is the same file as the input list"),
+        (("photos", "--json"), "--json: infer writes rows; its JSON is --format jsonl, one object per line"),
+        (("photos", "-o", "rows.json"), "--output rows.json: '.json' is the suffix of no format; end it in .jsonl, "),
         (("photos", "-o", "tiny.onnx"), "--output tiny.onnx: is the same file as the input tiny.onnx"),
         (("--from-file", "gone"), "--from-file gone: cannot be read"),
     ],
@@ -198,7 +200,7 @@ def test_no_file_of_the_engine_is_replaced(command: Command, place: Path) -> Non
     assert len(files) > 4
     for path in files:
         engine = "bundle" if path.parent == Path("bundle") else "split.onnx"
-        ran = command("infer", "photos", "--engine", engine, "-o", path, "--runtime", "openvino")
+        ran = command("infer", "photos", "--engine", engine, "-o", path, "--format", "csv")
         words = "is a file of the engine bundle" if engine == "bundle" else "is the same file as the input"
         assert (ran.code, words in ran.error) == (2, True), ran.err
     assert {path: path.read_bytes() for path in files} == before
@@ -221,7 +223,7 @@ def test_what_is_no_list_is_one_line(command: Command, monkeypatch: pytest.Monke
 
 def test_an_input_without_an_images_name_is_not_replaced_either(command: Command) -> None:
     Path("photos/6.jpg").write_bytes(b"damaged")
-    ran = command("infer", "photos", "-o", "photos/6.jpg", *ENGINE)
+    ran = command("infer", "photos", "-o", "photos/6.jpg", "--format", "csv", *ENGINE)
     assert (ran.code, "is the same file as the input" in ran.error) == (2, True)
     assert Path("photos/6.jpg").read_bytes() == b"damaged"
 

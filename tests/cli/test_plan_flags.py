@@ -50,7 +50,7 @@ def test_only_what_differs_from_trtexecs_defaults_is_shown() -> None:
     ("flags", "says"),
     [
         (("--profile", "1,1,1", "--profile", "8,8,8"), "--profile: no profile has batches of 2..7"),
-        ((*SMALL, "--max-batch", 4), "--profile have the batch sizes: leave out --min-batch"),
+        ((*SMALL, "--max-batch", 4), "--profile sets the batch sizes: leave out --min-batch"),
         (("--profile", "1,8"), "'1,8' is not a smallest, tuned and largest batch, such as 1,8,32"),
         (("--profile", "8,4,32"), "is below"),
         (("--workspace", "512"), "'512' is not a size with its unit"),

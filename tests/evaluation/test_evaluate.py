@@ -152,11 +152,12 @@ def test_json_holds_the_confusion_matrix_without_its_zeros(run: Command, here: P
         (("photos/val", *BOTH, "--max-drop", "nan"), 2, "--max-drop nan: must be points"),
         (("photos/val", "--engine", "exact", "--max-drop", "1"), 2, "a comparison needs two; add another to --engine"),
         (("photos/val", *BOTH, "--gallery", "g.html", "--gallery-images", 0), 2, "--gallery-images 0: must be 1 or"),
+        (("photos/val", *BOTH, "--gallery-images", 3), 2, "--gallery-images needs --gallery; add it"),
         (("photos/val", *BOTH, "--gallery", "photos"), 2, "--gallery photos: does not end in one of .html, .htm"),
         (
             ("photos", *BOTH),
             1,
-            "photos: folder 'train' is not a class of this model, but holds class folders; give photos/",
+            "photos: folder 'train' is not a class of exact, but holds class folders; give photos/",
         ),
         (("photos/val", "--engine", "absent"), 1, "absent: no such engine in engines/; it contains exact, ruined"),
         (("photos/val", "--store", "photos"), 1, "photos/ holds no engine"),

@@ -233,3 +233,14 @@ def test_a_link_that_looks_like_a_workspace_is_not_followed(tmp_path: Path) -> N
         temporary.write_text("new")
     assert names(tmp_path) == {"artifact", "mine", ".artifact.tmp-abcdefgh"}
     assert names(tmp_path / "mine") == set()
+
+
+def test_an_error_leaves_no_folder_that_was_made_for_the_artifact(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for path in (tmp_path / "engines/of/bundle", tmp_path / "there/bundle"):
+        with pytest.raises(InputError), atomic_directory(path):
+            raise InputError("no such ONNX file")
+    assert names(tmp_path) == {"there"}
+    with atomic_directory(tmp_path / "engines/of/bundle"):
+        pass
+    assert (tmp_path / "engines/of/bundle").is_dir()

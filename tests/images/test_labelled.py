@@ -95,6 +95,12 @@ def test_a_mismatch_is_explained_in_one_line(tmp_path: Path, names: tuple[str, .
     assert "\n" not in str(error.value)
 
 
+def test_the_engine_is_named_with_the_next_step(tmp_path: Path) -> None:
+    folders(tmp_path, "zebra")
+    with pytest.raises(InputError, match=r"of birds-int8; .*: rename the folder, or choose a model of its classes$"):
+        list_labelled(tmp_path, CONTRACT, "birds-int8")
+
+
 def test_an_empty_class_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     folders(tmp_path, "n01", "n02")
     (tmp_path / "n02/1.png").rename(tmp_path / "n02/1.txt")

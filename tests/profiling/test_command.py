@@ -181,17 +181,23 @@ def test_a_narrow_terminal_gets_fewer_columns_and_no_broken_ones(width: int, sho
 
 
 @pytest.mark.parametrize(
-    ("rows", "code"),
-    [((row(),), 0), ((row(), row(steady=False)), 1), ((row(invalid=("it was hot; cool it",)),), 1)],
+    ("rows", "why"),
+    [
+        ((row(), row(steady=False)), "is unstable: the medians of its last windows differ by 7.2 %; measure on an "),
+        ((row(invalid=("it was hot; cool it",)),), "is invalid: it was hot; cool it"),
+        ((row(invalid=("hot",)), row(), row(steady=False)), "is invalid: hot (and 1 more of 3 rows)"),
+    ],
 )
-def test_strict_fails_where_a_row_is_marked(
-    shown: Callable[..., RunResult], rows: tuple[BatchResult, ...], code: int
+def test_strict_fails_with_the_reason_where_a_row_is_marked(
+    shown: Callable[..., RunResult], rows: tuple[BatchResult, ...], why: str
 ) -> None:
     assert shown(*rows).code == 0
-    ran = shown(*rows, options=["--strict"])
-    assert ran.code == code
-    assert "tiny-fp32" in ran.out
-    assert "error" not in ran.err
+    assert shown(row(), options=["--strict"]).code == 0
+    for form in ([], ["--json"]):
+        ran = shown(*rows, options=["--strict", *form])
+        assert ran.code == 1
+        assert "tiny-fp32" in ran.out
+        assert ran.error.startswith(f"error: --strict: tiny-fp32 batch 1 {why}")
 
 
 def test_a_full_disk_leaves_the_old_times(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -173,7 +173,7 @@ def test_a_folder_name_that_is_no_text(run: Command, here: Path) -> None:
         (("--data", "photos/val", "--store", "none"), 1, "none/ holds no engine; build one"),
         (("other", "--data", "photos/val"), 1, "other: no such engine in engines/; it contains"),
         (("exact", "engines/exact", *QUICK), 2, "engines/exact: is named twice; name each bundle once"),
-        (("--data", "photos"), 1, "photos: folder 'train' is not a class of this model"),
+        (("--data", "photos"), 1, "photos: folder 'train' is not a class of "),
         (("--data", "nowhere"), 1, "nowhere: no such"),
         (("--data", "photos/val", "--photos", "nowhere"), 1, "nowhere: no such"),
         (("--data", "photos/val", "--batch-sizes", "0"), 2, "--batch-sizes 0: must be 1 or more"),

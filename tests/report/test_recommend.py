@@ -11,7 +11,7 @@ import pytest
 
 from alexnet_deploy.bundle.manifest import MODEL, Manifest, save_manifest
 from alexnet_deploy.contract import BatchProfile, ModelContract
-from alexnet_deploy.errors import ArtifactError, ProofError, UsageError
+from alexnet_deploy.errors import ArtifactError, InputError, ProofError, UsageError
 from alexnet_deploy.files import sha256_of
 from alexnet_deploy.machine.cpu import describe_machine
 from alexnet_deploy.report.data import EngineReport, Machine, Report
@@ -66,6 +66,12 @@ def test_the_fastest_within_all_bounds(tmp_path: Path) -> None:
         choose(max_ms=6.0, batch=8)
     with pytest.raises(UsageError, match=r"`batch` 4: report.json measured 1, 8; choose one of them"):
         choose(batch=4)
+
+
+def test_a_report_without_latencies_is_to_be_measured_again(tmp_path: Path) -> None:
+    report = store_of(tmp_path, dataclasses.replace(exact(), profile=None))
+    with pytest.raises(InputError, match=r"^report.json: was measured without latencies, .*: alexnet-deploy report$"):
+        best(tmp_path, report)
 
 
 def test_the_percentile_that_counts_can_be_chosen(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ class TestEvaluate:
         assert (code, result["images"], result["views"]) == (0, 6, 10)
         assert result["top1_percent"] == round(100 * sum(right) / 6, 3)
 
+    def test_files_that_training_may_leave_out_can_be_left_out_here(
+        self, tiny_checkpoint: Checkpoint, photo_folder: Path, tmp_path: Path, cli: Command
+    ) -> None:
+        data, path = tmp_path / "val", save_checkpoint(tiny_checkpoint, tmp_path / "checkpoint.safetensors")
+        shutil.copytree(photo_folder / "val", data)
+        (data / "n01_red/gone.jpg").symlink_to("nowhere.jpg")
+        packed = ("pack", path, tmp_path / "packed.safetensors", "--data", data)
+        for command in (("evaluate", path, data), packed):
+            refused = cli(*command, "--workers", "0")
+            assert (refused.code, "gone.jpg: no such file" in refused.error) == (1, True)
+            ran = cli(*command, "--workers", "0", "--allow-unreadable")
+            assert (ran.code, "1 images cannot be read and are left out" in ran.err) == (0, True), ran.err
+            result = json.loads(ran.out)
+            assert (result["images"], result["unreadable"]) == (6, 1)
+
     def test_an_answer_that_is_not_finite_counts_as_wrong(
         self, tiny_checkpoint: Checkpoint, photo_folder: Path
     ) -> None:

@@ -177,6 +177,9 @@ def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, phot
     assert "already holds a run; add --resume" in refused()
     other_rate = refused("--resume", "--lr", "1e-3")
     assert "this run had --lr 0.0005, now it is 0.001; use the same settings" in other_rate
+    longer = refused("--resume", "--epochs", "4")
+    assert "this run had --epochs 1, now it is 4" in longer
+    assert longer.endswith(f"; to train longer: --start {tmp_path / 'run'} and another --output\n")
     left = [tmp_path / "run" / name for name in ("data.json", "preflight.txt")]
     before = [path.read_bytes() for path in left]
     (photos / "n02_green" / "0.jpg").write_bytes(b"")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
+from alexnet_deploy.cli import print_version
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.flags import CommandGroup, PlainCommand, with_flags
 from alexnet_deploy.cli.output.standard_output import checked_standard_output
@@ -18,7 +19,7 @@ from alexnet_deploy.cli.output.terminal import note, note_written
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.machine.process import losing_standard_error
 from training.cli.compress import compress_command
-from training.cli.options import CheckpointFile, ResizeTo, ValLabels, Workers
+from training.cli.options import AllowUnreadable, CheckpointFile, ResizeTo, ValLabels, Workers
 from training.cli.report import report_command
 from training.cli.train import train_command
 from training.loop.stop import Interrupted
@@ -45,6 +46,15 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, Option("--version", callback=print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 def evaluate_command(
     checkpoint: CheckpointFile,
     data: Annotated[Path, Argument(metavar="DATA", help="Class folders with images, or ImageNet's flat val.")],
@@ -52,6 +62,7 @@ def evaluate_command(
     ten_crop: Annotated[bool, Option("--ten-crop", help="Average over the paper's ten crops.")] = False,
     confusion: Annotated[bool, Option("--confusion", help="Add the confusion matrix, in counts.")] = False,
     resize_to: ResizeTo = None,
+    allow_unreadable: AllowUnreadable = False,
     *,
     workers: Workers,
 ) -> None:
@@ -59,6 +70,7 @@ def evaluate_command(
     with needs("train"):
         from alexnet_deploy.model.checkpoint import load_checkpoint
         from training.data.lists.listing import list_val_images
+        from training.data.preflight import readable_part
         from training.packing.scale import at_scale
         from training.results.evaluate import evaluate_checkpoint
 
@@ -66,8 +78,13 @@ def evaluate_command(
     images = list_val_images(data, loaded.contract.class_ids, val_labels)
     for text in images.notes:
         note(text)
+    unreadable: tuple[str, ...] = ()
+    if allow_unreadable:
+        images, unreadable = readable_part(images, threads=max(1, workers))
     result = evaluate_checkpoint(loaded, images, workers=workers, ten_crop=ten_crop, confusion=confusion)
-    print_json(result)
+    print_json(result | ({"unreadable": len(unreadable)} if unreadable else {}))
+    if unreadable:
+        note(f"{len(unreadable)} images cannot be read and are left out, first {unreadable[0]}", style="yellow")
 
 
 def pack_command(
@@ -83,6 +100,7 @@ def pack_command(
         Path | None,
         Option(metavar="BUNDLE", help="Calibrated float32 bundle of the checkpoint, whose calibration it gets."),
     ] = None,
+    allow_unreadable: AllowUnreadable = False,
     *,
     workers: Workers,
 ) -> None:
@@ -98,10 +116,13 @@ def pack_command(
         val_labels=val_labels,
         resize_to=resize_to,
         calibration=calibration,
+        allow_unreadable=allow_unreadable,
         workers=workers,
     )
     if result is not None:
         print_json(result)
+        if unreadable := result.get("unreadable"):
+            note(f"{unreadable} images cannot be read and are left out", style="yellow")
         if count := result.get("calibration_images"):
             note(f"the calibration was fitted on {count} of these images, so NLL and ECE are too low", style="yellow")
     if hf is not None:

@@ -26,6 +26,7 @@ ValLabels = Annotated[
     Path | None,
     Option(help="Classes of a validation folder without class folders: ImageNet's LOC_val_solution.csv, val.txt."),
 ]
+AllowUnreadable = Annotated[bool, Option("--allow-unreadable", help="Leave out files that cannot be read.")]
 Batch = Annotated[int | None, Option(help="Global batch size, instead of the recipe's.")]
 LearningRate = Annotated[float | None, Option(help="Peak learning rate, instead of the recipe's.")]
 BalanceClasses = Annotated[

@@ -9,7 +9,7 @@ from typer import Argument
 
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.output.terminal import note_written, reporting
-from training.cli.options import Val, ValLabels, Workers
+from training.cli.options import AllowUnreadable, Val, ValLabels, Workers
 
 
 def report_command(
@@ -19,6 +19,7 @@ def report_command(
     ] = None,
     val: Val = None,
     val_labels: ValLabels = None,
+    allow_unreadable: AllowUnreadable = False,
     *,
     workers: Workers,
 ) -> None:
@@ -27,5 +28,13 @@ def report_command(
         from training.report.again import report_run
 
     with reporting() as on_progress:
-        written = report_run(run, data, val=val, val_labels=val_labels, workers=workers, on_progress=on_progress)
+        written = report_run(
+            run,
+            data,
+            val=val,
+            val_labels=val_labels,
+            allow_unreadable=allow_unreadable,
+            workers=workers,
+            on_progress=on_progress,
+        )
     note_written(*written)

@@ -18,6 +18,7 @@ from alexnet_deploy.progress import no_progress
 from training.choices import Activation, Freeze, Lrn, Pool, Resize
 from training.cli.options import (
     MAX_SEED,
+    AllowUnreadable,
     BalanceClasses,
     Batch,
     ConvRate,
@@ -102,9 +103,7 @@ def train_command(
     resize: Annotated[
         Resize | None, Option(help="How inference resizes a photo.  [default: that of --start, or shorter-side]")
     ] = None,
-    allow_unreadable: Annotated[
-        bool, Option("--allow-unreadable", help="Leave out files that cannot be read.")
-    ] = False,
+    allow_unreadable: AllowUnreadable = False,
     allow_leak: Annotated[bool, Option("--allow-leak", help="Validate on training images.")] = False,
     allow_two_classes: Annotated[
         bool, Option("--allow-two-classes", help="Train on images that are in two classes.")

@@ -74,16 +74,7 @@ def inspect_data(
     decoding everything costs a small part of one epoch. Only files that share their size with another are hashed.
     Threads are enough: Pillow decodes without the interpreter's lock.
     """
-    files = (*train.files, *val.files)
-    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
-    flaws: list[str | None] = []
-    pool = ThreadPoolExecutor(threads)
-    try:
-        for chunk_flaws in pool.map(_flaws, chunks):
-            flaws += chunk_flaws
-            on_progress("preflight", len(flaws), len(files))
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for all files
+    flaws = _flaws_of((*train.files, *val.files), threads, on_progress)
     readable = np.array([flaw is None for flaw in flaws], bool)
     findings = (
         Finding(
@@ -96,6 +87,31 @@ def inspect_data(
         *_copy_findings(train, val, readable),
     )
     return PreflightReport(tuple(finding for finding in findings if finding.cases), readable)
+
+
+def readable_part(
+    images: ImageList, *, threads: int, on_progress: Progress = no_progress
+) -> tuple[ImageList, tuple[str, ...]]:
+    """``images`` without the files that cannot be read, and the reason for each; InputError if none is left."""
+    flaws = _flaws_of(images.files, threads, on_progress)
+    reasons = tuple(flaw for flaw in flaws if flaw is not None)
+    if len(reasons) == len(images.files):
+        raise InputError(f"{images.root}: none of its images can be read, first {reasons[0]}; give others")
+    return images.where(np.array([flaw is None for flaw in flaws], bool)), reasons
+
+
+def _flaws_of(files: Sequence[Path], threads: int, on_progress: Progress) -> list[str | None]:
+    """As ``_flaws``, with several threads."""
+    chunks = [files[i : i + _CHUNK] for i in range(0, len(files), _CHUNK)]
+    flaws: list[str | None] = []
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for chunk_flaws in pool.map(_flaws, chunks):
+            flaws += chunk_flaws
+            on_progress("preflight", len(flaws), len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for all files
+    return flaws
 
 
 def _flaws(files: Sequence[Path]) -> list[str | None]:

@@ -225,6 +225,8 @@ def _check_same(had: dict[str, Any], now: dict[str, Any], run: Run) -> None:
             group = name.partition(".")[0]
             differs = [name, *(key for key in differs if not key.startswith((f"{group}.", "preprocessing.std")))]
     if differs:
+        differs.sort(key=lambda key: key != "recipe.epochs")  # which others follow from
+        longer = f"; to train longer: `start` {run.output} and another `output`" if "recipe.epochs" in differs else ""
         named = [
             _DIGESTS.get(key, f"{_parameter(key)}{_value(key, old)}, now it is {_value(key, new)}")
             for key in differs[:_NAMED]
@@ -232,6 +234,7 @@ def _check_same(had: dict[str, Any], now: dict[str, Any], run: Run) -> None:
         more = f" (and {len(differs) - _NAMED} more)" if len(differs) > _NAMED else ""
         raise InputError(
             f"{run.output}: this run had {', '.join(named)}{more}; use the same settings and data, or another `output`"
+            f"{longer}"
         )
 
 

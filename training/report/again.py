@@ -8,7 +8,7 @@ from pathlib import Path
 from alexnet_deploy.model.checkpoint import load_checkpoint
 from alexnet_deploy.progress import Progress, no_progress
 from training.data.lists.splits import list_splits
-from training.data.preflight import inspect_data
+from training.data.preflight import readable_part
 from training.report.files import write_report
 from training.report.images import DataSettings, read_data_settings
 from training.run_files import CHECKPOINT
@@ -25,13 +25,15 @@ def report_run(
     *,
     val: Path | None = None,
     val_labels: Path | None = None,
+    allow_unreadable: bool = False,
     workers: int = 2,
     on_progress: Progress = no_progress,
 ) -> tuple[Path, Path]:
     """Write the report of the run directory ``run`` on ``data``; None: the images that the run recorded.
 
-    Returns the page and the card. ``val`` and ``val_labels`` are as for ``train``. Raises the errors of
-    ``list_splits`` and ``write_report``; InputError or ArtifactError if the run does not say where its images are.
+    Returns the page and the card. ``val``, ``val_labels`` and ``allow_unreadable`` are as for ``train``; a run that was
+    trained with ``allow_unreadable`` is measured so on its own images. Raises the errors of ``list_splits`` and
+    ``write_report``; InputError or ArtifactError if the run does not say where its images are.
     """
     recipe = load_checkpoint(run / CHECKPOINT).recipe
     if data is None:
@@ -43,7 +45,7 @@ def report_run(
         settings = DataSettings(data, seed if isinstance(seed, int) else 0, val=val)
     if val_labels is not None:
         settings = dataclasses.replace(settings, val_labels=val_labels)
-    train_images, val_images = list_splits(
+    both = list_splits(
         settings.data,
         val=settings.val,
         val_labels=settings.val_labels,
@@ -51,11 +53,10 @@ def report_run(
         exclude=settings.exclude,
         seed=settings.seed,
     )
-    if settings.allow_unreadable:
-        threads, count = max(1, workers), len(train_images.files)
-        readable = inspect_data(train_images, val_images, threads=threads, on_progress=on_progress).readable
-        train_images, val_images = train_images.where(readable[:count]), val_images.where(readable[count:])
-    both = (train_images, val_images)
+    if settings.allow_unreadable or allow_unreadable:
+        threads = max(1, workers)
+        train_images, val_images = (readable_part(each, threads=threads, on_progress=on_progress)[0] for each in both)
+        both = (train_images, val_images)
     known = ("".join(each.digest() for each in both), "".join(each.former_digest() for each in both))
     notes = () if recipe.get("data") in known else (OTHER_IMAGES,)
-    return write_report(run, train_images, val_images, workers=workers, notes=notes, on_progress=on_progress)
+    return write_report(run, *both, workers=workers, notes=notes, on_progress=on_progress)

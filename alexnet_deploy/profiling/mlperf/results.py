@@ -36,23 +36,28 @@ class RateTrial:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioResult:
-    """One scenario: ``summary`` of a performance run, or ``accuracy``."""
+    """One scenario: ``summary`` of a performance run, ``accuracy``, or ``unmet``."""
 
     scenario: str
     max_batch: int
     """Maximum number of images computed at once."""
-    logs: Path
+    logs: Path | None
+    """None: it was not run."""
     unreadable: tuple[str, ...]
     """The reason on one line, per image; in a performance run they run as black pixels."""
     summary: Summary | None = None
     accuracy: ScenarioAccuracy | None = None
     search: tuple[RateTrial, ...] = ()
+    unmet: str | None = None
+    """The reason that it was not run, as nothing could meet its bound."""
     disturbed: tuple[str, ...] = ()
     """Disturbances of its runs, from ``machine.watch``; LoadGen's verdict does not consider them."""
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """The reasons that it does not count; empty if it does."""
+        if self.unmet is not None:
+            return (self.unmet,)
         if self.summary is None or self.summary.valid:
             return ()
         lowest = min((known.rate for known in self.search), default=None)
@@ -90,4 +95,5 @@ def require_valid(report: MlperfReport) -> None:
     for result in report.results:
         if result.reasons:
             reasons = "; ".join(result.reasons)
-            raise ProofError(f"{result.scenario}: the result is INVALID: {reasons}; see {result.logs}/")
+            see = "" if result.logs is None else f"; see {result.logs}/"
+            raise ProofError(f"{result.scenario}: the result is INVALID: {reasons}{see}")

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from alexnet_deploy.bundle.manifest import Engine
-from alexnet_deploy.errors import InputError, ProofError
+from alexnet_deploy.errors import InputError
 from alexnet_deploy.files import atomic_directory, check_directory
 from alexnet_deploy.images.find import find_images
 from alexnet_deploy.images.labelled import LabelledImages, list_labelled
@@ -54,15 +54,19 @@ def run_scenarios(
 ) -> MlperfReport:
     """Run ``engine`` in ``scenarios``, one after the other; LoadGen's logs land in ``output/<scenario>/``.
 
-    If no rate meets Server's bound, its result is the run with the lowest rate, INVALID. ``on_progress`` gets a line of
-    text for each run, and the number of scenarios done and in all.
+    If no rate meets Server's bound, its result is the run with the lowest rate, INVALID; without a run, if a single
+    image takes longer than the bound. ``on_progress`` gets a line of text for each run, and the number of scenarios
+    done and in all.
 
-    Raises ProofError if a single image takes longer than the bound, InputError if the images cannot be used, the errors
-    of ``open_runner``, and UnavailableError if LoadGen's process fails or, before anything is measured, if ``output``
-    cannot be written.
+    Raises InputError if the images cannot be used, the errors of ``open_runner``, and UnavailableError if LoadGen's
+    process fails or, before anything is measured, if ``output`` cannot be written.
     """
     targets = {scenario: _target(output, scenario) for scenario in scenarios}
-    labelled = None if not settings.accuracy or settings.data is None else list_labelled(settings.data, engine.contract)
+    labelled = (
+        None
+        if not settings.accuracy or settings.data is None
+        else list_labelled(settings.data, engine.contract, engine.name)
+    )
     files = labelled.files if labelled else _spread(settings.data)
     with IsolatedProcess(engine.name) as process:
         system = process.call(open_system, engine, settings, tuple(files))
@@ -118,6 +122,8 @@ class _Runs:
         if self.labelled is not None:
             return self._accuracy(self.labelled, scenario, target)
         found = self._server(target) if scenario == "Server" else self._performance(scenario, target)
+        if found.unmet is not None:
+            return found
         return replace(found, disturbed=judge(self.readings, cores=cores()).invalid)
 
     def _accuracy(self, labelled: LabelledImages, scenario: Scenario, target: Path) -> ScenarioResult:
@@ -155,10 +161,12 @@ class _Runs:
     def _server(self, target: Path) -> ScenarioResult:
         bound_ms = self.settings.latency_bound_ms
         if self.one.median_ms >= bound_ms:
-            raise ProofError(
+            unmet = (
                 f"`latency_bound_ms` {bound_ms:g}ms: no rate meets it, one image alone takes {self.one.median_ms:.2f} "
                 f"ms ({self.description}); raise the bound, or use a faster engine"
             )
+            self.report(f"Server: not run, as one image alone takes {self.one.median_ms:.2f} ms")
+            return ScenarioResult("Server", self.fastest[0], None, (), unmet=unmet)
         tries: list[RateTrial] = []
         best: tuple[Summary, dict[int, str]] | None = None
 

@@ -39,15 +39,17 @@ def find_sources(
 ) -> list[ModelSource]:
     """The models that ``engines`` mean (none: the newest bundle of ``store``), each by the name of its file or folder.
 
-    ``NAME@RUNTIME`` keeps its runtime in the model's name, so that one engine can be served by two. Raises InputError
-    for one that is missing, UsageError for two of the same name and for an unknown runtime.
+    ``import_options`` describe the ONNX files among them. ``NAME@RUNTIME`` keeps its runtime in the model's name, so
+    that one engine can be served by two. Raises InputError for one that is missing, UsageError for two of the same name
+    and for an unknown runtime.
     """
     if not engines:
         with resolve_engine(None, store, import_options) as newest:
             return [ModelSource(newest.name, newest.onnx_path.parent, runtime)]
     sources: dict[str, ModelSource] = {}
-    for text in engines:
-        engine, own_runtime = split_runtime(text, store=store)
+    specs = [split_runtime(text, store=store) for text in engines]
+    options_for = import_options.for_each([engine for engine, _ in specs])
+    for text, (engine, own_runtime), options in zip(engines, specs, options_for, strict=True):
         if engine.endswith(".onnx"):
             path, name = Path(engine), Path(engine).stem
             if not path.is_file():
@@ -55,12 +57,10 @@ def find_sources(
         else:
             path = find_bundle(engine, store)
             name = path.resolve().name
-            if import_options != NO_IMPORT_OPTIONS:
-                given = " and ".join(f"`{option}`" for option in import_options.given())
-                raise UsageError(f"{given}: for an ONNX of another tool, and {path} is a bundle; leave it out")
+            options.refuse_for(path)
         if own_runtime is not None:
             name = f"{name}@{own_runtime}"
         if name in sources:
             raise UsageError(f"{text}: a model {name} is named already; give each engine once, or add @RUNTIME")
-        sources[name] = ModelSource(name, path, cast(Runtime, own_runtime or runtime), import_options)
+        sources[name] = ModelSource(name, path, cast(Runtime, own_runtime or runtime), options)
     return list(sources.values())

@@ -10,7 +10,7 @@ repository/
   NAME-probabilities/        logits -> probabilities        (with preprocess)
   NAME-photos/               the three as an ensemble: image files -> probabilities
 
-A feature engine (``build-engine --until``) has no NAME-probabilities: its NAME-photos returns the features.
+A feature engine (built with ``until``) has no NAME-probabilities: its NAME-photos returns the features.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def package_triton(
         models = [
             _chosen(engine, targets)
             for engine in (
-                resources.enter_context(resolve_engine(name, store, import_options, features=True)) for name in engines
+                resources.enter_context(resolve_engine(name, store, options, features=True))
+                for name, options in zip(engines, import_options.for_each(engines), strict=True)
             )
         ]
         refuse_equal_names(models, preprocess=preprocess)

@@ -125,7 +125,7 @@ def test_what_was_found_and_assumed_is_said(tmp_path: Path) -> None:
     assert named.contract.labels == ("ant", "bee", "cat")
     assert named.notes[0].startswith("weights: model, no prefix, float32")
     assert not any(note.startswith("labels") for note in named.notes)
-    with pytest.raises(InputError, match=r"imagenet1k: holds 1000 labels, the model has 3 outputs"):
+    with pytest.raises(InputError, match=r"imagenet1k: holds 1000 labels, the model has 3 classes"):
         load_weights(tmp_path / "x.pth", labels="imagenet1k")
 
 

@@ -11,6 +11,7 @@ import pytest
 from alexnet_deploy.profiling.layers import profile as layer_profile
 from alexnet_deploy.runtime.select import PassedOver
 from tests.helpers.command import Command
+from tests.helpers.models.foreign_models import foreign_classifier
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -52,6 +53,14 @@ def test_a_comparison_for_people(here: Path, command: Command) -> None:
     assert ran.code == 0, ran.err
     assert "tiny-int8 compared with tiny-fp32; times with the conversions that feed a layer" in ran.out
     assert "why not faster" in ran.out
+
+
+def test_a_model_of_another_tool_as_baseline(here: Path, command: Command) -> None:
+    foreign_classifier(here / "theirs.onnx")
+    described = ("--mean", "0.5", "--std", "0.5", "--threads", 1, "--runtime", "onnxruntime")
+    ran = command("profile-layers", "tiny-fp32", "--baseline", "theirs.onnx", *described)
+    assert ran.code == 0, ran.err
+    assert "theirs (fp32), ONNX Runtime" in ran.out
 
 
 def test_json_names_flags(here: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

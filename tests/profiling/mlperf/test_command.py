@@ -96,11 +96,10 @@ def test_performance_in_a_table(here: Path, run: Command) -> None:
         (("--threads", 0), 2, "--threads 0: must be 1 or more"),
         (("--scenario", "Stream"), 2, "'Stream' is not one of 'SingleStream', 'MultiStream', 'Server', 'O"),
         (("--accuracy",), 2, "--accuracy needs --data"),
-        (("--accuracy", "--data", "engines"), 1, "folder 'colours' is not a class of this model"),
+        (("--accuracy", "--data", "engines"), 1, "folder 'colours' is not a class of colours"),
         (("--accuracy", "--data", "nowhere"), 1, "nowhere: no such folder"),
         (("--data", "nowhere"), 1, "nowhere: no such file or folder"),
         (("--data", "broken", "--scenario", "SingleStream", *RUNTIME), 1, "1.jpg: is not an image of a known"),
-        (("--scenario", "Server", "--latency-bound", ".001us", *RUNTIME), 1, "no rate meets it, one image alone takes"),
     ],
 )
 def test_one_line_for_what_cannot_be(
@@ -111,6 +110,21 @@ def test_one_line_for_what_cannot_be(
     assert words in ran.error
     assert "Traceback" not in ran.err
     assert not Path("out").exists()
+
+
+def test_a_bound_that_server_cannot_meet_leaves_the_others(here: Path, run: Command) -> None:
+    bound = ("--latency-bound", ".001us", "--duration", "50ms", *RUNTIME)
+    ran = run(*bound, "--output", "out", "--json")
+    why = "--latency-bound 1e-06ms: no rate meets it, one image alone takes"
+    assert ran.code == 1
+    assert f"error: Server: the result is INVALID: {why}" in ran.error
+    single, multi, server, offline = json.loads(ran.out)["results"]
+    assert all(result["summary"]["valid"] for result in (single, multi, offline))
+    assert (server["summary"], server["logs"]) == (None, None)
+    assert server["reasons"][0].startswith(why)
+    alone = run("--scenario", "Server", *bound, "--output", "nothing")
+    assert f"Server: {why}" in alone.out
+    assert not Path("nothing").exists()
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,17 @@ class TestCommand:
         assert OTHER_IMAGES in shown(run / "report.html")
         assert f"- {OTHER_IMAGES}" in (run / "card.md").read_text()
 
+    def test_files_that_training_may_leave_out_can_be_left_out_here(
+        self, finished: Finished, run: Path, tmp_path: Path, cli: Command
+    ) -> None:
+        other = tmp_path / "other"
+        shutil.copytree(finished.data, other)
+        (other / MISLABELLED).with_name("gone.jpg").symlink_to("nowhere.jpg")
+        command = ("report", run, other, "--workers", "0")
+        assert "gone.jpg: no such file" in cli(*command).error
+        assert cli(*command, "--allow-unreadable").code == 0
+        assert OTHER_IMAGES not in shown(run / "report.html")
+
     def test_a_list_of_suspects_that_was_edited_stays(self, run: Path, cli: Command) -> None:
         (run / "suspects.txt").write_text("# looked at\n/some/photo.jpg\n")
         assert cli("report", run, "--workers", "0").code == 0

@@ -124,7 +124,7 @@ class TestHubFolders:
 
     def test_what_does_not_fit_is_refused(self, tmp_path: Path) -> None:
         folder = files.hub_folder(tmp_path / "hub", WEIGHTS, "cat", "dog")
-        with pytest.raises(InputError, match=r"config.json: holds 2 labels, the model has 3 outputs"):
+        with pytest.raises(InputError, match=r"config.json: holds 2 labels, the model has 3 classes"):
             read_source(folder)
         processor = folder / "preprocessor_config.json"
         processor.write_text('{"image_processor_type": "BlipImageProcessor"}')

@@ -94,18 +94,16 @@ def explain(
     opt.one_device(device)
     how = {"full_decode": full_decode, "device": device}
     with ExitStack() as stack:
-        ours = import_options
+        named, its_runtime = split_runtime(beside or "", store=store, known=("auto", *RUNTIMES))
+        ours, theirs = import_options.for_each((engine, named))
         first = stack.enter_context(running(engine, store, runtime, threads, ours, **how))  # type: ignore[arg-type]
         engines = [first]
         settings = occlusion_settings(first.contract.preprocessing, patch=patch, stride=stride, fill=fill)
         if class_ is not None:
             class_number(first.contract, class_)
         if beside is not None:
-            name, its_runtime = split_runtime(beside, store=store, known=("auto", *RUNTIMES))
-            if not name.endswith(".onnx"):
-                ours = opt.NO_IMPORT_OPTIONS
             second = stack.enter_context(
-                running(name, store, its_runtime or runtime, threads, ours, **how)  # type: ignore[arg-type]
+                running(named, store, its_runtime or runtime, threads, theirs, **how)  # type: ignore[arg-type]
             )
             check_beside(first, second)
             engines.append(second)

@@ -95,7 +95,8 @@ def mlperf(
         print_json(_raw(found, settings, report))
     else:
         _print_table(found, settings, report)
-    note_written(logs)
+    if any(result.logs is not None for result in report.results):
+        note_written(logs)
     require_valid(report)
 
 
@@ -117,7 +118,8 @@ def _print_table(engine: Engine, settings: MlperfSettings, report: MlperfReport)
 def _cells(result: ScenarioResult) -> tuple[str, str, str]:
     if result.accuracy is not None:
         return "top-1 %", f"{result.accuracy.top1_percent:.2f}", f"{result.accuracy.images} images"
-    assert result.summary is not None  # a result has one of the two
+    if result.summary is None:
+        return "", "", "INVALID"
     value = f"{result.summary.value:,.{0 if '(ns)' in result.summary.metric else 2}f}"
     return result.summary.metric, value, "VALID" if result.summary.valid else "INVALID"
 
@@ -126,7 +128,7 @@ def _remarks(settings: MlperfSettings, report: MlperfReport) -> Iterator[str]:
     for result in report.results:
         summary = result.summary
         for reason in result.reasons:
-            yield f"{result.scenario}: {reason}"
+            yield f"{result.scenario}: {in_flags(reason, mlperf)}"
         if result.search and summary is not None and summary.valid:
             yield (
                 f"{result.scenario}: {summary.parameters['target_qps']:g} queries/s is the highest rate found VALID in "
@@ -168,7 +170,8 @@ def _raw(engine: Engine, settings: MlperfSettings, report: MlperfReport) -> dict
 
 
 def _raw_result(result: ScenarioResult) -> dict[str, Any]:
-    raw = dataclasses.asdict(result) | {"reasons": result.reasons}
+    raw = dataclasses.asdict(result) | {"reasons": [in_flags(reason, mlperf) for reason in result.reasons]}
+    del raw["unmet"]  # it is among the reasons
     if result.accuracy is not None:
         raw["accuracy"]["top1_percent"] = result.accuracy.top1_percent
     return raw

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS
 from alexnet_deploy.bundle.store import resolve_engine, some_bundle_names
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import note_passed_over, running
@@ -20,7 +19,7 @@ from alexnet_deploy.cli.output.replace import check_output, refuse_other_json
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note, note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers, Seconds
-from alexnet_deploy.errors import DeployError
+from alexnet_deploy.errors import DeployError, ProofError
 from alexnet_deploy.inference.prediction import BATCH
 from alexnet_deploy.profiling.settings import ProfileSettings
 
@@ -76,18 +75,10 @@ def profile(
         opt.one_device(device),
     )
     names = engines or some_bundle_names(store)
-    has_onnx = any(name.endswith(".onnx") for name in names)
     with ExitStack() as stack:
         found = [
-            stack.enter_context(
-                resolve_engine(
-                    name,
-                    store,
-                    import_options if name.endswith(".onnx") or not has_onnx else NO_IMPORT_OPTIONS,
-                    features=True,
-                )
-            )
-            for name in names
+            stack.enter_context(resolve_engine(name, store, options, features=True))
+            for name, options in zip(names, import_options.for_each(names), strict=True)
         ]
         for each in found:
             check_batch_sizes(each, settings.batch_sizes)
@@ -120,8 +111,23 @@ def profile(
         note(f"error: {in_flags(line, profile)}", style="red")
     if failed:
         raise failed[0]
-    if strict and any(row.mark != "ok" for each in measured for row in each.rows):
-        raise typer.Exit(1)
+    if strict:
+        _require_ok(measured)
+
+
+def _require_ok(measured: Sequence[EngineProfile]) -> None:
+    """ProofError with the reason of the first row that is unstable or invalid, and the number of others."""
+    marked = [
+        f"{each.name} batch {row.latency.batch} is {row.mark}: {_remarks(row)[0]}"
+        for each in measured
+        for row in each.rows
+        if row.mark != "ok"
+    ]
+    if marked:
+        others = (
+            "" if len(marked) == 1 else f" (and {len(marked) - 1} more of {sum(len(e.rows) for e in measured)} rows)"
+        )
+        raise ProofError(f"`strict`: {marked[0]}{others}")
 
 
 def _raw(found: EngineProfile) -> dict[str, Any]:

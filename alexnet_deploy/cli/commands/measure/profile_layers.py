@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from alexnet_deploy.profiling.layers.verdicts import Verdict
 
 
+@opt.with_import_options
 def profile_layers(
     engine: opt.NewestEngine = None,
     baseline: Annotated[
@@ -34,6 +35,7 @@ def profile_layers(
         LayerRuntime, typer.Option(help="Runtime; auto uses the first that can run the engine here.")
     ] = "auto",
     threads: opt.Threads = None,
+    import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
     json_: opt.Json = False,
 ) -> None:
@@ -48,10 +50,11 @@ def profile_layers(
 
         profiles: list[LayerProfile] = []
         with ExitStack() as stack:
-            found = [stack.enter_context(resolve_engine(engine, store))]
+            ours, theirs = import_options.for_each((engine, baseline))
+            found = [stack.enter_context(resolve_engine(engine, store, ours))]
             other = baseline or find_float_source(found[0], store)
             if other is not None:
-                found.append(stack.enter_context(resolve_engine(other, store)))
+                found.append(stack.enter_context(resolve_engine(other, store, theirs)))
             report = stack.enter_context(reporting())
             for i, each in enumerate(found):
                 note(f"timing the layers of {each.name} ({each.precision})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from alexnet_deploy.cli.output.replace import check_output
 from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note_written, out, reporting
 from alexnet_deploy.cli.quantities import Numbers
-from alexnet_deploy.errors import UsageError
+from alexnet_deploy.errors import InputError, UsageError
 from alexnet_deploy.precision.float_source import refuse_bundle
 from alexnet_deploy.sensitivity.settings import DiagnoseSettings, StabilitySettings
 
@@ -60,7 +61,7 @@ def diagnose(
         check_output(plot, "plot", (onnx, data, calibration_data, import_options.labels), formats=FORMATS)
     with needs("cpu"):
         from alexnet_deploy.sensitivity.layers import diagnose
-    refuse_bundle(onnx, opt.STORE)
+    _require_onnx(onnx, opt.STORE)
     settings = DiagnoseSettings(
         precision=opt.quantized_type_of(int8=int8, fp8=fp8, int8_weights=int8_weights, int4=int4)
         or _DIAGNOSE.precision,
@@ -87,6 +88,16 @@ def diagnose(
     if plot is not None:
         plot_diagnosis(found, plot)
         note_written(plot)
+
+
+def _require_onnx(onnx: Path, store: Path, engine: str | None = None) -> None:
+    """InputError if ``onnx`` is a bundle or missing: what ``export`` makes is not what an imported bundle came from."""
+    refuse_bundle(onnx, store)
+    if not os.path.lexists(onnx):
+        give = "your own as `onnx`, or make ours: alexnet-deploy export"
+        if engine is not None:
+            give = f"the one that {engine} was built from as `onnx`"
+        raise InputError(f"{onnx}: no such ONNX file; give {give}")
 
 
 def _print_diagnosis(found: Diagnosis) -> None:
@@ -165,7 +176,6 @@ def calibration_stability(
     """
     from alexnet_deploy.sensitivity.stability import measure_stability, settings_of
 
-    refuse_bundle(onnx, store)
     settings = StabilitySettings(
         precision=opt.precision_of(fp16=fp16, int8=int8 or not fp8, fp8=fp8),
         calibration_images=calibration_images,
@@ -177,6 +187,7 @@ def calibration_stability(
         if settings != _STABILITY:
             raise UsageError("`engine` has its own calibration settings; leave out the others")
         settings = settings_of(find_bundle(engine, store))
+    _require_onnx(onnx, store, engine)
     settings = dataclasses.replace(
         settings,
         seeds=seeds,

@@ -61,8 +61,9 @@ def evaluate(
         typer.Option(help="HTML page to write: confused classes, images with the highest loss, changed answers."),
     ] = None,
     gallery_images: Annotated[
-        int, typer.Option(help="Maximum number of pictures per engine and kind.")
-    ] = GALLERY_IMAGES,
+        int | None,
+        typer.Option(help=f"Maximum number of pictures per engine and kind.  [default: {GALLERY_IMAGES}]"),
+    ] = None,
     latency: Annotated[bool, typer.Option("--latency/--no-latency", help="Measure the time of one image.")] = True,
     allow_calibration_images: opt.AllowCalibrationImages = False,
     full_decode: opt.FullDecode = False,
@@ -82,6 +83,8 @@ def evaluate(
         raise UsageError("--json and --markdown cannot be combined; choose one")
     if confident and max_drop is None:
         raise UsageError("`confident` needs `max_drop`; add it")
+    if gallery_images is not None and gallery is None:
+        raise UsageError("`gallery_images` needs `gallery`; add it")
     with needs("measure"):
         from alexnet_deploy.evaluation.evaluate import LATENCY_S, gate
         from alexnet_deploy.evaluation.evaluate import evaluate as measured
@@ -122,7 +125,7 @@ def evaluate(
     else:
         _print_tables(found)
     if gallery is not None:
-        write_gallery(found, gallery, limit=gallery_images)
+        write_gallery(found, gallery, limit=GALLERY_IMAGES if gallery_images is None else gallery_images)
         note_written(gallery)
     if max_drop is not None:
         for result, delta in zip(found.engines[1:], found.deltas, strict=True):

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from alexnet_deploy.cli.infer_rows import Rounds
     from alexnet_deploy.images.sources import Source
 
-_BY_SUFFIX: dict[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+_BY_SUFFIX: dict[str, Format] = {
+    "": "table",
+    ".txt": "table",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
 _REMOTE_WORKERS = 16
 """Addresses are waited for rather than computed. More connections than this annoy a server."""
 
@@ -70,8 +77,8 @@ def infer(
         Format | None,
         typer.Option(
             "--format",
-            help="Format of the output. In csv, ' precedes text that looks like a formula.  [default: that of "
-            "--output's suffix, else table; parquet with --ray]",
+            help="Format of the output. In csv, ' precedes text that looks like a formula.  [default: by "
+            "--output's suffix, a table without one; parquet with --ray]",
         ),
     ] = None,
     output: Annotated[
@@ -122,6 +129,8 @@ def infer(
     full_decode: opt.FullDecode = False,
     tf32: opt.Tf32 = False,
     device: opt.Device = None,
+    # Other commands have it: whoever tries it here is told what to type.
+    json_: Annotated[bool, typer.Option("--json", hidden=True, help="Refused: give --format jsonl.")] = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
 ) -> None:
@@ -134,6 +143,8 @@ def infer(
         from alexnet_deploy.images.ten_crops import NO_MARGIN, NO_RULE, has_margin
         from alexnet_deploy.inference.predict import predict, require_threshold
 
+    if json_:
+        raise UsageError("`json`: infer writes rows; its JSON is `format` jsonl, one object per line: give that")
     named = images or []
     _check(named, from_file, watch, output, ray, part_size, resume=resume, overwrite=overwrite)
     require_threshold(threshold)
@@ -162,10 +173,10 @@ def infer(
         _exit_if_failed(failed, rows)
         return
     file = None if output is None else Path(output)
-    format_ = format_ or _format_of(file)
     if file is not None:
         given = (engine, import_options.labels, from_file, *named)
         check_output(file, "output", given)
+    format_ = format_ or _format_of(file)
     with stop_on_signals(watch is not None) as stop:
         if watch is not None:
             from alexnet_deploy.images.watch import watch_folder
@@ -217,9 +228,16 @@ def infer(
 
 
 def _format_of(file: Path | None) -> Format:
-    """The format that the name of the file says, so that no ``.parquet`` holds a table for people."""
-    suffix = "" if file is None else file.suffix.lower()
-    return _BY_SUFFIX.get(suffix, "table")
+    """The format that the name of the file says; UsageError for another name, as no ``.json`` holds a table."""
+    if file is None:
+        return "table"
+    found = _BY_SUFFIX.get(file.suffix.lower())
+    if found is None:
+        raise UsageError(
+            f"`output` {file}: {file.suffix!r} is the suffix of no format; end it in .jsonl, .csv, .parquet or .txt (a "
+            "table), or give `format`"
+        )
+    return found
 
 
 def _exit_if_failed(failed: int, rows: int) -> None:

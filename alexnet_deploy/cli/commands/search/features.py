@@ -136,7 +136,7 @@ def features(
 
 @opt.with_import_options
 def neighbours(
-    queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Images, folders or patterns to look up.")],
+    queries: Annotated[list[str], typer.Argument(metavar="QUERY", help="Images, folders or patterns to look up.")],
     index: Annotated[Path, typer.Option(help="File that features wrote.")],
     engine: Annotated[
         str | None,
