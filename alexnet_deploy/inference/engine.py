@@ -67,7 +67,6 @@ def open_engine(
     ``tf32`` lets onnxruntime-cuda multiply float32 with ten bits of mantissa, as float16 has.
     ``device`` chooses GPUs by their numbers, and then only runtimes of GPUs are tried. The engine is loaded onto each;
     ``predict`` uses all of them, a plain call the first one.
-
     With ``features`` the engine ends at ``layer`` (None: the one before the last): a call returns the layer's output
     ``[N, F]``, of a quantised engine dequantised. Such an engine has no classes, so no ``predict``. A bundle that was
     built to end at a layer needs ``features`` as well; None takes it as it takes one that names classes, each as it is.
@@ -82,9 +81,9 @@ def open_engine(
         from alexnet_deploy.runtime.cuda.device import choose_devices
 
         cards = choose_devices([device] if isinstance(device, int) else device)
-    name = None if engine is None else str(engine)
 
     def open_once() -> OpenEngine:
+        name = None if engine is None else str(engine)
         with ExitStack() as resources:
             found = resources.enter_context(
                 resolve_engine(name, Path(store), import_options, verify=verify, features=features is not False)

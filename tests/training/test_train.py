@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 from alexnet_deploy.contract import ArchitectureName, Preprocessing
-from alexnet_deploy.errors import InputError, UnavailableError, UsageError
+from alexnet_deploy.errors import UsageError
 from alexnet_deploy.files.lock import only_writer
 from alexnet_deploy.json_format import MAX_USERS_BYTES
 from alexnet_deploy.model.architecture import FAMILY, AlexNet, get_architecture
@@ -25,7 +25,6 @@ from tests.helpers.photos import CLASSES, save_photo
 from tests.helpers.repository import ROOT
 from training.data.preflight import PreflightReport
 from training.loop.run import EpochMetrics, Run
-from training.loop.state import STATE_FILE
 from training.plan import TrainSettings
 from training.recipes.named import get_recipe
 from training.recipes.small_data import fit_to_data
@@ -190,41 +189,6 @@ def test_what_cannot_begin_is_refused_before_the_data_is_read(cli: Command, phot
         result = cli("train", photos, "--output", tmp_path / "other", *small, *fast)
     assert "another process writes it; wait for it to end" in result.error
     assert not list((tmp_path / "other").iterdir())
-
-
-def test_a_run_that_began_meanwhile_keeps_its_files(photo_folder: Path, tmp_path: Path) -> None:
-    """Two runs may be given one folder, and reading every file takes long."""
-    output = tmp_path / "run"
-    output.mkdir()
-    (output / "preflight.txt").write_text("of the other run")  # a run without findings removes it
-
-    def begin(*_: object) -> None:
-        (output / STATE_FILE).touch()
-
-    settings = TrainSettings(dense_rank=4, epochs=1, batch=9, workers=0)
-    with pytest.raises(InputError, match="already holds a run; add `resume` to continue it"):
-        train_in_python(photo_folder, output, settings, on_progress=begin)
-    assert (output / "preflight.txt").exists()
-    assert not (output / "data.json").exists()
-
-
-def test_no_other_run_begins_between_the_first_file_and_the_training(photo_folder: Path, tmp_path: Path) -> None:
-    class SeenError(Exception):
-        pass
-
-    def other(_: PreflightReport) -> None:
-        with (
-            pytest.raises(UnavailableError, match="another process writes it"),
-            only_writer(tmp_path / "run", "output"),
-        ):
-            pass
-        raise SeenError
-
-    settings = TrainSettings(dense_rank=4, epochs=1, batch=9, workers=0)
-    with pytest.raises(SeenError):
-        train_in_python(photo_folder, tmp_path / "run", settings, on_preflight=other)
-    with only_writer(tmp_path / "run", "output"):
-        pass  # an error has let it go
 
 
 @pytest.mark.parametrize("arguments", [["photos", "--output", "run"], ["compres"]])
