@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alexnet_deploy.build.feature_engine import end_at, require_layer
-from alexnet_deploy.build.plan_config import require_batch
+from alexnet_deploy.build.plan_config import choose_batch
 from alexnet_deploy.build.plans import BuiltPlans, build_plans
 from alexnet_deploy.build.proof import describe_fallback, fallbacks, proof_notes, require_nodes
 from alexnet_deploy.build.settings import BuildSettings
@@ -181,32 +181,8 @@ def new_bundle(
             graph = load_onnx(model.path)
             set_contract(graph, model.contract)
             save_onnx(graph, model.path)
-        batch = _batch(model, _asked_batch(settings))
+        batch = choose_batch(model, settings)
         yield UnfinishedBundle(path, folder, Path(scratch), model, batch, precision, settings, calibration, notes)
-
-
-def _asked_batch(settings: BuildSettings) -> BatchProfile | None:
-    spanned = span(settings.plan_options.profiles)
-    if spanned is not None and settings.batch is not None:
-        raise UsageError(
-            "`profiles` sets the batch sizes: leave out `min_batch`, `opt_batch` and `max_batch`, or give them as one "
-            "profile"
-        )
-    return spanned or settings.batch
-
-
-def _batch(model: FloatModel, asked: BatchProfile | None) -> BatchProfile:
-    fixed = model.fixed_batch
-    if fixed is None:
-        batch = asked or BatchProfile()
-        require_batch(batch, 3 * model.contract.preprocessing.height * model.contract.preprocessing.width)
-        return batch
-    if asked is not None and (asked.min, asked.max) != (fixed, fixed):
-        raise UsageError(
-            f"{model.source}: accepts only batches of {fixed}; leave out `min_batch` and `max_batch`, "
-            "or export it with a dynamic batch"
-        )
-    return BatchProfile(fixed, fixed, fixed)
 
 
 def finish_bundle(bundle: UnfinishedBundle, on_progress: Progress, accept: Accept | None = None) -> None:

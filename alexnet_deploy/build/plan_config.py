@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet_deploy.bundle.plan_options import PlanOptions
+from alexnet_deploy.build.settings import BuildSettings
+from alexnet_deploy.bundle.plan_options import PlanOptions, span
 from alexnet_deploy.contract import BatchProfile
 from alexnet_deploy.errors import DeployError, UsageError
 from alexnet_deploy.files import atomic_file
+from alexnet_deploy.precision.float_model import FloatModel
 from alexnet_deploy.runtime.tensorrt.library import RTX, TensorRT
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,35 @@ def check_options(options: PlanOptions, library: TensorRT) -> None:
             f"`version_compatible`: is for the full TensorRT; a plan of {library} runs in its own version alone, so "
             "build the bundle again after an update"
         )
+
+
+def choose_batch(model: FloatModel, settings: BuildSettings) -> BatchProfile:
+    """The batch sizes of a bundle: those asked for, the one of a static ``model``, or the default.
+
+    UsageError for some asked for twice, that TensorRT cannot count, or that the model does not take.
+    """
+    asked = _asked_batch(settings)
+    fixed = model.fixed_batch
+    if fixed is None:
+        batch = asked or BatchProfile()
+        require_batch(batch, 3 * model.contract.preprocessing.height * model.contract.preprocessing.width)
+        return batch
+    if asked is not None and (asked.min, asked.max) != (fixed, fixed):
+        raise UsageError(
+            f"{model.source}: accepts only batches of {fixed}; leave out `min_batch` and `max_batch`, "
+            "or export it with a dynamic batch"
+        )
+    return BatchProfile(fixed, fixed, fixed)
+
+
+def _asked_batch(settings: BuildSettings) -> BatchProfile | None:
+    spanned = span(settings.plan_options.profiles)
+    if spanned is not None and settings.batch is not None:
+        raise UsageError(
+            "`profiles` sets the batch sizes: leave out `min_batch`, `opt_batch` and `max_batch`, or give them as one "
+            "profile"
+        )
+    return spanned or settings.batch
 
 
 def require_batch(batch: BatchProfile, image_bytes: int) -> None:

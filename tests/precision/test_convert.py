@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,30 +16,16 @@ from onnx.reference import ReferenceEvaluator
 from alexnet_deploy.adoption.adopt import adopt
 from alexnet_deploy.bundle.manifest import Engine
 from alexnet_deploy.contract import Precision
-from alexnet_deploy.errors import DeployError, InputError, UsageError
 from alexnet_deploy.onnx_graph.onnx_file import OPSET, contract_in, load_onnx, precision_in, save_onnx, weights_sha256
 from alexnet_deploy.precision.convert import to_fp16, to_quantized
 from alexnet_deploy.precision.types import METHODS
 from alexnet_deploy.runtime.select import open_runner
 from tests.helpers.models.foreign_models import FOREIGN, foreign_classifier
 from tests.helpers.models.foreign_models import SIDE as FOREIGN_SIDE
-from tests.helpers.models.onnx_models import SIDE, TINY_CONTRACT, tiny_classifier
+from tests.helpers.models.onnx_models import TINY_CONTRACT, tiny_classifier
+from tests.precision.tiny_network import batches, noise, with_weight
 
 RUNTIMES = ("onnxruntime", "openvino")
-
-
-def noise(count: int, side: int = SIDE, seed: int = 0) -> NDArray[np.uint8]:
-    """Noise over a gradient of another direction in each image, so that they differ as a whole."""
-    random = np.random.default_rng(seed)
-    y, x = np.mgrid[0:side, 0:side][..., None] / side
-    slopes = random.uniform(-200, 200, (2, count, 1, 1, 3))
-    images = 128 + slopes[0] * (x - 0.5) + slopes[1] * (y - 0.5) + random.normal(0, 20, (count, side, side, 3))
-    return np.asarray(np.clip(images, 0, 255), np.uint8)
-
-
-def batches(side: int = SIDE) -> Iterator[NDArray[np.uint8]]:
-    for seed in (1, 2, 3):
-        yield noise(4, side, seed)
 
 
 def answers(path: Path, runtime: str, precision: str, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -52,21 +37,6 @@ def answers(path: Path, runtime: str, precision: str, pixels_NHWC: NDArray[np.ui
 def by_reference(path: Path, pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
     (logits_NK,) = ReferenceEvaluator(onnx.load(path)).run(None, {"pixels": pixels_NHWC})
     return np.asarray(logits_NK)
-
-
-def with_weight(path: Path, which: int, value: float, out: Path) -> tuple[Path, str]:
-    """The model with ``value`` as the first number of the weight of layer ``which``, and the name of that weight."""
-    model = load_onnx(path)
-    tensor = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1][which]
-    values = numpy_helper.to_array(tensor).copy()
-    values.flat[0] = value
-    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    return save_onnx(model, out), tensor.name
-
-
-@pytest.fixture(scope="session")
-def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_classifier(tmp_path_factory.mktemp("fp32") / "net.onnx")
 
 
 class TestAnswers:
@@ -239,73 +209,6 @@ class TestQuantised:
         assert len(made.threshold_by_tensor) == 5
         to_quantized(fp32, named, precision="int8", batches=batches, method="max")
         np.testing.assert_array_equal(*(answers(path, "onnxruntime", "int8", noise(2)) for path in (out, named)))
-
-
-class TestRefused:
-    @pytest.mark.parametrize(
-        ("given", "settings", "error", "message"),
-        [
-            ("int8", {}, InputError, "net.onnx: is already quantised; give the float model"),
-            ("fp8", {}, InputError, "net.onnx: is already quantised; give the float model"),
-            ("fp16", {}, InputError, "net.onnx: is float16; give the float32 model"),
-            ("fp32", {"exclude": "."}, InputError, "net.onnx: has no layer to quantise; check `exclude`"),
-            ("fp32", {"batches": lambda: batches(31)}, InputError, r"the model fails on pixels \(4, 31, 31, 3\)"),
-            (
-                "fp32",
-                {"precision": "fp16"},
-                UsageError,
-                "precision fp16: does not quantise; choose int8, fp8, int8-weights or int4",
-            ),
-        ],
-    )
-    def test_what_cannot_be_quantised(
-        self, given: str, settings: dict[str, Any], error: type[DeployError], message: str, tmp_path: Path
-    ) -> None:
-        source = tiny_classifier(tmp_path / "net.onnx", given)
-        with pytest.raises(error, match=message):
-            to_quantized(source, tmp_path / "out.onnx", **{"precision": "int8", "batches": batches} | settings)
-        assert not (tmp_path / "out.onnx").exists()
-
-    def test_an_unknown_node_to_keep(self, fp32: Path, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"net.onnx: has no node named conv_99"):
-            to_fp16(fp32, tmp_path / "out.onnx", keep=frozenset({"conv_99"}))
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    @pytest.mark.parametrize("weight", ["first", "last"])
-    def test_broken_weights_are_named_before_an_image_is_read(
-        self, weight: str, value: float, fp32: Path, tmp_path: Path
-    ) -> None:
-        broken, name = with_weight(fp32, 0 if weight == "first" else -1, value, tmp_path / "broken.onnx")
-        out = tmp_path / "out.onnx"
-        out.write_text("old")
-        with pytest.raises(InputError, match=rf"broken.onnx: weight {name} holds (NaN|infinity); export"):
-            to_quantized(broken, out, precision="int8", batches=lambda: pytest.fail("an image was read"))
-        assert out.read_text() == "old"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.onnx", "out.onnx"]
-
-    @pytest.mark.parametrize("precision", ["fp16", "int8+fp16", "fp8+fp16", "int8-weights", "int4"])
-    def test_a_weight_beyond_float16_before_an_image_is_read(
-        self, precision: Precision, fp32: Path, tmp_path: Path
-    ) -> None:
-        source, name = with_weight(fp32, -1, 7e4, tmp_path / "large.onnx")
-        out = tmp_path / "out.onnx"
-        with pytest.raises(InputError, match=rf"{name}: 7e\+04 exceeds float16's 65504; build .*(fp32|without fp16)"):
-            if precision == "fp16":
-                to_fp16(source, out)
-            else:
-                to_quantized(source, out, precision=precision, batches=lambda: pytest.fail("an image was read"))
-        assert not out.exists()
-
-    def test_infinity_is_fine_where_it_bounds(self, tmp_path: Path) -> None:
-        model = load_onnx(tiny_classifier(tmp_path / "net.onnx"))
-        first = next(node for node in model.graph.node if node.op_type == "Relu")
-        first.op_type = "Clip"
-        first.input.extend(["zero", "infinity"])
-        bounds = {"zero": np.float32(0), "infinity": np.float32(np.inf)}
-        model.graph.initializer.extend(numpy_helper.from_array(np.array(v), name) for name, v in bounds.items())
-        source = save_onnx(model, tmp_path / "clipped.onnx")
-        made = to_quantized(source, tmp_path / "out.onnx", precision="int8", batches=batches, method="max")
-        assert len(made.threshold_by_tensor) == 5
 
 
 def test_the_digest_of_weights_follows_what_is_computed_and_nothing_else(fp32: Path) -> None:
