@@ -21,7 +21,6 @@ from alexnet_deploy.build.targets import is_limit_here, why_no_plan_here
 from alexnet_deploy.build.typed_onnx import tool_versions, write_typed_onnx
 from alexnet_deploy.build.verify import trial_pixels, verify_bundle
 from alexnet_deploy.bundle.manifest import MODEL, Engine, Manifest, save_manifest, write_bundle
-from alexnet_deploy.bundle.plan_options import span
 from alexnet_deploy.bundle.store import STORE
 from alexnet_deploy.contract import BatchProfile, Precision
 from alexnet_deploy.errors import InputError, ProofError, UnavailableError, UsageError, require_one_of
