@@ -126,11 +126,6 @@ class TestGraph:
         np.testing.assert_allclose(moments[1], x[:, SEGMENT:].T @ x[:, SEGMENT:] / 6, rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def fp32(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_classifier(tmp_path_factory.mktemp("fp32") / "net.onnx")
-
-
 class TestFiles:
     # Largest difference to fp32, as a share of the largest logit: 4 bits in two layers, 8 in five.
     @pytest.mark.parametrize(("precision", "share"), [("int4", 0.15), ("int8-weights", 0.02)])
