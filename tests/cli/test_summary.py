@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,19 @@ def test_the_layers_of_a_bundle_and_of_an_onnx(command: Command, here: Path) -> 
         lines = [line.split() for line in ran.out.splitlines()]
         assert ["features.0", "Conv", "16", "x", "55", "x", "55", "5,808"] in lines  # 16 filters of 3 x 11 x 11
         assert ran.out.splitlines()[-1].endswith("parameters in 8 layers with weights")
+
+
+@pytest.mark.parametrize(
+    ("model", "size"), [("tiny.safetensors", 5824), ("alexnet-int8", 5808), ("engines/alexnet.onnx", 5808)]
+)
+def test_the_layers_for_programs(command: Command, here: Path, model: str, size: int) -> None:
+    ran = command("summary", model, "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    row = next(row for row in found["layers"] if row["layer"] == "features.0")
+    assert (row["operator"][:4], row["output"], row["parameters"]) == ("Conv", [16, 55, 55], size)
+    assert found["layers"][-1]["output"] == [3]
+    assert command("summary", model, "--json", "--filters", "f.png").code == 2
 
 
 def test_an_engine_that_ends_at_a_layer_is_a_model_as_well(command: Command, here: Path) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -14,7 +15,7 @@ import typer
 from alexnet_deploy.cli import options as opt
 from alexnet_deploy.cli.engines import needs
 from alexnet_deploy.cli.output.replace import check_output
-from alexnet_deploy.cli.output.tables import add_row, print_line, table
+from alexnet_deploy.cli.output.tables import add_row, print_json, print_line, table
 from alexnet_deploy.cli.output.terminal import note_written, out
 from alexnet_deploy.contract import NEW_DECODING, ArchitectureName, ModelContract
 from alexnet_deploy.errors import InputError, UsageError
@@ -50,6 +51,7 @@ def summary(
     ] = None,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
+    json_: opt.Json = False,
 ) -> None:
     """Print the layers of a model, or draw what is in it.
 
@@ -58,6 +60,8 @@ def summary(
     """
     if (activations is None) != (output is None):
         raise UsageError("`activations` and `output` belong together; give both, or none")
+    if json_ and (filters or activations):
+        raise UsageError("`json` prints the layers, and `filters` and `activations` draw; leave one of them out")
     if filters is not None:
         check_output(filters, "filters", (model, activations, import_options.labels), formats=(".png",))
     if output is not None:
@@ -65,6 +69,9 @@ def summary(
             raise UsageError(f"`output` {output}: is not empty; name a new folder")
         check_directory(output)
     with _opened(model, num_classes, import_options, store) as found:
+        if json_:
+            print_json({"model": found.name, "layers": found.rows()})
+            return
         if filters is None and activations is None:
             found.print_layers()
             return
@@ -86,6 +93,11 @@ class _Network:
 
         out.print(layer_table(self.arch), soft_wrap=True)
 
+    def rows(self) -> list[dict[str, Any]]:
+        from alexnet_deploy.model.summary import layer_rows
+
+        return layer_rows(self.arch)
+
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
@@ -97,8 +109,11 @@ class _Weights:
     def print_layers(self) -> None:
         _Network(self.name, self.checkpoint.arch).print_layers()
 
+    def rows(self) -> list[dict[str, Any]]:
+        return _Network(self.name, self.checkpoint.arch).rows()
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)  # without slots, for its cached property
 class _Graph:
     """A bundle or an ONNX file."""
 
@@ -106,22 +121,38 @@ class _Graph:
     graph: onnx.ModelProto
     contract: ModelContract
 
-    def print_layers(self) -> None:
-        from alexnet_deploy.onnx_graph.cut import layers_in
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The number of parameters by the names of the nodes with weights."""
         from alexnet_deploy.onnx_graph.weight_values import layers_with_weights
 
-        sizes = {
+        return {
             layer.node.name: layer.weight.size + (0 if layer.bias is None else layer.bias.size)
             for layer in layers_with_weights(self.graph)
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        from alexnet_deploy.onnx_graph.cut import layers_in
+
         operators = {node.name: node.op_type for node in self.graph.graph.node}
+        return [
+            {
+                "layer": layer.name,
+                "operator": operators[layer.node],
+                "output": layer.shape,
+                "parameters": self.sizes.get(layer.node, 0),
+            }
+            for layer in layers_in(self.graph)
+        ]
+
+    def print_layers(self) -> None:
         grid = table("layer", "operator", "output", ">parameters")
-        for layer in layers_in(self.graph):
-            shape = " x ".join(map(str, layer.shape))
-            size = sizes.get(layer.node)
-            add_row(grid, (layer.name, operators[layer.node], shape, "" if size is None else f"{size:,}"))
+        for row in self.rows():
+            size = row["parameters"]
+            shape = " x ".join(map(str, row["output"]))
+            add_row(grid, (row["layer"], row["operator"], shape, f"{size:,}" if size else ""))
         out.print(grid)
-        print_line(f"{sum(sizes.values()):,} parameters in {len(sizes)} layers with weights")
+        print_line(f"{sum(self.sizes.values()):,} parameters in {len(self.sizes)} layers with weights")
 
 
 _Found = _Network | _Weights | _Graph
