@@ -93,19 +93,21 @@ def insert_qdq(
     scale_x = {x: _scale(np.asarray(thresholds[x]), dtype, float16) for x in {node.input[0] for node in nodes}}
     least = _least_for_biases(nodes, model, scale_x, dtype)
     body: list[onnx.NodeProto] = []
-    quantised: dict[tuple[str, int | None], str] = {}
+    quantised: dict[str, str] = {}
+    rounded: dict[tuple[str, int | None, bytes], str] = {}
     for node in graph.node:
         if node.name in chosen:
             x, w = node.input[0], node.input[1]
-            if (x, None) not in quantised:
-                quantised[x, None], pair = inserted.activation(x, scale_x[x])
+            if x not in quantised:
+                quantised[x], pair = inserted.activation(x, scale_x[x])
                 body += pair
-            axis = _scale_axis(node, dtype)
-            if (w, axis) not in quantised:  # two nodes may read one weight along different axes
-                values = numpy_helper.to_array(weights[w])
-                quantised[w, axis], dequantise = inserted.weight(w, values, axis, least.get((w, axis), 0.0))
+            values, axis = numpy_helper.to_array(weights[w]), _scale_axis(node, dtype)
+            scale = _weight_scale(values, axis, dtype, float16, least.get(node.name, 0.0))
+            key = w, axis, scale.tobytes()
+            if key not in rounded:  # nodes may read one weight along different axes, or beside other biases
+                rounded[key], dequantise = inserted.weight(w, values, axis, scale)
                 body.append(dequantise)
-            node.input[0], node.input[1] = quantised[x, None], quantised[w, axis]
+            node.input[0], node.input[1] = quantised[x], rounded[key]
         body.append(node)
     used = {value.name for value in graph.output}.union(*map(tensors_read, body))
     kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
@@ -132,10 +134,14 @@ class _Inserted:
         return dequantise.output[0], [quantise, dequantise]
 
     def weight(
-        self, w: str, values: NDArray[np.float32], axis: int | None, least: float | NDArray[np.float64]
+        self, w: str, values: NDArray[np.float32], axis: int | None, scale: NDArray[np.float32]
     ) -> tuple[str, onnx.NodeProto]:
-        """The name of the dequantised weight, and its DequantizeLinear; its scales are at least ``least``."""
-        rounded, scale = _quantized_weight(values, axis, self._dtype, self._float16, least)
+        """The name of the dequantised weight, and its DequantizeLinear."""
+        if self._dtype == "int8":
+            rounded: NDArray[np.generic] = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
+        else:
+            rounded = np.clip(values / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+        scale = scale.reshape(-1) if axis is not None else scale
         operands = [self._add(f"{w}/q", rounded), *self._scale_and_zero(w, scale)]
         dequantise = self._linear("DequantizeLinear", w, operands, "dq")
         if axis is not None:
@@ -166,49 +172,45 @@ def _least_for_biases(
     model: onnx.ModelProto,
     scale_x: Mapping[str, NDArray[np.float32]],
     dtype: QuantizedType,
-) -> dict[tuple[str, int | None], float | NDArray[np.float64]]:
-    """The smallest scales of weights beside their biases, by weight and axis.
+) -> dict[str, float | NDArray[np.float64]]:
+    """The smallest scales of int8 weights beside their biases, by node.
 
-    ONNX Runtime makes int32 of a bias, in steps of the product of both scales (1.32, WeightBiasQuantization). It
-    overflows where the weights of an output are tiny, as those of a dead filter are. With this scale it does not, and
-    what is rounded away of a product is at most the last bit of the bias.
+    ONNX Runtime makes int32 of a bias, in steps of the product of both scales (1.32, WeightBiasQuantization, which our
+    own sessions leave out). It overflows where the weights of an output are tiny, as those of a dead filter are. With
+    this scale it does not, and what is rounded away of a product is at most the last bit of its bias. The one scale of
+    an fp8 weight serves all outputs: the bias of one, such as that of a masked class, must not decide it.
     """
+    if dtype == "fp8":
+        return {}
     constants, readers = initializers(model), readers_in(model.graph)
-    found: dict[tuple[str, int | None], float | NDArray[np.float64]] = {}
+    found: dict[str, float | NDArray[np.float64]] = {}
     for node in nodes:
         biases = list(node.input[2:])
         if node.op_type == "MatMul":  # ONNX Runtime makes a Gemm of it and the Add that follows
             biases = [name for each in readers.get(node.output[0], []) if each.op_type == "Add" for name in each.input]
-        axis = _scale_axis(node, dtype)
-        key = node.input[1], axis
         outputs = constants[node.input[1]].dims[output_axis(node)]
         for name in constants.keys() & biases:
             bias = np.abs(numpy_helper.to_array(constants[name]).astype(np.float64))
             bias *= abs(attribute(node, "beta", 1.0)) / (scale_x[node.input[0]] * _MOST_BIAS_STEPS)
-            by_output = axis is not None and bias.size == outputs
-            found[key] = np.maximum(found.get(key, 0.0), bias.reshape(-1) if by_output else bias.max(initial=0))
+            each = bias.reshape(-1) if bias.size == outputs else bias.max(initial=0)
+            found[node.name] = np.maximum(found.get(node.name, 0.0), each)
     return found
 
 
-def _quantized_weight(
+def _weight_scale(
     weight: NDArray[np.float32],
     axis: int | None,
     dtype: QuantizedType,
     float16: bool,
     least: float | NDArray[np.float64],
-) -> tuple[NDArray[np.generic], NDArray[np.float32]]:
-    """Round a weight to ``dtype`` with one scale per output channel (``axis``) or one for all (None)."""
+) -> NDArray[np.float32]:
+    """The scales of a weight, one per output channel (``axis``) or one for all (None), to divide it by."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others if axis is not None else None, keepdims=axis is not None)
     largest = np.where(largest == 0, largest.max(), largest)  # a channel of zeros has no range
     if isinstance(least, np.ndarray):
         least = least.reshape(largest.shape)
-    scale = _scale(np.maximum(largest, least * LARGEST[dtype]), dtype, float16)
-    if dtype == "int8":
-        values: NDArray[np.generic] = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
-    else:
-        values = np.clip(weight / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)
-    return values, scale.reshape(-1) if axis is not None else scale
+    return _scale(np.maximum(largest, least * LARGEST[dtype]), dtype, float16)
 
 
 def _scale(largest: NDArray[np.floating[Any]], dtype: QuantizedType, float16: bool) -> NDArray[np.float32]:
