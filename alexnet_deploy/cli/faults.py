@@ -18,7 +18,7 @@ _SAVES_MEMORY = ("batch", "batch_size", "batch_sizes", "workers", "concurrency",
 """Parameters of commands that decide how much memory they need."""
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "bad allocation", "bad_alloc")
 """How torch and the runtimes say it, in a RuntimeError."""
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """A write to an open file fails with them, and does not name the file."""
 _NO_FOLDER = "No usable temporary directory"
 """Python's own words: it tries to write into each that it knows."""
@@ -50,6 +50,11 @@ def one_line_faults(parameters: Collection[str] = ()) -> Iterator[None]:
         raise _no_memory(exc, parameters) from exc
     except OSError as exc:
         if exc.filename is None:
+            if exc.errno == errno.EIO:
+                _log.debug("the error in full", exc_info=True)
+                raise UnavailableError(
+                    f"a file cannot be read or written ({exc.strerror})", "check its disk, or use another one"
+                ) from exc
             if exc.errno not in _NO_ROOM and _NO_FOLDER not in str(exc):
                 raise
             raise _no_room(exc) from exc

@@ -78,6 +78,7 @@ def _session(note: Any) -> Any:
     from requests.adapters import HTTPAdapter
     from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+    from urllib3.poolmanager import ProxyManager
 
     class Plain(HTTPConnection):
         def connect(self) -> None:
@@ -117,7 +118,8 @@ def _session(note: Any) -> Any:
 
         def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
             manager = super().proxy_manager_for(*arguments, **options)
-            manager.pool_classes_by_scheme = pools
+            if type(manager) is ProxyManager:  # that of SOCKS has connections of its own, which end by their silence
+                manager.pool_classes_by_scheme = pools
             return manager
 
     session = requests.Session()

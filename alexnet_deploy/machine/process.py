@@ -17,14 +17,13 @@ def losing_standard_error() -> Iterator[None]:
     """Inside the block, what cannot be written to the standard error is lost, and nobody is told.
 
     It only says what people may want to know: a full disk behind it, or a reader that has left, must end neither a
-    server nor a run. A ``sys.stderr`` without a file behind it, such as a notebook's, stays as it is.
+    server nor a run. A ``sys.stderr`` of another kind than Python opens, such as a notebook's, stays as it is.
     """
     before = sys.stderr
-    try:
-        descriptor = before.fileno()
-    except (AttributeError, ValueError):  # None: it is closed
+    if type(before) is not io.TextIOWrapper or before.closed:
         yield
         return
+    descriptor = before.fileno()
     with suppress(OSError):
         before.flush()
     stream = losing_text(descriptor, before.encoding)

@@ -72,6 +72,7 @@ def test_text_that_an_encoding_lacks_is_no_name_of_a_file() -> None:
         (_not_text, InputError, r"caf\udce9: is not valid Unicode; rename the file or folder"),
         (_refused_path, InputError, "cannot be used (File name too long); check the path and its permissions"),
         (_full_disk, UnavailableError, "cannot be written (No space left on device); make room on its disk"),
+        (_raising(OSError(errno.EIO, "I/O error")), UnavailableError, "read or written (I/O error); check its disk"),
         (_no_temporary_folder, UnavailableError, "(No usable temporary directory found in ["),
         (_raising(PermissionError(errno.EACCES, "Permission denied", b"a/b\xe9")), InputError, "cannot be used (Perm"),
     ],

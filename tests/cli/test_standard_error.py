@@ -55,9 +55,18 @@ def test_a_bad_call_of_the_log_in_a_library_is_not_an_error_of_its_caller(capsys
     assert "Logging error" in capsys.readouterr().err
 
 
+class Notebook(io.TextIOBase):
+    """As that of a Jupyter kernel, whose file is the terminal of the server."""
+
+    encoding = "utf-8"
+
+    def fileno(self) -> int:
+        return 2
+
+
 def test_one_of_the_callers_own_or_none_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     own = io.StringIO()
-    for stream in (own, None):
+    for stream in (own, Notebook(), None):
         monkeypatch.setattr(sys, "stderr", stream)
         with losing_standard_error():
             assert sys.stderr is stream

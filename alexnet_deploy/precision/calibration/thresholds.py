@@ -19,8 +19,6 @@ LEVELS = 128
 MOST_ERROR = 10.0
 """How much larger than the least squared error that of a threshold by entropy may be: 10 dB. Nine of the ten tensors of
 the shipped network are below by themselves."""
-_EVERY = 8
-"""The least error is that of every eighth stop: it changes slowly, and all of them take a second."""
 ROUGHLY = 1e-9
 """How far ``_all_divergences`` may be from ``_divergence``: thousands of times their rounding, some 1e-13."""
 EMPTY = 1e-12
@@ -64,8 +62,9 @@ def _entropy_stop(histogram: NDArray[np.int64], stops: range) -> int:
     is not 0 (the black of normalised pixels, the lower bound of an ELU): to it, one bin that holds all is no loss.
     """
     divergences = _all_divergences(histogram)
-    most = MOST_ERROR * min(_squared_error(histogram, stop) for stop in stops[::_EVERY])
-    allowed = (i for i in np.argsort(divergences, kind="stable") if _squared_error(histogram, stops[i]) <= most)
+    errors = [_squared_error(histogram, stop) for stop in stops]
+    most = MOST_ERROR * min(errors)
+    allowed = (i for i in np.argsort(divergences, kind="stable") if errors[i] <= most)
     best = next(allowed)
     near = [best, *takewhile(lambda i: divergences[i] <= divergences[best] + ROUGHLY, allowed)]
     return stops[min(near, key=lambda i: (_divergence(histogram, stops[i]), i))]

@@ -79,16 +79,16 @@ def entropy_literally(bins: list[float]) -> tuple[int, list[float]]:
     """The number of bins to keep, and the divergence for each number from 128: the pseudocode of Migacz's slide.
 
     The first bin is taken for zeros, which are exact at any scale, and left out. Infinite where the squared error is
-    more than ten times the least one, of which every eighth number is a candidate.
+    more than ten times the least one.
     """
     costs = []
     stops = range(LEVELS, len(bins) + 1)
-    most = 10 * min(error_literally(bins, stop) for stop in stops[::8])
-    for stop in stops:
+    errors = [error_literally(bins, stop) for stop in stops]
+    for stop, error in zip(stops, errors, strict=True):
         reference = bins[1:stop]
         reference[-1] += sum(bins[stop:])
         cost = divergence_literally(reference, quantised_literally(bins[1:stop], LEVELS))
-        costs.append(cost if error_literally(bins, stop) <= most else np.inf)
+        costs.append(cost if error <= 10 * min(errors) else np.inf)
     return LEVELS + int(np.argmin(costs)), costs
 
 
@@ -130,6 +130,7 @@ class TestEntropy:
                 lambda rng: np.where(rng.random(50_000) < 0.8, -0.42, rng.uniform(-0.42, 2.8, 50_000)), id="digits"
             ),
             pytest.param(lambda rng: np.clip(rng.normal(0, 3, 50_000), -1, 6), id="clipped"),
+            pytest.param(lambda rng: rng.choice([0.25, 1.0], 50_000, p=[0.99, 0.01]), id="two values"),
             pytest.param(lambda rng: elu(rng.normal(-5, 5, 50_000)), id="ELU"),
             pytest.param(lambda rng: np.where(rng.random(50_000) < 0.999, 0, rng.uniform(1, 2, 50_000)), id="rare"),
         ],
