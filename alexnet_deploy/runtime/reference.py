@@ -228,6 +228,8 @@ def _differs(
         return None
     what = "logits" if has_classes else "features"
     if not np.isfinite(differs.largest):
+        if (np.isfinite(found_NK).all(axis=1) == np.isfinite(reference_NK).all(axis=1)).all():
+            return f"its {what} differ for photos for which the ONNX's have no range"
         return f"its {what} are finite for other photos than the ONNX's"
     others = f", and {differs.changed} first classes are others" if has_classes else ""
     return (
