@@ -145,8 +145,8 @@ class Engine:
     """Of the content of an ONNX and its weights, where it is known without reading them."""
     files: dict[str, FileRecord] = field(default_factory=dict, compare=False)
     """Of a bundle: all its files, as they were verified. Its manifest may be another one by now."""
-    seen: str | None = field(default=None, compare=False)
-    """How its files looked (``replaced.look``) before they were read; None for files that nobody replaces."""
+    seen: tuple[str, str, int] | None = field(default=None, compare=False)
+    """How its files looked (``replaced.look``) before they were read; None for temporary ones that nobody replaces."""
 
     @property
     def path(self) -> Path:

@@ -13,9 +13,9 @@ from alexnet_deploy.adoption.import_options import NO_IMPORT_OPTIONS, ImportOpti
 from alexnet_deploy.bundle.feature_engines import refuse_features
 from alexnet_deploy.bundle.listing import list_bundles
 from alexnet_deploy.bundle.manifest import MANIFEST, Engine, Manifest
-from alexnet_deploy.bundle.replaced import look, unreplaced
+from alexnet_deploy.bundle.replaced import is_like, look, unreplaced
 from alexnet_deploy.bundle.verified import open_bundle
-from alexnet_deploy.errors import ArtifactError, InputError, UnavailableError
+from alexnet_deploy.errors import ArtifactError, InputError, ReplacedError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -146,10 +146,10 @@ def _onnx_engine(path: Path, import_options: ImportOptions, verify: bool) -> Ite
         if exc.name != "onnx":
             raise
         raise UnavailableError(f"{path}: reading an ONNX file needs the onnx package; pip install onnx") from exc
-    seen = look(path)
-    model = load_onnx(path)
-    contract, precision = contract_in(model, source=str(path)), precision_in(model)
-    del model  # some hundred MB, which the runner reads again itself
+    with unreplaced(path) as seen:
+        model = load_onnx(path)
+        contract, precision = contract_in(model, source=str(path)), precision_in(model)
+        del model  # some hundred MB, which the runner reads again itself
     if contract is not None and import_options == NO_IMPORT_OPTIONS:
         yield Engine(path.stem, path, contract, precision, None, seen=seen)
         return
@@ -158,6 +158,8 @@ def _onnx_engine(path: Path, import_options: ImportOptions, verify: bool) -> Ite
     with TemporaryDirectory(prefix=TEMPORARY) as folder:
         adopted = Path(folder) / "model.onnx"
         with unreplaced(path):  # read more than once
+            if not is_like(look(path), seen):
+                raise ReplacedError(f"{path}: was replaced while it was read; wait until its writer is done")
             contract, notes = adopt_verified(path, adopted, import_options, verify=verify)
         for note in notes:
             _log.warning("%s: %s", path, note)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from alexnet_deploy.bundle.manifest import MODEL, Engine, FileRecord, Manifest, load_manifest
-from alexnet_deploy.bundle.replaced import look, unreplaced
-from alexnet_deploy.errors import ArtifactError, ReplacedError
+from alexnet_deploy.bundle.replaced import is_like, look, retried, unreplaced
+from alexnet_deploy.errors import ArtifactError, DeployError, ReplacedError
 from alexnet_deploy.files import sha256_of
 
 
@@ -61,11 +62,16 @@ def check_size(path: Path, record: FileRecord) -> None:
 
 
 def open_bundle(directory: Path) -> Engine:
-    """The verified bundle in ``directory``."""
-    seen = look(directory)
-    manifest, files = verify(directory)
+    """The verified bundle in ``directory``; one that is replaced meanwhile is read again."""
+    return retried(partial(_open_once, directory))
+
+
+def _open_once(directory: Path) -> Engine:
+    with unreplaced(directory) as seen:
+        manifest, files = verify(directory)
+        name = directory.resolve().name
     return Engine(
-        name=directory.resolve().name,
+        name=name,
         onnx_path=directory / MODEL,
         contract=manifest.contract,
         precision=manifest.precision,
@@ -80,19 +86,21 @@ def open_bundle(directory: Path) -> Engine:
 def held(engine: Engine) -> Iterator[None]:
     """A block that reads files of ``engine``; ReplacedError if they are others by now, or become others within it.
 
-    Files that only look different, as after a backup by hard links, are verified again.
+    Files that only look different, as after a backup by hard links, are verified again, before the block and after it.
     """
     if engine.seen is None:
         yield
         return
-    with unreplaced(engine.path):
-        if look(engine.path) != engine.seen and not _is_same(engine):
+    with unreplaced(engine.path, partial(_is_same, engine)):
+        if not is_like(look(engine.path), engine.seen) and not _is_same(engine):
             raise ReplacedError(f"{engine.path}: was replaced after it was opened; run the command again")
         yield
 
 
 def _is_same(engine: Engine) -> bool:
     """Whether the files on disk are still those that were opened."""
-    if engine.files:
-        return verify(engine.path)[1] == engine.files  # the model among them holds the contract
-    return engine.sha256 is not None and replace(engine, sha256=None).content_sha256() == engine.sha256
+    with suppress(DeployError, OSError, ValueError):  # others, and not whole yet
+        if engine.files:
+            return verify(engine.path)[1] == engine.files  # the model among them holds the contract
+        return engine.sha256 is not None and replace(engine, sha256=None).content_sha256() == engine.sha256
+    return False

@@ -115,9 +115,10 @@ def open_engines(
                     checkpoint.runner.contract = checkpoint.runner.contract.decoded("full")
                 continue
             engine = stack.enter_context(resolve_engine(name, store, options))
-            open_on = partial(open_runner, engine, threads=threads, tf32=tf32, device=device)
             every = RUNTIMES if device is None else GPU_RUNTIMES
             with held(engine):  # the records of its images as well
+                engine = engine.hashed()  # else no later look could tell that an ONNX is only touched
+                open_on = partial(open_runner, engine, threads=threads, tf32=tf32, device=device)
                 for selected in _select(engine, runtimes if runtime is None else [runtime], open_on, every, stack):
                     key = paths[name], selected.runner.runtime, selected.runner.device
                     if key not in found:

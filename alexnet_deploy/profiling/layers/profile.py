@@ -51,6 +51,8 @@ def profile_layers(
     require_positive(batch=batch, threads=threads)
     check_batch_sizes(engine, [batch], "batch")
     runtime, passed_over = _choose(engine, runtime)
+    with held(engine):
+        engine = engine.hashed()
     with held(engine):  # which is read several times
         costs = Costs(engine.onnx_path, batch)
         with closing(open_runner(engine, runtime, threads=threads).runner) as runner:

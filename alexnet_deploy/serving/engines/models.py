@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from alexnet_deploy.bundle.replaced import look
+from alexnet_deploy.bundle.replaced import Look, look
 from alexnet_deploy.errors import DeployError
 from alexnet_deploy.machine.cpu import cores
 from alexnet_deploy.serving.engines.decoding import Decoder
@@ -36,7 +36,7 @@ class Models:
         self._of_model = {name: metrics.of_model(name) for name in self._sources}
         self._decoder = Decoder(settings.workers or cores(), settings.max_pixels)
         self._current: dict[str, ServedEngine] = {}
-        self._seen: dict[str, str | None] = {}
+        self._seen: dict[str, Look | None] = {}
         self._failures = {name: Failures(settings.reload_s) for name in self._sources}
         self._retired: set[asyncio.Task[None]] = set()
         self._loads = Loads()

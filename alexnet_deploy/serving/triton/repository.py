@@ -102,7 +102,8 @@ def package_triton(
         refuse_equal_names(models, preprocess=preprocess)
         with atomic_directory(repository) as folder:
             for model in models:
-                _write_model(folder, model, settings, preprocess=preprocess)
+                with held(model.engine):  # its weights may lie in a file of their own, copied after the graph
+                    _write_model(folder, model, settings, preprocess=preprocess)
             if preprocess:
                 (folder / REQUIREMENTS).write_text(requirements(), encoding="utf-8")
             if kserve_manifest:
@@ -117,6 +118,7 @@ def package_triton(
 
 def _chosen(engine: Engine, targets: Sequence[str]) -> TritonModel:
     with held(engine):
+        engine = engine.hashed()  # what is copied later is compared with it
         return choose_model(engine, fixed_batch(load_onnx(engine.onnx_path)), targets)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,24 @@ def test_weights_beside_an_onnx_come_along(command: Command, here: Path) -> None
     model = weights_beside(here / "net.onnx")
     assert command("package", "net.onnx", "--triton", "repo").code == 0
     assert load_onnx(Path("repo/net/1/model.onnx")) == load_onnx(model)
+
+
+def test_weights_that_are_replaced_after_the_graph_was_copied_are_refused(
+    command: Command, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, copies, copyfile = weights_beside(here / "net.onnx"), [], shutil.copyfile
+
+    def copy(source: Path, to: Path) -> None:
+        copyfile(source, to)
+        copies.append(source)
+        if len(copies) == 1:
+            weights_beside(model, 2)
+
+    monkeypatch.setattr("shutil.copyfile", copy)
+    result = command("package", "net.onnx", "--triton", "repo")
+    assert len(copies) == 2
+    assert "net.onnx: was replaced while it was read" in result.err
+    assert not Path("repo").exists()
 
 
 def test_preprocess_adds_an_ensemble(command: Command, here: Path) -> None:
