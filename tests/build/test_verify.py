@@ -32,11 +32,15 @@ def test_a_sound_engine_answers_as_its_float_model(precision: Precision, points:
     assert seen.largest_difference_points <= points
 
 
+def some_photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        Image.new("RGB", (40, 40), (50 * i, 20, 20)).save(folder / f"{i}.png")
+    return folder
+
+
 def test_photos_of_the_user(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(3):
-        Image.new("RGB", (40, 40), (80 * i, 20, 20)).save(photos / f"{i}.png")
+    photos = some_photos(tmp_path / "photos", 3)
     onnx = tiny_model(tmp_path / "tiny.onnx")
     bundle = build_engine(onnx, tmp_path / "tiny", settings=BuildSettings(verify_images=photos))
     seen = load_manifest(bundle)[0].verification
@@ -49,10 +53,7 @@ def test_photos_of_the_user(tmp_path: Path) -> None:
 
 def test_calibration_images_show_what_the_model_is_for(tmp_path: Path) -> None:
     """Sample photos may show nothing that it knows: all the same answer, whatever int8 has done to it."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(5):
-        Image.new("RGB", (40, 40), (50 * i, 20, 20)).save(photos / f"{i}.png")
+    photos = some_photos(tmp_path / "photos", 5)
     onnx = tiny_model(tmp_path / "tiny.onnx")
     settings = BuildSettings(calibration_images=5)
     built = build_engine(onnx, tmp_path / "tiny", precision="int8", calibration_data=photos, settings=settings)
