@@ -58,7 +58,7 @@ def test_a_bundle_that_is_back_again_lends_its_name_to_no_other(
     assert times >= 4, "the manifest for the version, the manifest, the model, and the version again"
     answered = 0
     for leaves in range(times):
-        for returns in range(leaves + 1, times):
+        for returns in {leaves + 1, leaves + 2, (leaves + times) // 2, times - 1} & set(range(leaves + 1, times)):
             exchange.start((first, second), leaves, returns)
             try:
                 version, logits_NK = answer(first)
