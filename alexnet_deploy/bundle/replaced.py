@@ -94,8 +94,8 @@ def is_like(now: Look | None, seen: Look | None, *, touched: bool = False) -> bo
 def unreplaced(path: Path, is_same: Callable[[], bool] = lambda: False) -> Iterator[Look | None]:
     """Raise ReplacedError at the end of the block, also instead of its own error, if an engine changed within it.
 
-    Yields the look at its beginning. ``is_same`` tells of files that have other links or permissions since whether
-    their content is the same.
+    Yields the look before the block. ``is_same`` is asked where only links or permissions of files have changed:
+    whether their content is the same.
     """
     seen = look(path)
 

@@ -147,7 +147,7 @@ def _read_http(address: str, max_bytes: int, allow_http: bool) -> bytes:
     cause, session = "", _session()
     for attempt in range(TRIES):
         if session.ended.wait(WAIT_S * 2 ** (attempt - 1) if attempt else 0):
-            break  # nobody wants the image any more
+            break  # the image is not needed any more
         try:
             left_s = max(deadline - time.monotonic(), 0)
             with session.ended_after(left_s), _open_http(address, session.requests, allow_http) as response:
@@ -188,7 +188,7 @@ def _open_http(address: str, session: Any, allow_http: bool) -> Any:
 
 
 class Downloads:
-    """Those of some threads, which end together when nobody wants the images any more."""
+    """The downloads of several threads, which are ended together when their images are not needed any more."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()

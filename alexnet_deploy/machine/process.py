@@ -14,10 +14,10 @@ _ENDED = 128 + signal.SIGTERM
 
 @contextmanager
 def losing_standard_error() -> Iterator[None]:
-    """Inside the block, what cannot be written to the standard error is lost, and nobody is told.
+    """Inside the block, text that cannot be written to the standard error is lost without an error.
 
-    It only says what people may want to know: a full disk behind it, or a reader that has left, must end neither a
-    server nor a run. A ``sys.stderr`` of another kind than Python opens, such as a notebook's, stays as it is.
+    The text is for people. A full disk behind it, or a reader that has left, must not end a server or a run. A
+    ``sys.stderr`` of another kind than Python opens, such as a notebook's, stays as it is.
     """
     before = sys.stderr
     if type(before) is not io.TextIOWrapper or before.closed:

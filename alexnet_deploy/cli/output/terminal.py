@@ -51,7 +51,7 @@ class _LogHandler(logging.Handler):
         self.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print ``record``; whoever logs does not fail because that fails."""
+        """Print ``record``; an error of that is not an error of the code that logs."""
         try:
             if self._verbose or not record.name.startswith("alexnet_deploy"):
                 err.print(printable_lines(self.format(record)), soft_wrap=True)

@@ -129,7 +129,7 @@ def infer(
     full_decode: opt.FullDecode = False,
     tf32: opt.Tf32 = False,
     device: opt.Device = None,
-    # Other commands have it: whoever tries it here is told what to type.
+    # Other commands have it. Here it is an error that names the format to give.
     json_: Annotated[bool, typer.Option("--json", hidden=True, help="Refused: give --format jsonl.")] = False,
     import_options: opt.ImportOptions = opt.NO_IMPORT_OPTIONS,
     store: opt.Store = opt.STORE,
